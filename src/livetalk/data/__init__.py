@@ -1,0 +1,1 @@
+"""Everything between files or random seeds and training samples."""
