@@ -1,0 +1,147 @@
+"""The audio track of a file as NumPy blocks: decoding, encoder padding, mono resampling."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from livetalk.errors import InputError
+
+_LONGEST_CODEC_FRAME = 2048
+"""Samples of the longest AAC frame: an encoder pads the end of a file by fewer than this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What a container says about its first audio track.
+
+    Attributes:
+        sample_rate: samples per second.
+        declared_samples: length according to an MP4 container, which knows where the encoder's padding
+            at the end starts while the decoder does not; None for every other format.
+    """
+
+    sample_rate: int
+    declared_samples: int | None
+
+    def without_padding(self, num_samples: int) -> int:
+        """Return the length of a sound of `num_samples` decoded samples less the encoder's padding."""
+        if self.declared_samples is None:
+            return num_samples
+        padding = num_samples - self.declared_samples
+        return self.declared_samples if 0 < padding < _LONGEST_CODEC_FRAME else num_samples
+
+
+def probe_track(path: Path) -> Track:
+    """Open a file and read what its container says about the first audio track.
+
+    Raises:
+        InputError: FFmpeg does not know the format, or there is no audio track.
+    """
+    with _open(path) as container:
+        stream = container.streams.audio[0]
+        is_mp4 = "mp4" in container.format.name.split(",")
+        declared = None
+        if is_mp4 and stream.duration and stream.time_base:
+            declared = round(stream.duration * stream.time_base * stream.sample_rate)
+        return Track(sample_rate=stream.sample_rate, declared_samples=declared)
+
+
+def decode_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
+    """Yield the first audio track of a file in pieces [C, n], float32, full scale -1..1.
+
+    A packet that cannot be decoded is left out, as players do; the rest follows.
+
+    Raises:
+        InputError: the file cannot be opened, or its rate or channels change midway.
+    """
+    with _open(path) as container:
+        # Packed samples on purpose: PyAV reads past the end of planar frames of eight or more channels.
+        converter: AudioResampler | None = None
+        for frame in _decode_frames(container):
+            if converter is None:
+                converter = AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            try:
+                converted = converter.resample(frame)
+            except ValueError as error:
+                raise InputError(f"audio {path}: its format changes midway; convert it to WAV") from error
+            yield from _to_blocks(converted)
+
+
+def resample(
+    blocks: Iterable[NDArray[np.float32]], source_rate: int, target_rate: int, layout: str
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a sound at another rate, aligned in time with the original and not a sample short of it.
+
+    Args:
+        blocks: pieces [C, n], float32.
+        source_rate: samples per second of the pieces.
+        target_rate: samples per second wanted.
+        layout: FFmpeg's name for the C channels, such as "mono".
+    """
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    num_channels = 0
+    num_source = num_target = 0
+    resampler = AudioResampler(format="flt", layout=layout, rate=target_rate)
+    for block in blocks:
+        num_channels = block.shape[0]
+        for resampled in _to_blocks(resampler.resample(as_frame(block, source_rate, layout, num_source))):
+            num_target += resampled.shape[1]
+            yield resampled
+        num_source += block.shape[1]
+    # The filter answers late and swallows the end of a sound; silence pushes the end out of it.
+    silence = np.zeros((num_channels, source_rate // 10), dtype=np.float32)
+    remaining = -(-num_source * target_rate // source_rate) - num_target
+    for resampled in _to_blocks(resampler.resample(as_frame(silence, source_rate, layout, num_source))):
+        yield resampled[:, :remaining]
+        remaining -= min(remaining, resampled.shape[1])
+
+
+def as_frame(block: NDArray[np.float32], sample_rate: int, layout: str, position: int) -> AudioFrame:
+    """Wrap samples [C, n] that start at sample number `position` in an FFmpeg frame."""
+    frame = AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=layout)
+    frame.sample_rate = sample_rate
+    frame.time_base = Fraction(1, sample_rate)
+    frame.pts = position
+    return frame
+
+
+def _open(path: Path) -> InputContainer:
+    # "file:" keeps a name such as "concat:x" from being read as a protocol, and the whitelist keeps a
+    # playlist from reaching out to other places.
+    try:
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(f"audio {path}: is not an audio or video file that FFmpeg can read") from error
+    if not container.streams.audio or not container.streams.audio[0].sample_rate:
+        container.close()
+        raise InputError(f"audio {path}: has no audio track")
+    return container
+
+
+def _decode_frames(container: InputContainer) -> Iterator[AudioFrame]:
+    packets = container.demux(container.streams.audio[0])
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            yield from (frame for frame in packet.decode() if isinstance(frame, AudioFrame))
+        except av.InvalidDataError:
+            continue
+
+
+def _to_blocks(frames: Iterable[AudioFrame]) -> Iterator[NDArray[np.float32]]:
+    """Return the samples of frames as [C, n], float32."""
+    for frame in frames:
+        packed = frame.to_ndarray().reshape(-1, len(frame.layout.channels))
+        yield packed.T.astype(np.float32, copy=False)

@@ -1,0 +1,150 @@
+"""Checks on files a user names: inputs that can be read, an output that can be written."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from livetalk.errors import InputError, OutputError
+
+
+def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
+    """Return the path of an existing, readable, non-empty regular file.
+
+    Args:
+        path: the file.
+        what: what the file is to the user, such as "image" or "audio"; used in the message.
+
+    Raises:
+        InputError: the file is missing, a directory, empty or not readable.
+    """
+    file = Path(path)
+    try:
+        if file.is_dir():
+            raise InputError(f"{what} {file}: is a directory, a file is needed")
+        if not file.exists():
+            raise InputError(f"{what} {file}: no such file")
+        if not file.is_file():
+            raise InputError(f"{what} {file}: is not a regular file")
+        with file.open("rb") as stream:
+            if not stream.read(1):
+                raise InputError(f"{what} {file}: the file is empty")
+    except OSError as error:
+        raise InputError(f"{what} {file}: cannot be read ({explain(error)})") from error
+    return file
+
+
+def require_output_file(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Return the path of a result that can be written, without leaving anything behind.
+
+    Args:
+        path: where the result will appear; its folder is created later when it does not exist.
+        suffix: the ending that the name must have, such as ".mp4".
+
+    Raises:
+        OutputError: the path is a directory, has another suffix, or its folder cannot be written to.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise OutputError(f"output {file}: is a directory, name a {suffix} file")
+    if file.suffix.lower() != suffix:
+        raise OutputError(f"output {file}: the name must end with {suffix}")
+    folder = file.absolute().parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise OutputError(f"output {file}: {folder} is not a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"output {file}: cannot write to {folder} ({explain(error)})") from error
+    return file
+
+
+class PendingFile:
+    """A result under construction: a hidden temporary file that gets its name only when complete.
+
+    The temporary file lies in the destination's folder, so that giving it its name is one atomic step.
+    Folders made on the way are removed again when nothing was kept.
+    """
+
+    def __init__(self, destination: str | os.PathLike[str]) -> None:
+        """Create the folder and an empty temporary file.
+
+        Args:
+            destination: the path the finished file will have; an existing file there is replaced.
+
+        Raises:
+            OutputError: the folder or the file cannot be created.
+        """
+        self.destination = Path(destination).absolute()
+        self._made_folders: list[Path] = []
+        try:
+            self._make_folders()
+            handle, name = tempfile.mkstemp(
+                prefix=f".{self.destination.stem}.",
+                suffix=f".tmp{self.destination.suffix}",
+                dir=self.destination.parent,
+            )
+        except OSError as error:
+            self._remove_folders()
+            raise self.error(error) from error
+        os.close(handle)
+        self.path = Path(name)
+
+    def keep(self, destination: Path | None = None) -> Path:
+        """Give the file its final name.
+
+        Args:
+            destination: another name in the same folder, or None for the one asked for.
+
+        Raises:
+            OutputError: the file cannot be renamed; it is removed.
+        """
+        target = destination or self.destination
+        try:
+            # mkstemp makes private files; a result should have the permissions of any new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            self.path.chmod(0o666 & ~umask)
+            self.path.replace(target)
+        except OSError as error:
+            self.discard()
+            raise self.error(error) from error
+        return target
+
+    def discard(self) -> None:
+        """Remove the temporary file and the folders that were made for it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self._remove_folders()
+
+    def error(self, error: OSError) -> OutputError:
+        """Describe a failure to write as one line for the user."""
+        return OutputError(f"output {self.destination}: cannot be written ({explain(error)})")
+
+    def _make_folders(self) -> None:
+        missing = [
+            folder
+            for folder in (self.destination.parent, *self.destination.parent.parents)
+            if not folder.exists()
+        ]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            self._made_folders.append(folder)
+
+    def _remove_folders(self) -> None:
+        while self._made_folders:
+            with contextlib.suppress(OSError):
+                self._made_folders.pop().rmdir()
+
+
+def explain(error: OSError) -> str:
+    """Return what went wrong in plain words, without the path or the number."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    if error.errno == errno.EFBIG:
+        return "the file would be larger than allowed"
+    return (error.strerror or str(error)).lower()
