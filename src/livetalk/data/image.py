@@ -1,0 +1,126 @@
+"""Pictures of any size and mode into RGB arrays, and contact sheets out of frames."""
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from livetalk.data.files import PendingFile, require_input_file
+from livetalk.errors import InputError
+
+MIN_SIDE = 32
+"""Pixels of the shorter side below which a picture cannot show a face."""
+
+MAX_PIXELS = 80_000_000
+"""Pixels above which a picture is refused: decoding it would need gigabytes of memory."""
+
+_NEUTRAL_GREY = (128, 128, 128)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Load a picture as RGB, turned the way its EXIF data says.
+
+    Transparent parts become neutral grey, 16-bit and floating-point pictures are reduced to 8 bits, and
+    of an animation the first frame is taken.
+
+    Args:
+        path: any file that Pillow reads.
+
+    Returns:
+        [H, W, 3], uint8.
+
+    Raises:
+        InputError: the file is missing, unreadable, not a picture, damaged, too small or too large.
+    """
+    file = require_input_file(path, "image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                _check_size(file, image.width, image.height)
+                image.load()
+                return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            f"image {file}: is too large, at most {MAX_PIXELS // 10**6} million pixels"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"image {file}: is not a picture that can be read") from error
+    except _DECODING_ERRORS as error:
+        raise InputError(f"image {file}: is damaged or incomplete") from error
+
+
+def contact_sheet(frames: Sequence[NDArray[np.uint8]], num_columns: int = 6) -> NDArray[np.uint8]:
+    """Lay frames out in rows, first to last.
+
+    Args:
+        frames: at least one picture [H, W, 3], uint8, all of one size.
+        num_columns: frames in a row.
+
+    Returns:
+        [rows * H, columns * W, 3], uint8; places left over are grey.
+    """
+    height, width = frames[0].shape[:2]
+    columns = min(num_columns, len(frames))
+    rows = -(-len(frames) // columns)
+    sheet = np.full((rows * height, columns * width, 3), _NEUTRAL_GREY[0], dtype=np.uint8)
+    for index, frame in enumerate(frames):
+        row, column = divmod(index, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = frame
+    return sheet
+
+
+def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
+    """Write a picture as PNG; it appears only when it is complete.
+
+    Args:
+        path: the file to write, replaced when it exists.
+        image: [H, W, 3], uint8, RGB.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    pending = PendingFile(path)
+    try:
+        Image.fromarray(image).save(pending.path, format="PNG")
+    except OSError as error:
+        pending.discard()
+        raise pending.error(error) from error
+    return pending.keep()
+
+
+def _check_size(file: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"image {file}: {width}x{height} pixels are too many, at most {MAX_PIXELS // 10**6} million"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"image {file}: {width}x{height} pixels is too small, at least {MIN_SIDE}x{MIN_SIDE}"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_to_8_bits(np.asarray(image, dtype=np.float32), image.mode))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    backdrop = Image.new("RGBA", layer.size, (*_NEUTRAL_GREY, 255))
+    return Image.alpha_composite(backdrop, layer).convert("RGB")
+
+
+def _to_8_bits(values: NDArray[np.float32], mode: str) -> NDArray[np.uint8]:
+    """Scale grey values to 0..255: integers span 16 bits, floating point 0..1 or else 0..255."""
+    if mode.startswith("I"):
+        values = values / 257.0
+    elif np.nanmax(values) <= 1.0:
+        values = values * 255.0
+    return np.nan_to_num(values).clip(0.0, 255.0).round().astype(np.uint8)
