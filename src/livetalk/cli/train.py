@@ -1,0 +1,116 @@
+"""`livetalk train`: the embedded model's stages, each a resumable slice of minutes."""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+from livetalk.data.synthetic.clips import ClipStore, clip_specs
+from livetalk.data.synthetic.corpus import load_corpus
+from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
+from livetalk.data.synthetic.renderer import Renderer
+from livetalk.recipes import embedded
+from livetalk.training.config import Budget
+from livetalk.training.job import DiTJob, JobPaths, VAEJob, run_processes, train_dit, train_vae
+from livetalk.training.metrics import Throughput
+
+HELDOUT_CLIPS = 8
+CLIP_FRAMES = 109
+"""33 + 76 frames: twenty windows four frames apart."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser("train", help="train the embedded model in slices of minutes")
+    parser.add_argument("stage", choices=("render", "vae", "dit", "all"), help="what this process does")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
+    parser.add_argument("--work", type=Path, required=True, help="folder for rendered clips (tens of GB)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clips", type=int, default=1500, help="clips to render")
+    parser.add_argument("--render-minutes", type=float, default=6.0)
+    parser.add_argument("--vae-minutes", type=float, default=10.0)
+    parser.add_argument("--dit-minutes", type=float, default=10.0)
+    parser.add_argument("--max-steps", type=int, default=1_000_000, help="bound on the steps of each stage")
+    parser.add_argument("--batch-size", type=int, help="override the recipe's (smoke runs)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one stage, or all three side by side."""
+    if args.stage == "all":
+        rest = sys.argv[sys.argv.index("all") + 1 :]
+        base = [sys.executable, "-m", "livetalk", "train"]
+        return run_processes([[*base, stage, *rest] for stage in ("render", "vae", "dit")])
+    {"render": _render, "vae": _vae, "dit": _dit}[args.stage](args)
+    return 0
+
+
+def _paths(args: argparse.Namespace) -> JobPaths:
+    encoder = resources.files("livetalk") / "weights" / "embedded" / "speech_encoder.safetensors"
+    return JobPaths(
+        clips=args.work / "clips",
+        heldout=args.work / "heldout",
+        run=args.out,
+        speech_encoder=Path(str(encoder)),
+    )
+
+
+def _render(args: argparse.Namespace) -> None:
+    corpus = load_corpus(args.corpus)
+    clip_renderer = ClipRenderer(Renderer(args.device), corpus)
+    paths = _paths(args)
+    clock = Throughput(args.render_minutes, args.clips)
+
+    def report(done: int) -> bool:
+        if done % 50 == 0:
+            rate = done * CLIP_FRAMES / clock.elapsed_seconds()
+            sys.stderr.write(f"render: {done} clips, {rate:.0f} frames/s\n")
+        return clock.progress(done) < 1.0
+
+    training_clips = corpus.num_clips - HELDOUT_CLIPS
+    heldout = itertools.islice(
+        clip_specs(900_000 + args.seed, HELDOUT_CLIPS, corpus.num_frames, CLIP_FRAMES), HELDOUT_CLIPS
+    )
+    shifted = [dataclasses.replace(spec, corpus_clip=spec.corpus_clip + training_clips) for spec in heldout]
+    render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
+    specs = clip_specs(args.seed, training_clips, corpus.num_frames, CLIP_FRAMES)
+    render_clips(specs, clip_renderer, ClipStore(paths.clips), report)
+
+
+def _vae(args: argparse.Namespace) -> None:
+    training = embedded.embedded_vae_training()
+    train_vae(
+        VAEJob(
+            paths=_paths(args),
+            model=embedded.embedded_vae(),
+            training=embedded.with_batch_size(training, args.batch_size),
+            budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
+            device=torch.device(args.device),
+            seed=args.seed,
+            min_clips=min(16, args.clips),
+            max_clips=1000,
+        )
+    )
+
+
+def _dit(args: argparse.Namespace) -> None:
+    training = embedded.embedded_sft()
+    train_dit(
+        DiTJob(
+            paths=_paths(args),
+            vae=embedded.embedded_vae(),
+            model=embedded.embedded_dit(),
+            training=embedded.with_batch_size(training, args.batch_size),
+            bank=embedded.embedded_bank(),
+            budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),
+            device=torch.device(args.device),
+            seed=args.seed,
+            max_clips=args.clips,
+        ),
+        load_corpus(args.corpus),
+    )

@@ -1,0 +1,111 @@
+"""Rendered training clips: what to render, and the folder that hands finished clips to training."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSpec:
+    """What one clip shows: everything is drawn from these numbers.
+
+    Attributes:
+        index: number of the clip in its run.
+        identity_seed: face, clothes, light, camera and background.
+        motion_seed: head motion, blinks, gaze and style.
+        corpus_clip: which speech clip of the corpus.
+        start_frame: first video frame inside that speech clip.
+        num_frames: length in frames.
+    """
+
+    index: int
+    identity_seed: int
+    motion_seed: int
+    corpus_clip: int
+    start_frame: int
+    num_frames: int
+
+
+def clip_specs(seed: int, corpus_clips: int, corpus_frames: int, num_frames: int) -> Iterator[ClipSpec]:
+    """Yield clips without end: every one its own identity, the speech clips in shuffled rounds.
+
+    Args:
+        seed: run seed; runs with different seeds share no identity.
+        corpus_clips: number of speech clips.
+        corpus_frames: frames of one speech clip.
+        num_frames: frames to render per clip.
+    """
+    rng = np.random.default_rng(seed)
+    index = 0
+    while True:
+        for corpus_clip in rng.permutation(corpus_clips):
+            start = int(rng.integers(0, max(1, corpus_frames - num_frames + 1)))
+            base = seed * 1_000_000 + index
+            yield ClipSpec(index, base, base + 500_000, int(corpus_clip), start, num_frames)
+            index += 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRecord:
+    """A finished clip beside its frames.
+
+    Attributes:
+        spec: what was rendered.
+        face_box: left, top, right, bottom over the whole clip, shares of the picture 0..1.
+        mouth_box: likewise.
+        lip_opening: [F], inner-lip gap over mouth width, the mesh's truth.
+    """
+
+    spec: ClipSpec
+    face_box: tuple[float, float, float, float]
+    mouth_box: tuple[float, float, float, float]
+    lip_opening: tuple[float, ...]
+
+
+class ClipStore:
+    """A folder of clips: `clip_000007.npy` (uint8 [F, H, W, 3]) and `clip_000007.json`.
+
+    The record is written last and by renaming, so a reader never sees half a clip.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Use `directory`, created when missing."""
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def write(self, record: ClipRecord, frames: NDArray[np.uint8]) -> None:
+        """Store one clip; `frames` is uint8 [F, H, W, 3]."""
+        stem = self.directory / f"clip_{record.spec.index:06d}"
+        np.save(stem.with_suffix(".npy"), frames)
+        partial = stem.with_suffix(".json.partial")
+        partial.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        partial.rename(stem.with_suffix(".json"))
+
+    def indices(self) -> list[int]:
+        """Numbers of the finished clips, ascending."""
+        return sorted(int(path.stem.removeprefix("clip_")) for path in self.directory.glob("clip_*.json"))
+
+    def record(self, index: int) -> ClipRecord:
+        """Read the record of a finished clip."""
+        text = (self.directory / f"clip_{index:06d}.json").read_text(encoding="utf-8")
+        values = json.loads(text)
+        return ClipRecord(
+            spec=ClipSpec(**values["spec"]),
+            face_box=_box(values["face_box"]),
+            mouth_box=_box(values["mouth_box"]),
+            lip_opening=tuple(values["lip_opening"]),
+        )
+
+    def frames(self, index: int) -> NDArray[np.uint8]:
+        """Read the frames of a finished clip, uint8 [F, H, W, 3]."""
+        frames: NDArray[np.uint8] = np.load(self.directory / f"clip_{index:06d}.npy")
+        return frames
+
+
+def _box(values: list[float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = values
+    return left, top, right, bottom

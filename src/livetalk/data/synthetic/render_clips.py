@@ -1,0 +1,85 @@
+"""Render training clips into a `ClipStore`: speech corpus in, frames and truth out."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore
+from livetalk.data.synthetic.corpus import Corpus
+from livetalk.data.synthetic.identity import sample_identity
+from livetalk.data.synthetic.performance import Performance
+from livetalk.data.synthetic.renderer import Renderer
+
+
+class ClipRenderer:
+    """Turns clip specifications into finished clips."""
+
+    def __init__(self, renderer: Renderer, corpus: Corpus) -> None:
+        """Use `renderer` for the pictures and `corpus` for what is said."""
+        self._renderer = renderer
+        self._corpus = corpus
+
+    def render(self, spec: ClipSpec) -> tuple[ClipRecord, np.ndarray]:
+        """Render one clip.
+
+        Args:
+            spec: what to render.
+
+        Returns:
+            The record and the frames, uint8 [F, H, W, 3].
+        """
+        performance = slice_performance(
+            self._corpus.performance(spec.corpus_clip, spec.motion_seed), spec.start_frame, spec.num_frames
+        )
+        subject = self._renderer.prepare(sample_identity(spec.identity_seed))
+        frames = self._renderer.render(subject, performance)
+        boxes = self._renderer.boxes(subject, performance)
+        opening = self._renderer.lip_opening(subject, performance)
+        record = ClipRecord(
+            spec=spec,
+            face_box=boxes.face,
+            mouth_box=boxes.mouth,
+            lip_opening=tuple(round(float(value), 4) for value in opening),
+        )
+        return record, frames.cpu().numpy()
+
+
+def slice_performance(performance: Performance, start: int, num_frames: int) -> Performance:
+    """Cut frames `start` .. `start + num_frames` out of a performance."""
+    part = slice(start, start + num_frames)
+    return Performance(
+        units=performance.units[part],
+        head_rotation=performance.head_rotation[part],
+        head_translation=performance.head_translation[part],
+        gaze=performance.gaze[part],
+        breath=performance.breath[part],
+    )
+
+
+def render_clips(
+    specs: Iterable[ClipSpec],
+    clip_renderer: ClipRenderer,
+    store: ClipStore,
+    progress: Callable[[int], bool],
+) -> int:
+    """Render clips that the store lacks until `specs` ends or `progress` returns False.
+
+    Args:
+        specs: clips in order; those already stored are skipped, so an interrupted run goes on.
+        clip_renderer: renders one clip.
+        store: receives finished clips.
+        progress: called with the number of clips done after each; False stops.
+
+    Returns:
+        Clips rendered now.
+    """
+    finished = set(store.indices())
+    done = 0
+    for spec in specs:
+        if spec.index in finished:
+            continue
+        store.write(*clip_renderer.render(spec))
+        done += 1
+        if not progress(done):
+            break
+    return done

@@ -1,0 +1,1 @@
+"""Complete configurations: one function per model or run."""

@@ -1,0 +1,73 @@
+"""The small model that ships with the package: sizes and training settings."""
+
+import dataclasses
+from typing import TypeVar
+
+from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.dit import DiTConfig
+from livetalk.models.vae import VAEConfig
+from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
+
+LATENT_CHANNELS = 32
+
+TrainConfigT = TypeVar("TrainConfigT", VAETrainConfig, SFTConfig)
+
+
+def embedded_vae() -> VAEConfig:
+    """Stride 16 x 16 x 4, 32 channels: 256x256 pictures become 16x16 latents."""
+    return VAEConfig(
+        base_dim=16,
+        latent_channels=LATENT_CHANNELS,
+        dim_multipliers=(3, 6, 8, 10),
+        num_res_blocks=1,
+        temporal_downsample=(False, True, True),
+        patch_size=2,
+        temporal_kernels=(1, 1, 1, 3),
+    )
+
+
+def embedded_dit() -> DiTConfig:
+    """64 tokens per latent frame, 576 per window; no text and no image branch."""
+    return DiTConfig(
+        dim=448,
+        ffn_dim=1792,
+        num_heads=7,
+        num_layers=7,
+        in_channels=2 * LATENT_CHANNELS + 4,
+        out_channels=LATENT_CHANNELS,
+        text_dim=None,
+        image_dim=None,
+        audio=AudioProjectionConfig(
+            window=5, num_blocks=1, channels=768, hidden_dim=192, context_tokens=8, output_dim=192
+        ),
+    )
+
+
+def embedded_vae_training() -> VAETrainConfig:
+    """VAE stage on one H100."""
+    return VAETrainConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98), ema_decay=0.998, decay_from=0.5
+        ),
+        batch_size=12,
+    )
+
+
+def embedded_sft() -> SFTConfig:
+    """DiT stage on one H100."""
+    return SFTConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, weight_decay=0.01, use_muon=True, ema_decay=0.999, decay_from=0.55
+        ),
+        batch_size=256,
+    )
+
+
+def embedded_bank() -> BankConfig:
+    """Windows every 4 frames, two audio variants each."""
+    return BankConfig()
+
+
+def with_batch_size(config: TrainConfigT, batch_size: int | None) -> TrainConfigT:
+    """Replace the batch size where one is given: smoke runs use small ones."""
+    return config if batch_size is None else dataclasses.replace(config, batch_size=batch_size)

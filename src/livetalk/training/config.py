@@ -1,0 +1,114 @@
+"""Typed settings of the training stages; a run is a function in `recipes` that returns them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How long one slice of a stage runs: whichever bound is reached first.
+
+    Attributes:
+        minutes: wall-clock minutes of this slice.
+        max_steps: optimizer steps of this slice.
+    """
+
+    minutes: float
+    max_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """Optimizer and learning-rate schedule of one stage.
+
+    Attributes:
+        learning_rate: peak learning rate (update RMS 0.2 * learning_rate for Muon parameters too).
+        weight_decay: decoupled decay of matrices; vectors are never decayed.
+        betas: Adam moments.
+        use_muon: orthogonalised momentum for the matrices of transformer blocks, AdamW for the rest.
+        warmup_steps: linear warm-up at the start of every slice (moments are fresh on a new machine).
+        decay_from: fraction of the slice after which the rate falls linearly to `final_factor`.
+        final_factor: last learning rate over the peak.
+        clip_norm: gradient norm bound.
+        ema_decay: decay of the averaged weights that are exported.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    use_muon: bool = False
+    warmup_steps: int = 100
+    decay_from: float = 0.6
+    final_factor: float = 0.02
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VAETrainConfig:
+    """Stage 0: the video VAE.
+
+    Attributes:
+        optimizer: see `OptimizerConfig`.
+        batch_size: windows per step.
+        num_frames: frames per window, 1 + 4k.
+        kl_weight: weight of the mean KL divergence per latent element (small: rate, not shape).
+        gradient_weight: weight of the multi-scale image-gradient loss.
+        face_weight: extra pixel weight inside the face box.
+        eye_weight: extra pixel weight in the eye band of the face box.
+        mouth_weight: extra pixel weight inside the mouth box.
+    """
+
+    optimizer: OptimizerConfig
+    batch_size: int
+    num_frames: int = 17
+    kl_weight: float = 1e-4
+    gradient_weight: float = 0.5
+    face_weight: float = 1.5
+    eye_weight: float = 2.0
+    mouth_weight: float = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig:
+    """Stage 1: flow matching of the DiT on 33-frame windows (paper section 2).
+
+    Attributes:
+        optimizer: see `OptimizerConfig`.
+        batch_size: windows per step.
+        shift: warp of the noise level towards noise, the sampler's.
+        single_motion_probability: share of windows that start from one clean motion latent
+            (a session's first chunk) instead of two.
+        own_reference_probability: of those, the share whose reference is that very frame.
+        motion_noise: largest noise level put on the clean motion latents, against drift.
+        reencoded_probability: share of windows whose motion latents went through decode and encode,
+            as they do when a session streams.
+        face_weight: extra loss weight of latent cells inside the face box.
+        mouth_weight: extra loss weight of latent cells inside the mouth box.
+    """
+
+    optimizer: OptimizerConfig
+    batch_size: int
+    shift: float = 3.0
+    single_motion_probability: float = 0.2
+    own_reference_probability: float = 0.6
+    motion_noise: float = 0.2
+    reencoded_probability: float = 0.5
+    face_weight: float = 1.0
+    mouth_weight: float = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankConfig:
+    """How clips become the windows that the DiT trains on.
+
+    Attributes:
+        window_stride: frames between the starts of neighbouring windows.
+        lookahead_frames: the audio look-aheads one window is encoded with (drawn per variant).
+        variants: audio variants (voice, noise, look-ahead) kept per window.
+        reencode_share: share of clips whose motion latents are also made by decode and encode.
+    """
+
+    window_stride: int = 4
+    lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)
+    variants: int = 2
+    reencode_share: float = 0.35

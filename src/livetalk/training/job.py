@@ -1,0 +1,214 @@
+"""The self-contained training job: render, VAE and DiT as three processes on one GPU, resumable.
+
+All three start together, so that compilation and rendering share the clock; the DiT process waits for the
+VAE to finish, encodes every clip once and trains on the latents.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from livetalk.data.synthetic.clips import ClipStore
+from livetalk.models.audio_encoder import load_speech_encoder
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.training.bank import BankBuilder, LogMelSource, WindowBank, join_banks, measure_latents
+from livetalk.training.checkpoint import load_training_state
+from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConfig
+from livetalk.training.memory import ClipMemory
+from livetalk.training.metrics import MetricsLog
+from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors
+from livetalk.training.trainer import Stage, Trainer
+from livetalk.training.vae import VAELoss, VAEObjective, reconstruction_psnr
+
+VAE_FINISHED = "vae_finished.json"
+CLIPS_PER_PART = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPaths:
+    """Folders of one run.
+
+    Attributes:
+        clips: rendered clips (large; not a result).
+        heldout: rendered clips of identities and sentences kept out of training.
+        run: checkpoints and metrics.
+        speech_encoder: weights of the frozen speech encoder.
+    """
+
+    clips: Path
+    heldout: Path
+    run: Path
+    speech_encoder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VAEJob:
+    """Everything the VAE process needs."""
+
+    paths: JobPaths
+    model: VAEConfig
+    training: VAETrainConfig
+    budget: Budget
+    device: torch.device
+    seed: int
+    min_clips: int
+    max_clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiTJob:
+    """Everything the DiT process needs."""
+
+    paths: JobPaths
+    vae: VAEConfig
+    model: DiTConfig
+    training: SFTConfig
+    bank: BankConfig
+    budget: Budget
+    device: torch.device
+    seed: int
+    max_clips: int
+
+
+def train_vae(job: VAEJob) -> None:
+    """Train the VAE for one slice, then measure its latents and mark the stage as finished."""
+    log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
+    torch.manual_seed(job.seed)
+    vae = CausalVideoVAE(job.model).to(job.device)
+    if job.device.type == "cuda":
+        vae = vae.to(memory_format=torch.channels_last_3d)
+    trainer = Trainer(Stage("vae", vae, job.training.optimizer), job.paths.run, log)
+    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
+    _wait_for_clips(memory, job.min_clips)
+    objective = _compiled(VAEObjective(vae, job.training), job.device)
+    loss = VAELoss(objective, job.training, memory, job.seed)
+    log.write("vae", {"parameters": sum(p.numel() for p in vae.parameters()), "clips": len(memory)})
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        heldout.refresh(limit=64)
+        assert isinstance(model, CausalVideoVAE)
+        return reconstruction_psnr(model, heldout) | {"clips": float(len(memory))}
+
+    trainer.run(loss, job.budget, validate, validate_every=500)
+    trainer.average.model.eval()
+    mean, std = measure_latents(trainer.average.model, memory, num_clips=200)
+    statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    (job.paths.run / VAE_FINISHED).write_text(json.dumps(statistics), encoding="utf-8")
+    log.close()
+
+
+def _wait_for_clips(memory: ClipMemory, count: int) -> None:
+    while len(memory) < count:
+        if not memory.refresh(limit=count - len(memory)):
+            time.sleep(0.5)
+
+
+def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    if device.type != "cuda":
+        return module
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    compiled: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+    return compiled
+
+
+def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
+    """Build the averaged VAE of a finished stage with its latent statistics."""
+    statistics = json.loads((run / VAE_FINISHED).read_text(encoding="utf-8"))
+    config = dataclasses.replace(
+        config,
+        latents_mean=tuple(statistics["latents_mean"]),
+        latents_std=tuple(statistics["latents_std"]),
+    )
+    vae = CausalVideoVAE(config)
+    load_training_state(run / "vae", vae)
+    return vae.eval().requires_grad_(False)
+
+
+def train_dit(job: DiTJob, source: LogMelSource) -> None:
+    """Train the DiT for one slice on windows encoded with the finished VAE."""
+    log = MetricsLog(job.paths.run / "metrics_dit.jsonl", sys.stderr)
+    torch.manual_seed(job.seed)
+    dit = DiT(job.model).to(job.device)
+    trainer = Trainer(Stage("dit", dit, job.training.optimizer, ("blocks.",)), job.paths.run, log)
+    objective = _compiled(SFTObjective(dit), job.device)
+    log.write("dit", {"parameters": sum(p.numel() for p in dit.parameters())})
+    _warm_up(objective, job)
+    while not (job.paths.run / VAE_FINISHED).exists():
+        time.sleep(0.5)
+    bank, heldout = _encode_all(job, source, log)
+    loss = SFTLoss(objective, job.training, bank, job.seed)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return validation_errors(SFTObjective(model), heldout, job.training)
+
+    trainer.run(loss, job.budget, validate, validate_every=500)
+    log.close()
+
+
+def _warm_up(objective: nn.Module, job: DiTJob) -> None:
+    """Compile forward and backward on noise while other processes use the GPU."""
+    if job.device.type != "cuda":
+        return
+    batch, device, audio = job.training.batch_size, job.device, job.model.audio
+    grid = (batch, job.model.out_channels, 9, 16, 16)
+    noisy = torch.randn(grid, device=device)
+    condition = torch.randn(batch, job.model.in_channels - job.model.out_channels, *grid[2:], device=device)
+    context = torch.randn(batch, 33, audio.window, audio.num_blocks, audio.channels, device=device)
+    weights = torch.ones(batch, 1, *grid[2:], device=device)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        errors = objective(noisy, torch.rand(batch, device=device), condition, context, noisy, weights)
+    errors.mean().backward()
+    objective.zero_grad(set_to_none=True)
+    del noisy, condition, context, weights, errors
+    torch.cuda.empty_cache()
+
+
+def _encode_all(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[WindowBank, WindowBank]:
+    vae = load_trained_vae(job.paths.run, job.vae).to(job.device)
+    if job.device.type == "cuda":
+        vae = vae.to(memory_format=torch.channels_last_3d)
+    speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
+    builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)
+    parts: list[WindowBank] = []
+    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    clips = 0
+    while memory.refresh(CLIPS_PER_PART):
+        clips += len(memory)
+        parts.append(builder.build(memory, source, job.seed))
+        memory.clear()
+        if clips % (20 * CLIPS_PER_PART) == 0:
+            log.write("dit", {"encoded_clips": clips})
+    heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
+    heldout.refresh(limit=64)
+    bank, bank_heldout = join_banks(parts), builder.build(heldout, source, job.seed)
+    log.write("dit", {"encoded_clips": clips, "windows": len(bank), "heldout_windows": len(bank_heldout)})
+    return bank, bank_heldout
+
+
+def run_processes(commands: list[list[str]]) -> int:
+    """Run commands side by side; stop all when one fails. Return the first non-zero exit code or 0."""
+    processes = [subprocess.Popen(command) for command in commands]
+    try:
+        while True:
+            codes = [process.poll() for process in processes]
+            failed = [code for code in codes if code]
+            if failed or all(code == 0 for code in codes):
+                return failed[0] if failed else 0
+            time.sleep(0.5)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in processes:
+            process.wait()

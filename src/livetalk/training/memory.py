@@ -1,0 +1,92 @@
+"""Rendered clips held on the training device, growing while the renderer is still at work."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from livetalk.data.synthetic.clips import ClipRecord, ClipStore
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Windows cut from clips.
+
+    Attributes:
+        video: [B, F, 3, H, W], float32, 0..1.
+        face_box: [B, 4], shares of the picture.
+        mouth_box: [B, 4], shares of the picture.
+    """
+
+    video: Tensor
+    face_box: Tensor
+    mouth_box: Tensor
+
+
+class ClipMemory:
+    """Frames of all finished clips of a store as uint8 tensors on one device."""
+
+    def __init__(self, store: ClipStore, device: torch.device, max_clips: int = 1_000_000) -> None:
+        """Start empty; `refresh` loads what the store holds, `max_clips` at most in all."""
+        self._store = store
+        self._max_clips = max_clips
+        self._device = device
+        self._known: set[int] = set()
+        self._waiting: list[int] = []
+        self.frames: list[Tensor] = []
+        self.records: list[ClipRecord] = []
+
+    def __len__(self) -> int:
+        """Number of clips loaded."""
+        return len(self.frames)
+
+    def refresh(self, limit: int) -> int:
+        """Load at most `limit` more finished clips; return how many were loaded."""
+        limit = min(limit, self._max_clips - len(self._known))
+        if limit > 0 and not self._waiting:
+            self._waiting = [index for index in self._store.indices() if index not in self._known]
+        batch, self._waiting = self._waiting[: max(0, limit)], self._waiting[max(0, limit) :]
+        for index in batch:
+            self._known.add(index)
+            self.frames.append(torch.from_numpy(self._store.frames(index)).to(self._device))
+            self.records.append(self._store.record(index))
+        return len(batch)
+
+    def clear(self) -> None:
+        """Drop the frames and records loaded so far; their clips are not loaded again."""
+        self.frames.clear()
+        self.records.clear()
+
+    def boxes(self, clips: list[int]) -> tuple[Tensor, Tensor]:
+        """Face and mouth boxes of clips, each [B, 4]."""
+        face = torch.tensor([self.records[clip].face_box for clip in clips], device=self._device)
+        mouth = torch.tensor([self.records[clip].mouth_box for clip in clips], device=self._device)
+        return face, mouth
+
+    def sample(self, batch_size: int, num_frames: int, rng: torch.Generator) -> WindowBatch:
+        """Cut random windows, half of them mirrored.
+
+        Args:
+            batch_size: number of windows.
+            num_frames: frames per window.
+            rng: CPU random source.
+        """
+        clips = torch.randint(len(self.frames), (batch_size,), generator=rng).tolist()
+        mirrored = (torch.rand(batch_size, generator=rng) < 0.5).tolist()
+        windows = []
+        for clip, mirror in zip(clips, mirrored, strict=True):
+            frames = self.frames[clip]
+            start = int(torch.randint(frames.shape[0] - num_frames + 1, (1,), generator=rng))
+            window = frames[start : start + num_frames]
+            windows.append(window.flip(2) if mirror else window)
+        video = torch.stack(windows).permute(0, 1, 4, 2, 3).float() / 255.0
+        face, mouth = self.boxes(clips)
+        flags = torch.tensor(mirrored, device=self._device)
+        return WindowBatch(video, mirror_boxes(face, flags), mirror_boxes(mouth, flags))
+
+
+def mirror_boxes(boxes: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror [B, 4] boxes left to right where `mirrored` [B] is true."""
+    left, top, right, bottom = boxes.unbind(1)
+    flipped = torch.stack([1 - right, top, 1 - left, bottom], 1)
+    return torch.where(mirrored[:, None], flipped, boxes)

@@ -1,0 +1,109 @@
+"""The loop of every stage: step, schedule, averaging, logging, validation, saving, resuming."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.training.checkpoint import load_training_state, save_training_state
+from livetalk.training.config import Budget, OptimizerConfig
+from livetalk.training.metrics import MetricsLog, Throughput
+from livetalk.training.optim import WeightAverage, build_optimizers, rate_factor, set_learning_rate
+
+LossFunction = Callable[[int], dict[str, Tensor]]
+"""step -> named scalars; "loss" is minimised, the rest is logged."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the loop works on.
+
+    Attributes:
+        name: word for logs and the checkpoint folder.
+        model: network in training.
+        config: optimizer settings.
+        matrix_prefixes: see `build_optimizers`.
+    """
+
+    name: str
+    model: nn.Module
+    config: OptimizerConfig
+    matrix_prefixes: tuple[str, ...] = ()
+
+
+class Trainer:
+    """Runs one stage for one slice and leaves a checkpoint that the next slice continues.
+
+    An interrupt (Ctrl-C or SIGTERM) ends the slice after the running step; the checkpoint is saved.
+    """
+
+    def __init__(self, stage: Stage, directory: Path, log: MetricsLog) -> None:
+        """Build optimizers and averages, and resume from `directory`/`stage.name` when it holds a checkpoint."""
+        self.stage = stage
+        self.directory = directory / stage.name
+        self.average = WeightAverage(stage.model, stage.config.ema_decay)
+        self.optimizers = build_optimizers(stage.model, stage.config, stage.matrix_prefixes)
+        self.step = load_training_state(self.directory, stage.model, self.average, self.optimizers)
+        self._log = log
+        self._stop = False
+
+    def run(
+        self,
+        loss_function: LossFunction,
+        budget: Budget,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+        log_every: int = 100,
+        validate_every: int = 1000,
+    ) -> None:
+        """Train until the budget is used or an interrupt arrives, then save."""
+        clock = Throughput(budget.minutes, budget.max_steps)
+        done = 0
+        with self._interruptible():
+            while not self._stop and clock.progress(done) < 1.0:
+                factor = rate_factor(done, clock.progress(done), self.stage.config)
+                set_learning_rate(self.optimizers, self.stage.config.learning_rate * factor)
+                values = self._update(loss_function)
+                done += 1
+                if done % log_every == 0 or done == 1:
+                    scalars = {name: value.item() for name, value in values.items()}
+                    self._log.write(self.stage.name, {"step": self.step} | scalars | clock.summary(done))
+                if validate is not None and done % validate_every == 0:
+                    self._log.write(self.stage.name, {"step": self.step} | validate(self.average.model))
+        if validate is not None:
+            self._log.write(self.stage.name, {"step": self.step} | validate(self.average.model))
+        self.save(light=False)
+
+    def _update(self, loss_function: LossFunction) -> dict[str, Tensor]:
+        values = loss_function(self.step)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        values["loss"].backward()  # type: ignore[no-untyped-call]
+        parameters = list(self.stage.model.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.stage.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update(self.stage.model)
+        self.step += 1
+        return {name: value.detach() for name, value in values.items()} | {"gradient_norm": norm.detach()}
+
+    def save(self, light: bool) -> None:
+        """Write the checkpoint; `light` leaves out optimizer moments and raw weights."""
+        optimizers = [] if light else self.optimizers
+        save_training_state(self.directory, self.step, self.stage.model, self.average, optimizers)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+
+        previous = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for name, handler in previous.items():
+                signal.signal(name, handler)

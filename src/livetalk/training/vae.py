@@ -1,0 +1,123 @@
+"""Stage 0: train the video VAE on rendered clips."""
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.training.augment import augment_clips
+from livetalk.training.config import VAETrainConfig
+from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
+from livetalk.training.memory import ClipMemory, WindowBatch
+
+
+class VAEObjective(nn.Module):
+    """Reconstruction and rate of one batch; one module, so that it compiles as one graph."""
+
+    def __init__(self, vae: CausalVideoVAE, config: VAETrainConfig) -> None:
+        """Wrap `vae`, whose parameters are trained."""
+        super().__init__()
+        self.vae = vae
+        self.config = config
+
+    def forward(self, video: Tensor, weights: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (loss, weighted L1 part, KL part) as scalars.
+
+        Args:
+            video: [B, 3, F, H, W], -1..1.
+            weights: [B, 1, H, W], mean 1.
+            noise: [B, z, T, h, w], standard normal.
+        """
+        mean, log_variance = self.vae.encode_moments(video)
+        latents = mean + noise * torch.exp(0.5 * log_variance)
+        output = self.vae.decode_raw(latents)
+        frames = video.shape[2]
+        rate = kl_divergence(mean.float(), log_variance.float())
+        reconstruction = reconstruction_loss(
+            output.float().transpose(1, 2).flatten(0, 1),
+            video.transpose(1, 2).flatten(0, 1),
+            weights.repeat_interleave(frames, 0),
+            self.config.gradient_weight,
+        )
+        return reconstruction + self.config.kl_weight * rate, reconstruction, rate
+
+
+class VAELoss:
+    """Draws batches from a `ClipMemory` and returns the objective's scalars."""
+
+    def __init__(self, objective: nn.Module, config: VAETrainConfig, memory: ClipMemory, seed: int) -> None:
+        """Use `objective`, a `VAEObjective` or its compiled form."""
+        self._objective = objective
+        self._config = config
+        self._memory = memory
+        self._seed = seed
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Loss of one step; draws depend on the seed and the step only (and on the clips loaded)."""
+        config = self._config
+        self._memory.refresh(limit=1)
+        rng = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        batch = self._memory.sample(config.batch_size, config.num_frames, rng)
+        device = batch.video.device
+        device_rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
+        video = augment_clips(batch.video, device_rng) * 2 - 1
+        latent_shape = self._latent_shape(video)
+        noise = torch.randn(latent_shape, generator=device_rng, device=device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss, reconstruction, rate = self._objective(
+                video.transpose(1, 2), face_weights(batch, config), noise
+            )
+        return {"loss": loss, "reconstruction": reconstruction, "kl": rate}
+
+    def _latent_shape(self, video: Tensor) -> tuple[int, ...]:
+        batch, frames, _, height, width = video.shape
+        vae = self._objective.vae
+        assert isinstance(vae, CausalVideoVAE)
+        stride = vae.config.spatial_stride
+        latent_frames = 1 + (frames - 1) // vae.config.temporal_stride
+        return batch, vae.config.latent_channels, latent_frames, height // stride, width // stride
+
+
+def face_weights(batch: WindowBatch, config: VAETrainConfig) -> Tensor:
+    """Pixel weights of a batch, [B, 1, H, W]."""
+    return box_weights(
+        batch.face_box,
+        batch.mouth_box,
+        batch.video.shape[-1],
+        config.face_weight,
+        config.eye_weight,
+        config.mouth_weight,
+    )
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 33) -> dict[str, float]:
+    """PSNR in dB of mean reconstructions over the first windows of all clips of `memory`.
+
+    Returns:
+        "psnr" over the picture, "face_psnr" inside face boxes, "mouth_psnr" inside mouth boxes.
+    """
+    rows: list[Tensor] = []
+    for clip in range(len(memory)):
+        frames = memory.frames[clip][:num_frames].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=frames.is_cuda):
+            output = vae.decode_raw(vae.encode_moments(frames)[0])
+        face_box, mouth_box = memory.boxes([clip])
+        size = frames.shape[-1]
+        masks = [
+            torch.ones(1, 1, size, size, device=frames.device),
+            box_mask(face_box, size),
+            box_mask(mouth_box, size),
+        ]
+        flat_output, flat_target = (x.float().transpose(1, 2).flatten(0, 1) for x in (output, frames))
+        rows.append(torch.stack([weighted_psnr(flat_output, flat_target, mask).mean() for mask in masks]))
+    whole, face, mouth = torch.stack(rows).mean(0).tolist()
+    return {"psnr": whole, "face_psnr": face, "mouth_psnr": mouth}
+
+
+def box_mask(box: Tensor, size: int) -> Tensor:
+    """Hard mask of [B, 4] boxes, [B, 1, size, size], float32 of zeros and ones."""
+    grid = (torch.arange(size, device=box.device) + 0.5) / size
+    left, top, right, bottom = (edge[:, None] for edge in box.unbind(1))
+    across = (grid >= left) & (grid <= right)
+    down = (grid >= top) & (grid <= bottom)
+    return (down[:, :, None] & across[:, None, :])[:, None].float()
