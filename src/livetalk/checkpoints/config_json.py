@@ -1,0 +1,98 @@
+"""Frozen configuration dataclasses to JSON and back, strictly: every field present, none unknown."""
+
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from livetalk.errors import WeightsError
+
+T = TypeVar("T")
+
+
+def config_to_json(config: object) -> Any:
+    """Turn a configuration into values that `json.dumps` writes.
+
+    Args:
+        config: a dataclass, possibly nested, of tuples, strings, numbers, booleans and None.
+
+    Raises:
+        TypeError: it holds anything else.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {
+            field.name: config_to_json(getattr(config, field.name)) for field in dataclasses.fields(config)
+        }
+    if isinstance(config, tuple | list):
+        return [config_to_json(item) for item in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise TypeError(f"a configuration cannot hold a {type(config).__name__}")
+
+
+def config_from_json(kind: type[T], data: object, path: str = "config") -> T:
+    """Rebuild a configuration dataclass.
+
+    Args:
+        kind: the dataclass.
+        data: what `json.loads` returned for it.
+        path: where the data lies, for messages.
+
+    Raises:
+        WeightsError: a field is missing, unknown or of another type, or the dataclass refuses a value.
+    """
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: expected the fields of {kind.__name__}, found {data!r}")
+    hints = get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
+    if missing := sorted(names - data.keys()):
+        raise WeightsError(f"{path}: {kind.__name__} lacks {', '.join(missing)}")
+    if unknown := sorted(data.keys() - names):
+        raise WeightsError(f"{path}: {kind.__name__} does not know {', '.join(unknown)}")
+    values = {name: _value(hints[name], data[name], f"{path}.{name}") for name in sorted(names)}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _value(kind: Any, data: object, path: str) -> Any:
+    """Check one value against its annotation and convert lists to tuples."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _union_value(arguments, data, path)
+    if origin is Literal and data in arguments:
+        return data
+    if origin is tuple and isinstance(data, list):
+        return _tuple_value(arguments, data, path)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return config_from_json(kind, data, path)
+    if kind is float and type(data) in (int, float):
+        return float(data)  # type: ignore[arg-type]
+    if origin is None and type(data) is kind:
+        return data
+    raise WeightsError(f"{path}: expected {getattr(kind, '__name__', kind)}, found {data!r}")
+
+
+def _union_value(kinds: tuple[Any, ...], data: object, path: str) -> Any:
+    if data is None and type(None) in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        if kind is type(None):
+            continue
+        try:
+            return _value(kind, data, path)
+        except WeightsError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _tuple_value(kinds: tuple[Any, ...], data: list[Any], path: str) -> tuple[Any, ...]:
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(data)
+    if len(kinds) != len(data):
+        raise WeightsError(f"{path}: expected {len(kinds)} values, found {len(data)}")
+    return tuple(
+        _value(kind, item, f"{path}[{index}]")
+        for index, (kind, item) in enumerate(zip(kinds, data, strict=True))
+    )

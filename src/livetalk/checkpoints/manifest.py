@@ -1,0 +1,101 @@
+"""What a checkpoint folder holds: its name, its configurations, and the size and hash of every file."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from livetalk.errors import WeightsError
+
+MANIFEST_NAME = "config.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One file of a checkpoint.
+
+    Attributes:
+        sha256: hash of its bytes, 64 hexadecimal digits.
+        num_bytes: its size.
+    """
+
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The content of a checkpoint's `config.json`.
+
+    Attributes:
+        name: of the model, such as "embedded".
+        version: of the weights.
+        configs: configurations by name, as JSON values.
+        files: the other files of the folder by name.
+        format_version: of this layout; raised when older readers could not cope.
+    """
+
+    name: str
+    version: str
+    configs: Mapping[str, Any]
+    files: Mapping[str, FileRecord]
+    format_version: int = FORMAT_VERSION
+
+
+def describe_file(path: Path) -> FileRecord:
+    """Return the size and hash of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileRecord(sha256=digest, num_bytes=path.stat().st_size)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `config.json`; the last step of saving, so that a folder without it is no checkpoint."""
+    text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
+    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read `config.json`.
+
+    Raises:
+        WeightsError: the folder or the file is missing, damaged or of another format version.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        raise WeightsError(
+            f"weights {directory}: no {MANIFEST_NAME} there, so it is not a livetalk checkpoint"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format_version"] != FORMAT_VERSION:
+            raise WeightsError(
+                f"weights {path}: format {data['format_version']} cannot be read by this version of livetalk"
+            )
+        if data.keys() != {field.name for field in fields(Manifest)}:
+            raise WeightsError(f"weights {path}: is not the manifest of a livetalk checkpoint")
+        data["files"] = {name: FileRecord(**record) for name, record in data["files"].items()}
+        return Manifest(**data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"weights {path}: is damaged ({error})") from error
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Check that every file is there and has the bytes it was saved with.
+
+    Raises:
+        WeightsError: a file is missing or has another hash; both hashes are named.
+    """
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise WeightsError(f"weights {path}: no such file; install the model again")
+        found = describe_file(path)
+        if found != expected:
+            raise WeightsError(
+                f"weights {path}: damaged, sha256 is {found.sha256} ({found.num_bytes} bytes) but should be "
+                f"{expected.sha256} ({expected.num_bytes} bytes); install the model again"
+            )
