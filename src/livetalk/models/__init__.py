@@ -1,0 +1,1 @@
+"""Networks: plain modules for one device, every size from a frozen configuration."""

@@ -1,0 +1,238 @@
+"""Blocks of the diffusion transformer.
+
+Shapes: B batch · T latent frames · L video tokens · S context tokens · N heads · E head width · D model width.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.ops.attention import AttentionCore
+from livetalk.ops.norm import LayerNorm, RMSNorm, add_gated, modulate
+from livetalk.ops.rope import RopeTables, apply_rope
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockConfig:
+    """Sizes of one block.
+
+    Attributes:
+        dim: model width D.
+        ffn_dim: hidden width of the feed-forward layer.
+        num_heads: attention heads N; E = D / N.
+        eps: of every norm.
+        text: attend to text tokens.
+        image: attend to image tokens.
+        audio_dim: width of the audio context tokens.
+    """
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    eps: float
+    text: bool
+    image: bool
+    audio_dim: int
+
+
+class BlockConditioning(NamedTuple):
+    """What the tokens of every block attend to besides themselves.
+
+    Attributes:
+        audio: `[B, T, S, audio_dim]`; the tokens of latent frame t read `audio[:, t]` only.
+        text: `[B, S, D]`, or None when the network has no text branch.
+        image: `[B, S, D]`, or None when the network has no image branch.
+    """
+
+    audio: Tensor
+    text: Tensor | None = None
+    image: Tensor | None = None
+
+
+def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
+    """View `[B, L, D]` as `[B, L, N, E]`."""
+    return x_BLD.unflatten(-1, (num_heads, -1))
+
+
+class SelfAttention(nn.Module):
+    """Full attention between all tokens of a window, with rotary positions."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        """Build the projections and the q/k norms, which span all heads."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.core = AttentionCore()
+        self.out = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x_BLD: Tensor, rope: RopeTables) -> Tensor:
+        """Return `[B, L, D]`."""
+        q = apply_rope(split_heads(self.norm_q(self.q(x_BLD)), self.num_heads), rope)
+        k = apply_rope(split_heads(self.norm_k(self.k(x_BLD)), self.num_heads), rope)
+        y: Tensor = self.out(self.core(q, k, split_heads(self.v(x_BLD), self.num_heads)).flatten(2))
+        return y
+
+
+class ContextBranch(nn.Module):
+    """Keys and values of one kind of context (text or image)."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        """Build the key and value projections."""
+        super().__init__()
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+
+class ContextAttention(nn.Module):
+    """Attend to text and to image tokens apart, and add the two results before the output projection."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        """Build the branches that `config` names; at least one."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.text = ContextBranch(config) if config.text else None
+        self.image = ContextBranch(config) if config.image else None
+        self.core = AttentionCore()
+        self.out = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x_BLD: Tensor, text: Tensor | None, image: Tensor | None) -> Tensor:
+        """Return `[B, L, D]`; a branch that was not built ignores its context."""
+        q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
+        total: Tensor | None = None
+        for branch, context in ((self.text, text), (self.image, image)):
+            if branch is not None:
+                y = self._attend(q, branch, context)
+                total = y if total is None else total + y
+        projected: Tensor = self.out(total)
+        return projected
+
+    def _attend(self, q_BLNE: Tensor, branch: ContextBranch, context: Tensor | None) -> Tensor:
+        k = split_heads(branch.norm_k(branch.k(context)), self.num_heads)
+        y: Tensor = self.core(q_BLNE, k, split_heads(branch.v(context), self.num_heads)).flatten(2)
+        return y
+
+
+class AudioAttention(nn.Module):
+    """Attention of each latent frame's tokens to that frame's speech tokens."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        """Build the projections; there is neither q/k norm nor rotation here."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.kv = nn.Linear(config.audio_dim, 2 * config.dim)
+        self.core = AttentionCore()
+        self.out = nn.Linear(config.dim, config.dim)
+
+    def forward(self, x_BLD: Tensor, frame_ids: Tensor, audio_BTSC: Tensor) -> Tensor:
+        """Attend frame by frame.
+
+        Args:
+            x_BLD: video tokens.
+            frame_ids: `[L]` integers, the latent frame of each token. When L is a multiple of T the tokens must
+                be whole frames in order; any other L is taken for a slice and attends through a mask.
+            audio_BTSC: speech tokens `[B, T, S, audio_dim]`.
+
+        Returns:
+            `[B, L, D]`.
+        """
+        num_frames, num_context = audio_BTSC.shape[1:3]
+        q = split_heads(self.q(x_BLD), self.num_heads)
+        k, v = self.kv(audio_BTSC).unflatten(-1, (2, self.num_heads, -1)).unbind(3)
+        if x_BLD.shape[1] % num_frames == 0:
+            q = q.unflatten(1, (num_frames, -1)).flatten(0, 1)
+            y = self.core(q, k.flatten(0, 1), v.flatten(0, 1)).unflatten(0, (-1, num_frames)).flatten(1, 2)
+        else:
+            context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
+            y = self.core(q, k.flatten(1, 2), v.flatten(1, 2), frame_ids[:, None] == context_ids)
+        projected: Tensor = self.out(y.flatten(2))
+        return projected
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers around a tanh GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        """Widen `dim` to `hidden_dim` and back."""
+        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(approximate="tanh"), nn.Linear(hidden_dim, dim))
+
+
+class DiTBlock(nn.Module):
+    """Self-attention, text and image attention, audio attention, feed-forward."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        """Build one block; without text and image the attention to them and its norm do not exist."""
+        super().__init__()
+        self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
+        self.self_norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.self_attention = SelfAttention(config)
+        self.context_norm: LayerNorm | None = None
+        self.context_attention: ContextAttention | None = None
+        if config.text or config.image:
+            self.context_norm = LayerNorm(config.dim, eps=config.eps)
+            self.context_attention = ContextAttention(config)
+        self.audio_norm = LayerNorm(config.dim, eps=config.eps)
+        self.audio_attention = AudioAttention(config)
+        self.ffn_norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.ffn = FeedForward(config.dim, config.ffn_dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        rope: RopeTables,
+        frame_ids: Tensor,
+        modulation: Tensor,
+        conditioning: BlockConditioning,
+    ) -> Tensor:
+        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).split(1, dim=1)
+        x = modulate(self.self_norm(tokens), shift1, scale1).type_as(tokens)
+        tokens = add_gated(tokens, self.self_attention(x, rope), gate1)
+        if self.context_attention is not None and self.context_norm is not None:
+            x = self.context_norm(tokens)
+            tokens = tokens + self.context_attention(x, conditioning.text, conditioning.image)
+        tokens = tokens + self.audio_attention(self.audio_norm(tokens), frame_ids, conditioning.audio)
+        x = modulate(self.ffn_norm(tokens), shift2, scale2).type_as(tokens)
+        return add_gated(tokens, self.ffn(x), gate2)
+
+
+class BlockStack(nn.Module):
+    """All blocks. Every per-token fact enters here, so that one hook can slice the tokens and those facts together."""
+
+    def __init__(self, config: BlockConfig, num_layers: int) -> None:
+        """Build `num_layers` equal blocks."""
+        super().__init__()
+        self.layers = nn.ModuleList(DiTBlock(config) for _ in range(num_layers))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        rope: RopeTables,
+        frame_ids: Tensor,
+        modulation: Tensor,
+        conditioning: BlockConditioning,
+    ) -> Tensor:
+        """Run the blocks in order.
+
+        Args:
+            tokens: `[B, L, D]`.
+            rope: rotary tables of the L tokens.
+            frame_ids: `[L]` int64, the latent frame of each token.
+            modulation: `[B, 6, D]` float32, from the timestep.
+            conditioning: what the tokens attend to.
+
+        Returns:
+            `[B, L, D]` in the dtype of `tokens`.
+        """
+        for layer in self.layers:
+            tokens = layer(tokens, rope, frame_ids, modulation, conditioning)
+        return tokens

@@ -1,0 +1,301 @@
+"""Causal video VAE: the first frame becomes one latent frame, every later group of frames another.
+
+Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.vae_blocks import (
+    CausalConv,
+    ChannelNorm,
+    FrameAttention,
+    ResidualBlock,
+    SpatialDown,
+    SpatialUp,
+    TemporalDown,
+    TemporalUp,
+    fold_time,
+    unfold_time,
+)
+from livetalk.models.vae_cache import CachePass, VAECache
+
+COLORS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEConfig:
+    """Sizes of the VAE. Levels are counted from the finest (the pixels) to the coarsest (the latents).
+
+    Attributes:
+        base_dim: channels that the multipliers multiply.
+        latent_channels: channels C of the latents.
+        dim_multipliers: channels of each level, in `base_dim`.
+        num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
+        temporal_downsample: whether the step from each level to the next halves the frame rate.
+        temporal_kernels: frames seen by the convolutions of each level, 1 or 3; empty means 3 everywhere.
+        patch_size: side of the pixel square that the finest level sees as one position.
+        latents_mean: mean of each raw latent channel; empty means 0.
+        latents_std: standard deviation of each raw latent channel; empty means 1.
+    """
+
+    base_dim: int
+    latent_channels: int
+    dim_multipliers: tuple[int, ...]
+    num_res_blocks: int
+    temporal_downsample: tuple[bool, ...]
+    temporal_kernels: tuple[int, ...] = ()
+    patch_size: int = 1
+    latents_mean: tuple[float, ...] = ()
+    latents_std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse lists of the wrong length."""
+        levels = len(self.dim_multipliers)
+        if len(self.temporal_downsample) != levels - 1:
+            raise ValueError(f"temporal_downsample needs {levels - 1} entries, got {len(self.temporal_downsample)}")
+        if self.temporal_kernels and len(self.temporal_kernels) != levels:
+            raise ValueError(f"temporal_kernels needs {levels} entries, got {len(self.temporal_kernels)}")
+        for name, values in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):
+            if values and len(values) != self.latent_channels:
+                raise ValueError(f"{name} needs {self.latent_channels} entries, got {len(values)}")
+
+    @property
+    def level_dims(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.base_dim * multiplier for multiplier in self.dim_multipliers)
+
+    @property
+    def level_kernels(self) -> tuple[int, ...]:
+        """Temporal kernel size of each level."""
+        return self.temporal_kernels or (3,) * len(self.dim_multipliers)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames behind one latent frame (all but the first)."""
+        return int(2 ** sum(self.temporal_downsample))
+
+    @property
+    def spatial_stride(self) -> int:
+        """Side of the pixel square behind one latent position."""
+        return int(self.patch_size * 2 ** len(self.temporal_downsample))
+
+
+class CausalVideoVAE(nn.Module):
+    """Encode video to normalised latents and decode it, whole or in pieces.
+
+    A piece continues the cache that the piece before it returned. The first piece holds 1 + stride * n frames,
+    later ones stride * n, in any split; the results are those of one pass.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        """Build encoder and decoder for `config`."""
+        super().__init__()
+        self.config = config
+        moments = 2 * config.latent_channels
+        self.encoder = Encoder(config)
+        self.moments_conv = CausalConv(moments, moments, (1, 1, 1))
+        self.latents_conv = CausalConv(config.latent_channels, config.latent_channels, (1, 1, 1))
+        self.decoder = Decoder(config)
+        self._num_encoder_slots = assign_slots(self.encoder)
+        self._num_decoder_slots = assign_slots(self.decoder)
+        self.use_channels_last()
+
+    def encode(self, video: Tensor, cache: VAECache | None = None) -> tuple[Tensor, VAECache]:
+        """Encode a video or the next piece of one.
+
+        Args:
+            video: `[B, 3, F, H, W]`, -1..1; H and W multiples of `spatial_stride`.
+            cache: from the piece before; None for a new video.
+
+        Returns:
+            The normalised mean `[B, C, T, h, w]` (no sampling) and the cache for the next piece.
+
+        Raises:
+            ValueError: the frames cannot be grouped, or the sides do not divide.
+        """
+        step = CachePass(cache or VAECache.create(self._num_encoder_slots))
+        mean, _ = self._encode_moments(video, step)
+        return self.normalize(mean), step.finish()
+
+    def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a whole video for training.
+
+        Args:
+            video: `[B, 3, F, H, W]`, -1..1, F = 1 + stride * n.
+
+        Returns:
+            Mean and log variance, each `[B, C, T, h, w]`, not normalised.
+
+        Raises:
+            ValueError: the frames cannot be grouped, or the sides do not divide.
+        """
+        return self._encode_moments(video, None)
+
+    def decode(self, latents: Tensor, cache: VAECache | None = None) -> tuple[Tensor, VAECache]:
+        """Decode latents or the next piece of them.
+
+        Args:
+            latents: normalised, `[B, C, T, h, w]`, any T.
+            cache: from the piece before; None for a new video.
+
+        Returns:
+            The video `[B, 3, F, H, W]`, clamped to -1..1, and the cache for the next piece.
+        """
+        step = CachePass(cache or VAECache.create(self._num_decoder_slots))
+        return self._decode(latents, step).clamp(-1, 1), step.finish()
+
+    def decode_raw(self, latents: Tensor) -> Tensor:
+        """Decode a whole video for training: as `decode`, without clamping and without a cache."""
+        return self._decode(latents, None)
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Bring raw latents `[B, C, T, h, w]` to mean 0 and deviation 1 per channel."""
+        mean, std = self._statistics(latents)
+        return (latents - mean) / std
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Undo `normalize`."""
+        mean, std = self._statistics(latents)
+        return latents * std + mean
+
+    def use_channels_last(self) -> None:
+        """Lay the weights out with channels last, which every convolution here is fastest with."""
+        for parameter in self.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            elif parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    def _encode_moments(self, video: Tensor, step: CachePass | None) -> tuple[Tensor, Tensor]:
+        stride, side = self.config.temporal_stride, self.config.spatial_stride
+        first = 0 if step is not None and step.started else 1
+        if video.shape[2] < 1 or (video.shape[2] - first) % stride:
+            raise ValueError(f"expected {first} + {stride} * n frames, got {video.shape[2]}")
+        if video.shape[3] % side or video.shape[4] % side:
+            raise ValueError(f"frame size {list(video.shape[3:])} is not a multiple of {side}")
+        x = video.to(self.moments_conv.weight.dtype).contiguous(memory_format=torch.channels_last_3d)
+        mean, log_variance = self.moments_conv(self.encoder(x, step)).chunk(2, dim=1)
+        return mean, log_variance
+
+    def _decode(self, latents: Tensor, step: CachePass | None) -> Tensor:
+        x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+        video: Tensor = self.decoder(self.latents_conv(x), step)
+        return video
+
+    def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation as `[C, 1, 1, 1]` float32 tensors."""
+        channels = self.config.latent_channels
+        mean = self.config.latents_mean or (0.0,) * channels
+        std = self.config.latents_std or (1.0,) * channels
+        statistics = torch.tensor((mean, std), dtype=torch.float32, device=latents.device)
+        return statistics[0].view(-1, 1, 1, 1), statistics[1].view(-1, 1, 1, 1)
+
+
+class Encoder(nn.Module):
+    """Frames -> moments of the latents."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        """Build the levels from the finest to the coarsest."""
+        super().__init__()
+        self.patch_size = config.patch_size
+        dims, kernels = config.level_dims, config.level_kernels
+        channels = config.base_dim if config.patch_size == 1 else dims[0]
+        self.conv_in = CausalConv(COLORS * config.patch_size**2, channels, (kernels[0], 3, 3))
+        self.levels = nn.ModuleList()
+        for level, dim in enumerate(dims):
+            layers: list[nn.Module] = []
+            for _ in range(config.num_res_blocks):
+                layers.append(ResidualBlock(channels, dim, kernels[level]))
+                channels = dim
+            if level < len(dims) - 1:
+                layers.append(SpatialDown(dim))
+                if config.temporal_downsample[level]:
+                    layers.append(TemporalDown(dim))
+            self.levels.append(nn.ModuleList(layers))
+        self.middle = build_middle(channels, kernels[-1])
+        self.norm_out = ChannelNorm(channels, silu=True)
+        self.conv_out = CausalConv(channels, 2 * config.latent_channels, (kernels[-1], 3, 3))
+
+    def forward(self, video: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, 2 C, T, h, w]` from `[B, 3, F, H, W]`."""
+        x = self.conv_in(pixels_to_channels(video, self.patch_size), cache)
+        for layers in [*self.levels, self.middle]:
+            for layer in layers:
+                x = layer(x, cache)
+        y: Tensor = self.conv_out(self.norm_out(x), cache)
+        return y
+
+
+class Decoder(nn.Module):
+    """Latents -> frames."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        """Build the levels from the coarsest to the finest."""
+        super().__init__()
+        self.patch_size = config.patch_size
+        dims, kernels = config.level_dims[::-1], config.level_kernels[::-1]
+        upsample = config.temporal_downsample[::-1]
+        channels = dims[0]
+        self.conv_in = CausalConv(config.latent_channels, channels, (kernels[0], 3, 3))
+        self.middle = build_middle(channels, kernels[0])
+        self.levels = nn.ModuleList()
+        for level, dim in enumerate(dims):
+            layers: list[nn.Module] = []
+            for _ in range(config.num_res_blocks + 1):
+                layers.append(ResidualBlock(channels, dim, kernels[level]))
+                channels = dim
+            if level < len(dims) - 1:
+                if upsample[level]:
+                    layers.append(TemporalUp(dim))
+                layers.append(SpatialUp(dim))
+                channels = dim // 2
+            self.levels.append(nn.ModuleList(layers))
+        self.norm_out = ChannelNorm(channels, silu=True)
+        self.conv_out = CausalConv(channels, COLORS * config.patch_size**2, (kernels[-1], 3, 3))
+
+    def forward(self, latents: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`."""
+        x = self.conv_in(latents, cache)
+        for layers in [self.middle, *self.levels]:
+            for layer in layers:
+                x = layer(x, cache)
+        return channels_to_pixels(self.conv_out(self.norm_out(x), cache), self.patch_size)
+
+
+def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
+    """Build the coarsest layers that encoder and decoder share in form."""
+    return nn.ModuleList(
+        (
+            ResidualBlock(channels, channels, temporal_kernel),
+            FrameAttention(channels),
+            ResidualBlock(channels, channels, temporal_kernel),
+        )
+    )
+
+
+def assign_slots(network: nn.Module) -> int:
+    """Number the temporal convolutions of a network, and return how many there are."""
+    convolutions = [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
+    for slot, convolution in enumerate(convolutions):
+        convolution.slot = slot
+    return len(convolutions)
+
+
+def pixels_to_channels(video: Tensor, patch_size: int) -> Tensor:
+    """Move squares of pixels into channels: `[B, 3, F, H, W] -> [B, 3 * p * p, F, H / p, W / p]`."""
+    if patch_size == 1:
+        return video
+    x = F.pixel_unshuffle(fold_time(video), patch_size)
+    return unfold_time(x.contiguous(memory_format=torch.channels_last), video.shape[0])
+
+
+def channels_to_pixels(x: Tensor, patch_size: int) -> Tensor:
+    """Undo `pixels_to_channels`."""
+    if patch_size == 1:
+        return x
+    return unfold_time(F.pixel_shuffle(fold_time(x), patch_size), x.shape[0])

@@ -1,0 +1,183 @@
+"""Layers of the causal video VAE.
+
+Shapes: B batch · C channels · T frames at the layer's rate · H W height, width. All 5-D activations are
+`[B, C, T, H, W]` in channels_last_3d memory, where folding time into the batch is a view.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.vae_cache import CachePass
+from livetalk.ops.attention import attention
+from livetalk.ops.norm import channel_rms_norm
+
+
+def fold_time(x_BCTHW: Tensor) -> Tensor:
+    """View `[B, C, T, H, W]` as `[B * T, C, H, W]`."""
+    return x_BCTHW.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_time(x: Tensor, batch: int) -> Tensor:
+    """View `[B * T, C, H, W]` as `[B, C, T, H, W]`."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+class CausalConv(nn.Conv3d):
+    """Convolution that sees `kernel[0] - 1` past frames, no future ones, and the same space around a pixel."""
+
+    slot: int = -1
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], time_stride: int = 1
+    ) -> None:
+        """Build a convolution with an odd spatial kernel and, for `time_stride` above 1, fewer frames out."""
+        padding = (0, kernel[1] // 2, kernel[2] // 2)
+        super().__init__(in_channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=padding)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Convolve `[B, C, T, H, W]`, continuing the cached frames or, without any, zeros."""
+        if self.kernel_size[0] == 1:
+            return self._convolve_frames(x)
+        return self.convolve(self.extend(x, cache))
+
+    def extend(self, x: Tensor, cache: CachePass | None) -> Tensor:
+        """Put the remembered frames (zeros if none) before `x`, and remember its last ones."""
+        num_past = self.kernel_size[0] - self.stride[0]
+        history = None if cache is None else cache.history(self.slot)
+        if history is None:
+            b, c, _, h, w = x.shape
+            zeros = x.new_zeros((b, num_past, h, w, c)).permute(0, 4, 1, 2, 3)
+            history = zeros
+        x = torch.cat((history.to(x.dtype), x), dim=2)
+        if cache is not None:
+            cache.keep(self.slot, x[:, :, -num_past:])
+        return x
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve frames that already carry their past."""
+        return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def _convolve_frames(self, x: Tensor) -> Tensor:
+        y = F.conv2d(fold_time(x), self.weight.squeeze(2), self.bias, padding=self.padding[1:])
+        return unfold_time(y, x.shape[0])
+
+
+class ChannelNorm(nn.Module):
+    """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
+
+    def __init__(self, channels: int, *, silu: bool) -> None:
+        """Normalise `channels` channels."""
+        super().__init__()
+        self.silu = silu
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape and dtype of `x`, `[B, C, ...]`."""
+        y = channel_rms_norm(x, self.weight)
+        # In place is exact, and safe only while nobody will ask for the value before it.
+        return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, around a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int) -> None:
+        """Build a block; the shortcut is a 1x1 convolution where the widths differ."""
+        super().__init__()
+        kernel = (temporal_kernel, 3, 3)
+        self.norm1 = ChannelNorm(in_channels, silu=True)
+        self.conv1 = CausalConv(in_channels, out_channels, kernel)
+        self.norm2 = ChannelNorm(out_channels, silu=True)
+        self.conv2 = CausalConv(out_channels, out_channels, kernel)
+        self.shortcut = CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, out_channels, T, H, W]`."""
+        y = self.conv1(self.norm1(x), cache)
+        y = self.conv2(self.norm2(y), cache)
+        skip = x if self.shortcut is None else self.shortcut(x)
+        total: Tensor = y + skip
+        return total
+
+
+class FrameAttention(nn.Module):
+    """Attention with one head between all pixels of a frame, each frame apart."""
+
+    def __init__(self, channels: int) -> None:
+        """Attend over `channels` channels."""
+        super().__init__()
+        self.norm = ChannelNorm(channels, silu=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C, T, H, W]`; the cache is not used, since frames do not see each other."""
+        pixels = fold_time(self.norm(x)).permute(0, 2, 3, 1)
+        q, k, v = self.qkv(pixels.flatten(1, 2)).unsqueeze(2).chunk(3, dim=-1)
+        y = self.out(attention(q, k, v).flatten(2)).view(pixels.shape)
+        return x + unfold_time(y.permute(0, 3, 1, 2), x.shape[0])
+
+
+class SpatialDown(nn.Conv2d):
+    """Halve height and width of every frame by a strided convolution that looks right and down."""
+
+    def __init__(self, channels: int) -> None:
+        """Keep the number of channels."""
+        super().__init__(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C, T, H / 2, W / 2]`; the cache is not used."""
+        y = F.conv2d(F.pad(fold_time(x), (0, 1, 0, 1)), self.weight, self.bias, stride=2)
+        return unfold_time(y, x.shape[0])
+
+
+class SpatialUp(nn.Conv2d):
+    """Double height and width of every frame by repetition, then convolve to half the channels."""
+
+    def __init__(self, channels: int) -> None:
+        """Take `channels` channels."""
+        super().__init__(channels, channels // 2, 3, padding=1)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
+        y = F.interpolate(fold_time(x), scale_factor=2.0, mode="nearest-exact")
+        return unfold_time(F.conv2d(y, self.weight, self.bias, padding=1), x.shape[0])
+
+
+class TemporalDown(CausalConv):
+    """Halve the frame rate; the first frame of a video passes unchanged and alone."""
+
+    def __init__(self, channels: int) -> None:
+        """Keep the number of channels."""
+        super().__init__(channels, channels, (3, 1, 1), time_stride=2)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C, 1 + n, H, W]` from a first piece of 1 + 2 n frames, `[B, C, n, H, W]` from a later one of 2 n."""
+        if cache is not None and cache.started:
+            return self.convolve(self.extend(x, cache))
+        if cache is not None:
+            cache.keep(self.slot, x[:, :, -1:])
+        if x.shape[2] == 1:
+            return x
+        return torch.cat((x[:, :, :1], self.convolve(x)), dim=2)
+
+
+class TemporalUp(CausalConv):
+    """Double the frame rate; the first frame of a video passes unchanged and is not seen by the later ones."""
+
+    def __init__(self, channels: int) -> None:
+        """Keep the number of channels."""
+        super().__init__(channels, 2 * channels, (3, 1, 1))
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C, 1 + 2 n, H, W]` from a first piece of 1 + n frames, `[B, C, 2 n, H, W]` from a later one of n."""
+        if cache is not None and cache.started:
+            return self._double(x, cache)
+        if x.shape[2] == 1:
+            return x
+        return torch.cat((x[:, :, :1], self._double(x[:, :, 1:], cache)), dim=2)
+
+    def _double(self, x: Tensor, cache: CachePass | None) -> Tensor:
+        pairs = self.convolve(self.extend(x, cache)).permute(0, 2, 3, 4, 1).unflatten(-1, (2, -1))
+        return pairs.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).permute(0, 4, 1, 2, 3)

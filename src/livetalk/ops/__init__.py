@@ -1,0 +1,1 @@
+"""Operators shared by the networks: attention, rotary positions, normalisation."""

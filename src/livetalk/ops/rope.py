@@ -1,0 +1,69 @@
+"""Three-dimensional rotary position embedding with interleaved pairs.
+
+Angles are computed in float64 from integer positions; the rotation itself runs in float32.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RopeTables(NamedTuple):
+    """Rotation of every token: `cos` and `sin`, each `[L, E / 2]` float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def axis_widths(head_dim: int) -> tuple[int, int, int]:
+    """Split a head's width over time, height and width.
+
+    Raises:
+        ValueError: `head_dim` is odd or below 6.
+    """
+    if head_dim % 2 or head_dim < 6:
+        raise ValueError(f"head_dim must be even and at least 6, got {head_dim}")
+    spatial = 2 * (head_dim // 6)
+    return head_dim - 2 * spatial, spatial, spatial
+
+
+def grid_positions(num_frames: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """List the (time, row, column) of every token of a grid, frame by frame.
+
+    Returns:
+        `[num_frames * height * width, 3]` int64.
+    """
+    axes = [torch.arange(size, device=device) for size in (num_frames, height, width)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+
+
+def rope_tables(positions_L3: Tensor, head_dim: int, theta: float = 10_000.0) -> RopeTables:
+    """Compute the rotation of each token from its integer position.
+
+    Args:
+        positions_L3: `[L, 3]` integers, the (time, row, column) of each token.
+        head_dim: width E of one attention head.
+        theta: base of the geometric frequency ladder.
+    """
+    angles = []
+    for axis, width in enumerate(axis_widths(head_dim)):
+        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions_L3.device) / width
+        angles.append(torch.outer(positions_L3[:, axis].double(), theta**-exponents))
+    angle = torch.cat(angles, dim=1)
+    return RopeTables(angle.cos().float(), angle.sin().float())
+
+
+def apply_rope(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
+    """Rotate each pair (2i, 2i + 1) of every head by its token's angles.
+
+    Args:
+        x_BLNE: queries or keys, `[B, L, N, E]`, any float dtype.
+        rope: tables of the same L tokens.
+
+    Returns:
+        `[B, L, N, E]` float32.
+    """
+    cos, sin = rope.cos[:, None], rope.sin[:, None]
+    even, odd = x_BLNE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
