@@ -1,0 +1,116 @@
+"""`livetalk <command>`: finds the command, runs it, and says in one line what went wrong."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from livetalk import __version__
+from livetalk.env import debug_enabled
+from livetalk.errors import LivetalkError
+from livetalk.log import configure_logging
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A sub-command in a module of its own, imported only when it is asked for.
+
+    The module offers `add_parser(subparsers)` and `run(args) -> int`.
+
+    Attributes:
+        module: its full name.
+        summary: one line for the overview.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "generate": Command("livetalk.cli.generate", "make a talking video from a portrait and a voice"),
+    "avatar": Command("livetalk.cli.avatar", "make a new portrait"),
+    "data": Command("livetalk.cli.data", "make training data"),
+    "train": Command("livetalk.cli.train", "train a model"),
+    "evaluate": Command("livetalk.cli.evaluate", "measure a generated video"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    configure_logging()
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt as interruption:
+        _complain(str(interruption) or "interrupted")
+        return EXIT_INTERRUPTED
+    except (LivetalkError, MemoryError, RuntimeError) as error:
+        message = _one_line(error)
+        if message is None or debug_enabled():
+            raise
+        _complain(f"error: {message}")
+        return EXIT_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    module = _import_command(name) if name in COMMANDS else None
+    parser = _build_parser(name, module)
+    args = parser.parse_args(arguments)
+    if module is None:
+        parser.print_help()
+        return EXIT_ERROR
+    code: int = module.run(args)
+    return code
+
+
+def _build_parser(name: str | None, module: ModuleType | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="livetalk", description="One portrait and a voice in, a talking avatar out."
+    )
+    parser.add_argument("--version", action="version", version=f"livetalk {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command")
+    for command_name, command in COMMANDS.items():
+        if module is not None and command_name == name:
+            module.add_parser(subparsers)
+        else:
+            subparsers.add_parser(command_name, help=command.summary)
+    return parser
+
+
+def _import_command(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(COMMANDS[name].module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("livetalk"):
+            raise LivetalkError(f"livetalk {name} is not part of this installation") from error
+        raise LivetalkError(
+            f"livetalk {name} needs the package {error.name}, which is not installed; "
+            f"see the extras in the installation notes"
+        ) from error
+
+
+def _one_line(error: Exception) -> str | None:
+    """Return what to tell the user, or None for a defect that deserves its traceback."""
+    if isinstance(error, LivetalkError):
+        return " ".join(str(error).split())
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return "out of memory; close other programs, or choose another --device"
+    return None
+
+
+def _complain(message: str) -> None:
+    print(f"livetalk: {message}", file=sys.stderr)
