@@ -1,0 +1,102 @@
+"""The CC0 head that every synthetic identity is shaped from: mesh, regions, morphs and facial units."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.data.synthetic.performance import FACE_UNITS
+
+SKIN, EYE, TEETH, TONGUE, LASH, CLOTH, ORAL = range(7)
+"""Materials of the triangles; `ORAL` is the inner lining of the mouth."""
+
+LIP_PAIRS = ((474, 493),)
+"""Vertices of the upper and of the lower lip that touch when the mouth is shut."""
+
+
+@dataclass(frozen=True)
+class HeadAsset:
+    """The mesh at rest, in decimetres: x to the model's left, y up, z forward.
+
+    Attributes:
+        base: [V, 3], float32, rest positions.
+        triangles: [T, 3], int64, counter-clockwise from outside.
+        material: [T], int64, one of the material constants.
+        lips, eyelids, ears: [V], float32 0..1, painted regions.
+        units: [52, V, 3], float32, offsets of `FACE_UNITS`.
+        morph_names: names of the shape morphs, `group/name`.
+        morphs: [M, V, 3], float16, offsets of the shape morphs.
+    """
+
+    base: NDArray[np.float32]
+    triangles: NDArray[np.int64]
+    material: NDArray[np.int64]
+    lips: NDArray[np.float32]
+    eyelids: NDArray[np.float32]
+    ears: NDArray[np.float32]
+    units: NDArray[np.float32]
+    morph_names: tuple[str, ...]
+    morphs: NDArray[np.float16]
+
+    def vertices_of(self, *materials: int) -> NDArray[np.int64]:
+        """Sorted vertex ids [N] used by triangles of these materials."""
+        return np.unique(self.triangles[np.isin(self.material, materials)])
+
+    def shape(self, weights: dict[str, float]) -> NDArray[np.float32]:
+        """Rest positions [V, 3] with shape morphs applied at the given weights; unknown names raise KeyError."""
+        index = {name: i for i, name in enumerate(self.morph_names)}
+        ids = [index[name] for name in weights]
+        amounts = np.fromiter(weights.values(), np.float32, len(ids))
+        offset = np.tensordot(amounts, self.morphs[ids].astype(np.float32), 1)
+        return np.asarray(self.base + offset, np.float32)
+
+
+def _split_cloth(data: dict[str, NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...]:
+    """Splits every cloth triangle into four, so that collars can be cut smoothly."""
+    triangles = data["triangles"].astype(np.int64)
+    material = data["material"].astype(np.int64)
+    cloth = triangles[material == CLOTH]
+    count = len(data["base"])
+    edges = np.sort(np.concatenate([cloth[:, [0, 1]], cloth[:, [1, 2]], cloth[:, [2, 0]]]), 1)
+    unique, inverse = np.unique(edges, axis=0, return_inverse=True)
+    ab, bc, ca = (inverse.reshape(3, -1) + count).astype(np.int64)
+    a, b, c = cloth.T
+    split = np.concatenate([np.stack(t, 1) for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+    keep = material != CLOTH
+    return (
+        unique,
+        np.concatenate([triangles[keep], split]),
+        np.concatenate([material[keep], np.full(len(split), CLOTH, np.int64)]),
+    )
+
+
+@cache
+def load_head() -> HeadAsset:
+    """Loads the packed head once; the arrays are shared, treat them as read-only."""
+    with files("livetalk").joinpath("assets/head/head.npz").open("rb") as stream, np.load(stream) as packed:
+        data = {key: packed[key] for key in packed.files}
+    edges, triangles, material = _split_cloth(data)
+
+    def extend(values: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
+        ends = np.take(values, edges[:, 0], axis), np.take(values, edges[:, 1], axis)
+        middle = (ends[0].astype(np.float32) + ends[1].astype(np.float32)) / 2
+        return np.concatenate([values, middle.astype(values.dtype)], axis)
+
+    names = [str(name) for name in data["names"]]
+    deltas = extend(data["deltas"], 1)
+    masks = extend(data["masks"], 0).astype(np.float32) / 255
+    unit_ids = [names.index(f"fu/{unit}") for unit in FACE_UNITS]
+    morph_ids = [i for i, name in enumerate(names) if not name.startswith("fu/")]
+    return HeadAsset(
+        base=extend(data["base"], 0).astype(np.float32),
+        triangles=triangles,
+        material=material,
+        lips=masks[:, 0],
+        eyelids=masks[:, 2],
+        ears=masks[:, 3],
+        units=deltas[unit_ids].astype(np.float32),
+        morph_names=tuple(names[i] for i in morph_ids),
+        morphs=deltas[morph_ids],
+    )

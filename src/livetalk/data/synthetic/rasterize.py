@@ -1,0 +1,149 @@
+"""Batched z-buffer rasterisation in PyTorch: triangles and points scattered into one packed depth buffer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EMPTY = torch.iinfo(torch.int64).max
+"""Value of samples that nothing covers."""
+
+_BOXES = (2, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024, 2048)
+_ID_BITS = 32
+
+
+@dataclass(frozen=True)
+class Triangles:
+    """Triangles of one draw: `corners` [T, 3] vertex ids, ids counted from `first_id`, optional cut-away.
+
+    `cut` [T, 3] is a value per corner; fragments whose interpolated value is negative are dropped.
+    """
+
+    corners: Tensor
+    first_id: int = 0
+    cut: Tensor | None = None
+    two_sided: bool = False
+
+
+def new_buffer(frames: int, height: int, width: int, device: torch.device) -> Tensor:
+    """An empty depth buffer, int64 [frames * height * width]."""
+    return torch.full((frames * height * width,), EMPTY, dtype=torch.int64, device=device)
+
+
+def pack(depth: Tensor, ids: Tensor) -> Tensor:
+    """Packs positive float32 depth and ids into int64 whose order is the order of depth."""
+    return (depth.contiguous().view(torch.int32).to(torch.int64) << _ID_BITS) | ids
+
+
+def unpack_ids(buffer: Tensor) -> Tensor:
+    """Ids, int64, of the nearest primitive of each covered sample."""
+    return buffer & ((1 << _ID_BITS) - 1)
+
+
+def edge_planes(corners: Tensor) -> Tensor:
+    """Plane coefficients of the barycentric weights: screen corners [N, 3, 2] -> [N, 3, 3] (x, y, constant).
+
+    Weight k at (x, y) is `plane[k, 0] * x + plane[k, 1] * y + plane[k, 2]`; the weights sum to one.
+    """
+    x, y = corners[..., 0], corners[..., 1]
+    x1, y1 = x.roll(-1, 1), y.roll(-1, 1)
+    x2, y2 = x.roll(-2, 1), y.roll(-2, 1)
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    scale = 1 / torch.where(area.abs() < 1e-9, torch.full_like(area, 1e-9), area)
+    planes = torch.stack([y1 - y2, x2 - x1, x1 * y2 - x2 * y1], -1)
+    return planes * scale[:, None, None]
+
+
+def draw_triangles(
+    buffer: Tensor, screen: Tensor, triangles: Triangles, size: tuple[int, int], budget: int = 1 << 22
+) -> None:
+    """Draws triangles of every frame into the buffer, in place.
+
+    Args:
+        buffer: int64 [F * H * W] from `new_buffer`.
+        screen: float32 [F, V, 3], x and y in samples (sample centres at .5), z = positive distance.
+        triangles: what to draw; front faces run counter-clockwise in a y-up world.
+        size: (H, W).
+        budget: fragments tested at a time; bounds memory.
+    """
+    frames, _, _ = screen.shape
+    height, width = size
+    limits = torch.tensor([width, height], device=screen.device, dtype=screen.dtype)
+    points = screen[:, triangles.corners]
+    xy = points[..., :2]
+    low = torch.minimum((xy.amin(2) - 0.5).ceil().clamp_min(0), limits)
+    high = torch.minimum((xy.amax(2) - 0.5).floor() + 1, limits)
+    extent = (high - low).clamp_min(0)
+    a, b, c = xy.unbind(2)
+    area = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (c[..., 0] - a[..., 0]) * (b[..., 1] - a[..., 1])
+    # Screen y points down, so a face that looks at us has negative area.
+    facing = area.abs() > 1e-6 if triangles.two_sided else area < -1e-6
+    visible = facing & (extent.amin(-1) > 0) & (points[..., 2].amin(-1) > 0.05)
+    box = torch.where(visible, extent.amax(-1), torch.zeros_like(area))
+    smallest = 0
+    for largest in _BOXES:
+        chosen = ((box > smallest) & (box <= largest)).nonzero()
+        smallest = largest
+        for part in chosen.split(max(1, budget // (largest * largest))):
+            if len(part):
+                _draw_box(buffer, points, low, part, triangles, (frames, height, width, largest))
+        if largest >= max(height, width):
+            break
+
+
+def _draw_box(
+    buffer: Tensor,
+    points: Tensor,
+    low: Tensor,
+    part: Tensor,
+    triangles: Triangles,
+    shape: tuple[int, int, int, int],
+) -> None:
+    """Tests all samples of the bounding boxes (at most `shape[3]` wide) of these triangles and scatters hits."""
+    _, height, width, box = shape
+    frame, face = part.unbind(1)
+    corners = points[frame, face]
+    planes = edge_planes(corners[..., :2])
+    origin = low[frame, face]
+    steps = torch.arange(box, device=buffer.device, dtype=corners.dtype)
+    x = origin[:, :1] + 0.5 + steps
+    y = origin[:, 1:] + 0.5 + steps
+    # weights[k][n, row, column]
+    inside = torch.ones((), dtype=torch.bool, device=buffer.device)
+    for k in range(3):
+        across = planes[:, k, 0, None] * x
+        down = planes[:, k, 1, None] * y + planes[:, k, 2, None]
+        inside = inside & (across[:, None, :] + down[:, :, None] >= 0)
+    inside = inside & (x < width)[:, None, :] & (y < height)[:, :, None]
+    hit, row, column = inside.nonzero(as_tuple=True)
+    sample_x, sample_y = x[hit, column], y[hit, row]
+    chosen = planes[hit]
+    weights = chosen[..., 0] * sample_x[:, None] + chosen[..., 1] * sample_y[:, None] + chosen[..., 2]
+    depth = 1 / (weights * (1 / corners[..., 2])[hit]).sum(1)
+    keys = pack(depth, face[hit] + triangles.first_id)
+    target = frame[hit] * (height * width) + sample_y.long() * width + sample_x.long()
+    if triangles.cut is not None:
+        keep = (weights * triangles.cut[face[hit]]).sum(1) >= 0
+        keys, target = keys[keep], target[keep]
+    buffer.scatter_reduce_(0, target, keys, "amin")
+
+
+def draw_points(buffer: Tensor, screen: Tensor, first_id: int, size: tuple[int, int]) -> None:
+    """Draws one-sample points of every frame into the buffer, in place.
+
+    Args:
+        buffer: int64 [F * H * W].
+        screen: float32 [F, P, 3] in samples, z = positive distance.
+        first_id: id of point 0.
+        size: (H, W).
+    """
+    frames, count, _ = screen.shape
+    height, width = size
+    column = screen[..., 0].floor().long()
+    row = screen[..., 1].floor().long()
+    seen = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (screen[..., 2] > 0.05)
+    offset = torch.arange(frames, device=buffer.device)[:, None] * (height * width)
+    target = torch.where(seen, offset + row * width + column, torch.zeros_like(row))
+    ids = torch.arange(count, device=buffer.device) + first_id
+    keys = torch.where(seen, pack(screen[..., 2], ids[None]), torch.full_like(target, EMPTY))
+    buffer.scatter_reduce_(0, target.reshape(-1), keys.reshape(-1), "amin")

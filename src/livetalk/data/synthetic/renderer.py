@@ -1,0 +1,151 @@
+"""The portrait renderer: a person and a performance in, frames out, batched on any torch device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from livetalk.data.synthetic import appearance, clothes, frame, hair, pose
+from livetalk.data.synthetic.background import make_background
+from livetalk.data.synthetic.camera import Camera, make_camera
+from livetalk.data.synthetic.head import CLOTH, LASH, LIP_PAIRS, ORAL, SKIN, load_head
+from livetalk.data.synthetic.identity import Identity
+from livetalk.data.synthetic.noise import Noise
+from livetalk.data.synthetic.performance import Performance
+from livetalk.data.synthetic.shading import LightRig, make_lights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One identity made ready for rendering, on a device.
+
+    Attributes:
+        identity: the record it was made from.
+        rest: [V, 3], neutral vertices.
+        pivot: [3], where the neck turns.
+        cut: [T, 3], neckline value at the corners of the cloth triangles.
+        skin: [S, S, C], baked skin texture.
+        strands: hair points.
+        background: [H, W, 3], linear light.
+        camera, lights, noise: as named.
+    """
+
+    identity: Identity
+    rest: Tensor
+    pivot: Tensor
+    cut: Tensor
+    skin: Tensor
+    strands: hair.Strands
+    background: Tensor
+    camera: Camera
+    lights: LightRig
+    noise: Noise
+
+
+class Renderer:
+    """Renders synthetic people.
+
+    Args:
+        device: where everything is computed.
+        resolution: height and width of the frames.
+        supersample: samples per pixel along each axis.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", resolution: int = 256, supersample: int = 2) -> None:
+        self.device = torch.device(device)
+        self.resolution = resolution
+        self.supersample = supersample
+        head = load_head()
+        self._rig = pose.FaceRig(head, self.device)
+        self._mesh = frame.Mesh.of(head, self.device)
+        texture = 1024 if resolution > 256 else 768
+        self._skin_map = appearance.build_skin_map(head, texture, self.device)
+
+    def prepare(self, identity: Identity) -> Subject:
+        """Shapes, bakes and grows everything that does not change over time."""
+        head = load_head()
+        rest_cpu = head.shape(identity.shape)
+        rest = torch.from_numpy(rest_cpu).to(self.device)
+        noise = Noise(identity.seed, self.device)
+        eyes = torch.stack([pose.eye_centre(rest[ids]) for ids in self._rig.eye_ids]).mean(0)
+        camera = make_camera(identity.view, eyes)
+        base = self._mesh.base
+        scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
+        return Subject(
+            identity=identity,
+            rest=rest,
+            pivot=_pivot(head.base, rest_cpu, self.device),
+            cut=clothes.neckline(identity.outfit, base[self._mesh.cloth]),
+            skin=appearance.bake_skin(identity, self._skin_map, scalp),
+            strands=hair.grow(identity, rest, self._mesh, noise, self.resolution * self.supersample),
+            background=make_background(identity, self.resolution, self.device),
+            camera=camera,
+            lights=make_lights(identity.light, self.device),
+            noise=noise,
+        )
+
+    @torch.no_grad()
+    def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
+        """Renders every frame, uint8 [F, H, W, 3] on the device; `batch_frames` bounds memory, not the result."""
+        step = batch_frames or (32 if self.device.type == "cuda" else 2)
+        motion = self._pose(subject, performance)
+        parts = []
+        for start in range(0, performance.num_frames, step):
+            chosen = slice(start, start + step)
+            units = torch.from_numpy(performance.units[chosen]).to(self.device)
+            part = motion.slice(chosen)
+            vertices, eyes = self._rig.vertices(subject.rest, units, part)
+            state = frame.FrameState(vertices, eyes, part, units[:, _JAW].clamp(0, 1))
+            parts.append(frame.render_frames(subject, self._mesh, state, self.resolution, self.supersample))
+        return torch.cat(parts)
+
+    def _pose(self, subject: Subject, performance: Performance) -> pose.Pose:
+        eyes = subject.rest[self._rig.eye_ids[0]].mean(0)
+        to_camera = torch.nn.functional.normalize(subject.camera.position - eyes * eyes.new_tensor([0, 1, 1]), dim=0)
+        return pose.pose_of(performance, subject.pivot, to_camera, self.device)
+
+    @torch.no_grad()
+    def project(self, subject: Subject, performance: Performance, vertex_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Pixel positions [F, N, 2] (x, y) of mesh vertices."""
+        vertices = self._vertices(subject, performance)[:, torch.from_numpy(vertex_ids).to(self.device)]
+        return subject.camera.project(vertices, self.resolution)[..., :2].cpu().numpy()
+
+    @torch.no_grad()
+    def lip_opening(self, subject: Subject, performance: Performance) -> NDArray[np.float32]:
+        """Gap between the inner lips over the width of the mouth at rest, [F], 0 when shut."""
+        vertices = self._vertices(subject, performance)
+        upper, lower = zip(*LIP_PAIRS, strict=True)
+        gap = (vertices[:, list(upper)] - vertices[:, list(lower)]).norm(dim=-1).mean(1)
+        rest = subject.rest
+        shut = (rest[list(upper)] - rest[list(lower)]).norm(dim=-1).mean()
+        lips = rest[torch.from_numpy(np.flatnonzero(load_head().lips > 0.5)).to(self.device)]
+        width = lips[:, 0].max() - lips[:, 0].min()
+        return ((gap - shut).clamp_min(0) / width).cpu().numpy()
+
+    def _vertices(self, subject: Subject, performance: Performance) -> Tensor:
+        units = torch.from_numpy(performance.units).to(self.device)
+        return self._rig.vertices(subject.rest, units, self._pose(subject, performance))[0]
+
+    def boxes(self, subject: Subject, performance: Performance) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes around the face and the mouth over the whole clip: left, top, right, bottom in pixels, [4] each."""
+        head = load_head()
+        face = (head.base[:, 2] > 0.75) & (head.base[:, 1] > 6.3) & (head.base[:, 1] < 8.1)
+        face_ids = np.intersect1d(np.flatnonzero(face), head.vertices_of(SKIN))
+        lips = np.flatnonzero(head.lips > 0.5)
+        return tuple(self._box(self.project(subject, performance, ids)) for ids in (face_ids, lips))  # type: ignore[return-value]
+
+    def _box(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = points.min((0, 1)), points.max((0, 1))
+        return np.clip(np.concatenate([low, high]), 0, self.resolution).astype(np.float32)
+
+
+_JAW = pose.FACE_UNITS.index("jawOpen")
+
+
+def _pivot(base: NDArray[np.float32], rest: NDArray[np.float32], device: torch.device) -> Tensor:
+    """The neck's joint, moved along with the identity's neck."""
+    ring = (np.abs(base[:, 1] - 6.5) < 0.25) & (base[:, 2] < 0.6)
+    moved = (rest[ring] - base[ring]).mean(0)
+    return torch.from_numpy(np.array([0, 6.45, 0.15], np.float32) + moved * np.array([0, 1, 1], np.float32)).to(device)
