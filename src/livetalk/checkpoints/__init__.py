@@ -1,0 +1,1 @@
+"""Weights on disk: foreign key names and shapes stop here."""

@@ -1,0 +1,254 @@
+"""Two-way maps between published state dicts and ours. Upstream key names occur nowhere else."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from livetalk.errors import WeightsError
+from livetalk.models.dit import DiTConfig
+from livetalk.models.vae import VAEConfig
+
+MAX_NAMED_KEYS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One translation.
+
+    Attributes:
+        ours: prefix of our keys; `{n}` stands for a number.
+        published: prefix of the published keys, with as many `{n}`.
+        trailing: published axes after the first, where they differ from ours by more than the name.
+    """
+
+    ours: str
+    published: str
+    trailing: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateDictAdapter:
+    """Two-way map between the state dict of one network of ours and its published form.
+
+    Attributes:
+        rules: tried in order; the first whose prefix ends at a dot or at the end of the key applies.
+    """
+
+    rules: tuple[Rule, ...]
+
+    def to_published(self, key: str) -> str:
+        """Translate one of our keys.
+
+        Raises:
+            WeightsError: no rule fits.
+        """
+        for rule in self.rules:
+            translated = _translate(key, rule.ours, rule.published)
+            if translated is not None:
+                return translated
+        raise WeightsError(f"the network key '{key}' has no published name")
+
+    def to_ours(self, key: str) -> str:
+        """Translate a published key.
+
+        Raises:
+            WeightsError: no rule fits.
+        """
+        for rule in self.rules:
+            translated = _translate(key, rule.published, rule.ours)
+            if translated is not None:
+                return translated
+        raise WeightsError(f"the checkpoint key '{key}' has no place in this network")
+
+    def published_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the published shape of our parameter `key` of `shape`."""
+        for rule in self.rules:
+            if _translate(key, rule.ours, rule.published) is not None:
+                return shape if rule.trailing is None else (shape[0], *rule.trailing)
+        raise WeightsError(f"the network key '{key}' has no published name")
+
+    def import_weights(self, network: nn.Module, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate a published state dict to one that `network.load_state_dict` takes strictly.
+
+        Returns:
+            Our keys and shapes; tensors are viewed, neither copied nor cast.
+
+        Raises:
+            WeightsError: a key is missing or unexpected, or a shape is wrong; the message names them.
+        """
+        state = network.state_dict()
+        names = {key: self.to_published(key) for key in state}
+        require_same_keys(names.values(), published)
+        for key, name in names.items():
+            expected = self.published_shape(key, tuple(state[key].shape))
+            if tuple(published[name].shape) != expected:
+                raise WeightsError(
+                    f"the checkpoint key '{name}' has shape {list(published[name].shape)}, expected {list(expected)}"
+                )
+        return {key: published[name].reshape(state[key].shape) for key, name in names.items()}
+
+    def export_weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """Translate the weights of `network` to published keys and shapes; tensors share memory where they can."""
+        return {
+            self.to_published(key): tensor.detach().reshape(self.published_shape(key, tuple(tensor.shape)))
+            for key, tensor in network.state_dict().items()
+        }
+
+
+def require_same_keys(expected: Iterable[str], given: Iterable[str]) -> None:
+    """Check that a checkpoint has exactly the expected keys.
+
+    Raises:
+        WeightsError: keys are missing or unexpected; the message names the first few.
+    """
+    expected, given = set(expected), set(given)
+    problems = [
+        f"{word} {_list_keys(difference)}"
+        for word, difference in (("missing", expected - given), ("unexpected", given - expected))
+        if difference
+    ]
+    if problems:
+        raise WeightsError(f"the checkpoint does not fit this network: {'; '.join(problems)}")
+
+
+def _list_keys(keys: set[str]) -> str:
+    """List keys for a message, at most a few of them."""
+    names = sorted(keys)
+    more = f" and {len(names) - MAX_NAMED_KEYS} more" if len(names) > MAX_NAMED_KEYS else ""
+    return ", ".join(names[:MAX_NAMED_KEYS]) + more
+
+
+def _translate(key: str, source: str, target: str) -> str | None:
+    """Replace the prefix `source` of `key` by `target`, numbers kept; None when it is not its prefix."""
+    match = re.match(re.escape(source).replace(r"\{n\}", r"(\d+)") + r"(?=\.|$)", key)
+    if match is None:
+        return None
+    for number in match.groups():
+        target = target.replace("{n}", number, 1)
+    return target + key[match.end() :]
+
+
+_BLOCK_RULES = (
+    ("modulation", "modulation"),
+    ("self_attention.q", "self_attn.q"),
+    ("self_attention.k", "self_attn.k"),
+    ("self_attention.v", "self_attn.v"),
+    ("self_attention.out", "self_attn.o"),
+    ("self_attention.norm_q", "self_attn.norm_q"),
+    ("self_attention.norm_k", "self_attn.norm_k"),
+    ("context_norm", "norm3"),
+    ("context_attention.q", "cross_attn.q"),
+    ("context_attention.norm_q", "cross_attn.norm_q"),
+    ("context_attention.text.k", "cross_attn.k"),
+    ("context_attention.text.v", "cross_attn.v"),
+    ("context_attention.text.norm_k", "cross_attn.norm_k"),
+    ("context_attention.image.k", "cross_attn.k_img"),
+    ("context_attention.image.v", "cross_attn.v_img"),
+    ("context_attention.image.norm_k", "cross_attn.norm_k_img"),
+    ("context_attention.out", "cross_attn.o"),
+    ("audio_norm", "norm_x"),
+    ("audio_attention.q", "audio_cross_attn.q_linear"),
+    ("audio_attention.kv", "audio_cross_attn.kv_linear"),
+    ("audio_attention.out", "audio_cross_attn.proj"),
+    ("ffn", "ffn"),
+)
+
+_DIT_RULES = (
+    ("patch_embedding.bias", "patch_embedding.bias"),
+    ("time_embedding.mlp", "time_embedding"),
+    ("time_embedding.modulation_out", "time_projection.1"),
+    ("text_projection", "text_embedding"),
+    ("image_projection", "img_emb.proj"),
+    ("audio_projection.first_in", "audio_proj.proj1"),
+    ("audio_projection.group_in", "audio_proj.proj1_vf"),
+    ("audio_projection.hidden", "audio_proj.proj2"),
+    ("audio_projection.out", "audio_proj.proj3"),
+    ("audio_projection.norm", "audio_proj.norm"),
+    ("head.modulation", "head.modulation"),
+    ("head.linear", "head.head"),
+)
+
+
+def dit_adapter(config: DiTConfig) -> StateDictAdapter:
+    """Return the adapter of the published transformer at the size of `config`."""
+    patch = (config.in_channels, *config.patch_size)
+    return StateDictAdapter(
+        (
+            Rule("patch_embedding.weight", "patch_embedding.weight", patch),
+            *(Rule(ours, published) for ours, published in _DIT_RULES),
+            *(Rule(f"blocks.layers.{{n}}.{ours}", f"blocks.{{n}}.{published}") for ours, published in _BLOCK_RULES),
+        )
+    )
+
+
+def vae_adapter(config: VAEConfig) -> StateDictAdapter:
+    """Return the adapter of the published VAE at the size of `config`; it numbers its layers through all levels."""
+    rules = [Rule("moments_conv", "conv1"), Rule("latents_conv", "conv2")]
+    for network, published in (("encoder", "encoder.downsamples"), ("decoder", "decoder.upsamples")):
+        rules += [Rule(f"{network}.conv_in", f"{network}.conv1"), Rule(f"{network}.conv_out", f"{network}.head.2")]
+        rules += [Rule(f"{network}.norm_out.weight", f"{network}.head.0.gamma", (1, 1, 1))]
+        rules += _middle_rules(f"{network}.middle", config.level_dims[-1])
+        rules += _level_rules(network, published, config)
+    return StateDictAdapter(tuple(rules))
+
+
+def _level_rules(network: str, published: str, config: VAEConfig) -> list[Rule]:
+    """Name the residual blocks and resampling layers of one side of the VAE."""
+    encodes = network == "encoder"
+    num_blocks = config.num_res_blocks if encodes else config.num_res_blocks + 1
+    temporal = config.temporal_downsample if encodes else config.temporal_downsample[::-1]
+    rules: list[Rule] = []
+    index = 0
+    for level in range(len(config.dim_multipliers)):
+        ours = f"{network}.levels.{level}"
+        for block in range(num_blocks):
+            rules += _residual_rules(f"{ours}.{block}", f"{published}.{index}")
+            index += 1
+        if level == len(temporal):
+            break
+        # One published layer holds both convolutions; ours are two layers in order of use.
+        time_first = temporal[level] and not encodes
+        spatial, time = (num_blocks + 1, num_blocks) if time_first else (num_blocks, num_blocks + 1)
+        rules.append(Rule(f"{ours}.{spatial}", f"{published}.{index}.resample.1"))
+        rules.append(Rule(f"{ours}.{time}", f"{published}.{index}.time_conv"))
+        index += 1
+    return rules
+
+
+def _residual_rules(ours: str, published: str) -> list[Rule]:
+    return [
+        Rule(f"{ours}.norm1.weight", f"{published}.residual.0.gamma", (1, 1, 1)),
+        Rule(f"{ours}.conv1", f"{published}.residual.2"),
+        Rule(f"{ours}.norm2.weight", f"{published}.residual.3.gamma", (1, 1, 1)),
+        Rule(f"{ours}.conv2", f"{published}.residual.6"),
+        Rule(f"{ours}.shortcut", f"{published}.shortcut"),
+    ]
+
+
+def _middle_rules(middle: str, width: int) -> list[Rule]:
+    """Name the coarsest layers, `width` channels wide."""
+    return [
+        *_residual_rules(f"{middle}.0", f"{middle}.0"),
+        Rule(f"{middle}.1.norm.weight", f"{middle}.1.norm.gamma", (1, 1)),
+        Rule(f"{middle}.1.qkv.weight", f"{middle}.1.to_qkv.weight", (width, 1, 1)),
+        Rule(f"{middle}.1.qkv.bias", f"{middle}.1.to_qkv.bias"),
+        Rule(f"{middle}.1.out.weight", f"{middle}.1.proj.weight", (width, 1, 1)),
+        Rule(f"{middle}.1.out.bias", f"{middle}.1.proj.bias"),
+        *_residual_rules(f"{middle}.2", f"{middle}.2"),
+    ]
+
+
+def published_dit_config() -> DiTConfig:
+    """Return the size of the published transformer (18.9 billion parameters)."""
+    return DiTConfig(
+        dim=5120,
+        ffn_dim=13824,
+        num_heads=40,
+        num_layers=40,
+        in_channels=36,
+        out_channels=16,
+        text_dim=4096,
+        image_dim=1280,
+    )
