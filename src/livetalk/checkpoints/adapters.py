@@ -178,7 +178,10 @@ def dit_adapter(config: DiTConfig) -> StateDictAdapter:
         (
             Rule("patch_embedding.weight", "patch_embedding.weight", patch),
             *(Rule(ours, published) for ours, published in _DIT_RULES),
-            *(Rule(f"blocks.layers.{{n}}.{ours}", f"blocks.{{n}}.{published}") for ours, published in _BLOCK_RULES),
+            *(
+                Rule(f"blocks.layers.{{n}}.{ours}", f"blocks.{{n}}.{published}")
+                for ours, published in _BLOCK_RULES
+            ),
         )
     )
 
@@ -187,7 +190,10 @@ def vae_adapter(config: VAEConfig) -> StateDictAdapter:
     """Return the adapter of the published VAE at the size of `config`; it numbers its layers through all levels."""
     rules = [Rule("moments_conv", "conv1"), Rule("latents_conv", "conv2")]
     for network, published in (("encoder", "encoder.downsamples"), ("decoder", "decoder.upsamples")):
-        rules += [Rule(f"{network}.conv_in", f"{network}.conv1"), Rule(f"{network}.conv_out", f"{network}.head.2")]
+        rules += [
+            Rule(f"{network}.conv_in", f"{network}.conv1"),
+            Rule(f"{network}.conv_out", f"{network}.head.2"),
+        ]
         rules += [Rule(f"{network}.norm_out.weight", f"{network}.head.0.gamma", (1, 1, 1))]
         rules += _middle_rules(f"{network}.middle", config.level_dims[-1])
         rules += _level_rules(network, published, config)

@@ -44,7 +44,11 @@ def sigmas_from_timesteps(
         ValueError: the list does not fall, leaves its range, or the shift is not positive.
     """
     falling = [*timesteps, 0.0]
-    if any(a <= b for a, b in zip(falling, falling[1:], strict=False)) or falling[0] > 1000 or len(falling) < 2:
+    if (
+        any(a <= b for a, b in zip(falling, falling[1:], strict=False))
+        or falling[0] > 1000
+        or len(falling) < 2
+    ):
         raise ValueError(f"timesteps must fall from at most 1000 to above 0, got {list(timesteps)}")
     if shift <= 0:
         raise ValueError(f"shift must be positive, got {shift}")

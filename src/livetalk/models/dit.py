@@ -135,7 +135,9 @@ class DiT(nn.Module):
             ValueError: a shape does not fit, or an embedding is missing or not wanted.
         """
         grid = self._grid(latents, condition, text_embeds, image_embeds)
-        tokens = self.patch_embedding(self._patchify(latents, condition)).to(self.patch_embedding.weight.dtype)
+        tokens = self.patch_embedding(self._patchify(latents, condition)).to(
+            self.patch_embedding.weight.dtype
+        )
         time, modulation = self.time_embedding(timesteps)
         positions = grid_positions(*grid, device=latents.device)
         rope = rope_tables(positions, self.config.head_dim)
@@ -167,15 +169,25 @@ class DiT(nn.Module):
         """Check the inputs and return the token grid (time, rows, columns)."""
         cfg = self.config
         if latents.shape[0] != condition.shape[0] or latents.shape[2:] != condition.shape[2:]:
-            raise ValueError(f"latents {list(latents.shape)} and condition {list(condition.shape)} do not match")
+            raise ValueError(
+                f"latents {list(latents.shape)} and condition {list(condition.shape)} do not match"
+            )
         channels = latents.shape[1] + condition.shape[1]
         if channels != cfg.in_channels:
-            raise ValueError(f"latents and condition have {channels} channels, the network takes {cfg.in_channels}")
+            raise ValueError(
+                f"latents and condition have {channels} channels, the network takes {cfg.in_channels}"
+            )
         if any(size % patch for size, patch in zip(latents.shape[2:], cfg.patch_size, strict=True)):
-            raise ValueError(f"latents {list(latents.shape)} are not a multiple of the patch {cfg.patch_size}")
+            raise ValueError(
+                f"latents {list(latents.shape)} are not a multiple of the patch {cfg.patch_size}"
+            )
         if (text is None) != (cfg.text_dim is None) or (image is None) != (cfg.image_dim is None):
-            raise ValueError("text_embeds and image_embeds must be given exactly when the network has their branch")
-        frames, rows, columns = (size // patch for size, patch in zip(latents.shape[2:], cfg.patch_size, strict=True))
+            raise ValueError(
+                "text_embeds and image_embeds must be given exactly when the network has their branch"
+            )
+        frames, rows, columns = (
+            size // patch for size, patch in zip(latents.shape[2:], cfg.patch_size, strict=True)
+        )
         return frames, rows, columns
 
     def _patchify(self, latents: Tensor, condition: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class VAEConfig:
         """Refuse lists of the wrong length."""
         levels = len(self.dim_multipliers)
         if len(self.temporal_downsample) != levels - 1:
-            raise ValueError(f"temporal_downsample needs {levels - 1} entries, got {len(self.temporal_downsample)}")
+            raise ValueError(
+                f"temporal_downsample needs {levels - 1} entries, got {len(self.temporal_downsample)}"
+            )
         if self.temporal_kernels and len(self.temporal_kernels) != levels:
             raise ValueError(f"temporal_kernels needs {levels} entries, got {len(self.temporal_kernels)}")
         for name, values in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):

@@ -90,7 +90,9 @@ class ResidualBlock(nn.Module):
         self.conv1 = CausalConv(in_channels, out_channels, kernel)
         self.norm2 = ChannelNorm(out_channels, silu=True)
         self.conv2 = CausalConv(out_channels, out_channels, kernel)
-        self.shortcut = CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
+        self.shortcut = (
+            CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
+        )
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
