@@ -44,13 +44,13 @@ $(BIN)/python:
 	$(PYTHON) scripts/create_venv.py $(VENV)
 
 $(VENV)/.core: $(INSTALLED) | $(BIN)/python
-	$(PIP) install --quiet --editable .
+	$(PIP) install -qq --editable .
 	@touch $@
 
 $(VENV)/.dev: $(INSTALLED) | $(BIN)/python
-	$(PIP) install --quiet --editable '.[dev]'
+	$(PIP) install -qq --editable '.[dev]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.eval: $(INSTALLED) | $(BIN)/python
-	$(PIP) install --quiet --editable '.[eval]'
+	$(PIP) install -qq --editable '.[eval]'
 	@touch $@ $(VENV)/.core

@@ -1,0 +1,125 @@
+"""Facial landmarks of single frames, and what is read off them: lips, eyes, the face's box."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.evaluation.extras import import_extra
+
+NUM_LANDMARKS = 478
+"""Points of the face mesh with irises."""
+
+# Upper and lower point of three pairs in the middle of the inner lips: their mean is calmer than one pair.
+_INNER_LIPS = ((82, 87), (13, 14), (312, 317))
+_MOUTH_CORNERS = (61, 291)
+# Outer corner, inner corner, then two pairs of upper and lower lid, for each eye.
+_EYES = ((33, 133, (160, 144), (158, 153)), (263, 362, (387, 373), (385, 380)))
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are outside."""
+
+
+class FaceLandmarker:
+    """Find the landmarks of the most prominent face, in every frame anew.
+
+    No tracking and no smoothing over time: a filter in the instrument would hide delays and jitter.
+    Use it as a context manager; it holds native memory.
+    """
+
+    def __init__(self, min_confidence: float = 0.3) -> None:
+        """Load the landmark model.
+
+        Args:
+            min_confidence: 0..1, below which a face counts as not found.
+
+        Raises:
+            LivetalkError: mediapipe is not installed.
+        """
+        mesh = import_extra("mediapipe").solutions.face_mesh
+        self._mesh: Any = mesh.FaceMesh(
+            static_image_mode=True,
+            refine_landmarks=True,
+            max_num_faces=1,
+            min_detection_confidence=min_confidence,
+        )
+
+    def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the landmarks of one frame.
+
+        Args:
+            frame: [H, W, 3], uint8, RGB.
+
+        Returns:
+            [478, 2], float32, x and y in pixels; all NaN when there is no face.
+        """
+        found = self._mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
+        if not found:
+            return np.full((NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+        height, width = frame.shape[:2]
+        points = [(point.x * width, point.y * height) for point in found[0].landmark]
+        return np.asarray(points, dtype=np.float32)
+
+    def __enter__(self) -> Self:
+        """Return the landmarker itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the model."""
+        self._mesh.close()
+
+
+def lip_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the gap between the inner lips as a share of the mouth's width.
+
+    Args:
+        landmarks: [F, 478, 2], float32, pixels, NaN where no face was found.
+
+    Returns:
+        [F], float64, 0 (closed) to about 1; NaN where no face was found.
+    """
+    gaps = [_distance(landmarks, upper, lower) for upper, lower in _INNER_LIPS]
+    return np.asarray(np.mean(gaps, axis=0) / _distance(landmarks, *_MOUTH_CORNERS))
+
+
+def eye_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the gap between the lids as a share of the eye's width, the mean of both eyes.
+
+    Args:
+        landmarks: [F, 478, 2], float32, pixels, NaN where no face was found.
+
+    Returns:
+        [F], float64, about 0.1 (shut) to 0.35 (wide open); NaN where no face was found.
+    """
+    eyes = []
+    for outer, inner, *lids in _EYES:
+        gap = np.mean([_distance(landmarks, upper, lower) for upper, lower in lids], axis=0)
+        eyes.append(gap / _distance(landmarks, outer, inner))
+    return np.asarray(np.mean(eyes, axis=0))
+
+
+def face_box(landmarks: NDArray[np.float32], height: int, width: int) -> Box | None:
+    """Return the box around all landmarks of one frame, cut at the picture's edges.
+
+    Args:
+        landmarks: [478, 2], float32, pixels.
+        height: of the picture, pixels.
+        width: of the picture, pixels.
+
+    Returns:
+        The box, or None when no face was found or it lies outside the picture.
+    """
+    if not np.isfinite(landmarks).all():
+        return None
+    left, top = np.floor(landmarks.min(axis=0)).astype(int)
+    right, bottom = np.ceil(landmarks.max(axis=0)).astype(int)
+    box = (max(int(left), 0), max(int(top), 0), min(int(right), width), min(int(bottom), height))
+    return box if box[0] < box[2] and box[1] < box[3] else None
+
+
+def _distance(landmarks: NDArray[np.float32], first: int, second: int) -> NDArray[np.float64]:
+    gap = landmarks[:, first].astype(np.float64) - landmarks[:, second]
+    return np.asarray(np.hypot(gap[:, 0], gap[:, 1]))

@@ -1,0 +1,112 @@
+"""What the lips should do, guessed from the voice alone: a linear probe on speech features.
+
+For a human voice there is no rendered truth. The probe was fitted where there is one, and its guess takes the
+truth's place; how well it does on held-out rendered clips bounds what a score against it can mean.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.data.files import require_input_file
+from livetalk.errors import InputError
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float64]]
+"""Features [F, D] of one clip and its true lip opening [F]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LipProbe:
+    """Ridge regression from the speech features around a frame to its lip opening.
+
+    Attributes:
+        weights: [(2 * context + 1) * D], float64.
+        bias: added to every prediction.
+        context: frames on either side that are looked at.
+    """
+
+    weights: NDArray[np.float64]
+    bias: float
+    context: int
+
+    @classmethod
+    def fit(cls, pairs: Iterable[Pair], context: int = 2, penalty: float = 1e3) -> Self:
+        """Fit the probe; clips are read once and not kept.
+
+        Each clip's opening is scaled to mean 0 and deviation 1: the probe shall learn when a mouth opens,
+        not how far this person opens it.
+
+        Args:
+            pairs: (features [F, D], opening [F]) of each clip; frames with NaN are left out, clips in which
+                the mouth does not move as well.
+            context: frames on either side.
+            penalty: strength of the ridge.
+
+        Raises:
+            ValueError: there is no usable clip.
+        """
+        sums: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        for features, opening in pairs:
+            known = np.isfinite(opening)
+            if not known.any() or float(opening[known].std()) < 1e-6:
+                continue
+            inputs = _with_one(_stack_context(features, context))[known]
+            target = (opening[known] - opening[known].mean()) / opening[known].std()
+            gram, moment = inputs.T @ inputs, inputs.T @ target
+            sums = (gram, moment) if sums is None else (sums[0] + gram, sums[1] + moment)
+        if sums is None:
+            raise ValueError("no clip in which the mouth moves")
+        ridge = np.full(len(sums[1]), penalty)
+        ridge[-1] = 0.0  # the bias is free
+        solution = np.linalg.solve(sums[0] + np.diag(ridge), sums[1])
+        return cls(weights=solution[:-1], bias=float(solution[-1]), context=context)
+
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Guess the lip opening of each frame.
+
+        Args:
+            features: [F, D], as in `fit`.
+
+        Returns:
+            [F], float64, in deviations of a clip's opening: right up to scale and offset.
+
+        Raises:
+            ValueError: D differs from that of `fit`.
+        """
+        return np.asarray(_stack_context(features, self.context) @ self.weights + self.bias)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the probe as NPZ."""
+        np.savez(Path(path), weights=self.weights.astype(np.float32), bias=self.bias, context=self.context)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a probe that `save` wrote.
+
+        Raises:
+            InputError: the file is missing or something else.
+        """
+        file = require_input_file(path, "probe")
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                weights = stored["weights"].astype(np.float64)
+                return cls(weights=weights, bias=float(stored["bias"]), context=int(stored["context"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"probe {file}: not a lip probe ({error})") from error
+
+
+def _stack_context(features: NDArray[np.float32], context: int) -> NDArray[np.float64]:
+    """Put the features of the neighbouring frames beside each frame: [F, (2 * context + 1) * D]."""
+    num_frames = len(features)
+    frames = np.arange(num_frames)[:, None] + np.arange(-context, context + 1)
+    stacked = features[np.clip(frames, 0, num_frames - 1)].reshape(num_frames, -1)
+    return np.asarray(stacked, dtype=np.float64)
+
+
+def _with_one(inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)

@@ -1,0 +1,73 @@
+"""Whether the borders of chunks show: frame-to-frame change there against everywhere else."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK_FRAMES = 28
+_STILL = 0.05
+"""Mean change, in levels, under which a picture stands still: no smaller one is divided by."""
+_NEIGHBOURS = 6
+"""Frames on either side of a border that tell how much the picture changes around there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeamScore:
+    """How much the chunk borders stick out.
+
+    Attributes:
+        ratio: median over the borders of their change divided by the median change around them; 1 = no seam.
+        worst_ratio: the largest of those.
+        z_score: how far `ratio` lies from the same statistic taken at all other positions within a chunk,
+            in their standard deviations; above 3 the borders are no accident.
+        num_seams: how many borders were measured.
+    """
+
+    ratio: float
+    worst_ratio: float
+    z_score: float
+    num_seams: int
+
+
+def frame_change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
+    """Return the mean absolute difference of two frames [H, W, 3], uint8, in levels 0..255."""
+    return float(np.abs(after.astype(np.int16) - before).mean())
+
+
+def score_seams(changes: NDArray[np.float64], chunk_frames: int = CHUNK_FRAMES) -> SeamScore:
+    """Compare the change at chunk borders with the change elsewhere.
+
+    Args:
+        changes: [F], change from the frame before to this one; the first is ignored.
+        chunk_frames: new frames per chunk; a border lies before every frame k * chunk_frames, k >= 1.
+
+    Returns:
+        The score; NaN ratios when the clip is no longer than one chunk.
+    """
+    at_border = _ratios(changes, np.arange(chunk_frames, len(changes), chunk_frames))
+    if not len(at_border):
+        return SeamScore(float("nan"), float("nan"), float("nan"), 0)
+    elsewhere = []
+    for phase in range(1, chunk_frames):
+        ratios = _ratios(changes, np.arange(chunk_frames + phase, len(changes), chunk_frames))
+        if len(ratios):
+            elsewhere.append(float(np.median(ratios)))
+    ratio = float(np.median(at_border))
+    spread = float(np.std(elsewhere)) if len(elsewhere) > 2 else 0.0
+    z_score = (ratio - float(np.mean(elsewhere))) / spread if spread > 0 else float("nan")
+    return SeamScore(ratio, float(at_border.max()), z_score, len(at_border))
+
+
+def _ratios(changes: NDArray[np.float64], positions: NDArray[np.int_]) -> NDArray[np.float64]:
+    ratios = []
+    for position in positions:
+        around = np.concatenate(
+            [
+                changes[max(position - _NEIGHBOURS, 1) : position],
+                changes[position + 1 : position + 1 + _NEIGHBOURS],
+            ]
+        )
+        usual = max(float(np.median(around)), _STILL) if len(around) else float("nan")
+        ratios.append(float(changes[position]) / usual)
+    return np.asarray([ratio for ratio in ratios if np.isfinite(ratio)])

@@ -1,0 +1,88 @@
+"""Where in a clip the voice is heard."""
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.data.media import SAMPLE_RATE, open_audio
+
+_BELOW_SPEECH_DB = 32.0
+"""A frame this far under the clip's loud frames holds no speech."""
+_FLOOR_DB = -55.0
+"""Nothing under this level, in dB of full scale, is speech, even in a clip of near silence."""
+_HOLD_SECONDS = 0.12
+"""Speech goes on across shorter dips: the closure before a plosive is silent, too."""
+_SILENCE_MARGIN_SECONDS = 0.24
+"""Lips close after a word and open before one: so much of a silence at either end belongs to speech."""
+
+
+def read_voice(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """Read the sound of an audio or video file.
+
+    Returns:
+        [N], float32, -1..1, 16 kHz.
+
+    Raises:
+        InputError: the file has no usable sound.
+    """
+    return np.concatenate(list(open_audio(path).mono_blocks(SAMPLE_RATE)))
+
+
+def measure_levels(samples: NDArray[np.float32], fps: float, num_frames: int) -> NDArray[np.float64]:
+    """Return the loudness of the voice during each video frame.
+
+    Args:
+        samples: [N], float32, -1..1, 16 kHz.
+        fps: frames per second.
+        num_frames: F; frames after the end of the sound are silent.
+
+    Returns:
+        [F], float64, dB of full scale, at least -120.
+    """
+    edges = np.round(np.arange(num_frames + 1) * SAMPLE_RATE / fps).astype(int)
+    energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+    edges = np.minimum(edges, len(samples))
+    lengths = np.maximum(np.diff(edges), 1)
+    power = np.maximum(np.diff(energy[edges]) / lengths, 1e-12)
+    return np.asarray(10 * np.log10(power))
+
+
+def find_speech(levels: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
+    """Return the frames [F] during which somebody speaks.
+
+    Args:
+        levels: [F], dB of full scale.
+        fps: frames per second.
+    """
+    if not len(levels):
+        return np.zeros(0, dtype=bool)
+    threshold = max(float(np.percentile(levels, 95)) - _BELOW_SPEECH_DB, _FLOOR_DB)
+    speech = levels > threshold
+    for start, end in find_runs(~speech):
+        between_words = start > 0 and end < len(speech)
+        if between_words and end - start <= round(_HOLD_SECONDS * fps):
+            speech[start:end] = True
+    return np.asarray(speech)
+
+
+def find_silence(speech: NDArray[np.bool_], fps: float) -> NDArray[np.bool_]:
+    """Return the frames [F] well inside a silence, where a mouth has no reason to move.
+
+    Args:
+        speech: [F], frames with speech.
+        fps: frames per second.
+    """
+    margin = round(_SILENCE_MARGIN_SECONDS * fps)
+    silence = np.zeros_like(speech)
+    for start, end in find_runs(~speech):
+        first = start + margin if start > 0 else start
+        last = end - margin if end < len(speech) else end
+        silence[first : max(first, last)] = True
+    return silence
+
+
+def find_runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return start and end (outside) of each run of true values in a mask [F]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
