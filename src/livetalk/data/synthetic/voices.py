@@ -1,0 +1,131 @@
+"""Many speakers out of few synthetic voices: warps of spectrum and pitch that leave the timing alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float32]
+
+_FFT_SIZE = 512
+_HOP = 128
+_CEPSTRUM_CUTOFF = 30
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceWarp:
+    """One speaker made from another.
+
+    Attributes:
+        formant_scale: stretches the spectrum; 0.78 is a long vocal tract, 1.18 a child's.
+        pitch_scale: multiplies the fundamental frequency.
+        pitch_range: exponent on pitch about its median; below 1 is monotone, above 1 lively.
+        breath_db: level of the breathy part.
+        tilt_db_per_octave: spectral slope around 1 kHz; negative is darker.
+    """
+
+    formant_scale: float = 1.0
+    pitch_scale: float = 1.0
+    pitch_range: float = 1.0
+    breath_db: float = 0.0
+    tilt_db_per_octave: float = 0.0
+
+
+def draw_voice(rng: np.random.Generator, natural_share: float = 0.15) -> VoiceWarp:
+    """Draw a speaker.
+
+    Args:
+        rng: source of all choices.
+        natural_share: chance of the unaltered voice.
+
+    Returns:
+        A warp whose pitch fits its vocal tract loosely, as in people.
+    """
+    if rng.random() < natural_share:
+        return VoiceWarp()
+    formant = float(rng.uniform(0.78, 1.17))
+    return VoiceWarp(
+        formant_scale=formant,
+        pitch_scale=float(np.clip(formant**2.3 * rng.uniform(0.78, 1.25), 0.42, 1.42)),
+        pitch_range=float(rng.uniform(0.6, 1.35)),
+        breath_db=float(rng.uniform(-4.0, 7.0)),
+        tilt_db_per_octave=float(rng.uniform(-2.5, 2.0)),
+    )
+
+
+def warp_rows(matrix: Matrix, scale: float) -> Matrix:
+    """Stretch the frequency axis: row i of the result is row i / scale of the input.
+
+    Args:
+        matrix: [bins, F], any spectral quantity.
+        scale: above 1 moves content up.
+    """
+    source = np.clip(np.arange(matrix.shape[0]) / scale, 0, matrix.shape[0] - 1)
+    low = np.floor(source).astype(int)
+    high = np.minimum(low + 1, matrix.shape[0] - 1)
+    weight = (source - low)[:, None]
+    return np.asarray(matrix[low] * (1.0 - weight) + matrix[high] * weight, np.float32)
+
+
+def warp_pitch(pitch_hz: Matrix, warp: VoiceWarp) -> Matrix:
+    """Scale a pitch track and its range about the median of its voiced part.
+
+    Args:
+        pitch_hz: [F], below 40 where unvoiced; such frames stay as they are.
+        warp: the speaker.
+    """
+    voiced = pitch_hz > 40.0
+    if not voiced.any():
+        return pitch_hz
+    centre = float(np.median(pitch_hz[voiced]))
+    changed = centre * (np.maximum(pitch_hz, 1e-3) / centre) ** warp.pitch_range * warp.pitch_scale
+    return np.where(voiced, np.clip(changed, 50.0, 500.0), pitch_hz).astype(np.float32)
+
+
+def tilt_gain(num_bins: int, sample_rate: int, db_per_octave: float) -> Matrix:
+    """Return natural-log gains of a spectral slope around 1 kHz: [num_bins], limited to 15 dB.
+
+    Args:
+        num_bins: bins from 0 Hz to half the sample rate.
+        sample_rate: samples per second.
+        db_per_octave: the slope.
+    """
+    hertz = np.maximum(np.linspace(0.0, sample_rate / 2, num_bins), 60.0)
+    decibels = np.clip(db_per_octave * np.log2(hertz / 1000.0), -15.0, 15.0)
+    return np.asarray(decibels * np.log(10.0) / 20.0, np.float32)
+
+
+def warp_waveform(waveform: Matrix, warp: VoiceWarp, sample_rate: int) -> Matrix:
+    """Move the formants and the tilt of a finished recording; pitch and timing stay.
+
+    Args:
+        waveform: [samples], float32.
+        warp: only `formant_scale` and `tilt_db_per_octave` are used.
+        sample_rate: samples per second.
+
+    Returns:
+        [samples], float32.
+    """
+    window = np.hanning(_FFT_SIZE + 1)[:-1]
+    padded = np.pad(waveform, (_FFT_SIZE, 2 * _FFT_SIZE))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _FFT_SIZE)[::_HOP] * window
+    spectrum = np.fft.rfft(frames)
+    envelope = _log_envelope(spectrum)
+    moved = warp_rows(envelope.T.astype(np.float32), warp.formant_scale).T
+    change = np.clip(moved - envelope, -4.0, 4.0)
+    change = change + tilt_gain(spectrum.shape[1], sample_rate, warp.tilt_db_per_octave)
+    pieces = np.fft.irfft(spectrum * np.exp(change)) * window
+    output = np.zeros(padded.size + _FFT_SIZE)
+    for index, piece in enumerate(pieces):
+        output[index * _HOP : index * _HOP + _FFT_SIZE] += piece
+    norm = float(np.sum(window**2)) / _HOP
+    return (output[_FFT_SIZE : _FFT_SIZE + waveform.size] / norm).astype(np.float32)
+
+
+def _log_envelope(spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Return the spectral envelope by cepstral smoothing: [F, bins], natural log."""
+    cepstrum = np.fft.irfft(np.log(np.abs(spectrum) + 1e-6))
+    lifter = np.zeros(cepstrum.shape[1])
+    lifter[0] = 1.0
+    lifter[1:_CEPSTRUM_CUTOFF] = lifter[-_CEPSTRUM_CUTOFF + 1 :] = 1.0
+    return np.asarray(np.fft.rfft(cepstrum * lifter).real)
