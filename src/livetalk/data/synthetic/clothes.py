@@ -13,7 +13,7 @@ _NECK = 5.86
 def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
     """Signed distance-like value [...] at rest positions [..., 3]: negative where the fabric is cut away."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
-    height = y + 0.38 * (z - 0.2)
+    height = y + 0.38 * (z - 0.2) - 0.9 * smoothstep(0.62, 1.3, x)
     front = smoothstep(0.1, 0.5, z)
     if outfit.kind == "turtleneck":
         return 6.17 + 0.12 * outfit.opening - height

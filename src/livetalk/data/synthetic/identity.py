@@ -138,7 +138,7 @@ def sample_identity(seed: int) -> Identity:
         light=_light(rng),
         view=View(
             fov=float(rng.uniform(15, 28)),
-            height=float(rng.uniform(3.75, 4.55)),
+            height=float(rng.uniform(3.15, 3.95)),
             eye_row=float(rng.uniform(0.385, 0.44)),
             shift=float(rng.normal(0, 0.035)),
             azimuth=float(np.clip(rng.normal(0, 0.08), -0.2, 0.2)),

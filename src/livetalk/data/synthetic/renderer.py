@@ -79,7 +79,7 @@ class Renderer:
             pivot=_pivot(head.base, rest_cpu, self.device),
             cut=clothes.neckline(identity.outfit, base[self._mesh.cloth]),
             skin=appearance.bake_skin(identity, self._skin_map, scalp),
-            strands=hair.grow(identity, rest, self._mesh, noise, self.resolution * self.supersample),
+            strands=hair.grow(identity, rest, self._mesh, noise, self.resolution * self.supersample / identity.view.height),
             background=make_background(identity, self.resolution, self.device),
             camera=camera,
             lights=make_lights(identity.light, self.device),
