@@ -15,6 +15,8 @@ CLOSURE_THRESHOLD = 0.2
 
 _MIN_FRAMES = 10
 """A correlation over fewer frames is noise."""
+_STILL = 1e-9
+"""A deviation as small as that of rounding: the series does not move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,10 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     if both.sum() < _MIN_FRAMES:
         return float("nan")
     first, second = first[both] - first[both].mean(), second[both] - second[both].mean()
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum() / scale) if scale > 0 else float("nan")
+    deviations = float(first.std()), float(second.std())
+    if min(deviations) < _STILL:
+        return float("nan")
+    return float((first * second).mean() / (deviations[0] * deviations[1]))
 
 
 def score_sync(

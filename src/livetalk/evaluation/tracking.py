@@ -3,16 +3,31 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.errors import InputError
-from livetalk.evaluation.identity import EMBEDDING_SIZE, FaceEmbedder
-from livetalk.evaluation.landmarks import FaceLandmarker, eye_opening, face_box, lip_opening
+from livetalk.evaluation.identity import EMBEDDING_SIZE
+from livetalk.evaluation.landmarks import eye_opening, face_box, lip_opening
 from livetalk.evaluation.quality import measure_psnr, measure_sharpness
 from livetalk.evaluation.seams import frame_change
 from livetalk.evaluation.video import iterate_frames, read_fps
+
+
+class Landmarker(Protocol):
+    """Finds the landmarks of a face; `landmarks.FaceLandmarker` is one."""
+
+    def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return [478, 2], pixels, for a frame [H, W, 3]; NaN when there is no face."""
+
+
+class Embedder(Protocol):
+    """Recognises people; `identity.FaceEmbedder` is one."""
+
+    def embed(self, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return [128] for a frame [H, W, 3]; NaN when there is no face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +40,8 @@ class Instruments:
         embed_every: frames from one embedding to the next (it takes far longer than the landmarks).
     """
 
-    landmarker: FaceLandmarker
-    embedder: FaceEmbedder | None = None
+    landmarker: Landmarker
+    embedder: Embedder | None = None
     embed_every: int = 12
 
 
