@@ -217,7 +217,11 @@ def _level_rules(network: str, published: str, config: VAEConfig) -> list[Rule]:
         # One published layer holds both convolutions; ours are two layers in order of use.
         time_first = temporal[level] and not encodes
         spatial, time = (num_blocks + 1, num_blocks) if time_first else (num_blocks, num_blocks + 1)
-        rules.append(Rule(f"{ours}.{spatial}", f"{published}.{index}.resample.1"))
+        width = config.level_dims[level if encodes else -1 - level]
+        rules.append(
+            Rule(f"{ours}.{spatial}.weight", f"{published}.{index}.resample.1.weight", (width, 3, 3))
+        )
+        rules.append(Rule(f"{ours}.{spatial}.bias", f"{published}.{index}.resample.1.bias"))
         rules.append(Rule(f"{ours}.{time}", f"{published}.{index}.time_conv"))
         index += 1
     return rules

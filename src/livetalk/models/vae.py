@@ -169,8 +169,6 @@ class CausalVideoVAE(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-            elif parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def _encode_moments(self, video: Tensor, step: CachePass | None) -> tuple[Tensor, Tensor]:
         stride, side = self.config.temporal_stride, self.config.spatial_stride

@@ -121,30 +121,30 @@ class FrameAttention(nn.Module):
         return x + unfold_time(y.permute(0, 3, 1, 2), x.shape[0])
 
 
-class SpatialDown(nn.Conv2d):
+class SpatialDown(nn.Conv3d):
     """Halve height and width of every frame by a strided convolution that looks right and down."""
 
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
-        super().__init__(channels, channels, 3, stride=2)
+        super().__init__(channels, channels, (1, 3, 3), stride=(1, 2, 2))
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, C, T, H / 2, W / 2]`; the cache is not used."""
-        y = F.conv2d(F.pad(fold_time(x), (0, 1, 0, 1)), self.weight, self.bias, stride=2)
+        y = F.conv2d(F.pad(fold_time(x), (0, 1, 0, 1)), self.weight.squeeze(2), self.bias, stride=2)
         return unfold_time(y, x.shape[0])
 
 
-class SpatialUp(nn.Conv2d):
+class SpatialUp(nn.Conv3d):
     """Double height and width of every frame by repetition, then convolve to half the channels."""
 
     def __init__(self, channels: int) -> None:
         """Take `channels` channels."""
-        super().__init__(channels, channels // 2, 3, padding=1)
+        super().__init__(channels, channels // 2, (1, 3, 3), padding=(0, 1, 1))
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
         y = F.interpolate(fold_time(x), scale_factor=2.0, mode="nearest-exact")
-        return unfold_time(F.conv2d(y, self.weight, self.bias, padding=1), x.shape[0])
+        return unfold_time(F.conv2d(y, self.weight.squeeze(2), self.bias, padding=1), x.shape[0])
 
 
 class TemporalDown(CausalConv):

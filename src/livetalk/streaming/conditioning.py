@@ -1,0 +1,105 @@
+"""Reference image -> what every chunk of a stream is conditioned on.
+
+Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width.
+"""
+
+import math
+from enum import Enum
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.types import Conditioning
+
+
+class ReferenceLayout(Enum):
+    """Where the reference stands in the condition.
+
+    FIRST_FRAME: the latents of the image followed by grey frames (published).
+    BROADCAST: the latent of the image at every latent frame.
+    """
+
+    FIRST_FRAME = "first_frame"
+    BROADCAST = "broadcast"
+
+
+@torch.no_grad()
+def encode_conditioning(
+    vae: CausalVideoVAE,
+    image: Tensor,
+    geometry: ChunkGeometry,
+    layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME,
+    text_embeds: Tensor | None = None,
+    image_embeds: Tensor | None = None,
+) -> Conditioning:
+    """Encode the reference image, once per stream.
+
+    Args:
+        vae: the VAE of the stream.
+        image: `[3, H, W]` float32, -1..1, on the device of the VAE; sides multiples of its spatial stride.
+        geometry: timeline of the stream.
+        layout: where the reference stands.
+        text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
+        image_embeds: `[1, S, image_dim]` for a transformer with an image branch.
+
+    Raises:
+        ValueError: the sides do not divide.
+    """
+    pixels = image.float()[None, :, None]
+    reference_latents = vae.encode(pixels)[0].float()
+    if layout is ReferenceLayout.BROADCAST:
+        latents = reference_latents.expand(-1, -1, geometry.window_latents, -1, -1)
+    else:
+        grey = pixels.new_zeros((1, 3, geometry.window_frames - 1, *pixels.shape[3:]))
+        latents = vae.encode(torch.cat((pixels, grey), dim=2))[0].float()
+    return Conditioning(
+        reference_pixels=pixels,
+        reference_latents=reference_latents,
+        condition=torch.cat((reference_mask(latents, geometry.latent_stride), latents), dim=1),
+        text_embeds=text_embeds,
+        image_embeds=image_embeds,
+    )
+
+
+def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
+    """Mark the reference: one channel per frame of a latent frame, 1 on the first latent frame, 0 elsewhere.
+
+    Args:
+        latents: `[B, C, T, h, w]`, whose shape the mask takes.
+        latent_stride: channels of the mask.
+
+    Returns:
+        `[B, latent_stride, T, h, w]`.
+    """
+    mask = torch.zeros_like(latents[:, :1])
+    mask[:, :, :1] = 1
+    return mask.expand(-1, latent_stride, -1, -1, -1)
+
+
+def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale a picture until it covers `height` x `width`, and cut out the middle.
+
+    Args:
+        image: `[h, w, 3]` uint8 RGB.
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        `[height, width, 3]` uint8.
+    """
+    rows, columns = image.shape[:2]
+    scale = max(height / rows, width / columns)
+    # The ceiling may add a pixel that arithmetic without rounding would not; the crop takes it off again.
+    scaled = math.ceil(scale * rows), math.ceil(scale * columns)
+    resized = np.asarray(Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR))
+    top, left = (round((size - want) / 2) for size, want in zip(scaled, (height, width), strict=True))
+    return resized[top : top + height, left : left + width]
+
+
+def image_to_tensor(image: np.ndarray) -> Tensor:
+    """Bring a picture `[H, W, 3]` uint8 to `[3, H, W]` float32, -1..1."""
+    return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255 - 0.5) * 2

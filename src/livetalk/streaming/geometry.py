@@ -1,0 +1,84 @@
+"""Every count of frames, latents and samples of a stream, derived from five numbers.
+
+A window of frames is denoised at once. It starts with the motion frames, which repeat the end of the window
+before it; the rest is the chunk, the only part that is shown. In the first window a single clean latent frame,
+the reference image, stands where later windows have the motion frames; its first `motion_frames` frames are not
+shown either, so every chunk has the same length.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkGeometry:
+    """Timeline of a stream.
+
+    Attributes:
+        fps: video frames per second.
+        sample_rate: audio samples per second; a multiple of `fps`.
+        window_frames: frames that are denoised together; 1 + a multiple of `latent_stride`.
+        motion_frames: frames repeated from the window before; 1 + a multiple of `latent_stride`.
+        latent_stride: frames behind one latent frame (all but the first).
+    """
+
+    fps: int = 25
+    sample_rate: int = 16_000
+    window_frames: int = 33
+    motion_frames: int = 5
+    latent_stride: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that do not fit together."""
+        if self.fps < 1 or self.sample_rate % self.fps:
+            raise ValueError(f"sample_rate {self.sample_rate} is not a multiple of fps {self.fps}")
+        for name, frames in (("window_frames", self.window_frames), ("motion_frames", self.motion_frames)):
+            if frames < 1 or (frames - 1) % self.latent_stride:
+                raise ValueError(f"{name} must be 1 + {self.latent_stride} * n, got {frames}")
+        if self.motion_frames >= self.window_frames:
+            raise ValueError(f"motion_frames {self.motion_frames} leave no new frame in {self.window_frames}")
+
+    @property
+    def chunk_frames(self) -> int:
+        """New frames of each window."""
+        return self.window_frames - self.motion_frames
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Audio samples that last as long as one frame."""
+        return self.sample_rate // self.fps
+
+    @property
+    def chunk_samples(self) -> int:
+        """Audio samples that last as long as one chunk."""
+        return self.chunk_frames * self.samples_per_frame
+
+    @property
+    def chunk_seconds(self) -> float:
+        """Duration of a chunk."""
+        return self.chunk_frames / self.fps
+
+    @property
+    def window_latents(self) -> int:
+        """Latent frames of a window."""
+        return self.num_latents(self.window_frames)
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames at the start of every window, the first too, that are not shown."""
+        return self.motion_frames
+
+    def motion_latents(self, chunk_index: int) -> int:
+        """Return how many clean latent frames start a window: the reference alone in the first."""
+        return 1 if chunk_index == 0 else self.num_latents(self.motion_frames)
+
+    def num_latents(self, num_frames: int) -> int:
+        """Return the latent frames of `num_frames` = 1 + stride * n frames."""
+        return 1 + (num_frames - 1) // self.latent_stride
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the frames needed to cover `num_samples` of audio, rounded up."""
+        return -(-num_samples // self.samples_per_frame)
+
+    def num_chunks(self, num_samples: int) -> int:
+        """Return the chunks needed to cover `num_samples` of audio, rounded up."""
+        return -(-num_samples // self.chunk_samples)

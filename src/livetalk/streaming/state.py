@@ -1,0 +1,47 @@
+"""Everything that a stream carries from chunk to chunk, as a value."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from livetalk.streaming.audio import AudioBuffer
+from livetalk.streaming.color import ColorStatistics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamState:
+    """State of one stream; a step returns a new one, and continuing an old one repeats it bit for bit.
+
+    Attributes:
+        motion_latents: `[1, C, M, h, w]` float32, clean latents that start the next window.
+        audio: the last seconds of audio.
+        rng_state: state of the random generator, uint8 on the CPU.
+        color: colours of the reference image.
+        chunk_index: chunks generated so far.
+    """
+
+    motion_latents: Tensor
+    audio: AudioBuffer
+    rng_state: Tensor
+    color: ColorStatistics
+    chunk_index: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes."""
+        return (
+            self.motion_latents.nbytes + self.audio.num_bytes + self.rng_state.nbytes + self.color.num_bytes
+        )
+
+
+def seeded_rng_state(seed: int, device: torch.device) -> Tensor:
+    """Return the state of a generator on `device` freshly seeded with `seed`."""
+    return torch.Generator(device).manual_seed(seed).get_state()
+
+
+def restore_rng(rng_state: Tensor, device: torch.device) -> torch.Generator:
+    """Return a generator on `device` in a given state."""
+    rng = torch.Generator(device)
+    rng.set_state(rng_state)
+    return rng

@@ -1,0 +1,242 @@
+"""One chunk: audio in, new frames out, and the state for the next.
+
+Shapes: B batch (1) · C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from livetalk.diffusion.flow import timesteps_from_sigma
+from livetalk.diffusion.samplers import NoiseSource, pin_motion, sample_euler, sample_renoise
+from livetalk.diffusion.schedule import sigmas_from_steps
+from livetalk.models.dit import DiT
+from livetalk.models.speech import AudioEncoder
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.streaming.audio import (
+    AudioBuffer,
+    AudioConfig,
+    audio_context,
+    buffer_samples,
+    buffer_window_start,
+)
+from livetalk.streaming.color import match_color, measure_color
+from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
+from livetalk.types import Conditioning, VideoChunk
+
+
+class SamplerKind(Enum):
+    """RENOISE: fresh noise at every step (published, few steps). EULER: follow the velocity."""
+
+    RENOISE = "renoise"
+    EULER = "euler"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig:
+    """How a window is denoised and finished.
+
+    Attributes:
+        num_steps: denoising steps.
+        shift: schedule warp towards high noise.
+        kind: sampler.
+        color_strength: how far frames take the reference's colours, 0..1.
+    """
+
+    num_steps: int = 4
+    shift: float = 5.0
+    kind: SamplerKind = SamplerKind.RENOISE
+    color_strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamConfig:
+    """Everything a stream is defined by besides weights and inputs."""
+
+    geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Models:
+    """Networks and settings that all streams share; all networks on one device."""
+
+    dit: DiT
+    vae: CausalVideoVAE
+    audio_encoder: AudioEncoder
+    config: StreamConfig = field(default_factory=StreamConfig)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.dit.patch_embedding.weight.device
+
+
+def prepare_conditioning(
+    models: Models, image: Tensor, text_embeds: Tensor | None = None, image_embeds: Tensor | None = None
+) -> Conditioning:
+    """Encode the reference image of a stream.
+
+    Args:
+        models: networks and settings.
+        image: `[3, H, W]` float32, -1..1.
+        text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
+        image_embeds: `[1, S, image_dim]` for a transformer with an image branch.
+    """
+    return encode_conditioning(
+        models.vae,
+        image.to(models.device),
+        models.config.geometry,
+        models.config.reference_layout,
+        text_embeds,
+        image_embeds,
+    )
+
+
+def create_state(
+    models: Models, conditioning: Conditioning, seed: int, lead_audio: Tensor | None = None
+) -> StreamState:
+    """Start a stream.
+
+    Args:
+        models: networks and settings.
+        conditioning: of the stream.
+        seed: of its noise.
+        lead_audio: with a look-ahead, the first `lookahead_frames` worth of samples of the stream, `[n]` (zeros
+            are added to fewer). `generate_chunk` is then given the samples after these, and frame 0 belongs to
+            sample 0. Without it the video starts with `lookahead_frames` of silence.
+
+    Raises:
+        ValueError: `lead_audio` is longer than the look-ahead.
+    """
+    config = models.config
+    audio = AudioBuffer.create(buffer_samples(config.geometry, config.audio), models.device)
+    if lead_audio is not None:
+        missing = config.audio.lookahead_frames * config.geometry.samples_per_frame - lead_audio.shape[0]
+        if missing < 0:
+            raise ValueError(f"lead_audio is {-missing} samples longer than the look-ahead")
+        audio = audio.push(torch.nn.functional.pad(lead_audio, (0, missing)))
+    return StreamState(
+        motion_latents=conditioning.reference_latents,
+        audio=audio,
+        rng_state=seeded_rng_state(seed, models.device),
+        color=measure_color(conditioning.reference_pixels),
+        chunk_index=0,
+    )
+
+
+@torch.no_grad()
+def generate_chunk(
+    models: Models, conditioning: Conditioning, audio: Tensor, state: StreamState
+) -> tuple[VideoChunk, StreamState]:
+    """Generate the next chunk of a stream.
+
+    Args:
+        models: networks and settings.
+        conditioning: of the stream.
+        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        state: from `create_state` or from the chunk before; it is not changed.
+
+    Returns:
+        The chunk's new frames, and the state for the next chunk.
+
+    Raises:
+        ValueError: the number of samples is wrong.
+    """
+    geometry = models.config.geometry
+    if audio.shape != (geometry.chunk_samples,):
+        raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
+    buffer = state.audio.push(audio)
+    rng = restore_rng(state.rng_state, models.device)
+    context = encode_audio_context(models, buffer)
+    latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
+    pixels, motion_latents = decode_window(models, latents, state)
+    chunk = VideoChunk(
+        pixels=pixels[0, :, geometry.dropped_frames :],
+        first_frame=state.chunk_index * geometry.chunk_frames,
+    )
+    return chunk, StreamState(
+        motion_latents=motion_latents,
+        audio=buffer,
+        rng_state=rng.get_state(),
+        color=state.color,
+        chunk_index=state.chunk_index + 1,
+    )
+
+
+def encode_audio_context(models: Models, buffer: AudioBuffer) -> Tensor:
+    """Return the speech around each frame of the window that ends the buffer: `[1, F, window, num_blocks, channels]`."""
+    geometry, config = models.config.geometry, models.config.audio
+    features = models.audio_encoder(buffer.waveform[None])
+    start = buffer_window_start(geometry, config)
+    return audio_context(features, start, geometry.window_frames, config.context_frames)
+
+
+def denoise_window(
+    models: Models,
+    conditioning: Conditioning,
+    context: Tensor,
+    motion_latents: Tensor,
+    noise_source: NoiseSource,
+) -> Tensor:
+    """Denoise one window.
+
+    Args:
+        models: networks and settings.
+        conditioning: of the stream.
+        context: speech, `[1, F, window, num_blocks, channels]`.
+        motion_latents: clean latents `[1, C, M, h, w]` that start the window.
+        noise_source: called for the initial noise, then by the sampler.
+
+    Returns:
+        Normalised latents, `[1, C, T, h, w]` float32.
+    """
+    config = models.config
+    shape = (*motion_latents.shape[:2], config.geometry.window_latents, *motion_latents.shape[3:])
+    noise = noise_source(motion_latents.new_empty(shape))
+    sigmas = sigmas_from_steps(config.sampler.num_steps, config.sampler.shift, noise.device)
+
+    def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+        timesteps = timesteps_from_sigma(sigma).expand(latents.shape[0])
+        velocity: Tensor = models.dit(
+            latents,
+            timesteps,
+            conditioning.condition,
+            context,
+            conditioning.text_embeds,
+            conditioning.image_embeds,
+        )
+        return velocity
+
+    pin = pin_motion(motion_latents)
+    if config.sampler.kind is SamplerKind.EULER:
+        return sample_euler(predict_velocity, noise, sigmas, pin)
+    return sample_renoise(predict_velocity, noise, sigmas, noise_source, pin)
+
+
+def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
+    """Decode a window, match its colours and encode its last frames.
+
+    Returns:
+        Frames `[1, 3, F, H, W]` float32, -1..1, and the motion latents of the next window `[1, C, M, h, w]`.
+    """
+    config = models.config
+    pixels, _ = models.vae.decode(latents)
+    pixels = match_color(pixels, state.color, config.sampler.color_strength)
+    motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
+    return pixels, motion_latents.float()
+
+
+def normal_noise(rng: torch.Generator) -> NoiseSource:
+    """Return a source of standard normal float32 noise."""
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=rng, device=like.device)
+
+    return draw

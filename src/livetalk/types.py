@@ -1,0 +1,50 @@
+"""Words that cross layers.
+
+Shapes: B batch · C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditioning:
+    """What stays the same for a whole stream: the reference image, encoded, and the optional prompt.
+
+    Attributes:
+        reference_pixels: `[1, 3, 1, H, W]` float32, -1..1; colours are matched to it.
+        reference_latents: `[1, C, 1, h, w]`, normalised; the clean motion latents of the first chunk.
+        condition: `[1, stride + C, T, h, w]`, mask and reference latents as the transformer takes them.
+        text_embeds: `[1, S, text_dim]` or None.
+        image_embeds: `[1, S, image_dim]` or None.
+    """
+
+    reference_pixels: Tensor
+    reference_latents: Tensor
+    condition: Tensor
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoChunk:
+    """The new frames of one step.
+
+    Attributes:
+        pixels: `[3, F, H, W]` float32, -1..1.
+        first_frame: index of the first of them in the stream.
+    """
+
+    pixels: Tensor
+    first_frame: int
+
+    def to_uint8(self) -> Tensor:
+        """Return the frames as `[F, H, W, 3]` uint8 RGB, truncated like the published output."""
+        return to_levels(self.pixels).to(torch.uint8)
+
+
+def to_levels(pixels: Tensor) -> Tensor:
+    """Scale pixels `[3, F, H, W]`, -1..1, to `[F, H, W, 3]`, 0..255, not rounded."""
+    return ((pixels + 1) * 127.5).permute(1, 2, 3, 0)
