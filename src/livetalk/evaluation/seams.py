@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK_FRAMES = 28
+from livetalk.streaming.geometry import ChunkGeometry
+
+CHUNK_FRAMES = ChunkGeometry().chunk_frames
+"""New frames per chunk, unless a model says otherwise."""
 _STILL = 0.05
 """Mean change, in levels, under which a picture stands still: no smaller one is divided by."""
 _NEIGHBOURS = 6
