@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import torch
+from parity_case import Reference
 from torch import Tensor
 
 from livetalk.checkpoints.adapters import dit_adapter, vae_adapter
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from parity_case import Reference
 
 
 def dit_config(published: dict[str, Any], shapes: dict[str, Tensor]) -> DiTConfig:

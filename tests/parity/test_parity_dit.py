@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from parity_case import Reference
+from parity_networks import load_dit
 from torch import Tensor, nn
 
 from livetalk.models import dit_blocks
 from livetalk.models.dit import DiT
-from parity_case import Reference
-from parity_networks import load_dit
 
 NAME = "dit_tiny"
 MODULES = {

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from parity_case import Reference
+from parity_networks import load_vae
 from torch import Tensor
 
 from livetalk.models.vae import CausalVideoVAE
-from parity_case import Reference
-from parity_networks import load_vae
 
 NAME = "vae_tiny"
 

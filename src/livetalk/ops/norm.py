@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 CHANNEL_NORM_MIN = 1e-12
 
 
