@@ -82,6 +82,12 @@ def test_range_of_a_clip_without_faces_is_unknown() -> None:
     assert np.isnan(found.closed) and np.isnan(found.wide)
 
 
+def test_a_silent_clip_has_no_wide_opening() -> None:
+    found = measure_range(np.linspace(0, 0.01, 50), np.zeros(50, dtype=bool))
+    assert found.closed < 0.01
+    assert np.isnan(found.wide)
+
+
 def test_closures_are_counted_within_one_frame() -> None:
     relative = np.full(200, 0.8)
     relative[[20, 41, 63]] = 0.05

@@ -63,6 +63,8 @@ class ClipMeasures:
     """
 
     num_frames: int
+    num_closures: float
+    num_seams: int
     face_found: float
     correlation: float
     best_lag: float
@@ -72,8 +74,8 @@ class ClipMeasures:
     closure_recall: float
     closure_chance: float
     reference_closure_recall: float
-    num_closures: int
     silence_opening: float
+    silence_lips: float
     blinks_per_minute: float
     identity_distance: float
     identity_distance_max: float
@@ -82,7 +84,6 @@ class ClipMeasures:
     seam_ratio: float
     seam_worst_ratio: float
     seam_z_score: float
-    num_seams: int
     sharpness: float
     reference_sharpness: float
     sharpness_drift_per_minute: float
@@ -156,49 +157,74 @@ class _Measurement:
         self, truth: NDArray[np.float64] | None, person: NDArray[np.float64], chunk_frames: int
     ) -> ClipMeasures:
         """Put all measures together."""
-        track, reference = self._track, self._reference
-        sync = score_sync(track.lips, truth) if truth is not None else None
-        possible = _NAN
-        if reference is not None and truth is not None and self._inputs.truth is not None:
-            possible = correlate(reference.lips, truth)
-        opening_range = measure_range(track.lips, self._speech)
-        relative = opening_range.relative(track.lips)
-        closures = score_closures(relative, self._phones, self._speech, track.fps)
-        distances = measure_distances(track.embeddings, person)
+        track = self._track
         seams = score_seams(track.changes, chunk_frames)
-        second = max(1, round(track.fps))
         return ClipMeasures(
             num_frames=track.num_frames,
-            face_found=float(np.isfinite(track.lips).mean()),
-            correlation=sync.correlation if sync else _NAN,
-            best_lag=float(sync.best_lag) if sync else _NAN,
-            best_correlation=sync.best_correlation if sync else _NAN,
-            reference_correlation=possible,
-            relative_correlation=sync.correlation / possible if sync else _NAN,
-            closure_recall=closures.recall,
-            closure_chance=closures.chance,
-            reference_closure_recall=self._reference_closures(),
-            num_closures=closures.num_closures,
-            silence_opening=score_silence(relative, find_silence(self._speech, track.fps)),
-            blinks_per_minute=count_blinks(track.eyes, track.fps) / track.num_frames * track.fps * 60,
-            identity_distance=_median(distances),
-            identity_distance_max=_largest(distances),
-            identity_within=_largest(measure_distances(track.embeddings, _first_known(track.embeddings))),
-            identity_drift_per_minute=slope_per_minute(distances, track.embedding_seconds),
+            num_seams=seams.num_seams,
             seam_ratio=seams.ratio,
             seam_worst_ratio=seams.worst_ratio,
             seam_z_score=seams.z_score,
-            num_seams=seams.num_seams,
-            sharpness=_median(track.sharpness),
-            reference_sharpness=_median(reference.sharpness) if reference else _NAN,
-            sharpness_drift_per_minute=slope_per_minute(
-                track.sharpness, np.arange(track.num_frames) / track.fps
-            ),
-            color_change=float(
-                np.abs(track.colors[-second:].mean(axis=0) - track.colors[:second].mean(axis=0)).max()
-            ),
-            face_psnr=_median(track.face_psnr),
+            face_found=float(np.isfinite(track.lips).mean()),
+            blinks_per_minute=count_blinks(track.eyes, track.fps) / track.num_frames * track.fps * 60,
+            **self._judge_sync(truth),
+            **self._judge_mouth(),
+            **self._judge_identity(person),
+            **self._judge_picture(),
         )
+
+    def _judge_sync(self, truth: NDArray[np.float64] | None) -> dict[str, float]:
+        if truth is None:
+            names = ("correlation", "best_lag", "best_correlation")
+            return dict.fromkeys((*names, "reference_correlation", "relative_correlation"), _NAN)
+        sync = score_sync(self._track.lips, truth)
+        possible = _NAN
+        if self._reference is not None and self._inputs.truth is not None:
+            possible = correlate(self._reference.lips, truth)
+        return {
+            "correlation": sync.correlation,
+            "best_lag": float(sync.best_lag),
+            "best_correlation": sync.best_correlation,
+            "reference_correlation": possible,
+            "relative_correlation": sync.correlation / possible,
+        }
+
+    def _judge_mouth(self) -> dict[str, float]:
+        track = self._track
+        relative = measure_range(track.lips, self._speech).relative(track.lips)
+        silence = find_silence(self._speech, track.fps)
+        closures = score_closures(relative, self._phones, self._speech, track.fps)
+        return {
+            "num_closures": closures.num_closures,
+            "closure_recall": closures.recall,
+            "closure_chance": closures.chance,
+            "reference_closure_recall": self._reference_closures(),
+            "silence_opening": score_silence(relative, silence),
+            "silence_lips": score_silence(track.lips, silence),
+        }
+
+    def _judge_identity(self, person: NDArray[np.float64]) -> dict[str, float]:
+        track = self._track
+        distances = measure_distances(track.embeddings, person)
+        within = measure_distances(track.embeddings, _first_known(track.embeddings))
+        return {
+            "identity_distance": _median(distances),
+            "identity_distance_max": _largest(distances),
+            "identity_within": _largest(within),
+            "identity_drift_per_minute": slope_per_minute(distances, track.embedding_seconds),
+        }
+
+    def _judge_picture(self) -> dict[str, float]:
+        track, second = self._track, max(1, round(self._track.fps))
+        seconds = np.arange(track.num_frames) / track.fps
+        color_change = track.colors[-second:].mean(axis=0) - track.colors[:second].mean(axis=0)
+        return {
+            "sharpness": _median(track.sharpness),
+            "reference_sharpness": _median(self._reference.sharpness) if self._reference else _NAN,
+            "sharpness_drift_per_minute": slope_per_minute(track.sharpness, seconds),
+            "color_change": float(np.abs(color_change).max()),
+            "face_psnr": _median(track.face_psnr),
+        }
 
     def _reference_closures(self) -> float:
         if self._reference is None:

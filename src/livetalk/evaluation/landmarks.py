@@ -54,11 +54,15 @@ class FaceLandmarker:
         Returns:
             [478, 2], float32, x and y in pixels; all NaN when there is no face.
         """
-        found = self._mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
+        height, width = frame.shape[:2]
+        # The model's projection back into the picture is exact for square pictures only.
+        side = max(height, width)
+        square = np.zeros((side, side, 3), dtype=np.uint8)
+        square[:height, :width] = frame
+        found = self._mesh.process(square).multi_face_landmarks
         if not found:
             return np.full((NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
-        height, width = frame.shape[:2]
-        points = [(point.x * width, point.y * height) for point in found[0].landmark]
+        points = [(point.x * side, point.y * side) for point in found[0].landmark]
         return np.asarray(points, dtype=np.float32)
 
     def __enter__(self) -> Self:

@@ -111,18 +111,13 @@ def measure_range(opening: NDArray[np.float64], speech: NDArray[np.bool_]) -> Op
 
     Args:
         opening: [F], lip opening, NaN where unknown.
-        speech: [F], whether the voice is heard; with none at all every frame counts as speech.
+        speech: [F], whether the voice is heard.
 
     Returns:
-        The range; NaN bounds when no frame is known.
+        The range; NaN where there is no frame to tell: a silent clip has no wide opening.
     """
     known = np.isfinite(opening)
-    if not known.any():
-        return OpeningRange(closed=float("nan"), wide=float("nan"))
-    spoken = known & speech if (known & speech).any() else known
-    return OpeningRange(
-        closed=float(np.percentile(opening[known], 2)), wide=float(np.percentile(opening[spoken], 95))
-    )
+    return OpeningRange(closed=_percentile(opening[known], 2), wide=_percentile(opening[known & speech], 95))
 
 
 def score_closures(
@@ -158,15 +153,14 @@ def score_closures(
     return ClosureScore(recall=float(np.mean(hits)), chance=float(np.mean(luck)), num_closures=len(hits))
 
 
-def score_silence(relative: NDArray[np.float64], silence: NDArray[np.bool_]) -> float:
-    """Return the relative opening that 95 % of the silent frames stay under; NaN without silence.
+def score_silence(opening: NDArray[np.float64], silence: NDArray[np.bool_]) -> float:
+    """Return the opening that 95 % of the silent frames stay under; NaN without silence.
 
     Args:
-        relative: [F], opening as a share of the clip's speech range.
+        opening: [F], lip opening, absolute or as a share of the clip's range.
         silence: [F], frames well inside a silence.
     """
-    silent = relative[silence & np.isfinite(relative)]
-    return float(np.percentile(silent, 95)) if len(silent) else float("nan")
+    return _percentile(opening[silence & np.isfinite(opening)], 95)
 
 
 def count_blinks(eye_opening: NDArray[np.float64], fps: float) -> int:
@@ -181,6 +175,10 @@ def count_blinks(eye_opening: NDArray[np.float64], fps: float) -> int:
         return 0
     shut = np.nan_to_num(eye_opening, nan=np.inf) < 0.6 * np.percentile(known, 75)
     return sum(end - start <= 0.5 * fps for start, end in find_runs(np.asarray(shut)))
+
+
+def _percentile(values: NDArray[np.float64], percentile: float) -> float:
+    return float(np.percentile(values, percentile)) if len(values) else float("nan")
 
 
 def _share_of_hits(closed: NDArray[np.bool_], speech: NDArray[np.bool_], length: int) -> float:
