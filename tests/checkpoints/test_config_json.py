@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from enum import Enum
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -11,11 +12,17 @@ from livetalk.checkpoints.config_json import config_from_json, config_to_json
 from livetalk.errors import WeightsError
 
 
+class Kind(Enum):
+    OLD = "old"
+    NEW = "new"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inner:
     sizes: tuple[int, ...]
     pair: tuple[int, float] = (1, 2.5)
     layout: Literal["wide", "tall"] = "wide"
+    kind: Kind = Kind.OLD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,7 @@ class Outer:
             raise ValueError("rate must not be negative")
 
 
-CONFIG = Outer(inner=Inner(sizes=(1, 2, 3)), rate=0.1, flag=True)
+CONFIG = Outer(inner=Inner(sizes=(1, 2, 3), kind=Kind.NEW), rate=0.1, flag=True)
 
 
 def through_json(config: object) -> Any:
@@ -55,14 +62,21 @@ def test_whole_numbers_serve_as_floats() -> None:
         ({"width": 1.5}, "config.width: expected int"),
         ({"rate": -1.0}, "config: rate must not be negative"),
         ({"extra": 1}, "config: Outer does not know extra"),
-        ({"inner": {"sizes": [1]}}, "config.inner: Inner lacks layout, pair"),
+        ({"inner": {"sizes": [1]}}, "config.inner: Inner lacks kind, layout, pair"),
         ({"inner": 3}, "config.inner: expected the fields of Inner, found 3"),
         (
-            {"inner": {"sizes": [1, "x"], "pair": [1, 2], "layout": "wide"}},
+            {"inner": {"sizes": [1, "x"], "pair": [1, 2], "layout": "wide", "kind": "old"}},
             r"inner.sizes\[1\]: expected int",
         ),
-        ({"inner": {"sizes": [1], "pair": [1], "layout": "wide"}}, "config.inner.pair: expected 2 values"),
-        ({"inner": {"sizes": [1], "pair": [1, 2], "layout": "round"}}, "config.inner.layout"),
+        (
+            {"inner": {"sizes": [1], "pair": [1], "layout": "wide", "kind": "old"}},
+            "config.inner.pair: expected 2 values",
+        ),
+        (
+            {"inner": {"sizes": [1], "pair": [1, 2], "layout": "wide", "kind": "odd"}},
+            "config.inner.kind: expected one of old, new, found 'odd'",
+        ),
+        ({"inner": {"sizes": [1], "pair": [1, 2], "layout": "round", "kind": "old"}}, "config.inner.layout"),
     ],
 )
 def test_wrong_fields_are_named(change: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from enum import Enum
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from livetalk.errors import WeightsError
@@ -13,7 +14,7 @@ def config_to_json(config: object) -> Any:
     """Turn a configuration into values that `json.dumps` writes.
 
     Args:
-        config: a dataclass, possibly nested, of tuples, strings, numbers, booleans and None.
+        config: a dataclass, possibly nested, of tuples, enums, strings, numbers, booleans and None.
 
     Raises:
         TypeError: it holds anything else.
@@ -24,6 +25,8 @@ def config_to_json(config: object) -> Any:
         }
     if isinstance(config, tuple | list):
         return [config_to_json(item) for item in config]
+    if isinstance(config, Enum):
+        return config.value
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise TypeError(f"a configuration cannot hold a {type(config).__name__}")
@@ -66,11 +69,21 @@ def _value(kind: Any, data: object, path: str) -> Any:
         return _tuple_value(arguments, data, path)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return config_from_json(kind, data, path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _enum_value(kind, data, path)
     if kind is float and type(data) in (int, float):
         return float(data)  # type: ignore[arg-type]
     if origin is None and type(data) is kind:
         return data
     raise WeightsError(f"{path}: expected {getattr(kind, '__name__', kind)}, found {data!r}")
+
+
+def _enum_value(kind: type[Enum], data: object, path: str) -> Enum:
+    try:
+        return kind(data)
+    except ValueError as error:
+        choices = ", ".join(str(member.value) for member in kind)
+        raise WeightsError(f"{path}: expected one of {choices}, found {data!r}") from error
 
 
 def _union_value(kinds: tuple[Any, ...], data: object, path: str) -> Any:

@@ -35,21 +35,25 @@ def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
     return file
 
 
-def require_output_file(path: str | os.PathLike[str], suffix: str) -> Path:
+def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite: bool = False) -> Path:
     """Return the path of a result that can be written, without leaving anything behind.
 
     Args:
         path: where the result will appear; its folder is created later when it does not exist.
         suffix: the ending that the name must have, such as ".mp4".
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        OutputError: the path is a directory, has another suffix, or its folder cannot be written to.
+        OutputError: the path is a directory, has another suffix or exists already, or its folder cannot be
+            written to.
     """
     file = Path(path)
     if file.is_dir():
         raise OutputError(f"output {file}: is a directory, name a {suffix} file")
     if file.suffix.lower() != suffix:
         raise OutputError(f"output {file}: the name must end with {suffix}")
+    if file.exists() and not overwrite:
+        raise OutputError(f"output {file}: already exists; choose another name or add --overwrite")
     folder = file.absolute().parent
     try:
         while not folder.exists():

@@ -1,0 +1,1 @@
+"""Assembly: from a checkpoint to an avatar that talks."""

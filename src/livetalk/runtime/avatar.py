@@ -1,0 +1,314 @@
+"""The product in one class: a portrait and a voice in, a talking avatar out, as a file or as a stream."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from livetalk import __version__
+from livetalk.data.files import require_output_file
+from livetalk.data.framing import CROPS, Crop, frame_portrait
+from livetalk.data.image import contact_sheet, load_image, save_png
+from livetalk.data.media import AudioReader, VideoWriter, open_audio
+from livetalk.errors import InputError
+from livetalk.log import get_logger
+from livetalk.runtime.audio_feed import AudioFeed
+from livetalk.runtime.build import AvatarModel, BuildConfig, Precision, build_avatar
+from livetalk.streaming.conditioning import image_to_tensor
+from livetalk.streaming.step import Models, create_state, generate_chunk, prepare_conditioning
+from livetalk.tracing import span
+from livetalk.types import VideoChunk
+
+Image = str | os.PathLike[str] | NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+_PREVIEW_FRAMES = 24
+
+_logger = get_logger(__name__)
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during generation; the message says what was saved.
+
+    Attributes:
+        partial: the playable video of what was finished, or None when there was nothing yet.
+        num_frames: frames in it.
+    """
+
+    def __init__(self, partial: Path | None, num_frames: int, fps: int) -> None:
+        """Describe what was saved."""
+        saved = "nothing was finished yet"
+        if partial is not None:
+            saved = f"the first {num_frames / fps:.2f} s are in {partial}"
+        super().__init__(f"interrupted; {saved}")
+        self.partial = partial
+        self.num_frames = num_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateResult:
+    """What was made.
+
+    Attributes:
+        path: the video.
+        num_frames: its frames.
+        fps: its frames per second.
+        duration_seconds: length of the sound.
+        preview: the contact sheet, if one was asked for.
+    """
+
+    path: Path
+    num_frames: int
+    fps: int
+    duration_seconds: float
+    preview: Path | None
+
+
+class Avatar:
+    """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
+
+    def __init__(self, model: AvatarModel) -> None:
+        """Wrap a model from `build_avatar`."""
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "embedded",
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            model: name of a shipped model, or a checkpoint folder.
+            device: "auto", "cpu", "cuda" or "cuda:1".
+            precision: "auto", "float32" or "bfloat16".
+            threads: CPU threads of the whole process, or None to leave PyTorch's choice.
+
+        Raises:
+            WeightsError: the weights are missing, damaged or do not fit.
+            InputError: there is no such device, or threads is below 1.
+        """
+        if threads is not None:
+            if threads < 1:
+                raise InputError(f"threads {threads}: at least 1 is needed")
+            torch.set_num_threads(threads)
+        return cls(build_avatar(BuildConfig(model=model, device=device, precision=precision)))
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of everything this model makes."""
+        return self.model.models.config.geometry.fps
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the sound that `stream` takes."""
+        return self.model.models.config.geometry.sample_rate
+
+    def generate(  # noqa: PLR0913  independent keyword options, most of them left alone
+        self,
+        image: Image,
+        audio: str | os.PathLike[str] | AudioReader,
+        output: str | os.PathLike[str],
+        *,
+        seed: int = 0,
+        crop: Crop = "face",
+        num_steps: int | None = None,
+        preview: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> GenerateResult:
+        """Make a video of the portrait speaking the sound: H.264 and AAC, ceil(duration * fps) frames.
+
+        Memory does not grow with the length of the sound. The video appears under its name only when it
+        is complete.
+
+        Args:
+            image: a picture file, or pixels [H, W, 3], uint8, RGB.
+            audio: any audio or video file that FFmpeg reads, or one that `open_audio` opened.
+            output: the .mp4 to make.
+            seed: of the noise; the same seed gives the same pictures on the same machine.
+            crop: "face", "center" or "none", see `frame_portrait`.
+            num_steps: denoising steps, or None for the model's own number.
+            preview: a .png to make as well: frames from start to end on one sheet.
+            overwrite: replace files that already exist.
+            progress: called after each chunk with the frames done and the frames in all.
+
+        Raises:
+            InputError: the image, the sound or an option cannot be used.
+            OutputError: a result cannot be written; nothing half-written is left behind.
+            GenerationInterrupted: Ctrl-C; what was finished is kept beside the output.
+        """
+        targets = [require_output_file(output, ".mp4", overwrite=overwrite)]
+        if preview is not None:
+            targets.append(require_output_file(preview, ".png", overwrite=overwrite))
+        sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
+        portrait = self._frame(image, crop)
+        _keep_inputs_apart([image, sound.path], targets)
+        models = self._with_steps(num_steps)
+        num_frames = sound.num_frames(self.fps)
+        writer = VideoWriter(
+            targets[0],
+            width=self.model.portrait.width,
+            height=self.model.portrait.height,
+            fps=self.fps,
+            audio=sound,
+            metadata=self._describe(models, seed, crop),
+        )
+        device = models.device
+        _logger.info("%s on %s in %s, %d frames", self.model.name, device, self.model.precision, num_frames)
+        sampler = _PreviewSampler(num_frames if preview is not None else 0)
+        chunks = _stream(models, portrait, sound.mono_blocks(self.sample_rate), seed)
+        try:
+            self._write(chunks, writer, num_frames, sampler, progress)
+            path = writer.finish()
+        except KeyboardInterrupt:
+            raise self._interrupted(writer) from None
+        finally:
+            writer.discard()
+        sheet = None if preview is None else save_png(targets[1], contact_sheet(sampler.frames))
+        return GenerateResult(
+            path=path,
+            num_frames=writer.num_frames,
+            fps=self.fps,
+            duration_seconds=float(sound.duration_seconds),
+            preview=sheet,
+        )
+
+    def stream(
+        self,
+        image: Image,
+        audio_blocks: Iterable[NDArray[np.float32]],
+        *,
+        seed: int = 0,
+        crop: Crop = "face",
+        num_steps: int | None = None,
+    ) -> Iterator[VideoChunk]:
+        """Make chunks of video while the sound is still arriving.
+
+        Args:
+            image: a picture file, or pixels [H, W, 3], uint8, RGB.
+            audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
+            seed: of the noise.
+            crop: "face", "center" or "none".
+            num_steps: denoising steps, or None for the model's own number.
+
+        Returns:
+            An iterator of chunks; the last one has only the frames that the sound covers.
+
+        Raises:
+            InputError: the image or an option cannot be used; raised at once, not at the first chunk.
+        """
+        return _stream(self._with_steps(num_steps), self._frame(image, crop), audio_blocks, seed)
+
+    def _frame(self, image: Image, crop: Crop) -> NDArray[np.uint8]:
+        if crop not in CROPS:
+            raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
+        size = (self.model.portrait.height, self.model.portrait.width)
+        if isinstance(image, np.ndarray):
+            return frame_portrait(image, *size, crop=crop)
+        return frame_portrait(load_image(image), *size, crop=crop, name=f"image {os.fspath(image)}")
+
+    def _with_steps(self, num_steps: int | None) -> Models:
+        models = self.model.models
+        if num_steps is None:
+            return models
+        if num_steps < 1:
+            raise InputError(f"steps {num_steps}: at least 1 is needed")
+        sampler = dataclasses.replace(models.config.sampler, num_steps=num_steps)
+        return dataclasses.replace(models, config=dataclasses.replace(models.config, sampler=sampler))
+
+    def _describe(self, models: Models, seed: int, crop: Crop) -> dict[str, object]:
+        """Return how a video is made, for its metadata."""
+        return {
+            "software": f"livetalk {__version__}",
+            "model": self.model.name,
+            "model_version": self.model.version,
+            "seed": seed,
+            "num_steps": models.config.sampler.num_steps,
+            "crop": crop,
+            "precision": self.model.precision,
+            "device": models.device.type,
+            "synthetic": True,
+        }
+
+    def _write(
+        self,
+        chunks: Iterator[VideoChunk],
+        writer: VideoWriter,
+        num_frames: int,
+        sampler: "_PreviewSampler",
+        progress: Progress | None,
+    ) -> None:
+        """Encode chunks while the next ones are generated."""
+        done = 0
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
+            pending: Future[None] | None = None
+            for chunk in chunks:
+                frames = chunk.to_uint8().cpu().numpy()
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(writer.write, frames)
+                sampler.see(chunk.first_frame, frames)
+                done += frames.shape[0]
+                if progress is not None:
+                    progress(done, num_frames)
+            if pending is not None:
+                pending.result()
+
+    def _interrupted(self, writer: VideoWriter) -> GenerationInterrupted:
+        num_frames = writer.num_frames
+        partial = writer.save_partial()
+        return GenerationInterrupted(partial, num_frames, self.fps)
+
+
+class _PreviewSampler:
+    """Keeps a few frames, evenly spread, of a video that passes by."""
+
+    def __init__(self, num_frames: int) -> None:
+        count = min(_PREVIEW_FRAMES, num_frames)
+        self._wanted = (
+            set(np.linspace(0, num_frames - 1, count).round().astype(int).tolist()) if count else set()
+        )
+        self.frames: list[NDArray[np.uint8]] = []
+
+    def see(self, first_frame: int, frames: NDArray[np.uint8]) -> None:
+        """Pick the wanted ones of frames [F, H, W, 3] that start at `first_frame`."""
+        for index, frame in enumerate(frames, start=first_frame):
+            if index in self._wanted:
+                self.frames.append(frame.copy())
+
+
+def _stream(
+    models: Models, portrait: NDArray[np.uint8], blocks: Iterable[NDArray[np.float32]], seed: int
+) -> Iterator[VideoChunk]:
+    """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
+    feed = AudioFeed(blocks, models.config.geometry, models.config.audio.lookahead_frames)
+    conditioning = prepare_conditioning(models, image_to_tensor(portrait))
+    state = create_state(models, conditioning, seed, torch.from_numpy(feed.lead))
+    for piece in feed:
+        with span("runtime.chunk"):
+            chunk, state = generate_chunk(models, conditioning, torch.from_numpy(piece.samples), state)
+        yield dataclasses.replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
+
+
+def _keep_inputs_apart(inputs: Iterable[Image], targets: Iterable[Path]) -> None:
+    """Refuse to replace a file that is being read."""
+    for target in targets:
+        for source in inputs:
+            if isinstance(source, np.ndarray):
+                continue
+            with contextlib.suppress(OSError):
+                if target.exists() and target.samefile(source):
+                    raise InputError(f"output {target}: is also an input; choose another name")

@@ -1,0 +1,242 @@
+"""From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from livetalk.checkpoints.load import load_module
+from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
+from livetalk.errors import InputError, WeightsError
+from livetalk.models.audio_encoder import load_speech_encoder
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk, prepare_conditioning
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+SPEECH_ENCODER_FILE = "speech_encoder.safetensors"
+_SHIPPED_MODELS = ("embedded",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortraitConfig:
+    """Size of the pictures that a model makes.
+
+    Attributes:
+        height: rows, pixels.
+        width: columns, pixels.
+    """
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Everything that a model is, besides its weights.
+
+    Attributes:
+        dit: sizes of the transformer.
+        vae: sizes of the VAE.
+        stream: timeline, audio window, sampler and reference layout.
+        portrait: picture size.
+    """
+
+    dit: DiTConfig
+    vae: VAEConfig
+    stream: StreamConfig
+    portrait: PortraitConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """How a model is put to work.
+
+    Attributes:
+        model: name of a shipped model, or a checkpoint folder.
+        device: "auto", or what `torch.device` takes, such as "cpu" or "cuda:1".
+        precision: of the transformer and the VAE; "auto" takes bfloat16 where the device computes it
+            natively and float32 elsewhere.
+        compile: compile the transformer; the first chunk then takes minutes, the others less time.
+        warm_up: generate a chunk of silence before the first stream.
+    """
+
+    model: str | Path = "embedded"
+    device: str = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    warm_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvatarModel:
+    """A model in memory.
+
+    Attributes:
+        name: of the model.
+        version: of its weights.
+        models: networks and settings.
+        portrait: picture size.
+        dtype: precision of the transformer and the VAE.
+    """
+
+    name: str
+    version: str
+    models: Models
+    portrait: PortraitConfig
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def build_avatar(config: BuildConfig) -> AvatarModel:
+    """Load a model and make it ready.
+
+    Args:
+        config: which model, and how it shall run.
+
+    Raises:
+        WeightsError: the checkpoint is missing, damaged or does not fit.
+        InputError: there is no such device.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device)
+    checkpoint = load_checkpoint(find_checkpoint(config.model))
+    model = AvatarModel(
+        name=checkpoint.manifest.name,
+        version=checkpoint.manifest.version,
+        models=_load_models(checkpoint, device, dtype),
+        portrait=checkpoint.config("portrait", PortraitConfig),
+        dtype=dtype,
+    )
+    if config.compile:
+        model.models.dit.compile()
+    if config.warm_up:
+        _warm_up(model)
+    return model
+
+
+def save_model(
+    directory: Path,
+    *,
+    name: str,
+    version: str,
+    config: ModelConfig,
+    dit: DiT,
+    vae: CausalVideoVAE,
+    storage: tuple[Storage, Storage] = ("int8", "float16"),
+) -> None:
+    """Write a checkpoint folder that `build_avatar` loads; the speech encoder's file must already be there.
+
+    Args:
+        directory: where to.
+        name: of the model.
+        version: of the weights.
+        config: of the model.
+        dit: the trained transformer.
+        vae: the trained VAE.
+        storage: how the weights of the transformer and of the VAE are stored.
+
+    Raises:
+        WeightsError: the speech encoder's file is missing.
+    """
+    if not (directory / SPEECH_ENCODER_FILE).is_file():
+        raise WeightsError(f"weights {directory / SPEECH_ENCODER_FILE}: no such file; put it there first")
+    save_checkpoint(
+        directory,
+        name=name,
+        version=version,
+        configs={
+            "dit": config.dit,
+            "vae": config.vae,
+            "stream": config.stream,
+            "portrait": config.portrait,
+        },
+        parts={"dit": Part(dit.state_dict(), storage[0]), "vae": Part(vae.state_dict(), storage[1])},
+        extra_files=(SPEECH_ENCODER_FILE,),
+    )
+
+
+def find_checkpoint(model: str | Path) -> Path:
+    """Return the folder of a shipped model, or the folder given.
+
+    Raises:
+        WeightsError: there is neither.
+    """
+    if model in _SHIPPED_MODELS:
+        return Path(str(resources.files("livetalk"))) / "weights" / str(model)
+    folder = Path(model)
+    if not folder.is_dir():
+        raise WeightsError(
+            f"weights {model}: no such folder, nor a shipped model ({', '.join(_SHIPPED_MODELS)})"
+        )
+    return folder
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the name of a device into the device; "auto" prefers a GPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: is not a device; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name}: there are {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the precision to compute in; "auto" is bfloat16 where it is native."""
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported()
+        else:
+            capabilities = torch.cpu.get_capabilities()
+            native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _load_models(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Models:
+    dit_config = checkpoint.config("dit", DiTConfig)
+    vae_config = checkpoint.config("vae", VAEConfig)
+    dit = load_module(
+        lambda: DiT(dit_config), checkpoint.state_dict("dit"), device=device, dtype=dtype, name="transformer"
+    )
+    vae = load_module(
+        lambda: CausalVideoVAE(vae_config),
+        checkpoint.state_dict("vae"),
+        device=device,
+        dtype=dtype,
+        name="VAE",
+    )
+    vae.use_channels_last()
+    speech_encoder = load_speech_encoder(checkpoint.file(SPEECH_ENCODER_FILE)).to(device)
+    return Models(
+        dit=dit, vae=vae, audio_encoder=speech_encoder, config=checkpoint.config("stream", StreamConfig)
+    )
+
+
+def _warm_up(model: AvatarModel) -> None:
+    geometry = model.models.config.geometry
+    grey = torch.zeros(3, model.portrait.height, model.portrait.width)
+    conditioning = prepare_conditioning(model.models, grey)
+    state = create_state(model.models, conditioning, seed=0)
+    silence = torch.zeros(geometry.chunk_samples)
+    # The second chunk has more motion latents than the first, and a shape is only warm once it has run.
+    for _ in range(2):
+        _, state = generate_chunk(model.models, conditioning, silence, state)
