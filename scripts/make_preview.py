@@ -23,7 +23,7 @@ def read_frames(path: Path, seconds: float) -> tuple[list[Image.Image], float]:
         for frame in container.decode(video=0):
             if len(frames) >= seconds * fps:
                 break
-            frames.append(frame.to_image())
+            frames.append(Image.fromarray(frame.to_ndarray(format="rgb24")))
     return frames, fps
 
 
