@@ -202,8 +202,8 @@ def _paint_beard(albedo: Tensor, identity: Identity, skin_map: SkinMap, noise: N
     if skin.beard + skin.moustache < 0.05:
         return albedo
     mask = beard_mask(identity, rest, noise) * (1 - smoothstep(0.1, 0.5, skin_map.lips))
-    strands = noise(torch.stack([rest[..., 0] * 60, rest[..., 1] * 22, rest[..., 2] * 60], -1))
-    cover = mask * (0.62 + 0.38 * smoothstep(0.25, 0.7, strands))
+    strands = noise(torch.stack([rest[..., 0] * 100, rest[..., 1] * 36, rest[..., 2] * 100], -1))
+    cover = mask * (0.72 + 0.28 * smoothstep(0.2, 0.8, strands))
     colour = torch.tensor(skin.brow, device=rest.device) * 0.8 + albedo * (0.10 + 0.25 * (1 - skin.beard))
     return _mix(albedo, colour, cover * min(0.93, 0.25 + 0.75 * max(skin.beard, skin.moustache)))
 
@@ -231,7 +231,7 @@ def _paint_brows(albedo: Tensor, identity: Identity, rest: Tensor, noise: Noise)
     mask = mask * smoothstep(0.8, 0.9, rest[..., 2])
     slant = torch.stack([x * 62 - y * 70, y * 20 + x * 6, torch.sign(rest[..., 0]) * 7], -1)
     strands = 0.6 * noise(slant) + 0.4 * noise(slant * torch.tensor([1.9, 1.4, 1.0], device=rest.device))
-    cover = mask * (0.45 + 0.65 * smoothstep(0.3, 0.65, strands)) * skin.brow_strength
+    cover = mask * (0.72 + 0.38 * smoothstep(0.3, 0.65, strands)) * skin.brow_strength
     colour = torch.tensor(skin.brow, device=rest.device)
     return _mix(albedo, colour * 0.9 + albedo * 0.06, cover)
 
@@ -239,7 +239,7 @@ def _paint_brows(albedo: Tensor, identity: Identity, rest: Tensor, noise: Noise)
 def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) -> Tensor:
     """Fine relief [S, S] in decimetres: pores, lip creases, wrinkles of age."""
     rest, age = skin_map.rest, identity.skin.age
-    pores = (noise.fractal(rest * 38, 2) - 0.5) * 0.0026 * (1 - 0.7 * lip)
+    pores = (noise.fractal(rest * 38, 2) - 0.5) * 0.0018 * (1 - 0.7 * lip)
     creases = (noise(torch.stack([rest[..., 0] * 48, rest[..., 1] * 5, rest[..., 2] * 5], -1)) - 0.5) * 0.004 * lip
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
     wave = noise(torch.stack([rest[..., 0] * 2.5, y * 14, z * 2.5], -1)) - 0.5

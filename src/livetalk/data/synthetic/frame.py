@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from livetalk.data.synthetic.renderer import Subject
 
 _HAIR_ID = 1 << 20
+_SHELL = 0.03
+"""Hair less than this (decimetres) below the visible surface is kept, so that no gaps open when the head turns."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,22 @@ class Mesh:
     solid: Tensor
     lashes: Tensor
     cloth: Tensor
+    lash_cut: Tensor
     lips: Tensor
 
     @staticmethod
     def of(head: HeadAsset, device: torch.device) -> Mesh:
         """Moves the mesh to a device, triangles ordered solid, lashes, cloth."""
         groups = [np.flatnonzero(~np.isin(head.material, (LASH, CLOTH)))]
-        groups += [np.flatnonzero(head.material == kind) for kind in (LASH, CLOTH)]
+        groups += [_upper_lashes(head), np.flatnonzero(head.material == CLOTH)]
         order = np.concatenate(groups)
         corners = torch.from_numpy(head.triangles[order]).to(device)
         solid, lashes, cloth = corners.split([len(g) for g in groups])
+        base = torch.from_numpy(head.base).to(device)
+        skin = torch.from_numpy(head.vertices_of(SKIN)).to(device)
         return Mesh(
-            base=torch.from_numpy(head.base).to(device),
+            base=base,
+            lash_cut=_lash_cut(base, lashes, skin),
             corners=corners,
             material=torch.from_numpy(head.material[order]).to(device),
             solid=solid,
@@ -60,6 +67,19 @@ class Mesh:
             cloth=cloth,
             lips=torch.from_numpy(head.lips).to(device),
         )
+
+
+def _upper_lashes(head: HeadAsset) -> NDArray[np.int64]:
+    """Triangles of the upper lashes; the lower ones only draw combs at portrait size."""
+    lashes = head.material == LASH
+    return np.flatnonzero(lashes & (head.base[head.triangles, 1].max(1) > 7.285))
+
+
+def _lash_cut(mesh_base: Tensor, lashes: Tensor, skin: Tensor) -> Tensor:
+    """Cut value [L, 3] that leaves a narrow band of lash next to the lid, wider towards the temple."""
+    corners = mesh_base[lashes]
+    away = torch.cdist(corners.reshape(-1, 3), mesh_base[skin]).amin(1).view(-1, 3)
+    return 0.016 + 0.022 * smoothstep(0.28, 0.46, corners[..., 0].abs()) - away
 
 
 @dataclass(frozen=True)
@@ -111,8 +131,26 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
     colour[on_mesh] = _shade_mesh(samples, subject, state)
     on_hair = covered[is_hair]
     colour[on_hair] = _shade_hair(on_hair // (fine * fine), ids[is_hair] - _HAIR_ID, subject, state, shadow)
-    alpha = (buffer != EMPTY).float()
-    return _resolve(colour, alpha, subject.background, (frames, size, supersample))
+    bare = (buffer == EMPTY).nonzero().squeeze(1)
+    colour[bare] = _behind(subject.background, bare, size, supersample)
+    hairy = torch.zeros(len(buffer), device=screen.device)
+    hairy[on_hair] = 1
+    return _resolve(colour, hairy, (frames, size, supersample))
+
+
+def visible_hair(subject: Subject, mesh: Mesh, still: pose.Pose, fine: int) -> Tensor:
+    """Which hair points one pose of the neutral face shows, bool [P]."""
+    weight = pose.head_weight(mesh.base)
+    screen = subject.camera.project(still.move(subject.rest[None], weight), fine)
+    buffer = new_buffer(1, fine, fine, screen.device)
+    _draw(buffer, screen, subject, mesh, fine)
+    points = still.move(subject.strands.points[None], subject.strands.weight)
+    draw_points(buffer, subject.camera.project(points, fine), _HAIR_ID, (fine, fine))
+    x, y, depth = subject.camera.project(points[0], fine).unbind(-1)
+    pixel = y.long().clamp(0, fine - 1) * fine + x.long().clamp(0, fine - 1)
+    nearest = buffer[pixel]
+    front = (nearest >> 32).to(torch.int32).view(torch.float32)
+    return (depth - front < _SHELL) & (nearest != EMPTY)
 
 
 def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: int) -> None:
@@ -120,7 +158,7 @@ def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: in
     first_cloth = len(mesh.solid) + len(mesh.lashes)
     area = (fine, fine)
     draw_triangles(buffer, screen, Triangles(mesh.solid), area)
-    draw_triangles(buffer, screen, Triangles(mesh.lashes, len(mesh.solid), two_sided=True), area)
+    draw_triangles(buffer, screen, Triangles(mesh.lashes, len(mesh.solid), mesh.lash_cut, two_sided=True), area)
     draw_triangles(buffer, screen, Triangles(mesh.cloth, first_cloth, subject.cut, two_sided=True), area)
 
 
@@ -242,10 +280,20 @@ def _shade_hair(frame: Tensor, point: Tensor, subject: Subject, state: FrameStat
     return shading.shade_hair(surface, subject.lights, strands.colour[point], tangent)
 
 
-def _resolve(colour: Tensor, alpha: Tensor, background: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Box filter, background and tone curve -> uint8 [F, size, size, 3]."""
+def _behind(background: Tensor, bare: Tensor, size: int, supersample: int) -> Tensor:
+    """Background [N, 3] at uncovered samples."""
+    fine = size * supersample
+    row = (bare // fine) % fine // supersample
+    return background[row, bare % fine // supersample]
+
+
+def _resolve(colour: Tensor, hairy: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Softens hair, filters and applies the tone curve -> uint8 [F, size, size, 3]."""
     frames, size, supersample = shape
-    fine = torch.cat([colour.clamp(0, 6), alpha[:, None]], 1).view(frames, size, supersample, size, supersample, 4)
-    mean = fine.mean((2, 4))
-    linear = mean[..., :3] + (1 - mean[..., 3:]) * background
-    return (shading.tone_map(linear) * 255 + 0.5).to(torch.uint8)
+    fine = size * supersample
+    picture = colour.clamp(0, 6).view(frames, fine, fine, 3).permute(0, 3, 1, 2)
+    # Hair is drawn in single samples: average it with its neighbours, or it would sparkle.
+    near = F.max_pool2d(hairy.view(frames, 1, fine, fine), 3, 1, 1) > 0
+    picture = torch.where(near, F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False), picture)
+    linear = F.avg_pool2d(picture, supersample).permute(0, 2, 3, 1)
+    return (shading.tone_map(linear) * 255 + 0.5).to(torch.uint8).contiguous()

@@ -95,7 +95,8 @@ def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
     line = 7.93 + hair.hairline + 0.22 * hair.recede * smoothstep(0.12, 0.4, x.abs()) + 0.05 * hair.recede
     line = line - 0.10 * smoothstep(0.45, 0.65, x.abs())
     front = smoothstep(-0.06, 0.09, y - line + wobble)
-    temple = smoothstep(0.95, 0.80, z + wobble) * smoothstep(7.20, 7.38, y + wobble)
+    reach = z + wobble - 0.42 * smoothstep(7.45, 7.9, y)
+    temple = smoothstep(0.95, 0.80, reach) * smoothstep(7.20, 7.38, y + wobble) * smoothstep(0.25, 0.5, x.abs())
     back = smoothstep(0.38, 0.26, z + wobble) * smoothstep(6.55, 6.8, y)
     burn = smoothstep(0.95, 0.88, z + wobble) * smoothstep(0.80, 0.86, z + wobble)
     burn = burn * smoothstep(7.02, 7.1, y) * smoothstep(0.5, 0.6, x.abs()) * float(identity.male)

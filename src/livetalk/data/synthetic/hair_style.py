@@ -13,6 +13,7 @@ from livetalk.data.synthetic.identity import Hair
 from livetalk.data.synthetic.noise import Noise, smoothstep
 
 _LONG = ("bob", "long", "wavy", "fringe")
+_FREE = ("afro", "curly", "short", "buzz")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,20 @@ class Style:
 
     def direction(self, point: Tensor, centre: Tensor, t: float) -> Tensor:
         """Wanted direction [S, 3] at the strands' current ends [S, 3], `t` 0 root .. 1 tip."""
-        field = _FIELDS[self.hair.style]
-        return F.normalize(field(self, point - centre, t) + self.jitter * (0.4 + 0.6 * t), dim=1)
+        local = point - centre
+        flow = F.normalize(_FIELDS[self.hair.style](self, local, t), dim=1)
+        if self.hair.style not in _FREE:
+            # Lie on the head instead of shooting off it.
+            outward = F.normalize(local * local.new_tensor([1.0, 0.7, 1.0]), dim=1)
+            flow = flow - outward * (flow * outward).sum(1, keepdim=True).clamp_min(0)
+        return F.normalize(flow + self.jitter * (0.4 + 0.6 * t), dim=1)
 
     def keep_off_face(self, point: Tensor, centre: Tensor, t: float) -> Tensor:
         """Moves long hair aside so that it frames the face instead of covering it."""
         if self.hair.style not in (*_LONG, "curly"):
             return point
         local = point - centre
-        edge = 0.60 * smoothstep(0.62, 0.20, local[:, 1]) * smoothstep(0.35, 0.75, local[:, 2])
+        edge = (0.52 + 0.9 * self.clearance) * smoothstep(0.75, 0.05, local[:, 1]) * smoothstep(0.35, 0.75, local[:, 2])
         edge = torch.where(self.bangs & (local[:, 1] > 0.18), torch.zeros_like(edge), edge)
         side = torch.where(self.base[:, 0] >= self._part_line(), 1.0, -1.0)
         x = torch.where(edge > 0, side * torch.maximum(local[:, 0] * side, edge), local[:, 0])
@@ -87,11 +93,13 @@ def _long(style: Style, local: Tensor, t: float) -> Tensor:
     side = _away_from_part(style, local)
     top = smoothstep(0.35, 0.85, local[:, 1])[:, None]
     front = smoothstep(0.45, 0.85, local[:, 2])[:, None]
-    flow = side * _vector(local, 1.0, 0, 0) * (0.25 + top) + _vector(local, 0, -1.1, 0)
-    flow = flow + _vector(local, 0, 0, -0.75) * front * (1 - style.bangs.float()[:, None])
+    flow = side * _vector(local, 1.0, 0, 0) * top + _vector(local, 0, -0.9, 0)
+    flow = flow + _vector(local, 0, 0.25, -1.5) * front * smoothstep(0.15, 0.5, local[:, 1])[:, None]
+    hang = smoothstep(0.0, -0.5, local[:, 1])[:, None]
+    flow = flow + (_vector(local, -0.16, 0, 0) * torch.sign(local[:, :1]) - _vector(local, 0, 0.4, 0)) * hang
     if style.hair.style == "bob":
         inward = -local * local.new_tensor([0.5, 0.0, 0.5])
-        flow = flow + inward * smoothstep(0.7, 1.0, torch.tensor(t)).item()
+        flow = flow + inward * max(0.0, t - 0.7) * 3
     bangs = _vector(local, 0, -0.75, 0.75) + side * _vector(local, 0.12, 0, 0)
     return torch.where(style.bangs[:, None], bangs, flow)
 
@@ -171,7 +179,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
     top = smoothstep(7.75, 8.1, y)
     if hair.style in _LONG:
         # All tips should end at about the same height: strands from higher up are longer.
-        length = hair.length + 0.55 * (y - 7.6).clamp(-0.8, 0.9)
+        length = hair.length * (1.0 if hair.style == "bob" else 1.2) + 0.75 * (y - 7.6).clamp(-0.8, 0.9)
     else:
         length = _SIDE_LENGTH[hair.style] + (_TOP_LENGTH[hair.style] - _SIDE_LENGTH[hair.style]) * top
     bangs = torch.zeros(count, dtype=torch.bool, device=device)
@@ -193,7 +201,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
         length=length,
         lift=_lift(hair, top),
         clearance=thickness * (0.15 + 0.85 * layer) * (0.75 + 0.5 * noise(base * 2.0 + 4)),
-        jitter=smooth * 0.55 + fine * 0.10,
+        jitter=smooth * (0.3 if hair.style in _LONG else 0.5) + fine * (0.05 if hair.style in _LONG else 0.10),
         tone=(0.88 + 0.24 * lock) * (0.94 + 0.12 * random(count)),
         leader=leader,
         bend=0.35 if hair.style in (*_LONG, "bun", "side") else 0.22,

@@ -72,6 +72,18 @@ def _split_cloth(data: dict[str, NDArray[np.generic]]) -> tuple[NDArray[np.gener
     )
 
 
+def _seat_teeth(data: dict[str, NDArray[np.generic]]) -> None:
+    """Moves the upper teeth down and back, so that they show below the lip of an open mouth, in place."""
+    names = [str(name) for name in data["names"]]
+    jaw = data["deltas"][names.index("fu/jawOpen")].astype(np.float32)
+    teeth = np.unique(data["triangles"][data["material"] == TEETH])
+    moves = np.abs(jaw[teeth, 1]) > 0.05
+    base = data["base"].astype(np.float32)
+    base[teeth[~moves]] += np.array([0, -0.05, -0.035], np.float32)
+    base[teeth[moves]] += np.array([0, -0.025, -0.02], np.float32)
+    data["base"] = base
+
+
 @cache
 def load_head() -> HeadAsset:
     """Loads the packed head once; the arrays are shared, treat them as read-only."""
@@ -85,6 +97,7 @@ def load_head() -> HeadAsset:
         return np.concatenate([values, middle.astype(values.dtype)], axis)
 
     names = [str(name) for name in data["names"]]
+    _seat_teeth(data)
     deltas = extend(data["deltas"], 1)
     masks = extend(data["masks"], 0).astype(np.float32) / 255
     unit_ids = [names.index(f"fu/{unit}") for unit in FACE_UNITS]

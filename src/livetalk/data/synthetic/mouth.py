@@ -8,7 +8,7 @@ from livetalk.data.synthetic.identity import Skin
 from livetalk.data.synthetic.noise import Noise, bump, smoothstep
 from livetalk.data.synthetic.shading import LightRig, Surface, ambient, dot, shade_skin
 
-_IRIS_RADIUS = 0.43
+_IRIS_RADIUS = 0.50
 _PUPIL = 0.36
 
 
@@ -30,7 +30,7 @@ def shade_eye(surface: Surface, lights: LightRig, skin: Skin, noise: Noise, look
     angle = torch.acos(dot(outward, gaze).clamp(-1, 1))
     radius = angle / _IRIS_RADIUS
     albedo = _eye_albedo(outward, gaze, radius, skin, noise)
-    lid = smoothstep(0.42, -0.02, outward[:, 1]) * 0.55 + 0.45
+    lid = smoothstep(0.40, 0.05, outward[:, 1]) * 0.68 + 0.32
     corner = smoothstep(1.15, 0.75, angle) * 0.4 + 0.6
     light = ambient(lights, outward) * 0.95
     for index in range(3):
@@ -109,7 +109,7 @@ def shade_lining(surface: Surface, lights: LightRig, rest: Tensor, lip: Tensor, 
     depth = smoothstep(1.46, 1.535, rest[:, 2])
     rim = torch.maximum(depth, lip)
     albedo = torch.lerp(rest.new_tensor([0.30, 0.085, 0.08]), rest.new_tensor(colour) * 0.9, rim[:, None])
-    dark = 0.04 + 0.5 * smoothstep(1.15, 1.5, rest[:, 2]) + 0.3 * rim
+    dark = 0.02 + 0.22 * smoothstep(1.2, 1.5, rest[:, 2]) + 0.55 * rim
     return shade_skin(_darkened(surface, dark), lights, albedo, torch.full_like(lip, 0.36), dark)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk.data.synthetic.head import EYE, TEETH, TONGUE, HeadAsset
+from livetalk.data.synthetic.head import EYE, TONGUE, HeadAsset
 from livetalk.data.synthetic.noise import smoothstep
 from livetalk.data.synthetic.performance import FACE_UNITS, Performance
 
@@ -152,15 +152,12 @@ def _turn_to(direction: Tensor) -> Tensor:
 
 
 def _mend_mouth(head: HeadAsset, units: np.ndarray) -> None:
-    """Lowers the tongue, bares the upper teeth and lifts the upper lip a little when the jaw opens, in place."""
+    """Lowers the tongue and lifts the upper lip a little when the jaw opens, in place."""
     jaw = units[_UNIT["jawOpen"]]
     tongue = head.vertices_of(TONGUE)
     jaw[tongue, 1] -= 0.10
-    teeth = head.vertices_of(TEETH)
-    upper = teeth[np.abs(jaw[teeth, 1]) < 0.05]
-    jaw[upper, 1] -= 0.05
     lift = units[_UNIT["mouthUpperUpLeft"]] + units[_UNIT["mouthUpperUpRight"]]
-    jaw += 0.22 * lift
+    jaw += 0.30 * lift
 
 
 def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:

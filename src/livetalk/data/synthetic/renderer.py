@@ -1,6 +1,6 @@
 """The portrait renderer: a person and a performance in, frames out, batched on any torch device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class Renderer:
         camera = make_camera(identity.view, eyes)
         base = self._mesh.base
         scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
-        return Subject(
+        subject = Subject(
             identity=identity,
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
@@ -85,6 +85,19 @@ class Renderer:
             lights=make_lights(identity.light, self.device),
             noise=noise,
         )
+        return self._without_hidden_hair(subject)
+
+    def _without_hidden_hair(self, subject: Subject) -> Subject:
+        """Drops hair points that no likely head pose shows: most of them lie under others."""
+        looks = [(0.0, 0.0), (-0.45, 0.0), (0.45, 0.0), (-0.2, 0.2), (0.2, 0.2), (-0.2, -0.2), (0.2, -0.2)]
+        rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
+        shift = torch.zeros(len(looks), 3, device=self.device)
+        seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
+        for index in range(len(looks)):
+            chosen = slice(index, index + 1)
+            still = pose.Pose(rotation[chosen], subject.pivot, shift[chosen], shift[chosen], rotation[chosen, :, 2])
+            seen |= frame.visible_hair(subject, self._mesh, still, self.resolution * self.supersample)
+        return replace(subject, strands=subject.strands.choose(seen.nonzero().squeeze(1)))
 
     @torch.no_grad()
     def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:

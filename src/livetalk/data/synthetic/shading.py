@@ -101,8 +101,8 @@ def _gloss(surface: Surface, towards: Tensor, lit: Tensor, facing: Tensor, rough
     aligned = dot(surface.normal, half).clamp(0, 1)
     fresnel = 0.028 + 0.972 * (1 - dot(half, surface.view)).clamp(0, 1) ** 5
     broad = roughness * roughness
-    narrow = broad * 0.4
-    lobes = 0.75 * _ggx(aligned, broad) + 0.25 * _ggx(aligned, narrow)
+    narrow = broad * 0.5
+    lobes = 0.82 * _ggx(aligned, broad) + 0.18 * _ggx(aligned, narrow)
     return lobes * fresnel * lit / (4 * torch.maximum(lit, facing) + 0.2)
 
 
