@@ -1,0 +1,51 @@
+"""`livetalk data speech`: make the speech corpus that training renders and listens to."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from livetalk.data.synthetic.corpus import save_corpus
+from livetalk.data.synthetic.corpus_builder import CorpusBuilder
+from livetalk.data.synthetic.speech import FliteSynthesiser, HibariSynthesiser, Synthesiser
+from livetalk.errors import OutputError
+
+SHARES = {"hibari": 0.74, "flite-slt": 0.14, "flite-rms": 0.12}
+"""How often each synthesiser speaks; flite's other voices are kept for evaluation."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser("data", help="make training data")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    speech = kinds.add_parser("speech", help="synthesised speech with timed phonemes")
+    speech.add_argument("--out", type=Path, required=True, help="new or empty folder")
+    speech.add_argument("--clips", type=int, default=1300, help="clips of 8 s (default: 1300)")
+    speech.add_argument("--seed", type=int, default=0, help="equal seeds give equal corpora (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make a corpus.
+
+    Returns:
+        0, the exit code.
+
+    Raises:
+        OutputError: if the folder already holds something.
+        InputError: if a synthesiser is missing.
+    """
+    if args.out.exists() and any(args.out.iterdir()):
+        raise OutputError(f"{args.out}: not empty; name a new folder")
+    synthesisers: dict[str, Synthesiser] = {
+        "hibari": HibariSynthesiser(),
+        "flite-slt": FliteSynthesiser("slt"),
+        "flite-rms": FliteSynthesiser("rms"),
+    }
+    builder = CorpusBuilder(synthesisers, SHARES, args.seed)
+
+    def report(done: int) -> None:
+        if done % 25 == 0 or done == args.clips:
+            sys.stderr.write(f"speech: {done} of {args.clips} clips\n")
+
+    save_corpus(args.out, builder.build(args.clips, report), args.seed)
+    sys.stderr.write(f"speech: wrote {args.out}\n")
+    return 0
