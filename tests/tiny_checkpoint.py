@@ -30,7 +30,12 @@ def tiny_config(lookahead_frames: int = 0) -> ModelConfig:
             in_channels=2 * LATENT_CHANNELS + 4,
             out_channels=LATENT_CHANNELS,
             audio=AudioProjectionConfig(
-                window=5, num_blocks=1, channels=2 * SPEECH.width, hidden_dim=16, context_tokens=2, output_dim=16
+                window=5,
+                num_blocks=1,
+                channels=2 * SPEECH.width,
+                hidden_dim=16,
+                context_tokens=2,
+                output_dim=16,
             ),
         ),
         vae=VAEConfig(
@@ -63,7 +68,5 @@ def save_tiny_checkpoint(directory: Path, lookahead_frames: int = 0) -> Path:
         # A fresh head is zero; these weights shall show in the pictures.
         for parameter in dit.head.parameters():
             parameter.normal_(std=0.2)
-    save_model(
-        directory, name="tiny", version="test", config=config, dit=dit, vae=CausalVideoVAE(config.vae)
-    )
+    save_model(directory, name="tiny", version="test", config=config, dit=dit, vae=CausalVideoVAE(config.vae))
     return directory
