@@ -1,6 +1,6 @@
 """Words that cross layers.
 
-Shapes: B batch · C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+Shapes: C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
 """
 
 from dataclasses import dataclass

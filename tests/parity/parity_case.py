@@ -1,4 +1,4 @@
-"""Reader of the reference numbers of the published networks: names, shapes, cases and tolerances from their files."""
+"""Reader of the published networks' reference numbers; names, shapes, cases, tolerances are in the files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which speech features each frame reads, streamed and over a whole recording, against the published index arithmetic."""
+"""Which speech features each frame reads, streamed and over a whole recording, as in the published code."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def stream_layout(geometry: ChunkGeometry, audio: AudioConfig, num_samples: int)
         buffer = buffer.push(samples[start : start + geometry.chunk_samples])
         held = buffer.waveform.nonzero().flatten()
         first, last = buffer.waveform[held[0]], buffer.waveform[held[-1]]
-        assert torch.equal(buffer.waveform[held[0] :], torch.arange(first, last + 1))
+        assert torch.equal(buffer.waveform[held[0] :], torch.arange(first.item(), last.item() + 1))
         rows.append([held[0].item(), first.item() - 1, last.item()])
     return torch.tensor(rows)
 

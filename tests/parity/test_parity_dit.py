@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from livetalk.models import dit_blocks
 from livetalk.models.dit import DiT
+from livetalk.ops.rope import apply_rope
 
 NAME = "dit_tiny"
 MODULES = {
@@ -53,7 +54,7 @@ def watch(dit: DiT, case: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) ->
     rotated: list[Tensor] = []
 
     def keep_rope(x: Tensor, rope: Any) -> Tensor:
-        rotated.append(original(x, rope))
+        rotated.append(apply_rope(x, rope))
         layer, which = divmod(len(rotated) - 1, 2)
         key = f"mid.blocks.{layer}.self_attn.{'qk'[which]}_rope"
         if key in case:
@@ -67,7 +68,6 @@ def watch(dit: DiT, case: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) ->
     def keep_time(_module: nn.Module, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         got["mid.time_embedding"], got["mid.time_projection"] = output[0], output[1].flatten(1)
 
-    original = dit_blocks.apply_rope
     monkeypatch.setattr(dit_blocks, "apply_rope", keep_rope)
     dit.patch_embedding.register_forward_hook(keep_patches)
     dit.time_embedding.register_forward_hook(keep_time)

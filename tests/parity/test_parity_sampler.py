@@ -63,7 +63,7 @@ def build_models(config: dict[str, Any], features: Tensor) -> Models:
 
 
 class Recorder:
-    """Replays the recorded noise, and keeps what the transformer, the VAE and the colour match see and return."""
+    """Replays the recorded noise, and keeps what transformer, VAE and colour match see and return."""
 
     def __init__(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
         self.got: dict[str, Tensor] = {}

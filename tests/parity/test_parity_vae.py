@@ -37,7 +37,7 @@ def decode(vae: CausalVideoVAE, latents: Tensor) -> Tensor:
 def decode_in_pieces(vae: CausalVideoVAE, latents: Tensor) -> Tensor:
     """Decode one latent frame at a time."""
     cache, pieces = None, []
-    for latent in latents.split(1, dim=1):
+    for latent in torch.chunk(latents, latents.shape[1], dim=1):
         frames, cache = vae.decode(latent[None], cache)
         pieces.append(frames)
     return torch.cat(pieces, dim=2)

@@ -84,13 +84,14 @@ class StateDictAdapter:
         for key, name in names.items():
             expected = self.published_shape(key, tuple(state[key].shape))
             if tuple(published[name].shape) != expected:
+                shape = list(published[name].shape)
                 raise WeightsError(
-                    f"the checkpoint key '{name}' has shape {list(published[name].shape)}, expected {list(expected)}"
+                    f"the checkpoint key '{name}' has shape {shape}, expected {list(expected)}"
                 )
         return {key: published[name].reshape(state[key].shape) for key, name in names.items()}
 
     def export_weights(self, network: nn.Module) -> dict[str, Tensor]:
-        """Translate the weights of `network` to published keys and shapes; tensors share memory where they can."""
+        """Translate the weights of `network` to published keys and shapes, sharing memory where possible."""
         return {
             self.to_published(key): tensor.detach().reshape(self.published_shape(key, tuple(tensor.shape)))
             for key, tensor in network.state_dict().items()
@@ -187,7 +188,7 @@ def dit_adapter(config: DiTConfig) -> StateDictAdapter:
 
 
 def vae_adapter(config: VAEConfig) -> StateDictAdapter:
-    """Return the adapter of the published VAE at the size of `config`; it numbers its layers through all levels."""
+    """Return the adapter of the published VAE, which numbers its layers through all levels."""
     rules = [Rule("moments_conv", "conv1"), Rule("latents_conv", "conv2")]
     for network, published in (("encoder", "encoder.downsamples"), ("decoder", "decoder.upsamples")):
         rules += [

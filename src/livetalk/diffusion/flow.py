@@ -1,4 +1,7 @@
-"""The one convention: sigma 1 is noise, 0 is clean; `x = (1 - sigma) * x0 + sigma * noise`; velocity = noise - x0."""
+"""The one convention: sigma 1 is noise, 0 is clean.
+
+`x = (1 - sigma) * x0 + sigma * noise`, and the velocity is `noise - x0`.
+"""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,6 @@
 """Samplers: functions over a callable. Gradients flow if the caller lets them."""
 
+import itertools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -39,7 +40,7 @@ def sample_renoise(
         Clean latents, `[B, C, T, H, W]` float32.
     """
     latents = latents.to(torch.float32) if pin is None else pin(latents.to(torch.float32))
-    for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, next_sigma in itertools.pairwise(sigmas):
         x0 = x0_from_velocity(latents, predict_velocity(latents, sigma), sigma)
         latents = add_noise(x0, noise_source(x0), next_sigma)
         latents = latents if pin is None else pin(latents)
@@ -61,7 +62,7 @@ def sample_euler(
         Clean latents, `[B, C, T, H, W]` float32.
     """
     latents = latents.to(torch.float32) if pin is None else pin(latents.to(torch.float32))
-    for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, next_sigma in itertools.pairwise(sigmas):
         latents = latents + (next_sigma - sigma) * predict_velocity(latents, sigma)
         latents = latents if pin is None else pin(latents)
     return latents

@@ -1,5 +1,6 @@
 """Noise schedules: which sigmas a sampler visits."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ FEW_STEPS = (1000.0, 750.0, 500.0, 250.0)
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
-    """Warp sigmas towards noise: `shift * s / (1 + (shift - 1) * s)`; 0 and 1 stay, a shift of 1 changes nothing."""
+    """Warp sigmas towards noise: `shift * s / (1 + (shift - 1) * s)`; 0 and 1 stay where they are."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
@@ -44,11 +45,7 @@ def sigmas_from_timesteps(
         ValueError: the list does not fall, leaves its range, or the shift is not positive.
     """
     falling = [*timesteps, 0.0]
-    if (
-        any(a <= b for a, b in zip(falling, falling[1:], strict=False))
-        or falling[0] > 1000
-        or len(falling) < 2
-    ):
+    if any(a <= b for a, b in itertools.pairwise(falling)) or falling[0] > 1000 or len(falling) < 2:
         raise ValueError(f"timesteps must fall from at most 1000 to above 0, got {list(timesteps)}")
     if shift <= 0:
         raise ValueError(f"shift must be positive, got {shift}")

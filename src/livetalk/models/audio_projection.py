@@ -89,13 +89,13 @@ class AudioProjection(nn.Module):
         first = self.first_in(audio_context[:, :1].flatten(2))
         hidden = torch.cat((first, self.group_in(self._group(audio_context[:, 1:]))), dim=1)
         tokens: Tensor = self.out(self.hidden(hidden.relu()).relu())
-        tokens = tokens.unflatten(-1, (cfg.context_tokens, cfg.output_dim))
+        tokens = tokens.reshape(*tokens.shape[:2], cfg.context_tokens, cfg.output_dim)
         normed: Tensor = self.norm(tokens)
         return normed
 
     def _group(self, later: Tensor) -> Tensor:
         """Gather what each group of frames reads: `[B, F - 1, W, ...] -> [B, T - 1, group_window * ...]`."""
         centre = self.config.window // 2
-        groups = later.unflatten(1, (-1, self.config.latent_stride))
+        groups = later.reshape(later.shape[0], -1, self.config.latent_stride, *later.shape[2:])
         parts = (groups[:, :, 0, : centre + 1], groups[:, :, 1:-1, centre], groups[:, :, -1, centre:])
         return torch.cat(parts, dim=2).flatten(2)

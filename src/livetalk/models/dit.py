@@ -1,7 +1,7 @@
 """Audio-conditioned video diffusion transformer.
 
-Shapes: B batch · C channels · F frames · T latent frames · H W height, width of the latents · L video tokens ·
-S context tokens · D model width.
+Shapes: B batch · C channels · F frames · T latent frames · H W height, width of latents ·
+L video tokens · S context tokens · D model width.
 """
 
 import math
@@ -146,7 +146,7 @@ class DiT(nn.Module):
         return self._unpatchify(self.head(tokens, time), grid)
 
     def init_weights(self) -> None:
-        """Draw weights to train from: xavier for linear layers, a zero head, so that the first velocity is 0."""
+        """Draw weights to train from: xavier for linear layers, and a zero head: the first velocity is 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -195,13 +195,14 @@ class DiT(nn.Module):
         dtype = self.patch_embedding.weight.dtype
         x = torch.cat((latents.to(dtype), condition.to(dtype)), dim=1)
         pt, ph, pw = self.config.patch_size
-        x = x.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
+        b, c, t, h, w = x.shape
+        x = x.reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw)
         return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """Put `[B, L, patch * out_channels]` back in place: `[B, out_channels, T, H, W]`."""
         pt, ph, pw = self.config.patch_size
-        x = tokens.unflatten(1, grid).unflatten(-1, (pt, ph, pw, self.config.out_channels))
+        x = tokens.reshape(tokens.shape[0], *grid, pt, ph, pw, self.config.out_channels)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
 
     def _project_context(self, audio: Tensor, text: Tensor | None, image: Tensor | None) -> BlockConditioning:
@@ -232,7 +233,7 @@ class TimeEmbedding(nn.Module):
         first, last = self.mlp[0], self.mlp[2]
         embedding = linear_float32(last, F.silu(linear_float32(first, x)))
         modulation = linear_float32(self.modulation_out, F.silu(embedding))
-        return embedding, modulation.unflatten(1, (6, -1))
+        return embedding, modulation.reshape(modulation.shape[0], 6, -1)
 
 
 class Head(nn.Module):
@@ -247,7 +248,7 @@ class Head(nn.Module):
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
         """Return `[B, L, out_dim]` float32 from tokens `[B, L, D]` and the time embedding `[B, D]`."""
-        shift, scale = (self.modulation.float() + time[:, None]).split(1, dim=1)
+        shift, scale = (self.modulation.float() + time[:, None]).chunk(2, dim=1)
         return linear_float32(self.linear, modulate(self.norm(tokens), shift, scale))
 
 

@@ -1,6 +1,7 @@
 """Blocks of the diffusion transformer.
 
-Shapes: B batch · T latent frames · L video tokens · S context tokens · N heads · E head width · D model width.
+Shapes: B batch · T latent frames · L video tokens · S context tokens · N heads · E head width ·
+D model width.
 """
 
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class BlockConditioning(NamedTuple):
 
 def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
     """View `[B, L, D]` as `[B, L, N, E]`."""
-    return x_BLD.unflatten(-1, (num_heads, -1))
+    return x_BLD.reshape(*x_BLD.shape[:-1], num_heads, -1)
 
 
 class SelfAttention(nn.Module):
@@ -138,8 +139,7 @@ class AudioAttention(nn.Module):
 
         Args:
             x_BLD: video tokens.
-            frame_ids: `[L]` integers, the latent frame of each token. When L is a multiple of T the tokens must
-                be whole frames in order; any other L is taken for a slice and attends through a mask.
+            frame_ids: `[L]` integers, the latent frame of each token.
             audio_BTSC: speech tokens `[B, T, S, audio_dim]`.
 
         Returns:
@@ -147,10 +147,10 @@ class AudioAttention(nn.Module):
         """
         num_frames, num_context = audio_BTSC.shape[1:3]
         q = split_heads(self.q(x_BLD), self.num_heads)
-        k, v = self.kv(audio_BTSC).unflatten(-1, (2, self.num_heads, -1)).unbind(3)
+        k, v = (split_heads(x, self.num_heads) for x in self.kv(audio_BTSC).chunk(2, dim=-1))
         if x_BLD.shape[1] % num_frames == 0:
-            q = q.unflatten(1, (num_frames, -1)).flatten(0, 1)
-            y = self.core(q, k.flatten(0, 1), v.flatten(0, 1)).unflatten(0, (-1, num_frames)).flatten(1, 2)
+            frames = q.reshape(-1, x_BLD.shape[1] // num_frames, *q.shape[2:])
+            y = self.core(frames, k.flatten(0, 1), v.flatten(0, 1)).reshape(q.shape)
         else:
             context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
             y = self.core(q, k.flatten(1, 2), v.flatten(1, 2), frame_ids[:, None] == context_ids)
@@ -194,7 +194,7 @@ class DiTBlock(nn.Module):
         conditioning: BlockConditioning,
     ) -> Tensor:
         """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).split(1, dim=1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).chunk(6, dim=1)
         x = modulate(self.self_norm(tokens), shift1, scale1).type_as(tokens)
         tokens = add_gated(tokens, self.self_attention(x, rope), gate1)
         if self.context_attention is not None and self.context_norm is not None:
@@ -206,7 +206,7 @@ class DiTBlock(nn.Module):
 
 
 class BlockStack(nn.Module):
-    """All blocks. Every per-token fact enters here, so that one hook can slice the tokens and those facts together."""
+    """All blocks. Every per-token fact enters here, so that one hook can slice all of them together."""
 
     def __init__(self, config: BlockConfig, num_layers: int) -> None:
         """Build `num_layers` equal blocks."""

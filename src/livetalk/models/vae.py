@@ -1,6 +1,7 @@
 """Causal video VAE: the first frame becomes one latent frame, every later group of frames another.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width ·
+h w latent height, width.
 """
 
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ class VAEConfig:
 class CausalVideoVAE(nn.Module):
     """Encode video to normalised latents and decode it, whole or in pieces.
 
-    A piece continues the cache that the piece before it returned. The first piece holds 1 + stride * n frames,
-    later ones stride * n, in any split; the results are those of one pass.
+    A piece continues the cache that the piece before it returned. The first piece holds 1 + stride * n
+    frames, later ones stride * n, in any split; the results are those of one pass.
     """
 
     def __init__(self, config: VAEConfig) -> None:

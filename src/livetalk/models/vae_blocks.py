@@ -20,11 +20,11 @@ def fold_time(x_BCTHW: Tensor) -> Tensor:
 
 def unfold_time(x: Tensor, batch: int) -> Tensor:
     """View `[B * T, C, H, W]` as `[B, C, T, H, W]`."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2)
 
 
 class CausalConv(nn.Conv3d):
-    """Convolution that sees `kernel[0] - 1` past frames, no future ones, and the same space around a pixel."""
+    """Convolution that sees `kernel[0] - 1` past frames, no future ones, and all around a pixel."""
 
     slot: int = -1
 
@@ -46,10 +46,9 @@ class CausalConv(nn.Conv3d):
         num_past = self.kernel_size[0] - self.stride[0]
         history = None if cache is None else cache.history(self.slot)
         if history is None:
-            b, c, _, h, w = x.shape
-            zeros = x.new_zeros((b, num_past, h, w, c)).permute(0, 4, 1, 2, 3)
-            history = zeros
-        x = torch.cat((history.to(x.dtype), x), dim=2)
+            x = F.pad(x, (0, 0, 0, 0, num_past, 0))
+        else:
+            x = torch.cat((history.to(x.dtype), x), dim=2)
         if cache is not None:
             cache.keep(self.slot, x[:, :, -num_past:])
         return x
@@ -155,7 +154,15 @@ class TemporalDown(CausalConv):
         super().__init__(channels, channels, (3, 1, 1), time_stride=2)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, 1 + n, H, W]` from a first piece of 1 + 2 n frames, `[B, C, n, H, W]` from a later one of 2 n."""
+        """Halve the frame rate of a piece.
+
+        Args:
+            x: `[B, C, 1 + 2 n, H, W]` if it holds the first frame of a video, `[B, C, 2 n, H, W]` if not.
+            cache: of the pass, or None for a whole video.
+
+        Returns:
+            `[B, C, 1 + n, H, W]` or `[B, C, n, H, W]`.
+        """
         if cache is not None and cache.started:
             return self.convolve(self.extend(x, cache))
         if cache is not None:
@@ -166,14 +173,22 @@ class TemporalDown(CausalConv):
 
 
 class TemporalUp(CausalConv):
-    """Double the frame rate; the first frame of a video passes unchanged and is not seen by the later ones."""
+    """Double the frame rate; the first frame of a video passes unchanged, unseen by the later ones."""
 
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
         super().__init__(channels, 2 * channels, (3, 1, 1))
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, 1 + 2 n, H, W]` from a first piece of 1 + n frames, `[B, C, 2 n, H, W]` from a later one of n."""
+        """Double the frame rate of a piece.
+
+        Args:
+            x: `[B, C, 1 + n, H, W]` if it holds the first frame of a video, `[B, C, n, H, W]` if not.
+            cache: of the pass, or None for a whole video.
+
+        Returns:
+            `[B, C, 1 + 2 n, H, W]` or `[B, C, 2 n, H, W]`.
+        """
         if cache is not None and cache.started:
             return self._double(x, cache)
         if x.shape[2] == 1:
@@ -181,5 +196,6 @@ class TemporalUp(CausalConv):
         return torch.cat((x[:, :, :1], self._double(x[:, :, 1:], cache)), dim=2)
 
     def _double(self, x: Tensor, cache: CachePass | None) -> Tensor:
-        pairs = self.convolve(self.extend(x, cache)).permute(0, 2, 3, 4, 1).unflatten(-1, (2, -1))
-        return pairs.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).permute(0, 4, 1, 2, 3)
+        y = self.convolve(self.extend(x, cache)).permute(0, 2, 3, 4, 1)
+        pairs = y.reshape(*y.shape[:-1], 2, -1).permute(0, 1, 4, 2, 3, 5)
+        return pairs.flatten(1, 2).permute(0, 4, 1, 2, 3)

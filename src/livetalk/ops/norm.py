@@ -1,6 +1,6 @@
 """Normalisation and modulation with the rounding rules of the published networks.
 
-Statistics and modulation are float32 whatever the dtype of the tokens; each norm rounds back to the tokens' dtype.
+Statistics and modulation are float32 whatever the dtype of the tokens; each norm rounds back to that dtype.
 """
 
 import torch
@@ -68,5 +68,8 @@ def channel_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
         The shape and dtype of `x`.
     """
     weight = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32).clamp_min(CHANNEL_NORM_MIN)
-    return x * (x.shape[1] ** 0.5 / norm).to(x.dtype) * weight
+    # A wider result would make the CPU copy all of x; it sums in float32 anyway and rounds only the norm.
+    dtype = None if x.device.type == "cpu" else torch.float32
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype).clamp_min(CHANNEL_NORM_MIN)
+    y = x * (x.shape[1] ** 0.5 / norm).to(x.dtype)
+    return y * weight if torch.is_grad_enabled() else y.mul_(weight)

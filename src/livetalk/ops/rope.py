@@ -64,6 +64,19 @@ def apply_rope(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
     Returns:
         `[B, L, N, E]` float32.
     """
+    if torch.compiler.is_compiling():
+        return rotate_real(x_BLNE, rope)
+    return rotate_complex(x_BLNE, rope)
+
+
+def rotate_real(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
+    """Rotate by real arithmetic, which a compiler fuses; arguments as for `apply_rope`."""
     cos, sin = rope.cos[:, None], rope.sin[:, None]
-    even, odd = x_BLNE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x_BLNE.float().reshape(*x_BLNE.shape[:-1], -1, 2).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def rotate_complex(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
+    """Rotate by one complex product, the fastest form without a compiler; arguments as for `apply_rope`."""
+    pairs = torch.view_as_complex(x_BLNE.float().reshape(*x_BLNE.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * torch.complex(rope.cos, rope.sin)[:, None]).flatten(-2)

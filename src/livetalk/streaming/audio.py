@@ -73,15 +73,15 @@ def buffer_window_start(geometry: ChunkGeometry, config: AudioConfig) -> int:
 
 
 def whole_window_start(geometry: ChunkGeometry, chunk_index: int) -> int:
-    """Return the row of a whole recording's features for the first frame of a window (published offline mode).
+    """Return the row of a whole recording's features for the first frame of a window.
 
-    There the recording starts with the first window, motion frames included, so that the windows overlap.
+    In this published offline mode the recording starts with the first window, motion frames included.
     """
     return chunk_index * geometry.chunk_frames
 
 
 def whole_num_chunks(geometry: ChunkGeometry, num_frames: int) -> int:
-    """Return how many windows fit into `num_frames` of a whole recording (the published code makes one fewer)."""
+    """Return how many windows fit into `num_frames` of a recording (the published code makes one fewer)."""
     return max(0, (num_frames - geometry.motion_frames) // geometry.chunk_frames)
 
 

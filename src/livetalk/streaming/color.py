@@ -20,7 +20,7 @@ LINEAR_SLOPE = 7.787
 LINEAR_OFFSET = 16 / 116
 
 MIN_DEVIATION = 1e-3
-"""Below this many Lab units a frame is constant: its deviation is rounding noise and must not be stretched."""
+"""Below this many Lab units a frame is constant: its deviation is rounding noise, not to be stretched."""
 
 
 @dataclass(frozen=True, slots=True)

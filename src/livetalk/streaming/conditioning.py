@@ -8,6 +8,7 @@ from enum import Enum
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -80,7 +81,7 @@ def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
     return mask.expand(-1, latent_stride, -1, -1, -1)
 
 
-def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Scale a picture until it covers `height` x `width`, and cut out the middle.
 
     Args:
@@ -100,6 +101,6 @@ def resize_and_center_crop(image: np.ndarray, height: int, width: int) -> np.nda
     return resized[top : top + height, left : left + width]
 
 
-def image_to_tensor(image: np.ndarray) -> Tensor:
+def image_to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """Bring a picture `[H, W, 3]` uint8 to `[3, H, W]` float32, -1..1."""
     return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255 - 0.5) * 2

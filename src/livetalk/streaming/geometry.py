@@ -1,9 +1,9 @@
 """Every count of frames, latents and samples of a stream, derived from five numbers.
 
 A window of frames is denoised at once. It starts with the motion frames, which repeat the end of the window
-before it; the rest is the chunk, the only part that is shown. In the first window a single clean latent frame,
-the reference image, stands where later windows have the motion frames; its first `motion_frames` frames are not
-shown either, so every chunk has the same length.
+before it; the rest is the chunk, the only part that is shown. In the first window a single clean latent
+frame, the reference image, stands where later windows have the motion frames; its first `motion_frames`
+frames are not shown either, so every chunk has the same length.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """One chunk: audio in, new frames out, and the state for the next.
 
-Shapes: B batch (1) · C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+Shapes: C channels · F frames · T latent frames · H W frame height, width · h w latent height, width. A stream
+is a batch of one.
 """
 
 from dataclasses import dataclass, field
@@ -55,12 +56,22 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamConfig:
-    """Everything a stream is defined by besides weights and inputs."""
+    """Everything a stream is defined by besides weights and inputs.
+
+    Attributes:
+        geometry: timeline.
+        audio: which audio a window sees.
+        sampler: how a window is denoised and finished.
+        reference_layout: where the reference stands in the condition.
+        latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
+            frames are the same. On a CPU small pieces are faster, for they stay in its cache.
+    """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
     audio: AudioConfig = field(default_factory=AudioConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
+    latents_per_decode: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +119,9 @@ def create_state(
         models: networks and settings.
         conditioning: of the stream.
         seed: of its noise.
-        lead_audio: with a look-ahead, the first `lookahead_frames` worth of samples of the stream, `[n]` (zeros
-            are added to fewer). `generate_chunk` is then given the samples after these, and frame 0 belongs to
-            sample 0. Without it the video starts with `lookahead_frames` of silence.
+        lead_audio: with a look-ahead, the first `lookahead_frames` worth of samples of the stream, `[n]`
+            (zeros are added to fewer). `generate_chunk` is then given the samples after these, and frame 0
+            belongs to sample 0. Without it the video starts with `lookahead_frames` of silence.
 
     Raises:
         ValueError: `lead_audio` is longer than the look-ahead.
@@ -171,7 +182,7 @@ def generate_chunk(
 
 
 def encode_audio_context(models: Models, buffer: AudioBuffer) -> Tensor:
-    """Return the speech around each frame of the window that ends the buffer: `[1, F, window, num_blocks, channels]`."""
+    """Return the speech around each frame of the newest window: `[1, F, context, num_blocks, channels]`."""
     geometry, config = models.config.geometry, models.config.audio
     features = models.audio_encoder(buffer.waveform[None])
     start = buffer_window_start(geometry, config)
@@ -227,8 +238,12 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
         Frames `[1, 3, F, H, W]` float32, -1..1, and the motion latents of the next window `[1, C, M, h, w]`.
     """
     config = models.config
-    pixels, _ = models.vae.decode(latents)
-    pixels = match_color(pixels, state.color, config.sampler.color_strength)
+    pieces, cache = [], None
+    step = config.latents_per_decode or latents.shape[2]
+    for start in range(0, latents.shape[2], step):
+        frames, cache = models.vae.decode(latents[:, :, start : start + step], cache)
+        pieces.append(frames)
+    pixels = match_color(torch.cat(pieces, dim=2), state.color, config.sampler.color_strength)
     motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
     return pixels, motion_latents.float()
 
