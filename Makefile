@@ -20,7 +20,6 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: $(VENV)/.core ## a portrait and a sentence in, output/demo.mp4 out
-	@mkdir -p $(dir $(DEMO_OUTPUT))
 	$(BIN)/livetalk generate --image $(DEMO_IMAGE) --audio $(DEMO_AUDIO) -o $(DEMO_OUTPUT) \
 		--preview $(basename $(DEMO_OUTPUT)).png --overwrite
 

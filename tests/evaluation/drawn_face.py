@@ -1,5 +1,8 @@
 """A drawn face whose opening is known, and instruments that read it without any model."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +33,27 @@ def draw_frame(opening: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     frame[32:] = round(20 + 200 * opening)
     frame[:16] = rng.integers(0, 60, (16, 64, 1))
     return frame
+
+
+def write_video(path: Path, opening: np.ndarray, with_sound: bool = True) -> Path:
+    """Write a drawn face with a tone where the mouth is open."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "8"})
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono") if with_sound else None
+        for value in opening:
+            frame = av.VideoFrame.from_ndarray(draw_frame(float(value), rng), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if audio is not None:
+            tone = 0.3 * np.sin(np.arange(len(opening) * 640) * 0.3)
+            sound = (tone * np.repeat(opening > 0, 640)).astype(np.float32)
+            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            block.sample_rate = 16000
+            container.mux(audio.encode(block))
+            container.mux(audio.encode())
+    return path
 
 
 class BrightnessLandmarker:

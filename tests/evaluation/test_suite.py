@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from drawn_face import BrightnessLandmarker, ColourEmbedder, draw_frame
+from drawn_face import BrightnessLandmarker, ColourEmbedder, write_video
 
 from livetalk.errors import InputError
 from livetalk.evaluation.clip import ClipInputs, measure_clip
@@ -24,27 +23,6 @@ def make_opening(seed: int) -> np.ndarray:
     opening = np.convolve(steps, np.ones(3) / 3, mode="valid") * 0.8
     opening[:25] = opening[75:] = 0.0
     return opening
-
-
-def write_video(path: Path, opening: np.ndarray, with_sound: bool = True) -> Path:
-    """Write a drawn face with a tone where the mouth is open."""
-    rng = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25, options={"crf": "8"})
-        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-        audio = container.add_stream("aac", rate=16000, layout="mono") if with_sound else None
-        for value in opening:
-            frame = av.VideoFrame.from_ndarray(draw_frame(float(value), rng), format="rgb24")
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        if audio is not None:
-            tone = 0.3 * np.sin(np.arange(len(opening) * 640) * 0.3)
-            sound = (tone * np.repeat(opening > 0, 640)).astype(np.float32)
-            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-            block.sample_rate = 16000
-            container.mux(audio.encode(block))
-            container.mux(audio.encode())
-    return path
 
 
 def test_track_reads_what_was_drawn(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.chunk_frames < 1:
         raise InputError(f"--chunk-frames {args.chunk_frames}: must be at least 1")
     if args.json is not None:
-        require_output_file(args.json, ".json")
+        require_output_file(args.json, ".json", overwrite=True)
     probe = LipProbe.load(args.probe) if args.probe is not None else None
     with FaceLandmarker() as landmarker:
         instruments = Instruments(landmarker, None if args.no_identity else FaceEmbedder())
