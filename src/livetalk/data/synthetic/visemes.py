@@ -220,7 +220,8 @@ def _blend_targets(pieces: Sequence[tuple[_Target, float, float]], time: Floats)
 def _smooth(channels: Floats) -> Floats:
     kernel = np.hanning(_SMOOTHING_STEPS + 2)[1:-1]
     kernel /= kernel.sum()
-    return np.stack([np.convolve(column, kernel, "same") for column in channels.T], 1)
+    padded = np.pad(channels, ((_SMOOTHING_STEPS // 2, _SMOOTHING_STEPS // 2), (0, 0)), mode="edge")
+    return np.stack([np.convolve(column, kernel, "valid") for column in padded.T], 1)
 
 
 def _speech_gate(events: Sequence[PhonemeEvent], time: Floats) -> Floats:
