@@ -247,7 +247,7 @@ def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) ->
     crow = noise(torch.stack([x * 4, y * 26 + x * 9, z * 4], -1)) - 0.5
     corners = crow * 0.010 * torch.exp(-(((x - 0.60) / 0.10) ** 2 + ((y - 7.27) / 0.14) ** 2))
     line = 0.24 + 0.42 * (6.98 - y)
-    fold = -0.014 * bump(x - line, 0, 0.035) * smoothstep(6.52, 6.66, y) * smoothstep(7.02, 6.9, y) * smoothstep(1.2, 1.3, z)
+    fold = -0.010 * bump(x - line, 0, 0.06) * smoothstep(6.55, 6.7, y) * smoothstep(6.96, 6.84, y) * smoothstep(1.2, 1.3, z)
     return pores + creases + (forehead + corners + 0.8 * fold) * (0.15 + 1.2 * age)
 
 

@@ -10,10 +10,16 @@ _NECK = 5.86
 """Height of the base of the neck, measured along the slanted neckline plane."""
 
 
+def _slanted(rest: Tensor) -> Tensor:
+    """Height along the neckline plane, lower in front; the shoulders never reach it."""
+    x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
+    return y + 0.38 * (z - 0.2) - 0.9 * smoothstep(0.72, 1.4, x)
+
+
 def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
     """Signed distance-like value [...] at rest positions [..., 3]: negative where the fabric is cut away."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
-    height = y + 0.38 * (z - 0.2) - 0.9 * smoothstep(0.62, 1.3, x)
+    height = _slanted(rest)
     front = smoothstep(0.1, 0.5, z)
     if outfit.kind == "turtleneck":
         return 6.17 + 0.12 * outfit.opening - height
@@ -71,7 +77,7 @@ def _jacket(outfit: Outfit, rest: Tensor, outer: Tensor, inner: Tensor) -> Tenso
     front = smoothstep(0.2, 0.35, z)
     opening = 0.10 + 0.36 * ((y - 4.5) / 1.4).clamp(0, 1.2)
     shirt = smoothstep(0.012, -0.012, x - opening) * front
-    height = y + 0.38 * (z - 0.2)
+    height = _slanted(rest)
     shirt = torch.maximum(shirt, smoothstep(_NECK - 0.04, _NECK - 0.015, height))
     lapel_edge = opening + 0.34 * ((y - 4.75) / 0.8).clamp(0, 1)
     crease = smoothstep(0.03, 0.0, (x - lapel_edge).abs()) * front * 0.55
@@ -87,7 +93,7 @@ def _jacket(outfit: Outfit, rest: Tensor, outer: Tensor, inner: Tensor) -> Tenso
 def _shirt(outfit: Outfit, rest: Tensor, colour: Tensor, edge: Tensor) -> Tensor:
     """Collar edge, button placket and buttons."""
     x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
-    height = y + 0.38 * (z - 0.2)
+    height = _slanted(rest)
     front = smoothstep(0.2, 0.35, z)
     points = 0.16 * smoothstep(0.55, 0.12, x.abs()) * front
     line = smoothstep(0.022, 0.0, (height - (_NECK - 0.06 - points)).abs())

@@ -158,8 +158,16 @@ def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: in
     first_cloth = len(mesh.solid) + len(mesh.lashes)
     area = (fine, fine)
     draw_triangles(buffer, screen, Triangles(mesh.solid), area)
-    draw_triangles(buffer, screen, Triangles(mesh.lashes, len(mesh.solid), mesh.lash_cut, two_sided=True), area)
-    draw_triangles(buffer, screen, Triangles(mesh.cloth, first_cloth, subject.cut, two_sided=True), area)
+
+    def lash(face: Tensor, weights: Tensor) -> Tensor:
+        return (mesh.lash_cut[face] * weights).sum(1)
+
+    def collar(face: Tensor, weights: Tensor) -> Tensor:
+        rest = (mesh.base[mesh.cloth[face]] * weights[..., None]).sum(1)
+        return clothes.neckline(subject.identity.outfit, rest)
+
+    draw_triangles(buffer, screen, Triangles(mesh.lashes, len(mesh.solid), lash, two_sided=True, nearer=0.012), area)
+    draw_triangles(buffer, screen, Triangles(mesh.cloth, first_cloth, collar, two_sided=True), area)
 
 
 def _interpolate(
@@ -277,7 +285,8 @@ def _shade_hair(frame: Tensor, point: Tensor, subject: Subject, state: FrameStat
     view = F.normalize(subject.camera.position - position, dim=-1)
     lit = shadow.visibility(frame, position, normal)
     surface = shading.Surface(position, normal, normal, view, lit, strands.occlusion[point])
-    return shading.shade_hair(surface, subject.lights, strands.colour[point], tangent)
+    lustre = 0.25 if subject.identity.hair.style in ("afro", "curly", "buzz") else 1.0
+    return shading.shade_hair(surface, subject.lights, strands.colour[point], tangent, lustre)
 
 
 def _behind(background: Tensor, bare: Tensor, size: int, supersample: int) -> Tensor:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from livetalk.data.synthetic.hair_style import Style, make_style
-from livetalk.data.synthetic.head import SKIN
+from livetalk.data.synthetic.head import SKIN, HeadAsset
 from livetalk.data.synthetic.identity import Identity
 from livetalk.data.synthetic.noise import Noise, smoothstep
 from livetalk.data.synthetic.rasterize import EMPTY, draw_points, new_buffer
@@ -91,7 +92,7 @@ def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
     if hair.style == "bald":
         return torch.zeros(rest.shape[:-1], device=rest.device)
     x, y, z = rest[..., 0], rest[..., 1], rest[..., 2]
-    wobble = 0.10 * (noise.fractal(rest * 5, 2) - 0.5)
+    wobble = 0.09 * (noise.fractal(rest * 3, 2) - 0.5)
     line = 7.93 + hair.hairline + 0.22 * hair.recede * smoothstep(0.12, 0.4, x.abs()) + 0.05 * hair.recede
     line = line - 0.10 * smoothstep(0.45, 0.65, x.abs())
     front = smoothstep(-0.06, 0.09, y - line + wobble)
@@ -124,6 +125,17 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
     paths = _grow_paths(roots, normals, style, _obstacles(rest, mesh, centre))
     paths = _arrange(paths, style, centre, noise, base)
     return _to_points(paths, style, identity, centre, per_unit)
+
+
+def tuck_ears(identity: Identity, rest: NDArray[np.float32], head: HeadAsset) -> NDArray[np.float32]:
+    """Presses the ears [V, 3] against the head below hair that covers them, so that they do not poke through."""
+    if identity.hair.style not in ("bob", "long", "wavy", "fringe", "curly", "afro"):
+        return rest
+    sign, x = np.sign(rest[:, 0]), np.abs(rest[:, 0])
+    ear = (head.base[:, 1] > 6.6) & (head.base[:, 1] < 7.6) & (x > 0.70)
+    result = rest.copy()
+    result[:, 0] = np.where(ear, sign * (0.70 + 0.12 * (x - 0.70)), rest[:, 0])
+    return result
 
 
 def _drift(rest: Tensor, mesh: Mesh) -> Tensor:

@@ -124,8 +124,8 @@ def _side(style: Style, local: Tensor, t: float) -> Tensor:
 def _short(style: Style, local: Tensor, t: float) -> Tensor:
     """Short: up and forward on top, down at the sides."""
     top = smoothstep(0.45, 0.85, local[:, 1])[:, None]
-    forward = _vector(local, 0.35 * (1 if style.hair.part >= 0 else -1), 0.25, 0.45)
-    forward = forward + F.normalize(local, dim=1) * 0.35
+    forward = _vector(local, 0.45 * (1 if style.hair.part >= 0 else -1), 0.0, 0.30)
+    forward = forward + F.normalize(local, dim=1) * 0.40
     return torch.lerp(_vector(local, 0, -1.0, -0.25).expand_as(local), forward, top)
 
 
@@ -142,11 +142,8 @@ def _afro(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 def _curly(style: Style, local: Tensor, t: float) -> Tensor:
-    """Springy: out first, then down."""
-    side = _away_from_part(style, local)
-    out = F.normalize(local, dim=1) * (1.0 - 0.75 * t)
-    front = smoothstep(0.4, 0.8, local[:, 2])[:, None]
-    return out + side * _vector(local, 0.45, 0, 0) + _vector(local, 0, -0.75 * t - 0.1, 0) + _vector(local, 0, 0, -0.4) * front
+    """Parted and hanging like long hair, but standing off the head first."""
+    return F.normalize(_long(style, local, t), dim=1) + F.normalize(local, dim=1) * (0.32 * (1 - t))
 
 
 def _bun(style: Style, local: Tensor, t: float) -> Tensor:
@@ -160,8 +157,8 @@ _FIELDS = {
     "long": _long, "wavy": _long, "curly": _curly, "afro": _afro, "bun": _bun,
 }  # fmt: skip
 
-_TOP_LENGTH = {"buzz": 0.09, "short": 0.36, "crop": 0.42, "swept": 1.25, "side": 0.95, "curly": 1.5, "afro": 0.62, "bun": 1.9}
-_SIDE_LENGTH = {"buzz": 0.07, "short": 0.16, "crop": 0.15, "swept": 0.45, "side": 0.30, "curly": 1.5, "afro": 0.50, "bun": 1.9}
+_TOP_LENGTH = {"buzz": 0.09, "short": 0.30, "crop": 0.40, "swept": 1.25, "side": 0.95, "curly": 1.7, "afro": 0.42, "bun": 1.9}
+_SIDE_LENGTH = {"buzz": 0.07, "short": 0.16, "crop": 0.15, "swept": 0.45, "side": 0.30, "curly": 1.15, "afro": 0.36, "bun": 1.9}
 _THICKNESS = {
     "buzz": 0.015, "short": 0.05, "crop": 0.05, "swept": 0.13, "side": 0.11, "fringe": 0.13, "bob": 0.15, "long": 0.13,
     "wavy": 0.16, "curly": 0.22, "afro": 0.10, "bun": 0.05,
@@ -205,8 +202,8 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
         tone=(0.88 + 0.24 * lock) * (0.94 + 0.12 * random(count)),
         leader=leader,
         bend=0.35 if hair.style in (*_LONG, "bun", "side") else 0.22,
-        clump={"buzz": 0.0, "afro": 0.35, "curly": 0.75}.get(hair.style, 0.45),
-        wave={"wavy": 0.075, "curly": 0.075, "afro": 0.06}.get(hair.style, 0.012 + 0.03 * hair.curl),
+        clump={"buzz": 0.0, "afro": 0.0, "curly": 0.6}.get(hair.style, 0.45),
+        wave={"wavy": 0.06, "curly": 0.06, "afro": 0.045}.get(hair.style, 0.012 + 0.03 * hair.curl),
         coil={"wavy": 0.4, "curly": 0.9, "afro": 1.0}.get(hair.style, 0.2),
         wave_turns=length * {"wavy": 1.15, "curly": 2.6, "afro": 4.0}.get(hair.style, 0.8),
         bangs=bangs,

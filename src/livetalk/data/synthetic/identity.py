@@ -217,7 +217,7 @@ def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float],
 
 def _skin(rng: np.random.Generator, male: bool, age: float, melanin: float, hair: Colour) -> Skin:
     """Skin tone from melanin, lips, brows, beard and make-up."""
-    light, middle, dark = np.array([0.70, 0.465, 0.36]), np.array([0.46, 0.265, 0.175]), np.array([0.135, 0.068, 0.044])
+    light, middle, dark = np.array([0.64, 0.42, 0.325]), np.array([0.46, 0.265, 0.175]), np.array([0.135, 0.068, 0.044])
     tone = light * (1 - melanin * 2) + middle * melanin * 2 if melanin < 0.5 else middle * (2 - melanin * 2) + dark * (melanin * 2 - 1)
     tone = tone * (1 + rng.normal(0, 0.025, 3)) * rng.uniform(0.93, 1.05)
     makeup = 0.0 if male else float(rng.random() ** 1.3)
@@ -301,7 +301,7 @@ def _light(rng: np.random.Generator) -> Light:
     azimuth, elevation = side * rng.uniform(0.1, 1.0), rng.uniform(0.25, 0.85)
     warm = rng.uniform(-1, 1)
     contrast = rng.uniform(0, 1)
-    key = np.array([1 + 0.11 * warm, 1.0, 1 - 0.15 * warm]) * (1.75 + 0.75 * contrast)
+    key = np.array([1 + 0.11 * warm, 1.0, 1 - 0.15 * warm]) * (1.40 + 0.75 * contrast)
     cool = np.array([1 - 0.08 * warm, 1.0, 1 + 0.10 * warm])
     fill = cool * (0.70 - 0.45 * contrast) * rng.uniform(0.7, 1.2)
     rim = cool * rng.uniform(0, 1.6) * float(rng.random() < 0.65)

@@ -43,8 +43,16 @@ def shade_eye(surface: Surface, lights: LightRig, skin: Skin, noise: Noise, look
         half = F.normalize(surface.view + lights.directions[index], dim=-1)
         glint = dot(cornea, half).clamp(0, 1) ** power
         result = result + lights.colours[index] * (glint * strength * lid)[:, None]
+    result = result + lights.sky * (_catchlight(outward, gaze, lights) * lid * 1.5)[:, None]
     mirrored = 2 * dot(cornea, surface.view)[:, None] * cornea - surface.view
     return result + lights.sky * (0.045 * smoothstep(0.1, 0.8, mirrored[:, 1]) * lid)[:, None]
+
+
+def _catchlight(outward: Tensor, gaze: Tensor, lights: LightRig) -> Tensor:
+    """Reflection of a window [N], always on the upper part of the iris, towards the key light."""
+    side = torch.sign(lights.directions[0, 0])
+    spot = F.normalize(gaze + gaze.new_tensor([0.0, 0.15, 0.0]) + side * gaze.new_tensor([0.16, 0.0, 0.0]), dim=-1)
+    return smoothstep(0.13, 0.06, torch.acos(dot(outward, spot).clamp(-1, 1)))
 
 
 def _eye_albedo(outward: Tensor, gaze: Tensor, radius: Tensor, skin: Skin, noise: Noise) -> Tensor:
@@ -89,8 +97,8 @@ def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, op
     albedo = white * (1 - 0.28 * smoothstep(0.06, 0.0, gap))[:, None]
     albedo = torch.lerp(albedo, rest.new_tensor([0.50, 0.20, 0.19]), gum[:, None])
     depth = smoothstep(1.10, 1.47, z)
-    dark = (0.10 + 0.90 * depth) * (0.55 + 0.45 * smoothstep(0.0, 0.3, opening)) * (0.62 + 0.38 * upper)
-    inner = _darkened(surface, dark)
+    dark = (0.10 + 0.90 * depth) * (0.6 + 0.4 * smoothstep(0.0, 0.25, opening)) * (0.55 + 0.6 * upper)
+    inner = _darkened(surface, dark, 0.45)
     rough = torch.full_like(x, 0.28)
     return shade_skin(inner, lights, albedo, rough, dark * 1.2)
 
@@ -113,13 +121,13 @@ def shade_lining(surface: Surface, lights: LightRig, rest: Tensor, lip: Tensor, 
     return shade_skin(_darkened(surface, dark), lights, albedo, torch.full_like(lip, 0.36), dark)
 
 
-def _darkened(surface: Surface, dark: Tensor) -> Surface:
-    """The same samples with less light reaching them."""
+def _darkened(surface: Surface, dark: Tensor, least: float = 0.0) -> Surface:
+    """The same samples with less light reaching them, but at least this share of the key light."""
     return Surface(
         surface.position,
         surface.normal,
         surface.smooth,
         surface.view,
-        torch.minimum(surface.shadow, torch.full_like(dark, 0.75)) * dark,
+        surface.shadow.clamp(least, 0.8) * dark,
         dark * 0.85,
     )

@@ -1,5 +1,6 @@
 """Batched z-buffer rasterisation in PyTorch: triangles and points scattered into one packed depth buffer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +17,15 @@ _ID_BITS = 32
 class Triangles:
     """Triangles of one draw: `corners` [T, 3] vertex ids, ids counted from `first_id`, optional cut-away.
 
-    `cut` [T, 3] is a value per corner; fragments whose interpolated value is negative are dropped.
+    `cut` gets triangle numbers [N] and barycentric weights [N, 3] of fragments and returns a value [N]; fragments
+    with a negative value are dropped. `nearer` is subtracted from the depth, for coats lying on other surfaces.
     """
 
     corners: Tensor
     first_id: int = 0
-    cut: Tensor | None = None
+    cut: Callable[[Tensor, Tensor], Tensor] | None = None
     two_sided: bool = False
+    nearer: float = 0.0
 
 
 def new_buffer(frames: int, height: int, width: int, device: torch.device) -> Tensor:
@@ -55,7 +58,7 @@ def edge_planes(corners: Tensor) -> Tensor:
 
 
 def draw_triangles(
-    buffer: Tensor, screen: Tensor, triangles: Triangles, size: tuple[int, int], budget: int = 1 << 22
+    buffer: Tensor, screen: Tensor, triangles: Triangles, size: tuple[int, int], budget: int | None = None
 ) -> None:
     """Draws triangles of every frame into the buffer, in place.
 
@@ -64,10 +67,11 @@ def draw_triangles(
         screen: float32 [F, V, 3], x and y in samples (sample centres at .5), z = positive distance.
         triangles: what to draw; front faces run counter-clockwise in a y-up world.
         size: (H, W).
-        budget: fragments tested at a time; bounds memory.
+        budget: fragments tested at a time; bounds memory. By default more on a GPU.
     """
     frames, _, _ = screen.shape
     height, width = size
+    budget = budget or (1 << 25 if screen.is_cuda else 1 << 21)
     limits = torch.tensor([width, height], device=screen.device, dtype=screen.dtype)
     points = screen[:, triangles.corners]
     xy = points[..., :2]
@@ -119,11 +123,11 @@ def _draw_box(
     sample_x, sample_y = x[hit, column], y[hit, row]
     chosen = planes[hit]
     weights = chosen[..., 0] * sample_x[:, None] + chosen[..., 1] * sample_y[:, None] + chosen[..., 2]
-    depth = 1 / (weights * (1 / corners[..., 2])[hit]).sum(1)
+    depth = 1 / (weights * (1 / corners[..., 2])[hit]).sum(1) - triangles.nearer
     keys = pack(depth, face[hit] + triangles.first_id)
     target = frame[hit] * (height * width) + sample_y.long() * width + sample_x.long()
     if triangles.cut is not None:
-        keep = (weights * triangles.cut[face[hit]]).sum(1) >= 0
+        keep = triangles.cut(face[hit], weights) >= 0
         keys, target = keys[keep], target[keep]
     buffer.scatter_reduce_(0, target, keys, "amin")
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from livetalk.data.synthetic import appearance, clothes, frame, hair, pose
+from livetalk.data.synthetic import appearance, frame, hair, pose
 from livetalk.data.synthetic.background import make_background
 from livetalk.data.synthetic.camera import Camera, make_camera
-from livetalk.data.synthetic.head import CLOTH, LASH, LIP_PAIRS, ORAL, SKIN, load_head
+from livetalk.data.synthetic.head import LIP_PAIRS, SKIN, load_head
 from livetalk.data.synthetic.identity import Identity
 from livetalk.data.synthetic.noise import Noise
 from livetalk.data.synthetic.performance import Performance
@@ -25,7 +25,6 @@ class Subject:
         identity: the record it was made from.
         rest: [V, 3], neutral vertices.
         pivot: [3], where the neck turns.
-        cut: [T, 3], neckline value at the corners of the cloth triangles.
         skin: [S, S, C], baked skin texture.
         strands: hair points.
         background: [H, W, 3], linear light.
@@ -35,7 +34,6 @@ class Subject:
     identity: Identity
     rest: Tensor
     pivot: Tensor
-    cut: Tensor
     skin: Tensor
     strands: hair.Strands
     background: Tensor
@@ -66,18 +64,16 @@ class Renderer:
     def prepare(self, identity: Identity) -> Subject:
         """Shapes, bakes and grows everything that does not change over time."""
         head = load_head()
-        rest_cpu = head.shape(identity.shape)
+        rest_cpu = hair.tuck_ears(identity, head.shape(identity.shape), head)
         rest = torch.from_numpy(rest_cpu).to(self.device)
         noise = Noise(identity.seed, self.device)
         eyes = torch.stack([pose.eye_centre(rest[ids]) for ids in self._rig.eye_ids]).mean(0)
         camera = make_camera(identity.view, eyes)
-        base = self._mesh.base
         scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
         subject = Subject(
             identity=identity,
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
-            cut=clothes.neckline(identity.outfit, base[self._mesh.cloth]),
             skin=appearance.bake_skin(identity, self._skin_map, scalp),
             strands=hair.grow(identity, rest, self._mesh, noise, self.resolution * self.supersample / identity.view.height),
             background=make_background(identity, self.resolution, self.device),

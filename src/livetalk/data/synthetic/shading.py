@@ -124,7 +124,7 @@ def shade_cloth(surface: Surface, lights: LightRig, albedo: Tensor) -> Tensor:
     return total
 
 
-def shade_hair(surface: Surface, lights: LightRig, albedo: Tensor, tangent: Tensor) -> Tensor:
+def shade_hair(surface: Surface, lights: LightRig, albedo: Tensor, tangent: Tensor, lustre: float) -> Tensor:
     """Hair: light around the strand (Kajiya-Kay) with two shifted highlights -> linear light [N, 3]."""
     total = albedo * ambient(lights, surface.normal) * surface.occlusion[:, None] * 1.05
     for index in range(3):
@@ -136,9 +136,9 @@ def shade_hair(surface: Surface, lights: LightRig, albedo: Tensor, tangent: Tens
         first = _strand_lobe(tangent - 0.12 * surface.normal, half, 34)
         second = _strand_lobe(tangent + 0.16 * surface.normal, half, 10)
         visible = wrapped * (surface.shadow if index == 0 else surface.occlusion)
-        lustre = 0.045 * first[:, None] + albedo * 0.7 * second[:, None]
+        shine = lustre * (0.04 * first[:, None] + albedo * 0.7 * second[:, None])
         total = total + lights.colours[index] * (
-            (albedo * (0.85 * around)[:, None] + lustre * surface.occlusion[:, None]) * visible[:, None]
+            (albedo * (0.85 * around)[:, None] + shine * surface.occlusion[:, None]) * visible[:, None]
         )
     return total
 

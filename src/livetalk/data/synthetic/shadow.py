@@ -47,14 +47,14 @@ class ShadowMap:
 
     def visibility(self, frame: Tensor, position: Tensor, normal: Tensor) -> Tensor:
         """How much key light reaches positions [N, 3] of frames [N]: 0 shadow .. 1 lit."""
-        seen = _to_light(position + 0.02 * normal, self.axes)
+        seen = _to_light(position + 0.035 * normal, self.axes)
         total = torch.zeros_like(seen[:, 0])
         for dx, dy in _TAPS:
             x = (seen[:, 0] + dx * 1.6 * self.softness).clamp(0, _SIZE - 1)
             y = (seen[:, 1] + dy * 1.6 * self.softness).clamp(0, _SIZE - 1)
             index = frame * (_SIZE * _SIZE) + y.long() * _SIZE + x.long()
             behind = seen[:, 2] - self.depth[index]
-            total = total + (1 - (behind - 0.03) / 0.05).clamp(0, 1)
+            total = total + (1 - (behind - 0.035) / 0.06).clamp(0, 1)
         return total / len(_TAPS)
 
 

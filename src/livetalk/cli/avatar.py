@@ -1,0 +1,76 @@
+"""`livetalk avatar new`: renders a synthetic portrait from a seed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from livetalk.data.synthetic.identity import sample_identity
+from livetalk.data.synthetic.performance import FACE_UNITS, Performance
+from livetalk.data.synthetic.renderer import Renderer
+from livetalk.errors import InputError, OutputError
+
+_SMILE = {"mouthSmileLeft": 0.12, "mouthSmileRight": 0.12}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the `avatar` command."""
+    parser = subparsers.add_parser("avatar", help="make a portrait of a person who does not exist")
+    actions = parser.add_subparsers(dest="action", required=True)
+    new = actions.add_parser("new", help="render a new portrait; the same seed gives the same person")
+    new.add_argument("--seed", type=int, required=True, help="which person, 0 or more")
+    new.add_argument("--out", type=Path, default=Path("portrait.png"), help="PNG to write (default: portrait.png)")
+    new.add_argument("--size", type=int, default=512, help="height and width in pixels (default: 512)")
+    new.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Renders and writes the portrait; returns the exit status.
+
+    Raises:
+        InputError: for a negative seed or a size out of 64..2048.
+        OutputError: when the file cannot be written.
+    """
+    if args.seed < 0:
+        raise InputError(f"--seed {args.seed}: give a number that is 0 or more")
+    if not 64 <= args.size <= 2048:
+        raise InputError(f"--size {args.size}: give a size between 64 and 2048")
+    _check_writable(args.out)
+    picture = render_portrait(args.seed, args.size, args.device)
+    try:
+        Image.fromarray(picture).save(args.out, format="PNG")
+    except OSError as error:
+        raise OutputError(f"{args.out}: cannot be written ({error.strerror or error})") from error
+    print(f"wrote {args.out} (seed {args.seed}, {args.size} x {args.size})")
+    return 0
+
+
+def render_portrait(seed: int, size: int, device: str) -> np.ndarray:
+    """A calm portrait of the identity `seed`, uint8 [size, size, 3]."""
+    units = np.zeros((1, len(FACE_UNITS)), np.float32)
+    for name, weight in _SMILE.items():
+        units[0, FACE_UNITS.index(name)] = weight
+    still = Performance(
+        units=units,
+        head_rotation=np.zeros((1, 3), np.float32),
+        head_translation=np.zeros((1, 3), np.float32),
+        gaze=np.zeros((1, 2), np.float32),
+        breath=np.zeros(1, np.float32),
+    )
+    with torch.no_grad():
+        renderer = Renderer(device, resolution=size)
+        frames = renderer.render(renderer.prepare(sample_identity(seed)), still)
+    return np.asarray(frames[0].cpu().numpy())
+
+
+def _check_writable(out: Path) -> None:
+    """Refuses before rendering what could not be saved after it."""
+    if out.is_dir():
+        raise OutputError(f"{out}: is a directory; give a file name ending in .png")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out}: the directory {out.parent} does not exist; make it first")
