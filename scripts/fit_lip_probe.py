@@ -1,7 +1,7 @@
 """Fit the lip probe of `livetalk evaluate --probe` on a speech corpus, and say how well it does.
 
-The truth is the opening of the rendered mesh; nothing is drawn, so a CPU does it in minutes. The last clips of
-the corpus are held out of the fit and scored.
+The truth is the opening of the rendered mesh; nothing is drawn, so a CPU does it in minutes. The last clips
+of the corpus are held out of the fit and scored.
 
 Usage: python scripts/fit_lip_probe.py CORPUS PROBE.npz [--clips 300] [--held-out 40] [--seed 1]
 """
