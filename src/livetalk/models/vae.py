@@ -14,6 +14,7 @@ from livetalk.models.vae_blocks import (
     CausalConv,
     ChannelNorm,
     FrameAttention,
+    PointConv,
     ResidualBlock,
     SpatialDown,
     SpatialUp,
@@ -100,8 +101,8 @@ class CausalVideoVAE(nn.Module):
         self.config = config
         moments = 2 * config.latent_channels
         self.encoder = Encoder(config)
-        self.moments_conv = CausalConv(moments, moments, (1, 1, 1))
-        self.latents_conv = CausalConv(config.latent_channels, config.latent_channels, (1, 1, 1))
+        self.moments_conv = PointConv(moments, moments)
+        self.latents_conv = PointConv(config.latent_channels, config.latent_channels)
         self.decoder = Decoder(config)
         self._num_encoder_slots = assign_slots(self.encoder)
         self._num_decoder_slots = assign_slots(self.decoder)

@@ -55,11 +55,41 @@ class CausalConv(nn.Conv3d):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve frames that already carry their past."""
-        return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+        y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+        # Small inputs make the CPU choose a kernel that loses the layout; elsewhere this does nothing.
+        return y.contiguous(memory_format=torch.channels_last_3d)
 
     def _convolve_frames(self, x: Tensor) -> Tensor:
         y = F.conv2d(fold_time(x), self.weight.squeeze(2), self.bias, padding=self.padding[1:])
         return unfold_time(y, x.shape[0])
+
+
+class PointConv(nn.Conv3d):
+    """Convolution of each position by itself, as a matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Build a 1x1x1 convolution."""
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, out_channels, T, H, W]`."""
+        y = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
+        return y.permute(0, 4, 1, 2, 3)
+
+
+class TemporalConv(CausalConv):
+    """Causal convolution over three frames at each position, as one matrix product over the stacked frames."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        """Build a convolution that makes one frame out of every `stride` frames."""
+        super().__init__(in_channels, out_channels, (3, 1, 1), time_stride=stride)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Convolve frames that already carry their past."""
+        frames, num_frames = x.permute(0, 2, 3, 4, 1), x.shape[2]
+        taps = [frames[:, tap : num_frames - 2 + tap : self.stride[0]] for tap in range(3)]
+        weight = self.weight.flatten(2).transpose(1, 2).flatten(1)
+        return F.linear(torch.cat(taps, dim=-1), weight, self.bias).permute(0, 4, 1, 2, 3)
 
 
 class ChannelNorm(nn.Module):
@@ -89,9 +119,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = CausalConv(in_channels, out_channels, kernel)
         self.norm2 = ChannelNorm(out_channels, silu=True)
         self.conv2 = CausalConv(out_channels, out_channels, kernel)
-        self.shortcut = (
-            CausalConv(in_channels, out_channels, (1, 1, 1)) if in_channels != out_channels else None
-        )
+        self.shortcut = PointConv(in_channels, out_channels) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
@@ -146,12 +174,12 @@ class SpatialUp(nn.Conv3d):
         return unfold_time(F.conv2d(y, self.weight.squeeze(2), self.bias, padding=1), x.shape[0])
 
 
-class TemporalDown(CausalConv):
+class TemporalDown(TemporalConv):
     """Halve the frame rate; the first frame of a video passes unchanged and alone."""
 
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
-        super().__init__(channels, channels, (3, 1, 1), time_stride=2)
+        super().__init__(channels, channels, stride=2)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Halve the frame rate of a piece.
@@ -172,12 +200,12 @@ class TemporalDown(CausalConv):
         return torch.cat((x[:, :, :1], self.convolve(x)), dim=2)
 
 
-class TemporalUp(CausalConv):
+class TemporalUp(TemporalConv):
     """Double the frame rate; the first frame of a video passes unchanged, unseen by the later ones."""
 
     def __init__(self, channels: int) -> None:
         """Keep the number of channels."""
-        super().__init__(channels, 2 * channels, (3, 1, 1))
+        super().__init__(channels, 2 * channels)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Double the frame rate of a piece.
@@ -198,4 +226,5 @@ class TemporalUp(CausalConv):
     def _double(self, x: Tensor, cache: CachePass | None) -> Tensor:
         y = self.convolve(self.extend(x, cache)).permute(0, 2, 3, 4, 1)
         pairs = y.reshape(*y.shape[:-1], 2, -1).permute(0, 1, 4, 2, 3, 5)
-        return pairs.flatten(1, 2).permute(0, 4, 1, 2, 3)
+        doubled = pairs.flatten(1, 2).permute(0, 4, 1, 2, 3)
+        return doubled.contiguous(memory_format=torch.channels_last_3d)

@@ -46,12 +46,26 @@ def rope_tables(positions_L3: Tensor, head_dim: int, theta: float = 10_000.0) ->
         head_dim: width E of one attention head.
         theta: base of the geometric frequency ladder.
     """
+    cos, sin = _rotations(positions_L3, list(axis_widths(head_dim)), theta).unbind(0)
+    return RopeTables(cos, sin)
+
+
+# Opaque to the compiler: fused into its users, the float64 trigonometry would run again in every kernel that
+# rotates, which doubled a training step.
+@torch.library.custom_op("livetalk::rotations", mutates_args=())
+def _rotations(positions_L3: Tensor, widths: list[int], theta: float) -> Tensor:
+    """Cosines and sines of all pairs, `[2, L, E / 2]` float32."""
     angles = []
-    for axis, width in enumerate(axis_widths(head_dim)):
+    for axis, width in enumerate(widths):
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions_L3.device) / width
         angles.append(torch.outer(positions_L3[:, axis].double(), theta**-exponents))
     angle = torch.cat(angles, dim=1)
-    return RopeTables(angle.cos().float(), angle.sin().float())
+    return torch.stack((angle.cos(), angle.sin())).float()
+
+
+@_rotations.register_fake
+def _(positions_L3: Tensor, widths: list[int], theta: float) -> Tensor:
+    return positions_L3.new_empty((2, positions_L3.shape[0], sum(widths) // 2), dtype=torch.float32)
 
 
 def apply_rope(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
