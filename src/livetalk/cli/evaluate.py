@@ -10,7 +10,7 @@ from livetalk.errors import InputError
 from livetalk.evaluation.clip import ClipInputs, ClipResult, measure_clip
 from livetalk.evaluation.identity import FaceEmbedder
 from livetalk.evaluation.landmarks import FaceLandmarker
-from livetalk.evaluation.probe import LipProbe
+from livetalk.evaluation.probe import SHIPPED_PROBE, LipProbe
 from livetalk.evaluation.report import clip_to_json, format_clip, format_suite, suite_to_json
 from livetalk.evaluation.seams import CHUNK_FRAMES
 from livetalk.evaluation.suite import load_manifest, measure_suite
@@ -35,7 +35,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--events", type=Path, help="JSON file of the spoken sounds, for lip closures")
     parser.add_argument("--transcript", help="the spoken words, aligned when there are no events")
     parser.add_argument("--portrait", type=Path, help="picture of the person (default: first frame)")
-    parser.add_argument("--probe", type=Path, help="lip probe, the truth for voices that have none")
+    parser.add_argument(
+        "--probe",
+        type=Path,
+        nargs="?",
+        const=SHIPPED_PROBE,
+        help="guess the truth from the voice (default file: the probe in the package)",
+    )
     parser.add_argument("--no-identity", action="store_true", help="leave out the slow identity measures")
     parser.add_argument("--chunk-frames", type=int, default=CHUNK_FRAMES, help="new frames per chunk")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the measures to this file")

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
 
+SHIPPED_PROBE = Path(__file__).parent.parent / "assets" / "evaluation" / "lip_probe.npz"
+"""Fitted by `scripts/fit_lip_probe.py`; docs/evaluation.md says on what, and how well it does."""
+
 Pair = tuple[NDArray[np.float32], NDArray[np.float64]]
 """Features [F, D] of one clip and its true lip opening [F]."""
 
