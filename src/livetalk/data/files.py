@@ -8,6 +8,9 @@ from pathlib import Path
 
 from livetalk.errors import InputError, OutputError
 
+TEMPORARY_PREFIX = ".livetalk-"
+"""How the name of an unfinished result starts."""
+
 
 def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of an existing, readable, non-empty regular file.
@@ -48,14 +51,14 @@ def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite:
             written to.
     """
     file = Path(path)
-    if file.is_dir():
-        raise OutputError(f"output {file}: is a directory, name a {suffix} file")
     if file.suffix.lower() != suffix:
         raise OutputError(f"output {file}: the name must end with {suffix}")
-    if file.exists() and not overwrite:
-        raise OutputError(f"output {file}: already exists; choose another name or add --overwrite")
     folder = file.absolute().parent
     try:
+        if file.is_dir():
+            raise OutputError(f"output {file}: is a directory, name a {suffix} file")
+        if file.exists() and not overwrite:
+            raise OutputError(f"output {file}: already exists; choose another name or add --overwrite")
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
@@ -63,7 +66,7 @@ def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"output {file}: cannot write to {folder} ({explain(error)})") from error
+        raise OutputError(f"output {file}: cannot be written ({explain(error)})") from error
     return file
 
 
@@ -88,9 +91,7 @@ class PendingFile:
         try:
             self._make_folders()
             handle, name = tempfile.mkstemp(
-                prefix=f".{self.destination.stem}.",
-                suffix=f".tmp{self.destination.suffix}",
-                dir=self.destination.parent,
+                prefix=TEMPORARY_PREFIX, suffix=self.destination.suffix, dir=self.destination.parent
             )
         except OSError as error:
             self._remove_folders()
