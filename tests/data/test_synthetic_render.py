@@ -96,7 +96,9 @@ def test_head_motion_moves_the_face(renderer: Renderer, subject: Subject) -> Non
         {"jawOpen": 0.25, "mouthClose": 0.25},
     ],
 )
-def test_lip_opening_is_small_when_shut(renderer: Renderer, subject: Subject, closed: dict[str, float]) -> None:
+def test_lip_opening_is_small_when_shut(
+    renderer: Renderer, subject: Subject, closed: dict[str, float]
+) -> None:
     shut, ajar = renderer.lip_opening(subject, act(closed, {"jawOpen": 0.25}))
     assert shut < 0.035
     assert ajar > 0.1

@@ -3,7 +3,14 @@
 import numpy as np
 import torch
 
-from livetalk.data.synthetic.rasterize import EMPTY, Triangles, draw_points, draw_triangles, new_buffer, unpack_ids
+from livetalk.data.synthetic.rasterize import (
+    EMPTY,
+    Triangles,
+    draw_points,
+    draw_triangles,
+    new_buffer,
+    unpack_ids,
+)
 
 
 def reference(screen: np.ndarray, corners: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -29,7 +36,9 @@ def reference(screen: np.ndarray, corners: np.ndarray, height: int, width: int) 
     return ids
 
 
-def draw(screen: torch.Tensor, triangles: Triangles, height: int, width: int, budget: int | None = None) -> np.ndarray:
+def draw(
+    screen: torch.Tensor, triangles: Triangles, height: int, width: int, budget: int | None = None
+) -> np.ndarray:
     buffer = new_buffer(len(screen), height, width, torch.device("cpu"))
     draw_triangles(buffer, screen, triangles, (height, width), budget)
     ids = torch.where(buffer == EMPTY, torch.full_like(buffer, -1), unpack_ids(buffer))

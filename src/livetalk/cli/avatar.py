@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from livetalk.data.synthetic.identity import sample_identity
@@ -23,7 +24,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", required=True)
     new = actions.add_parser("new", help="render a new portrait; the same seed gives the same person")
     new.add_argument("--seed", type=int, required=True, help="which person, 0 or more")
-    new.add_argument("--out", type=Path, default=Path("portrait.png"), help="PNG to write (default: portrait.png)")
+    new.add_argument(
+        "--out", type=Path, default=Path("portrait.png"), help="PNG to write (default: portrait.png)"
+    )
     new.add_argument("--size", type=int, default=512, help="height and width in pixels (default: 512)")
     new.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.set_defaults(run=run)
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def render_portrait(seed: int, size: int, device: str) -> np.ndarray:
+def render_portrait(seed: int, size: int, device: str) -> NDArray[np.uint8]:
     """A calm portrait of the identity `seed`, uint8 [size, size, 3]."""
     units = np.zeros((1, len(FACE_UNITS)), np.float32)
     for name, weight in _SMILE.items():

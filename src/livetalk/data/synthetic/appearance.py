@@ -1,8 +1,7 @@
 """Skin of one identity, baked once into textures that are addressed by rest position."""
 
-from dataclasses import dataclass
-
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +9,14 @@ from torch import Tensor
 from livetalk.data.synthetic.head import SKIN, HeadAsset
 from livetalk.data.synthetic.identity import Identity
 from livetalk.data.synthetic.noise import Noise, bump, smoothstep
-from livetalk.data.synthetic.rasterize import EMPTY, Triangles, draw_triangles, edge_planes, new_buffer, unpack_ids
+from livetalk.data.synthetic.rasterize import (
+    EMPTY,
+    Triangles,
+    draw_triangles,
+    edge_planes,
+    new_buffer,
+    unpack_ids,
+)
 
 _BOTTOM, _TOP = 4.9, 8.55
 _AXIS_Z = 0.35
@@ -82,7 +88,9 @@ def _fill(texels: Tensor, filled: Tensor) -> Tensor:
         levels.append((colour, weight))
     result = levels[-1][0] / levels[-1][1].clamp_min(1e-6)
     for colour, weight in reversed(levels[:-1]):
-        result = torch.nn.functional.interpolate(result, size=colour.shape[-2:], mode="bilinear", align_corners=False)
+        result = torch.nn.functional.interpolate(
+            result, size=colour.shape[-2:], mode="bilinear", align_corners=False
+        )
         own = colour / weight.clamp_min(1e-6)
         result = torch.where(weight > 0, own, result)
     return result[0].permute(1, 2, 0)
@@ -157,7 +165,9 @@ def _shiny(rest: Tensor) -> Tensor:
 def _occlusion(rest: Tensor) -> Tensor:
     """Ambient occlusion of the neutral face: eye sockets, under the nose, chin and behind the jaw."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
-    result = 1 - 0.30 * torch.exp(-(((x - 0.13) / 0.07) ** 2 + ((y - 7.28) / 0.1) ** 2)) * smoothstep(1.0, 1.2, z)
+    result = 1 - 0.30 * torch.exp(-(((x - 0.13) / 0.07) ** 2 + ((y - 7.28) / 0.1) ** 2)) * smoothstep(
+        1.0, 1.2, z
+    )
     result = result * (1 - 0.30 * _ellipsoid(rest, (0.0, 6.83, 1.55), (0.16, 0.035, 0.15)))
     under = smoothstep(6.42, 6.15, y + 0.10 * (1.2 - z)) * smoothstep(5.7, 6.0, y) * smoothstep(1.45, 1.0, z)
     return result * (1 - 0.45 * under)
@@ -178,7 +188,9 @@ def _base_tone(identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
     )
     albedo = _tint(albedo, (1.05, 0.80, 0.78), (blood * skin.redness).clamp(0, 1))
     if skin.freckles > 0.05:
-        spots = smoothstep(0.72, 0.84, noise(rest * 44 + 9)) * smoothstep(0.35, 0.6, noise.fractal(rest * 4, 2))
+        spots = smoothstep(0.72, 0.84, noise(rest * 44 + 9)) * smoothstep(
+            0.35, 0.6, noise.fractal(rest * 4, 2)
+        )
         albedo = _tint(albedo, (0.86, 0.76, 0.70), spots * skin.freckles)
     moles = smoothstep(0.955, 0.975, noise(rest * 9 + 17))
     return _tint(albedo, (0.55, 0.45, 0.42), moles * 0.7)
@@ -240,14 +252,22 @@ def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) ->
     """Fine relief [S, S] in decimetres: pores, lip creases, wrinkles of age."""
     rest, age = skin_map.rest, identity.skin.age
     pores = (noise.fractal(rest * 38, 2) - 0.5) * 0.0018 * (1 - 0.7 * lip)
-    creases = (noise(torch.stack([rest[..., 0] * 48, rest[..., 1] * 5, rest[..., 2] * 5], -1)) - 0.5) * 0.004 * lip
+    creases = (
+        (noise(torch.stack([rest[..., 0] * 48, rest[..., 1] * 5, rest[..., 2] * 5], -1)) - 0.5) * 0.004 * lip
+    )
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
     wave = noise(torch.stack([rest[..., 0] * 2.5, y * 14, z * 2.5], -1)) - 0.5
     forehead = wave * 0.014 * smoothstep(7.52, 7.68, y) * smoothstep(8.15, 7.95, y) * smoothstep(0.9, 1.2, z)
     crow = noise(torch.stack([x * 4, y * 26 + x * 9, z * 4], -1)) - 0.5
     corners = crow * 0.010 * torch.exp(-(((x - 0.60) / 0.10) ** 2 + ((y - 7.27) / 0.14) ** 2))
     line = 0.24 + 0.42 * (6.98 - y)
-    fold = -0.010 * bump(x - line, 0, 0.06) * smoothstep(6.55, 6.7, y) * smoothstep(6.96, 6.84, y) * smoothstep(1.2, 1.3, z)
+    fold = (
+        -0.010
+        * bump(x - line, 0, 0.06)
+        * smoothstep(6.55, 6.7, y)
+        * smoothstep(6.96, 6.84, y)
+        * smoothstep(1.2, 1.3, z)
+    )
     return pores + creases + (forehead + corners + 0.8 * fold) * (0.15 + 1.2 * age)
 
 

@@ -22,7 +22,11 @@ def make_background(identity: Identity, size: int, device: torch.device) -> Tens
     rows, columns = _grid()
     vignette = 1 - 0.28 * ((columns - 0.5) ** 2 + (rows - 0.5) ** 2) * 2
     light = np.array(identity.light.sky, np.float32) * 0.75 + 0.35
-    tensor = torch.from_numpy(np.ascontiguousarray(picture * vignette[..., None] * light)).to(device).permute(2, 0, 1)[None]
+    tensor = (
+        torch.from_numpy(np.ascontiguousarray(picture * vignette[..., None] * light))
+        .to(device)
+        .permute(2, 0, 1)[None]
+    )
     tensor = _blur(tensor, blur)
     tensor = F.interpolate(tensor, size=(size, size), mode="bicubic", align_corners=False)
     return tensor[0].permute(1, 2, 0).clamp(0.002, 4).contiguous()
@@ -52,14 +56,18 @@ def _near(rng: np.random.Generator, base: Picture, low: float, high: float, tint
     return np.clip(colour, 0.004, 1.2).astype(np.float32)
 
 
-def _rectangle(picture: Picture, box: tuple[float, float, float, float], colour: Picture, alpha: float = 1.0) -> None:
+def _rectangle(
+    picture: Picture, box: tuple[float, float, float, float], colour: Picture, alpha: float = 1.0
+) -> None:
     """Paints top, bottom, left, right (0..1)."""
     rows, columns = _grid()
     inside = (rows >= box[0]) & (rows < box[1]) & (columns >= box[2]) & (columns < box[3])
     picture[inside] = picture[inside] * (1 - alpha) + colour * alpha
 
 
-def _blob(picture: Picture, centre: tuple[float, float], radius: float, colour: Picture, soft: float = 0.2) -> None:
+def _blob(
+    picture: Picture, centre: tuple[float, float], radius: float, colour: Picture, soft: float = 0.2
+) -> None:
     """Paints a round spot."""
     rows, columns = _grid()
     distance = np.sqrt((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / radius
@@ -97,12 +105,18 @@ def _room(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
     if rng.random() < 0.5:
         top, left = rng.uniform(0.08, 0.3), rng.choice([rng.uniform(0.03, 0.15), rng.uniform(0.7, 0.82)])
         box = (top, top + rng.uniform(0.15, 0.3), left, left + rng.uniform(0.12, 0.22))
-        _rectangle(picture, box, _near(rng, base, 0.2, 1.4, 0.25))
+        _rectangle(picture, box, _near(rng, base, 0.2, 1.4, 0.12))
     if rng.random() < 0.5:
         _plant(rng, picture)
     if rng.random() < 0.35:
         lamp = np.array([1.2, 0.85, 0.5], np.float32) * rng.uniform(0.6, 1.2)
-        _blob(picture, (rng.uniform(0.1, 0.5), rng.choice([rng.uniform(0.05, 0.2), rng.uniform(0.8, 0.95)])), 0.1, lamp, 0.8)
+        _blob(
+            picture,
+            (rng.uniform(0.1, 0.5), rng.choice([rng.uniform(0.05, 0.2), rng.uniform(0.8, 0.95)])),
+            0.1,
+            lamp,
+            0.8,
+        )
     if rng.random() < 0.3:
         _rectangle(picture, (rng.uniform(0.72, 0.85), 1.0, 0.0, 1.0), _near(rng, base, 0.25, 0.6, 0.2))
     return picture, float(rng.uniform(1.6, 4.5))
@@ -120,7 +134,7 @@ def _shelf(rng: np.random.Generator, picture: Picture, base: Picture) -> None:
             width = rng.uniform(0.012, 0.045)
             height = rng.uniform(0.1, 0.17)
             if rng.random() < 0.85:
-                colour = _near(rng, np.array([0.22, 0.19, 0.17], np.float32), 0.2, 1.8, 0.25)
+                colour = _near(rng, np.array([0.22, 0.19, 0.17], np.float32), 0.2, 1.8, 0.10)
                 _rectangle(picture, (top + 0.19 - height, top + 0.19, x, x + width), colour)
             x += width
         _rectangle(picture, (top + 0.19, top + 0.205, left, right), wood)
@@ -141,7 +155,12 @@ def _office(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
     picture = _wall(rng, base * 0.8 + 0.05)
     for _ in range(int(rng.integers(2, 5))):
         left = rng.uniform(-0.1, 0.95)
-        _rectangle(picture, (0, rng.uniform(0.6, 1), left, left + rng.uniform(0.08, 0.3)), _near(rng, base, 0.5, 1.6), 0.6)
+        _rectangle(
+            picture,
+            (0, rng.uniform(0.6, 1), left, left + rng.uniform(0.08, 0.3)),
+            _near(rng, base, 0.5, 1.6),
+            0.6,
+        )
     for _ in range(int(rng.integers(1, 4))):
         left, top = rng.uniform(0, 0.9), rng.uniform(0.45, 0.75)
         _rectangle(picture, (top, top + 0.14, left, left + 0.18), np.array([0.02, 0.025, 0.03], np.float32))
@@ -158,7 +177,13 @@ def _bokeh(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
     for _ in range(int(rng.integers(10, 28))):
         warm = np.array([1.0, rng.uniform(0.55, 0.9), rng.uniform(0.25, 0.7)], np.float32)
         colour = warm * rng.uniform(0.1, 0.55)
-        _blob(picture, (rng.uniform(0, 0.8), rng.uniform(0, 1)), rng.uniform(0.025, 0.06), picture.mean((0, 1)) + colour, 0.25)
+        _blob(
+            picture,
+            (rng.uniform(0, 0.8), rng.uniform(0, 1)),
+            rng.uniform(0.025, 0.06),
+            picture.mean((0, 1)) + colour,
+            0.25,
+        )
     return picture, float(rng.uniform(1.0, 1.8))
 
 
@@ -172,8 +197,18 @@ def _outdoor(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
     for _ in range(int(rng.integers(6, 16))):
         if rng.random() < 0.7:
             green = np.array([0.09, 0.14, 0.06], np.float32) * rng.uniform(0.4, 1.8)
-            _blob(picture, (horizon + rng.normal(0, 0.08), rng.uniform(0, 1)), rng.uniform(0.05, 0.16), green, 0.5)
+            _blob(
+                picture,
+                (horizon + rng.normal(0, 0.08), rng.uniform(0, 1)),
+                rng.uniform(0.05, 0.16),
+                green,
+                0.5,
+            )
         else:
             left = rng.uniform(0, 0.9)
-            _rectangle(picture, (horizon - rng.uniform(0.1, 0.3), horizon + 0.1, left, left + rng.uniform(0.1, 0.25)), _near(rng, base, 0.5, 1.3))
+            _rectangle(
+                picture,
+                (horizon - rng.uniform(0.1, 0.3), horizon + 0.1, left, left + rng.uniform(0.1, 0.25)),
+                _near(rng, base, 0.5, 1.3),
+            )
     return picture, float(rng.uniform(3.0, 6.0))

@@ -102,4 +102,6 @@ def _shirt(outfit: Outfit, rest: Tensor, colour: Tensor, edge: Tensor) -> Tensor
     button = ((y * 3.6).frac() - 0.5) / 3.6
     spot = smoothstep(0.026, 0.018, (x**2 + button**2).sqrt()) * front
     colour = colour * shade[:, None]
-    return torch.lerp(colour, rest.new_tensor(outfit.accent).expand_as(colour) * 0.5 + 0.25, (spot * 0.8)[:, None])
+    return torch.lerp(
+        colour, rest.new_tensor(outfit.accent).expand_as(colour) * 0.5 + 0.25, (spot * 0.8)[:, None]
+    )

@@ -15,7 +15,13 @@ from livetalk.data.synthetic import appearance, clothes, mouth, pose, shading
 from livetalk.data.synthetic.head import CLOTH, EYE, LASH, ORAL, SKIN, TEETH, TONGUE, HeadAsset
 from livetalk.data.synthetic.noise import smoothstep
 from livetalk.data.synthetic.rasterize import (
-    EMPTY, Triangles, draw_points, draw_triangles, edge_planes, new_buffer, unpack_ids,
+    EMPTY,
+    Triangles,
+    draw_points,
+    draw_triangles,
+    edge_planes,
+    new_buffer,
+    unpack_ids,
 )  # fmt: skip
 from livetalk.data.synthetic.shadow import ShadowMap
 
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
     from livetalk.data.synthetic.renderer import Subject
 
 _HAIR_ID = 1 << 20
+_CLOSED = 0.5
+"""A sample with this share of hair around it counts as hair: it closes pin holes."""
 _SHELL = 0.03
 """Hair less than this (decimetres) below the visible surface is kept, so that no gaps open when the head turns."""
 
@@ -166,7 +174,9 @@ def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: in
         rest = (mesh.base[mesh.cloth[face]] * weights[..., None]).sum(1)
         return clothes.neckline(subject.identity.outfit, rest)
 
-    draw_triangles(buffer, screen, Triangles(mesh.lashes, len(mesh.solid), lash, two_sided=True, nearer=0.012), area)
+    draw_triangles(
+        buffer, screen, Triangles(mesh.lashes, len(mesh.solid), lash, two_sided=True, nearer=0.012), area
+    )
     draw_triangles(buffer, screen, Triangles(mesh.cloth, first_cloth, collar, two_sided=True), area)
 
 
@@ -206,7 +216,15 @@ def _interpolate(
 def _shade_mesh(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
     """Linear light [N, 3] of all mesh samples."""
     colour = torch.zeros_like(samples.rest)
-    shaders = {SKIN: _skin, EYE: _eye, TEETH: _teeth, TONGUE: _tongue, LASH: _lash, CLOTH: _cloth, ORAL: _lining}
+    shaders = {
+        SKIN: _skin,
+        EYE: _eye,
+        TEETH: _teeth,
+        TONGUE: _tongue,
+        LASH: _lash,
+        CLOTH: _cloth,
+        ORAL: _lining,
+    }
     for material, shader in shaders.items():
         keep = (samples.material == material).nonzero().squeeze(1)
         colour[keep] = shader(samples.choose(keep), subject, state)
@@ -241,7 +259,9 @@ def _eye(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
     side = (samples.rest[:, 0] < 0).long()
     centre = state.eyes[samples.frame, side]
     gaze = state.pose.eye_direction[samples.frame]
-    return mouth.shade_eye(samples.surface, subject.lights, subject.identity.skin, subject.noise, (centre, gaze))
+    return mouth.shade_eye(
+        samples.surface, subject.lights, subject.identity.skin, subject.noise, (centre, gaze)
+    )
 
 
 def _teeth(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
@@ -255,7 +275,9 @@ def _tongue(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
 
 
 def _lining(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
-    return mouth.shade_lining(samples.surface, subject.lights, samples.rest, samples.lip, subject.identity.skin.lip)
+    return mouth.shade_lining(
+        samples.surface, subject.lights, samples.rest, samples.lip, subject.identity.skin.lip
+    )
 
 
 def _lash(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
@@ -265,10 +287,14 @@ def _lash(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
 def _cloth(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
     colour, gradient = clothes.fabric(subject.identity.outfit, samples.rest, subject.noise)
     normal = F.normalize(samples.surface.normal - gradient, dim=-1)
-    return shading.shade_cloth(_with(samples.surface, normal, samples.surface.occlusion), subject.lights, colour)
+    return shading.shade_cloth(
+        _with(samples.surface, normal, samples.surface.occlusion), subject.lights, colour
+    )
 
 
-def _shade_hair(frame: Tensor, point: Tensor, subject: Subject, state: FrameState, shadow: ShadowMap) -> Tensor:
+def _shade_hair(
+    frame: Tensor, point: Tensor, subject: Subject, state: FrameState, shadow: ShadowMap
+) -> Tensor:
     """Linear light [N, 3] of hair samples."""
     strands = subject.strands
     rotation = state.pose.rotation[frame]
@@ -302,7 +328,11 @@ def _resolve(colour: Tensor, hairy: Tensor, shape: tuple[int, int, int]) -> Tens
     fine = size * supersample
     picture = colour.clamp(0, 6).view(frames, fine, fine, 3).permute(0, 3, 1, 2)
     # Hair is drawn in single samples: average it with its neighbours, or it would sparkle.
-    near = F.max_pool2d(hairy.view(frames, 1, fine, fine), 3, 1, 1) > 0
+    mask = hairy.view(frames, 1, fine, fine)
+    share = F.avg_pool2d(mask, 5, 1, 2)
+    hair = F.avg_pool2d(picture * mask, 5, 1, 2) / share.clamp_min(1e-3)
+    picture = torch.where((mask < 0.5) & (share > _CLOSED), hair, picture)
+    near = F.max_pool2d(mask, 3, 1, 1) > 0
     picture = torch.where(near, F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False), picture)
     linear = F.avg_pool2d(picture, supersample).permute(0, 2, 3, 1)
     return (shading.tone_map(linear) * 255 + 0.5).to(torch.uint8).contiguous()

@@ -75,7 +75,9 @@ class _Skull:
         rise = torch.asin(direction[:, 1].clamp(-1, 1)) / (torch.pi / 2)
         turn = torch.atan2(direction[:, 0], direction[:, 2]) / torch.pi
         grid = torch.stack([turn * self._COLUMNS / (self._COLUMNS + 2), rise], -1)[None, None]
-        return F.grid_sample(self.table, grid, mode="bilinear", padding_mode="border", align_corners=False).view(-1)
+        return F.grid_sample(
+            self.table, grid, mode="bilinear", padding_mode="border", align_corners=False
+        ).view(-1)
 
     def push(self, points: Tensor, clearance: Tensor) -> Tensor:
         """Moves points [N, 3] out to at least `clearance` [N] above the surface."""
@@ -97,7 +99,9 @@ def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
     line = line - 0.10 * smoothstep(0.45, 0.65, x.abs())
     front = smoothstep(-0.06, 0.09, y - line + wobble)
     reach = z + wobble - 0.42 * smoothstep(7.45, 7.9, y)
-    temple = smoothstep(0.95, 0.80, reach) * smoothstep(7.20, 7.38, y + wobble) * smoothstep(0.25, 0.5, x.abs())
+    temple = (
+        smoothstep(0.95, 0.80, reach) * smoothstep(7.20, 7.38, y + wobble) * smoothstep(0.25, 0.5, x.abs())
+    )
     back = smoothstep(0.38, 0.26, z + wobble) * smoothstep(6.55, 6.8, y)
     burn = smoothstep(0.95, 0.88, z + wobble) * smoothstep(0.80, 0.86, z + wobble)
     burn = burn * smoothstep(7.02, 7.1, y) * smoothstep(0.5, 0.6, x.abs()) * float(identity.male)
@@ -185,7 +189,9 @@ def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[_Skull, Tensor
     return _Skull(rest[head], centre), rest[cloth], F.normalize(normals[cloth], dim=1)
 
 
-def _grow_paths(roots: Tensor, normals: Tensor, style: Style, obstacles: tuple[_Skull, Tensor, Tensor]) -> Tensor:
+def _grow_paths(
+    roots: Tensor, normals: Tensor, style: Style, obstacles: tuple[_Skull, Tensor, Tensor]
+) -> Tensor:
     """Lets every strand grow step by step, [S, _STEPS + 1, 3]."""
     skull, torso, outward = obstacles
     point = roots - 0.02 * normals
@@ -284,7 +290,9 @@ def _open_sky(points: Tensor) -> Tensor:
     weights = 0.0
     for direction in directions:
         towards = direction
-        helper = torch.where(towards[1].abs() > 0.9, towards.new_tensor([1.0, 0, 0]), towards.new_tensor([0, 1.0, 0]))
+        helper = torch.where(
+            towards[1].abs() > 0.9, towards.new_tensor([1.0, 0, 0]), towards.new_tensor([0, 1.0, 0])
+        )
         right = F.normalize(torch.linalg.cross(helper, towards), dim=0)
         axes = torch.stack([right, torch.linalg.cross(right, towards), -towards])
         seen = (points - centre) @ axes.T

@@ -68,7 +68,11 @@ class Style:
         if self.hair.style not in (*_LONG, "curly"):
             return point
         local = point - centre
-        edge = (0.52 + 0.9 * self.clearance) * smoothstep(0.75, 0.05, local[:, 1]) * smoothstep(0.35, 0.75, local[:, 2])
+        edge = (
+            (0.52 + 0.9 * self.clearance)
+            * smoothstep(0.75, 0.05, local[:, 1])
+            * smoothstep(0.35, 0.75, local[:, 2])
+        )
         edge = torch.where(self.bangs & (local[:, 1] > 0.18), torch.zeros_like(edge), edge)
         side = torch.where(self.base[:, 0] >= self._part_line(), 1.0, -1.0)
         x = torch.where(edge > 0, side * torch.maximum(local[:, 0] * side, edge), local[:, 0])
@@ -96,7 +100,8 @@ def _long(style: Style, local: Tensor, t: float) -> Tensor:
     flow = side * _vector(local, 1.0, 0, 0) * top + _vector(local, 0, -0.9, 0)
     flow = flow + _vector(local, 0, 0.25, -1.5) * front * smoothstep(0.15, 0.5, local[:, 1])[:, None]
     hang = smoothstep(0.0, -0.5, local[:, 1])[:, None]
-    flow = flow + (_vector(local, -0.16, 0, 0) * torch.sign(local[:, :1]) - _vector(local, 0, 0.4, 0)) * hang
+    drift = {"bob": -0.12, "wavy": 0.05}.get(style.hair.style, -0.03)
+    flow = flow + (_vector(local, drift, 0, 0) * torch.sign(local[:, :1]) - _vector(local, 0, 0.4, 0)) * hang
     if style.hair.style == "bob":
         inward = -local * local.new_tensor([0.5, 0.0, 0.5])
         flow = flow + inward * max(0.0, t - 0.7) * 3
@@ -115,9 +120,14 @@ def _swept(style: Style, local: Tensor, t: float) -> Tensor:
 def _side(style: Style, local: Tensor, t: float) -> Tensor:
     """Combed over from a side parting; the sides hang down."""
     side = _away_from_part(style, local)
-    top = smoothstep(0.45, 0.8, local[:, 1])[:, None]
-    over = side * _vector(local, 1.0, 0, 0) + _vector(local, 0, -0.25, -0.35)
-    down = _vector(local, 0, -1.0, -0.35)
+    front = smoothstep(0.55, 0.8, local[:, 2]) * smoothstep(0.35, 0.55, local[:, 1])
+    top = torch.maximum(smoothstep(0.72, 1.0, local[:, 1]), front)[:, None]
+    over = (
+        side * _vector(local, 1.0, 0, 0)
+        + _vector(local, 0, 0.15, -0.55)
+        - _vector(local, 0, 0, 0.6) * front[:, None]
+    )
+    down = _vector(local, 0, -1.0, -0.45)
     return torch.lerp(down, over, top)
 
 
@@ -157,8 +167,26 @@ _FIELDS = {
     "long": _long, "wavy": _long, "curly": _curly, "afro": _afro, "bun": _bun,
 }  # fmt: skip
 
-_TOP_LENGTH = {"buzz": 0.09, "short": 0.30, "crop": 0.40, "swept": 1.25, "side": 0.95, "curly": 1.7, "afro": 0.42, "bun": 1.9}
-_SIDE_LENGTH = {"buzz": 0.07, "short": 0.16, "crop": 0.15, "swept": 0.45, "side": 0.30, "curly": 1.15, "afro": 0.36, "bun": 1.9}
+_TOP_LENGTH = {
+    "buzz": 0.09,
+    "short": 0.30,
+    "crop": 0.40,
+    "swept": 1.25,
+    "side": 0.95,
+    "curly": 1.7,
+    "afro": 0.42,
+    "bun": 1.9,
+}
+_SIDE_LENGTH = {
+    "buzz": 0.07,
+    "short": 0.16,
+    "crop": 0.15,
+    "swept": 0.45,
+    "side": 0.30,
+    "curly": 1.15,
+    "afro": 0.36,
+    "bun": 1.9,
+}
 _THICKNESS = {
     "buzz": 0.015, "short": 0.05, "crop": 0.05, "swept": 0.13, "side": 0.11, "fringe": 0.13, "bob": 0.15, "long": 0.13,
     "wavy": 0.16, "curly": 0.22, "afro": 0.10, "bun": 0.05,
@@ -198,7 +226,8 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
         length=length,
         lift=_lift(hair, top),
         clearance=thickness * (0.15 + 0.85 * layer) * (0.75 + 0.5 * noise(base * 2.0 + 4)),
-        jitter=smooth * (0.3 if hair.style in _LONG else 0.5) + fine * (0.05 if hair.style in _LONG else 0.10),
+        jitter=smooth * (0.3 if hair.style in _LONG else 0.5)
+        + fine * (0.05 if hair.style in _LONG else 0.10),
         tone=(0.88 + 0.24 * lock) * (0.94 + 0.12 * random(count)),
         leader=leader,
         bend=0.35 if hair.style in (*_LONG, "bun", "side") else 0.22,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from livetalk.data.synthetic.performance import FACE_UNITS
 SKIN, EYE, TEETH, TONGUE, LASH, CLOTH, ORAL = range(7)
 """Materials of the triangles; `ORAL` is the inner lining of the mouth."""
 
-LIP_PAIRS = ((474, 493),)
-"""Vertices of the upper and of the lower lip that touch when the mouth is shut."""
+UPPER_LIP = (467, 509, 468, 474, 520, 537)
+LOWER_LIP = (523, 493, 494, 540, 513, 495, 557)
+"""Vertices of the middle of both lips, from outside to inside; they touch when the mouth is shut."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class HeadAsset:
 
     def vertices_of(self, *materials: int) -> NDArray[np.int64]:
         """Sorted vertex ids [N] used by triangles of these materials."""
-        return np.unique(self.triangles[np.isin(self.material, materials)])
+        chosen: NDArray[np.int64] = np.unique(self.triangles[np.isin(self.material, materials)])
+        return chosen
 
     def shape(self, weights: dict[str, float]) -> NDArray[np.float32]:
         """Rest positions [V, 3] with shape morphs applied at the given weights; unknown names raise KeyError."""
@@ -53,7 +56,7 @@ class HeadAsset:
         return np.asarray(self.base + offset, np.float32)
 
 
-def _split_cloth(data: dict[str, NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...]:
+def _split_cloth(data: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     """Splits every cloth triangle into four, so that collars can be cut smoothly."""
     triangles = data["triangles"].astype(np.int64)
     material = data["material"].astype(np.int64)
@@ -72,7 +75,7 @@ def _split_cloth(data: dict[str, NDArray[np.generic]]) -> tuple[NDArray[np.gener
     )
 
 
-def _seat_teeth(data: dict[str, NDArray[np.generic]]) -> None:
+def _seat_teeth(data: dict[str, NDArray[Any]]) -> None:
     """Moves the upper teeth down and back, so that they show below the lip of an open mouth, in place."""
     names = [str(name) for name in data["names"]]
     jaw = data["deltas"][names.index("fu/jawOpen")].astype(np.float32)
@@ -91,7 +94,7 @@ def load_head() -> HeadAsset:
         data = {key: packed[key] for key in packed.files}
     edges, triangles, material = _split_cloth(data)
 
-    def extend(values: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
+    def extend(values: NDArray[Any], axis: int) -> NDArray[Any]:
         ends = np.take(values, edges[:, 0], axis), np.take(values, edges[:, 1], axis)
         middle = (ends[0].astype(np.float32) + ends[1].astype(np.float32)) / 2
         return np.concatenate([values, middle.astype(values.dtype)], axis)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from livetalk.data.synthetic.head import load_head
 
@@ -123,7 +124,15 @@ def sample_identity(seed: int) -> Identity:
     age = float(np.clip(rng.beta(1.2, 2.6), 0, 0.85))
     ancestry = _ancestry(rng)
     melanin = float(
-        np.clip(0.10 + 0.62 * ancestry[0] + 0.16 * ancestry[1] * rng.random() + rng.normal(0, 0.05) + 0.1 * rng.random(), 0.04, 0.86)
+        np.clip(
+            0.10
+            + 0.62 * ancestry[0]
+            + 0.16 * ancestry[1] * rng.random()
+            + rng.normal(0, 0.05)
+            + 0.1 * rng.random(),
+            0.04,
+            0.86,
+        )
     )
     hair_colour = _hair_colour(rng, ancestry, age)
     scene = str(rng.choice(SCENES, p=[0.28, 0.26, 0.18, 0.13, 0.15]))
@@ -156,7 +165,9 @@ def _ancestry(rng: np.random.Generator) -> tuple[float, float, float]:
     return float(shares[0]), float(shares[1]), float(shares[2])
 
 
-def _shape(rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float]) -> dict[str, float]:
+def _shape(
+    rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float]
+) -> dict[str, float]:
     """Weights of the macro and detail morphs."""
     sex = "male" if male else "female"
     ages = (("young", 1 - age), ("old", age))
@@ -181,7 +192,16 @@ _DETAIL_STRENGTH = {
 
 def _details(rng: np.random.Generator) -> dict[str, float]:
     """Weights of the small morphs: opposite pairs never act together, left and right mirror each other."""
-    skipped = ("trans-in", "trans-out", "trunk", "breast", "shape-pointed", "shape-triangle", "head-trans", "head-angle")
+    skipped = (
+        "trans-in",
+        "trans-out",
+        "trunk",
+        "breast",
+        "shape-pointed",
+        "shape-triangle",
+        "head-trans",
+        "head-angle",
+    )
     weights: dict[str, float] = {}
     taken: set[str] = set()
     for name in load_head().morph_names:
@@ -204,7 +224,14 @@ def _details(rng: np.random.Generator) -> dict[str, float]:
 def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float], age: float) -> Colour:
     """Black, browns, blond, red or grey."""
     colours = np.array(
-        [(0.010, 0.008, 0.007), (0.022, 0.013, 0.008), (0.055, 0.028, 0.014), (0.12, 0.064, 0.030), (0.32, 0.205, 0.10), (0.20, 0.070, 0.026)]
+        [
+            (0.010, 0.008, 0.007),
+            (0.022, 0.013, 0.008),
+            (0.055, 0.028, 0.014),
+            (0.12, 0.064, 0.030),
+            (0.32, 0.205, 0.10),
+            (0.20, 0.070, 0.026),
+        ]
     )
     shares = np.array([0.16, 0.26, 0.26, 0.16, 0.12, 0.04])
     if ancestry[2] < 0.6:
@@ -217,15 +244,31 @@ def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float],
 
 def _skin(rng: np.random.Generator, male: bool, age: float, melanin: float, hair: Colour) -> Skin:
     """Skin tone from melanin, lips, brows, beard and make-up."""
-    light, middle, dark = np.array([0.64, 0.42, 0.325]), np.array([0.46, 0.265, 0.175]), np.array([0.135, 0.068, 0.044])
-    tone = light * (1 - melanin * 2) + middle * melanin * 2 if melanin < 0.5 else middle * (2 - melanin * 2) + dark * (melanin * 2 - 1)
+    light, middle, dark = (
+        np.array([0.64, 0.42, 0.325]),
+        np.array([0.46, 0.265, 0.175]),
+        np.array([0.135, 0.068, 0.044]),
+    )
+    tone = (
+        light * (1 - melanin * 2) + middle * melanin * 2
+        if melanin < 0.5
+        else middle * (2 - melanin * 2) + dark * (melanin * 2 - 1)
+    )
     tone = tone * (1 + rng.normal(0, 0.025, 3)) * rng.uniform(0.93, 1.05)
     makeup = 0.0 if male else float(rng.random() ** 1.3)
     natural = tone * np.array([0.86, 0.60, 0.60]) + np.array([0.03, 0, 0.004])
     lipsticks = np.array([[0.42, 0.10, 0.11], [0.50, 0.20, 0.19], [0.33, 0.07, 0.10], [0.48, 0.22, 0.20]])
     lipstick = lipsticks[rng.integers(4)] * (0.55 + 0.45 * (1 - melanin))
     lip = natural * (1 - 0.75 * makeup) + lipstick * 0.75 * makeup
-    irises = np.array([(0.075, 0.036, 0.016), (0.14, 0.075, 0.032), (0.12, 0.13, 0.06), (0.13, 0.20, 0.27), (0.17, 0.20, 0.215)])
+    irises = np.array(
+        [
+            (0.075, 0.036, 0.016),
+            (0.14, 0.075, 0.032),
+            (0.12, 0.13, 0.06),
+            (0.13, 0.20, 0.27),
+            (0.17, 0.20, 0.215),
+        ]
+    )
     shares = [0.35, 0.25, 0.12, 0.18, 0.10] if melanin < 0.3 else [0.8, 0.2, 0, 0, 0]
     beard = float(rng.choice([0, 0.25, 0.5, 0.9], p=[0.42, 0.30, 0.14, 0.14])) if male else 0.0
     moustache = beard if rng.random() < 0.8 else float(male) * float(rng.choice([0.0, 0.8]))
@@ -250,18 +293,43 @@ def _skin(rng: np.random.Generator, male: bool, age: float, melanin: float, hair
     )
 
 
-def _hair(rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float], colour: Colour) -> Hair:
+def _hair(
+    rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float], colour: Colour
+) -> Hair:
     """Hair style by sex, age and ancestry."""
     shares = dict.fromkeys(HAIR_STYLES, 0.0)
     if male:
-        shares |= {"bald": 0.07 + 0.1 * age, "buzz": 0.17, "short": 0.26, "crop": 0.14, "swept": 0.13, "side": 0.16, "curly": 0.05, "wavy": 0.02}
+        shares |= {
+            "bald": 0.07 + 0.1 * age,
+            "buzz": 0.17,
+            "short": 0.26,
+            "crop": 0.14,
+            "swept": 0.13,
+            "side": 0.16,
+            "curly": 0.05,
+            "wavy": 0.02,
+        }
     else:
-        shares |= {"side": 0.05, "short": 0.04, "fringe": 0.13, "bob": 0.19, "long": 0.22, "wavy": 0.17, "bun": 0.13, "curly": 0.07}
+        shares |= {
+            "side": 0.05,
+            "short": 0.04,
+            "fringe": 0.13,
+            "bob": 0.19,
+            "long": 0.22,
+            "wavy": 0.17,
+            "bun": 0.13,
+            "curly": 0.07,
+        }
     if ancestry[0] > 0.55:
         shares |= {"afro": 0.3, "buzz": 0.3 if male else 0.08, "swept": 0.02, "side": 0.02, "curly": 0.14}
     total = sum(shares.values())
     style = str(rng.choice(HAIR_STYLES, p=[share / total for share in shares.values()]))
-    length = {"bob": rng.uniform(1.35, 1.9), "long": rng.uniform(2.4, 3.6), "wavy": rng.uniform(2.0, 3.2), "fringe": rng.uniform(1.4, 2.8)}
+    length = {
+        "bob": rng.uniform(1.35, 1.9),
+        "long": rng.uniform(2.4, 3.6),
+        "wavy": rng.uniform(2.0, 3.2),
+        "fringe": rng.uniform(1.4, 2.8),
+    }
     curl = {"wavy": rng.uniform(0.4, 0.8), "curly": rng.uniform(0.8, 1.2), "afro": 1.3}
     tips = np.array(colour) * rng.uniform(1.05, 1.55)
     side = float(rng.choice([-1, 1]))
@@ -286,12 +354,16 @@ def _outfit(rng: np.random.Generator, male: bool) -> Outfit:
     return Outfit(
         kind=kind,
         colour=_calm_colour(rng, 0.35, 0.02, 0.20 if kind == "jacket" else 0.5),
-        inner=_calm_colour(rng, 0.12, 0.35, 0.75) if rng.random() < 0.75 else _calm_colour(rng, 0.4, 0.02, 0.3),
+        inner=_calm_colour(rng, 0.12, 0.35, 0.75)
+        if rng.random() < 0.75
+        else _calm_colour(rng, 0.4, 0.02, 0.3),
         accent=_calm_colour(rng, 0.6, 0.02, 0.25),
         pattern=str(rng.choice(["plain", "stripes", "melange"], p=[0.68, 0.1, 0.22])),
         opening=float(rng.uniform(0.3, 1)),
         glasses=glasses,
-        glasses_colour=_colour(np.array([[0.01, 0.01, 0.011], [0.06, 0.03, 0.015], [0.22, 0.2, 0.18]])[rng.integers(3)]),
+        glasses_colour=_colour(
+            np.array([[0.01, 0.01, 0.011], [0.06, 0.03, 0.015], [0.22, 0.2, 0.18]])[rng.integers(3)]
+        ),
     )
 
 
@@ -335,7 +407,7 @@ def _calm_colour(rng: np.random.Generator, saturation: float, low: float, high: 
     return _colour(value * (1 + strength * wheel))
 
 
-def _colour(values: np.ndarray) -> Colour:
+def _colour(values: NDArray[np.float64]) -> Colour:
     """Three plain floats."""
     red, green, blue = (float(v) for v in np.clip(values, 0.0, 4.0))
     return red, green, blue

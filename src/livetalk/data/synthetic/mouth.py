@@ -12,7 +12,9 @@ _IRIS_RADIUS = 0.50
 _PUPIL = 0.36
 
 
-def shade_eye(surface: Surface, lights: LightRig, skin: Skin, noise: Noise, looks: tuple[Tensor, Tensor]) -> Tensor:
+def shade_eye(
+    surface: Surface, lights: LightRig, skin: Skin, noise: Noise, looks: tuple[Tensor, Tensor]
+) -> Tensor:
     """Eyeball: sclera, iris with radial fibres, pupil, wet highlights, shade of the upper lid.
 
     Args:
@@ -51,7 +53,9 @@ def shade_eye(surface: Surface, lights: LightRig, skin: Skin, noise: Noise, look
 def _catchlight(outward: Tensor, gaze: Tensor, lights: LightRig) -> Tensor:
     """Reflection of a window [N], always on the upper part of the iris, towards the key light."""
     side = torch.sign(lights.directions[0, 0])
-    spot = F.normalize(gaze + gaze.new_tensor([0.0, 0.15, 0.0]) + side * gaze.new_tensor([0.16, 0.0, 0.0]), dim=-1)
+    spot = F.normalize(
+        gaze + gaze.new_tensor([0.0, 0.15, 0.0]) + side * gaze.new_tensor([0.16, 0.0, 0.0]), dim=-1
+    )
     return smoothstep(0.13, 0.06, torch.acos(dot(outward, spot).clamp(-1, 1)))
 
 
@@ -69,9 +73,13 @@ def _eye_albedo(outward: Tensor, gaze: Tensor, radius: Tensor, skin: Skin, noise
     colour = torch.lerp(colour, warm, (0.3 * bump(radius, 0.46, 0.15))[:, None])
     colour = colour * (1 - 0.75 * smoothstep(0.82, 1.02, radius))[:, None]
     white = gaze.new_tensor([0.66, 0.62, 0.595]) * (1 - 0.06 * noise(outward * 14))[:, None]
-    white = torch.lerp(white, white * white.new_tensor([1.0, 0.80, 0.76]), (0.7 * smoothstep(1.5, 2.6, radius))[:, None])
+    white = torch.lerp(
+        white, white * white.new_tensor([1.0, 0.80, 0.76]), (0.7 * smoothstep(1.5, 2.6, radius))[:, None]
+    )
     colour = torch.lerp(colour, white, smoothstep(0.92, 1.10, radius)[:, None])
-    return torch.lerp(torch.full_like(colour, 0.006), colour, smoothstep(_PUPIL - 0.05, _PUPIL + 0.06, radius)[:, None])
+    return torch.lerp(
+        torch.full_like(colour, 0.006), colour, smoothstep(_PUPIL - 0.05, _PUPIL + 0.06, radius)[:, None]
+    )
 
 
 def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, opening: Tensor) -> Tensor:
@@ -112,7 +120,9 @@ def shade_tongue(surface: Surface, lights: LightRig, noise: Noise, rest: Tensor,
     return shade_skin(_darkened(surface, dark), lights, albedo, torch.full_like(tone, 0.36), dark * 0.8)
 
 
-def shade_lining(surface: Surface, lights: LightRig, rest: Tensor, lip: Tensor, colour: tuple[float, float, float]) -> Tensor:
+def shade_lining(
+    surface: Surface, lights: LightRig, rest: Tensor, lip: Tensor, colour: tuple[float, float, float]
+) -> Tensor:
     """Inside of lips and cheeks: lip colour at the rim, dark red behind -> linear light [N, 3]."""
     depth = smoothstep(1.46, 1.535, rest[:, 2])
     rim = torch.maximum(depth, lip)

@@ -42,7 +42,7 @@ class Noise:
         return total / (1 - 0.5**octaves)
 
 
-def smoothstep(low: float, high: float, value: Tensor) -> Tensor:
+def smoothstep(low: float | Tensor, high: float | Tensor, value: Tensor) -> Tensor:
     """0 below `low`, 1 above `high`, smooth in between; `low` may exceed `high`."""
     t = ((value - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)

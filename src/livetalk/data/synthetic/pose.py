@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from livetalk.data.synthetic.head import EYE, TONGUE, HeadAsset
@@ -151,7 +152,7 @@ def _turn_to(direction: Tensor) -> Tensor:
     return euler(torch.stack([yaw, pitch, torch.zeros_like(yaw)], 1))
 
 
-def _mend_mouth(head: HeadAsset, units: np.ndarray) -> None:
+def _mend_mouth(head: HeadAsset, units: NDArray[np.float32]) -> None:
     """Lowers the tongue and lifts the upper lip a little when the jaw opens, in place."""
     jaw = units[_UNIT["jawOpen"]]
     tongue = head.vertices_of(TONGUE)

@@ -79,7 +79,9 @@ def draw_triangles(
     high = torch.minimum((xy.amax(2) - 0.5).floor() + 1, limits)
     extent = (high - low).clamp_min(0)
     a, b, c = xy.unbind(2)
-    area = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (c[..., 0] - a[..., 0]) * (b[..., 1] - a[..., 1])
+    area = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (c[..., 0] - a[..., 0]) * (
+        b[..., 1] - a[..., 1]
+    )
     # Screen y points down, so a face that looks at us has negative area.
     facing = area.abs() > 1e-6 if triangles.two_sided else area < -1e-6
     visible = facing & (extent.amin(-1) > 0) & (points[..., 2].amin(-1) > 0.05)
@@ -112,7 +114,6 @@ def _draw_box(
     steps = torch.arange(box, device=buffer.device, dtype=corners.dtype)
     x = origin[:, :1] + 0.5 + steps
     y = origin[:, 1:] + 0.5 + steps
-    # weights[k][n, row, column]
     inside = torch.ones((), dtype=torch.bool, device=buffer.device)
     for k in range(3):
         across = planes[:, k, 0, None] * x

@@ -10,10 +10,10 @@ from torch import Tensor
 from livetalk.data.synthetic import appearance, frame, hair, pose
 from livetalk.data.synthetic.background import make_background
 from livetalk.data.synthetic.camera import Camera, make_camera
-from livetalk.data.synthetic.head import LIP_PAIRS, SKIN, load_head
+from livetalk.data.synthetic.head import LOWER_LIP, SKIN, UPPER_LIP, load_head
 from livetalk.data.synthetic.identity import Identity
 from livetalk.data.synthetic.noise import Noise
-from livetalk.data.synthetic.performance import Performance
+from livetalk.data.synthetic.performance import FACE_UNITS, Performance
 from livetalk.data.synthetic.shading import LightRig, make_lights
 
 
@@ -51,7 +51,9 @@ class Renderer:
         supersample: samples per pixel along each axis.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", resolution: int = 256, supersample: int = 2) -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", resolution: int = 256, supersample: int = 2
+    ) -> None:
         self.device = torch.device(device)
         self.resolution = resolution
         self.supersample = supersample
@@ -75,7 +77,9 @@ class Renderer:
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
             skin=appearance.bake_skin(identity, self._skin_map, scalp),
-            strands=hair.grow(identity, rest, self._mesh, noise, self.resolution * self.supersample / identity.view.height),
+            strands=hair.grow(
+                identity, rest, self._mesh, noise, self.resolution * self.supersample / identity.view.height
+            ),
             background=make_background(identity, self.resolution, self.device),
             camera=camera,
             lights=make_lights(identity.light, self.device),
@@ -91,13 +95,15 @@ class Renderer:
         seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
         for index in range(len(looks)):
             chosen = slice(index, index + 1)
-            still = pose.Pose(rotation[chosen], subject.pivot, shift[chosen], shift[chosen], rotation[chosen, :, 2])
+            still = pose.Pose(
+                rotation[chosen], subject.pivot, shift[chosen], shift[chosen], rotation[chosen, :, 2]
+            )
             seen |= frame.visible_hair(subject, self._mesh, still, self.resolution * self.supersample)
         return replace(subject, strands=subject.strands.choose(seen.nonzero().squeeze(1)))
 
     @torch.no_grad()
     def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
-        """Renders every frame, uint8 [F, H, W, 3] on the device; `batch_frames` bounds memory, not the result."""
+        """Renders every frame, uint8 [F, H, W, 3], on the device; `batch_frames` only bounds memory."""
         step = batch_frames or (32 if self.device.type == "cuda" else 2)
         motion = self._pose(subject, performance)
         parts = []
@@ -112,11 +118,15 @@ class Renderer:
 
     def _pose(self, subject: Subject, performance: Performance) -> pose.Pose:
         eyes = subject.rest[self._rig.eye_ids[0]].mean(0)
-        to_camera = torch.nn.functional.normalize(subject.camera.position - eyes * eyes.new_tensor([0, 1, 1]), dim=0)
+        to_camera = torch.nn.functional.normalize(
+            subject.camera.position - eyes * eyes.new_tensor([0, 1, 1]), dim=0
+        )
         return pose.pose_of(performance, subject.pivot, to_camera, self.device)
 
     @torch.no_grad()
-    def project(self, subject: Subject, performance: Performance, vertex_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def project(
+        self, subject: Subject, performance: Performance, vertex_ids: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """Pixel positions [F, N, 2] (x, y) of mesh vertices."""
         vertices = self._vertices(subject, performance)[:, torch.from_numpy(vertex_ids).to(self.device)]
         return subject.camera.project(vertices, self.resolution)[..., :2].cpu().numpy()
@@ -125,10 +135,9 @@ class Renderer:
     def lip_opening(self, subject: Subject, performance: Performance) -> NDArray[np.float32]:
         """Gap between the inner lips over the width of the mouth at rest, [F], 0 when shut."""
         vertices = self._vertices(subject, performance)
-        upper, lower = zip(*LIP_PAIRS, strict=True)
-        gap = (vertices[:, list(upper)] - vertices[:, list(lower)]).norm(dim=-1).mean(1)
+        gap = _lip_gap(vertices)
         rest = subject.rest
-        shut = (rest[list(upper)] - rest[list(lower)]).norm(dim=-1).mean()
+        shut = _lip_gap(rest[None])
         lips = rest[torch.from_numpy(np.flatnonzero(load_head().lips > 0.5)).to(self.device)]
         width = lips[:, 0].max() - lips[:, 0].min()
         return ((gap - shut).clamp_min(0) / width).cpu().numpy()
@@ -137,24 +146,37 @@ class Renderer:
         units = torch.from_numpy(performance.units).to(self.device)
         return self._rig.vertices(subject.rest, units, self._pose(subject, performance))[0]
 
-    def boxes(self, subject: Subject, performance: Performance) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes around the face and the mouth over the whole clip: left, top, right, bottom in pixels, [4] each."""
+    def boxes(
+        self, subject: Subject, performance: Performance
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Face and mouth over the whole clip: left, top, right, bottom in pixels, float32 [4] each."""
         head = load_head()
         face = (head.base[:, 2] > 0.75) & (head.base[:, 1] > 6.3) & (head.base[:, 1] < 8.1)
         face_ids = np.intersect1d(np.flatnonzero(face), head.vertices_of(SKIN))
         lips = np.flatnonzero(head.lips > 0.5)
-        return tuple(self._box(self.project(subject, performance, ids)) for ids in (face_ids, lips))  # type: ignore[return-value]
+        return (
+            self._box(self.project(subject, performance, face_ids)),
+            self._box(self.project(subject, performance, lips)),
+        )
 
     def _box(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = points.min((0, 1)), points.max((0, 1))
         return np.clip(np.concatenate([low, high]), 0, self.resolution).astype(np.float32)
 
 
-_JAW = pose.FACE_UNITS.index("jawOpen")
+def _lip_gap(vertices: Tensor) -> Tensor:
+    """Smallest distance [F] between the lips' middles, decimetres."""
+    upper, lower = vertices[:, list(UPPER_LIP)], vertices[:, list(LOWER_LIP)]
+    return torch.cdist(upper, lower).amin((1, 2))
+
+
+_JAW = FACE_UNITS.index("jawOpen")
 
 
 def _pivot(base: NDArray[np.float32], rest: NDArray[np.float32], device: torch.device) -> Tensor:
     """The neck's joint, moved along with the identity's neck."""
     ring = (np.abs(base[:, 1] - 6.5) < 0.25) & (base[:, 2] < 0.6)
     moved = (rest[ring] - base[ring]).mean(0)
-    return torch.from_numpy(np.array([0, 6.45, 0.15], np.float32) + moved * np.array([0, 1, 1], np.float32)).to(device)
+    return torch.from_numpy(
+        np.array([0, 6.45, 0.15], np.float32) + moved * np.array([0, 1, 1], np.float32)
+    ).to(device)

@@ -61,7 +61,9 @@ def ambient(lights: LightRig, normal: Tensor) -> Tensor:
     return torch.lerp(lights.ground, lights.sky, normal[:, 1:2] * 0.5 + 0.5)
 
 
-def shade_skin(surface: Surface, lights: LightRig, albedo: Tensor, roughness: Tensor, shine: Tensor) -> Tensor:
+def shade_skin(
+    surface: Surface, lights: LightRig, albedo: Tensor, roughness: Tensor, shine: Tensor
+) -> Tensor:
     """Skin: wrapped diffuse whose red bleeds across the terminator, and two specular lobes.
 
     Args:
@@ -120,7 +122,9 @@ def shade_cloth(surface: Surface, lights: LightRig, albedo: Tensor) -> Tensor:
     for index in range(3):
         lit = ((surface.normal @ lights.directions[index] + 0.12) / 1.12).clamp_min(0)
         visible = surface.shadow if index == 0 else surface.occlusion
-        total = total + lights.colours[index] * (albedo * (1 + 0.5 * sheen[:, None])) * (lit * visible)[:, None]
+        total = (
+            total + lights.colours[index] * (albedo * (1 + 0.5 * sheen[:, None])) * (lit * visible)[:, None]
+        )
     return total
 
 

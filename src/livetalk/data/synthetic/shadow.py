@@ -19,7 +19,17 @@ _SIZE = 224
 _EXTENT = 2.6
 _CENTRE = (0.0, 6.9, 0.6)
 _DISTANCE = 8.0
-_TAPS = ((-1.2, -0.5), (-0.5, 1.1), (0.4, -1.2), (1.2, 0.5), (0.0, 0.0), (-1.0, 0.6), (1.0, -0.6), (0.6, 1.0), (-0.6, -1.0))
+_TAPS = (
+    (-1.2, -0.5),
+    (-0.5, 1.1),
+    (0.4, -1.2),
+    (1.2, 0.5),
+    (0.0, 0.0),
+    (-1.0, 0.6),
+    (1.0, -0.6),
+    (0.6, 1.0),
+    (-0.6, -1.0),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,9 @@ class ShadowMap:
         axes = torch.stack([right, torch.linalg.cross(right, -towards), -towards])
         frames = len(vertices)
         buffer = new_buffer(frames, _SIZE, _SIZE, vertices.device)
-        draw_triangles(buffer, _to_light(vertices, axes), Triangles(mesh.solid, two_sided=True), (_SIZE, _SIZE))
+        draw_triangles(
+            buffer, _to_light(vertices, axes), Triangles(mesh.solid, two_sided=True), (_SIZE, _SIZE)
+        )
         if hair.shape[1]:
             draw_points(buffer, _to_light(hair, axes), 0, (_SIZE, _SIZE))
         depth = (buffer >> 32).to(torch.int32).view(torch.float32)
