@@ -78,7 +78,7 @@ class PointConv(nn.Conv3d):
 
 
 class TemporalConv(CausalConv):
-    """Causal convolution over three frames at each position, as one matrix product over the stacked frames."""
+    """Causal convolution over three frames at each position, as one matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         """Build a convolution that makes one frame out of every `stride` frames."""
