@@ -208,6 +208,7 @@ def test_results_are_told_and_replaced_only_when_asked(
         told = capsys.readouterr().out.splitlines()
         assert told[0] == f"{inputs / 'out.mp4'}: 5 frames, 0.20 s of sound"
         assert told[1] == f"{inputs / 'new' / 'sheet.png'}: contact sheet"
+        assert told[2].startswith("tiny on cpu in ")
         assert "real time" in told[2]
     with Image.open(inputs / "new" / "sheet.png") as sheet:
         assert sheet.size == (5 * 64, 64)
@@ -234,10 +235,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(checkpoint: Path, inputs: Pa
     before = sorted(inputs.iterdir())
     done = run_process(arguments(checkpoint, inputs), file_size_limit=20_000)
     assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if "error" in line]
-    assert len(errors) == 1
-    assert "cannot be written" in errors[0]
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("livetalk: error: output ")
+    assert "cannot be written" in done.stderr
     assert sorted(inputs.iterdir()) == before
 
 
@@ -260,7 +260,7 @@ def test_ctrl_c_keeps_a_playable_part_and_says_so(checkpoint: Path, inputs: Path
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("livetalk: interrupted; the first ")
-    assert errors.splitlines()[-1].endswith(str(inputs / "out.partial.mp4"))
+    assert errors.startswith("livetalk: interrupted; the first ")
+    assert errors.endswith(f" s are in {inputs / 'out.partial.mp4'}\n")
     assert len(read_frames(inputs / "out.partial.mp4")) % 28 == 0
     assert sorted(entry.name for entry in inputs.iterdir()) == ["face.png", "out.partial.mp4", "voice.wav"]

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     load_image(args.image)
     audio = open_audio(args.audio)
     avatar = Avatar.load(args.model, device=args.device, precision=args.precision, threads=args.threads)
-    with VideoProgress(avatar.fps) as progress:
+    model = avatar.model
+    title = f"{model.name} on {model.models.device} in {model.precision}"
+    with VideoProgress(title, avatar.fps) as progress:
         result = avatar.generate(
             args.image,
             audio,
@@ -69,5 +71,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of sound")
     if result.preview is not None:
         print(f"{result.preview}: contact sheet")
-    print(f"took {elapsed:.1f} s, {speed}")
+    print(f"{title}: {elapsed:.1f} s, {speed}")
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    configure_logging()
+    configure_logging(logging.WARNING)
     try:
         return _run(arguments)
     except KeyboardInterrupt as interruption:

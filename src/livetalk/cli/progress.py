@@ -1,4 +1,7 @@
-"""How far a video is: a bar on a terminal, plain lines everywhere else."""
+"""How far a video is: a bar on a terminal, plain lines on standard output everywhere else.
+
+Standard error is left to errors, so that what stands there is what went wrong.
+"""
 
 import sys
 from time import monotonic
@@ -18,12 +21,14 @@ class VideoProgress:
     Call it with the frames done and the frames in all; use it as a context manager.
     """
 
-    def __init__(self, fps: int) -> None:
+    def __init__(self, title: str, fps: int) -> None:
         """Prepare; nothing is shown before the first call.
 
         Args:
+            title: what is at work.
             fps: frames per second of the video, for the speed against real time.
         """
+        self._title = title
         self._fps = fps
         self._started = monotonic()
         self._last_line = self._started
@@ -31,13 +36,13 @@ class VideoProgress:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("{task.completed:.0f}/{task.total:.0f} frames"),
+                TextColumn("{task.description}: {task.completed:.0f}/{task.total:.0f} frames"),
                 BarColumn(),
                 _SpeedColumn(fps),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("frames", total=None, visible=False)
+            self._task = self._bar.add_task(title, total=None, visible=False)
 
     def __enter__(self) -> Self:
         """Start the clock."""
@@ -66,7 +71,9 @@ class VideoProgress:
         if now - self._last_line >= _LINE_INTERVAL_SECONDS and num_done < num_frames:
             self._last_line = now
             left = (num_frames - num_done) / self.frames_per_second
-            print(f"{num_done}/{num_frames} frames, {self.speed}, {left:.0f} s left", file=sys.stderr)
+            print(
+                f"{self._title}: {num_done}/{num_frames} frames, {self.speed}, {left:.0f} s left", flush=True
+            )
 
     @property
     def elapsed_seconds(self) -> float:
