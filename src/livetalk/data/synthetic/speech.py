@@ -110,8 +110,8 @@ class HibariSynthesiser:
             symbols = [self._letters.get(number, "") for number in ids]
             events += hibari_events(symbols, ends, offset - _HIBARI_LAG_SECONDS)
             offset += pieces[0][-1].size / 24_000
-        waveforms = (_resample(np.concatenate(sink), 24_000) for sink in pieces)
-        return Speech(tuple(_set_peak(waveform) for waveform in waveforms), tuple(events))
+        waveforms = [_set_peak(_resample(np.concatenate(sink), 24_000)) for sink in pieces]
+        return Speech(tuple(waveforms), tuple(end_with_sound(events, waveforms[0])))
 
     def _render(
         self, spectra: Sequence[Samples], pitch: Samples, voice: VoiceWarp, rng: np.random.Generator
@@ -225,6 +225,35 @@ def hibari_events(symbols: Sequence[str], ends: NDArray[np.float64], offset: flo
             events.append(PhonemeEvent(IPA_TO_PHONEME.get(symbol, "pau"), start + offset, end + offset))
         start = end
     return events
+
+
+def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples) -> list[PhonemeEvent]:
+    """Shorten phonemes that fall silent to where their sound ends.
+
+    hibari counts up to 0.3 s of the silence behind a phrase to its last phoneme; left so, the mouth would
+    hold the vowel, or close for a final /p/, long after it was heard.
+
+    Args:
+        events: phonemes in time order.
+        waveform: [samples], float32, 16 kHz, that they belong to.
+
+    Returns:
+        The same events; time cut off, if more than 0.06 s, belongs to none.
+    """
+    step = SAMPLE_RATE // 100
+    frames = waveform[: waveform.size // step * step].reshape(-1, step)
+    decibels = 10.0 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
+    audible = decibels > np.percentile(decibels, 95) - 38.0 if decibels.size else np.zeros(0, bool)
+    ended: list[PhonemeEvent] = []
+    for event in events:
+        first = max(0, int(event.start_seconds * 100))
+        sounding = np.flatnonzero(audible[first : int(np.ceil(event.end_seconds * 100))])
+        last = (first + int(sounding[-1]) + 1) / 100 if sounding.size else 0.0
+        end = max(last, event.start_seconds + 0.05)
+        if event.symbol != "pau" and event.end_seconds - end > 0.06:
+            event = PhonemeEvent(event.symbol, event.start_seconds, end)
+        ended.append(event)
+    return ended
 
 
 def shift_events(events: Sequence[PhonemeEvent], seconds: float) -> list[PhonemeEvent]:
