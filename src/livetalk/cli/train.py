@@ -19,8 +19,8 @@ from livetalk.training.job import DiTJob, JobPaths, VAEJob, run_processes, train
 from livetalk.training.metrics import Throughput
 
 HELDOUT_CLIPS = 8
-CLIP_FRAMES = 109
-"""33 + 76 frames: twenty windows four frames apart."""
+CLIP_FRAMES = 77
+"""33 + 44 frames: twelve windows four frames apart."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,6 +33,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clips", type=int, default=1500, help="clips to render")
+    parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
+    parser.add_argument("--renderer", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--render-minutes", type=float, default=6.0)
     parser.add_argument("--vae-minutes", type=float, default=10.0)
     parser.add_argument("--dit-minutes", type=float, default=10.0)
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "all":
         rest = sys.argv[sys.argv.index("all") + 1 :]
         base = [sys.executable, "-m", "livetalk", "train"]
-        return run_processes([[*base, stage, *rest] for stage in ("render", "vae", "dit")])
+        renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]
+        return run_processes([*renderers, [*base, "vae", *rest], [*base, "dit", *rest]])
     {"render": _render, "vae": _vae, "dit": _dit}[args.stage](args)
     return 0
 
@@ -77,9 +80,11 @@ def _render(args: argparse.Namespace) -> None:
         clip_specs(900_000 + args.seed, HELDOUT_CLIPS, corpus.num_frames, CLIP_FRAMES), HELDOUT_CLIPS
     )
     shifted = [dataclasses.replace(spec, corpus_clip=spec.corpus_clip + training_clips) for spec in heldout]
-    render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
+    if args.renderer == 0:
+        render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
     specs = clip_specs(args.seed, training_clips, corpus.num_frames, CLIP_FRAMES)
-    render_clips(specs, clip_renderer, ClipStore(paths.clips), report)
+    mine = itertools.islice(specs, args.renderer, args.clips, args.renderers)
+    render_clips(mine, clip_renderer, ClipStore(paths.clips), report)
 
 
 def _vae(args: argparse.Namespace) -> None:

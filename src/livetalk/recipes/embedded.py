@@ -18,7 +18,7 @@ def embedded_vae() -> VAEConfig:
     return VAEConfig(
         base_dim=16,
         latent_channels=LATENT_CHANNELS,
-        dim_multipliers=(3, 6, 8, 10),
+        dim_multipliers=(3, 6, 8, 8),
         num_res_blocks=1,
         temporal_downsample=(False, True, True),
         patch_size=2,

@@ -61,7 +61,7 @@ class VAETrainConfig:
     optimizer: OptimizerConfig
     batch_size: int
     num_frames: int = 17
-    kl_weight: float = 1e-4
+    kl_weight: float = 2e-5
     gradient_weight: float = 0.5
     face_weight: float = 1.5
     eye_weight: float = 2.0

@@ -27,7 +27,7 @@ from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors
 from livetalk.training.trainer import Stage, Trainer
-from livetalk.training.vae import VAELoss, VAEObjective, reconstruction_psnr
+from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
 
 VAE_FINISHED = "vae_finished.json"
 CLIPS_PER_PART = 25
@@ -83,9 +83,9 @@ def train_vae(job: VAEJob) -> None:
     """Train the VAE for one slice, then measure its latents and mark the stage as finished."""
     log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
-    vae = CausalVideoVAE(job.model).to(job.device)
-    if job.device.type == "cuda":
-        vae = vae.to(memory_format=torch.channels_last_3d)
+    vae = CausalVideoVAE(job.model)
+    prepare_vae(vae)
+    vae = vae.to(job.device)
     trainer = Trainer(Stage("vae", vae, job.training.optimizer), job.paths.run, log)
     memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
@@ -176,8 +176,6 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
 
 def _encode_all(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[WindowBank, WindowBank]:
     vae = load_trained_vae(job.paths.run, job.vae).to(job.device)
-    if job.device.type == "cuda":
-        vae = vae.to(memory_format=torch.channels_last_3d)
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
     builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)
     parts: list[WindowBank] = []

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from livetalk.diffusion.flow import mix_noise
-from livetalk.diffusion.schedule import shift_sigma
+from livetalk.diffusion.flow import add_noise
+from livetalk.diffusion.schedule import shift_sigmas
 from livetalk.training.bank import CONTEXT_FRAMES, WindowBank
 from livetalk.training.config import SFTConfig
 
@@ -67,7 +67,7 @@ class SFTLoss:
 def sample_sigma(config: SFTConfig, rng: torch.Generator, device: torch.device) -> Tensor:
     """Draw noise levels [B]: logit-normal, warped by the sampler's shift."""
     uniform = torch.sigmoid(torch.randn(config.batch_size, generator=rng, device=device))
-    return shift_sigma(uniform, config.shift)
+    return shift_sigmas(uniform, config.shift)
 
 
 def window_errors(
@@ -100,25 +100,20 @@ def window_errors(
     x0 = bank.latents[index].float()
     single = chance(config.single_motion_probability)
     reference = _reference_latents(bank, index, single & chance(config.own_reference_probability), rng)
-    motion = torch.where(
-        _column(chance(config.reencoded_probability)), bank.motion[index].float(), x0[:, :, :2]
-    )
+    reencoded = chance(config.reencoded_probability)[:, None, None, None, None]
+    motion = torch.where(reencoded, bank.motion[index].float(), x0[:, :, :2])
     level = torch.rand(batch, generator=rng, device=device) * config.motion_noise
-    motion = mix_noise(motion, torch.randn(motion.shape, generator=rng, device=device), _column(level))
+    motion = add_noise(motion, torch.randn(motion.shape, generator=rng, device=device), level)
     noise = torch.randn(x0.shape, generator=rng, device=device)
     clean = _motion_mask(single, x0.shape[2])
     pinned = torch.zeros_like(x0)
     pinned[:, :, :2] = motion
-    noisy = torch.where(clean, pinned, mix_noise(x0, noise, _column(sigma)))
+    noisy = torch.where(clean, pinned, add_noise(x0, noise, sigma))
     weights = bank.weights[index].float()[:, :, None] * (~clean).float()
     features = _audio_context(bank, index, rng)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         errors: Tensor = objective(noisy, sigma, reference, features, noise - x0, weights)
     return errors
-
-
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None, None]
 
 
 def _motion_mask(single: Tensor, latent_frames: int) -> Tensor:

@@ -4,10 +4,31 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.models.vae import CausalVideoVAE
+from livetalk.models.vae_blocks import ResidualBlock
 from livetalk.training.augment import augment_clips
 from livetalk.training.config import VAETrainConfig
 from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
 from livetalk.training.memory import ClipMemory, WindowBatch
+
+
+RESIDUAL_SCALE = 0.1
+LOG_VARIANCE_START = -4.0
+
+
+@torch.no_grad()
+def prepare_vae(vae: CausalVideoVAE) -> None:
+    """Change fresh weights so that reconstruction starts fast.
+
+    Residual branches begin small, and the posterior begins nearly noiseless: from the default start the latents
+    carry nothing for hundreds of steps, because noise of unit variance drowns them.
+    """
+    for module in vae.modules():
+        if isinstance(module, ResidualBlock):
+            module.conv2.weight.mul_(RESIDUAL_SCALE)
+            nn.init.zeros_(module.conv2.bias)  # type: ignore[arg-type]
+    bias = vae.moments_conv.bias
+    assert bias is not None
+    bias[vae.config.latent_channels :] += LOG_VARIANCE_START
 
 
 class VAEObjective(nn.Module):

@@ -147,18 +147,21 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
 
 
 def visible_hair(subject: Subject, mesh: Mesh, still: pose.Pose, fine: int) -> Tensor:
-    """Which hair points one pose of the neutral face shows, bool [P]."""
+    """Which hair points any of the poses (frames) of the neutral face shows, bool [P]."""
+    frames = len(still.rotation)
     weight = pose.head_weight(mesh.base)
     screen = subject.camera.project(still.move(subject.rest[None], weight), fine)
-    buffer = new_buffer(1, fine, fine, screen.device)
+    buffer = new_buffer(frames, fine, fine, screen.device)
     _draw(buffer, screen, subject, mesh, fine)
     points = still.move(subject.strands.points[None], subject.strands.weight)
-    draw_points(buffer, subject.camera.project(points, fine), _HAIR_ID, (fine, fine))
-    x, y, depth = subject.camera.project(points[0], fine).unbind(-1)
-    pixel = y.long().clamp(0, fine - 1) * fine + x.long().clamp(0, fine - 1)
+    hair_screen = subject.camera.project(points, fine)
+    draw_points(buffer, hair_screen, _HAIR_ID, (fine, fine))
+    x, y, depth = hair_screen.unbind(-1)
+    offset = torch.arange(frames, device=buffer.device)[:, None] * (fine * fine)
+    pixel = offset + y.long().clamp(0, fine - 1) * fine + x.long().clamp(0, fine - 1)
     nearest = buffer[pixel]
     front = (nearest >> 32).to(torch.int32).view(torch.float32)
-    return (depth - front < _SHELL) & (nearest != EMPTY)
+    return ((depth - front < _SHELL) & (nearest != EMPTY)).any(0)
 
 
 def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: int) -> None:

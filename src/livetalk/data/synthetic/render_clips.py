@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.data.synthetic.corpus import Corpus
@@ -19,7 +20,7 @@ class ClipRenderer:
         self._renderer = renderer
         self._corpus = corpus
 
-    def render(self, spec: ClipSpec) -> tuple[ClipRecord, np.ndarray]:
+    def render(self, spec: ClipSpec) -> tuple[ClipRecord, NDArray[np.uint8]]:
         """Render one clip.
 
         Args:
@@ -33,15 +34,19 @@ class ClipRenderer:
         )
         subject = self._renderer.prepare(sample_identity(spec.identity_seed))
         frames = self._renderer.render(subject, performance)
-        boxes = self._renderer.boxes(subject, performance)
+        face, mouth = self._renderer.boxes(subject, performance)
         opening = self._renderer.lip_opening(subject, performance)
         record = ClipRecord(
             spec=spec,
-            face_box=boxes.face,
-            mouth_box=boxes.mouth,
+            face_box=self._shares(face),
+            mouth_box=self._shares(mouth),
             lip_opening=tuple(round(float(value), 4) for value in opening),
         )
         return record, frames.cpu().numpy()
+
+    def _shares(self, box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+        left, top, right, bottom = (round(float(edge) / self._renderer.resolution, 4) for edge in box)
+        return left, top, right, bottom
 
 
 def slice_performance(performance: Performance, start: int, num_frames: int) -> Performance:

@@ -92,19 +92,14 @@ class Renderer:
         looks = [(0.0, 0.0), (-0.45, 0.0), (0.45, 0.0), (-0.2, 0.2), (0.2, 0.2), (-0.2, -0.2), (0.2, -0.2)]
         rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
-        seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
-        for index in range(len(looks)):
-            chosen = slice(index, index + 1)
-            still = pose.Pose(
-                rotation[chosen], subject.pivot, shift[chosen], shift[chosen], rotation[chosen, :, 2]
-            )
-            seen |= frame.visible_hair(subject, self._mesh, still, self.resolution * self.supersample)
+        still = pose.Pose(rotation, subject.pivot, shift, shift, rotation[:, :, 2])
+        seen = frame.visible_hair(subject, self._mesh, still, self.resolution * self.supersample)
         return replace(subject, strands=subject.strands.choose(seen.nonzero().squeeze(1)))
 
     @torch.no_grad()
     def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
         """Renders every frame, uint8 [F, H, W, 3], on the device; `batch_frames` only bounds memory."""
-        step = batch_frames or (32 if self.device.type == "cuda" else 2)
+        step = batch_frames or (96 if self.device.type == "cuda" else 2)
         motion = self._pose(subject, performance)
         parts = []
         for start in range(0, performance.num_frames, step):

@@ -1,0 +1,197 @@
+"""Both stages on tiny networks: windows are cut and aligned rightly, losses fall, everything resumes."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore, clip_specs
+from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
+from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.training.bank import CACHE_FRAMES, BankBuilder, WindowBank, measure_latents
+from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
+from livetalk.training.memory import ClipMemory
+from livetalk.training.metrics import MetricsLog
+from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors, window_errors
+from livetalk.training.trainer import Stage, Trainer
+from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
+
+CPU = torch.device("cpu")
+VAE = VAEConfig(
+    base_dim=8,
+    latent_channels=4,
+    dim_multipliers=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    patch_size=2,
+    temporal_kernels=(1, 1, 3),
+)
+DIT = DiTConfig(
+    dim=32,
+    ffn_dim=64,
+    num_heads=2,
+    num_layers=2,
+    in_channels=12,
+    out_channels=4,
+    audio=AudioProjectionConfig(num_blocks=1, channels=32, hidden_dim=16, context_tokens=4, output_dim=16),
+)
+OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=5, use_muon=True)
+SFT = SFTConfig(optimizer=OPTIMIZER, batch_size=8)
+
+
+class RampSource:
+    """Log-mel whose value tells the video frame: decades = -9 + 0.01 * frame."""
+
+    def num_variants(self, clip: int) -> int:
+        return 1
+
+    def log_mel(self, clip: int, variant: int) -> Tensor:
+        frames = torch.arange(120 * 4) // 4
+        return (-9 + 0.01 * frames).float()[:, None].expand(-1, 80).contiguous()
+
+
+class TellTale(SpeechEncoder):
+    """An encoder whose feature is the mean decade of the video frame: alignment becomes visible."""
+
+    def encode_log_mel(self, log_mel: Tensor) -> Tensor:
+        frames = log_mel.mean(2).unflatten(1, (-1, 4)).mean(2)
+        return frames[:, :, None, None].expand(-1, -1, 1, 32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ClipStore:
+    store = ClipStore(tmp_path / "clips")
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        colour = rng.integers(40, 200, 3)
+        frames = np.broadcast_to(colour, (69, 32, 32, 3)).astype(np.uint8).copy()
+        for at in range(69):
+            frames[at, 16:22, 10 : 12 + at % 8] = 255 - colour
+        spec = ClipSpec(index, index, index, 0, 10 * index, 69)
+        box = (0.3, 0.4, 0.7, 0.8)
+        store.write(ClipRecord(spec, (0.1, 0.1, 0.9, 0.9), box, (0.0,) * 69), frames)
+    return store
+
+
+@pytest.fixture
+def bank(store: ClipStore) -> WindowBank:
+    torch.manual_seed(0)
+    memory = ClipMemory(store, CPU)
+    memory.refresh(limit=10)
+    encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
+    config = BankConfig(lookahead_frames=(3,), variants=1, reencode_share=1.0)
+    return BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT).build(
+        memory, RampSource(), 0
+    )
+
+
+def test_store_hands_over_finished_clips_only(store: ClipStore) -> None:
+    (store.directory / "clip_000009.npy").write_bytes(b"half")
+    assert store.indices() == [0, 1, 2]
+    assert store.record(1).spec.start_frame == 10
+    assert store.frames(1).shape == (69, 32, 32, 3)
+
+
+def test_specs_never_repeat_an_identity() -> None:
+    specs = clip_specs(3, corpus_clips=5, corpus_frames=200, num_frames=77)
+    some = [next(specs) for _ in range(40)]
+    assert len({spec.identity_seed for spec in some}) == 40
+    assert {spec.corpus_clip for spec in some[:5]} == set(range(5))
+    assert all(0 <= spec.start_frame <= 123 for spec in some)
+
+
+def test_memory_respects_its_bound(store: ClipStore) -> None:
+    memory = ClipMemory(store, CPU, max_clips=2)
+    assert memory.refresh(limit=5) == 2
+    assert memory.refresh(limit=5) == 0
+    batch = memory.sample(4, 9, torch.Generator().manual_seed(0))
+    assert batch.video.shape == (4, 9, 3, 32, 32)
+    assert float(batch.video.max()) <= 1
+
+
+def test_bank_windows_carry_the_speech_of_their_frames(bank: WindowBank) -> None:
+    assert len(bank) == 30
+    assert bank.latents.shape == (30, 4, 9, 4, 4)
+    assert bank.first.tolist() == [0] * 10 + [10] * 10 + [20] * 10
+    starts = torch.arange(10) * 4
+    frames = torch.arange(-2, 35)
+    for clip in range(3):
+        expected = -9 + 0.01 * (10 * clip + starts[:, None] + frames)
+        known = (10 * clip + starts[:, None] + frames >= 0) & (10 * clip + starts[:, None] + frames < 119)
+        got = bank.features[clip * 10 : clip * 10 + 10, 0, :, 0].float()
+        torch.testing.assert_close(got[known], expected[known], atol=6e-3, rtol=0)
+    assert CACHE_FRAMES == 200
+
+
+def test_reencoded_motion_exists_where_a_window_precedes(bank: WindowBank) -> None:
+    changed = (bank.motion != bank.latents[:, :, :2]).flatten(1).any(1)
+    assert changed.tolist() == ([False] * 7 + [True] * 3) * 3
+
+
+def test_vae_learns_and_reports_psnr(store: ClipStore, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = CausalVideoVAE(VAE)
+    prepare_vae(vae)
+    config = VAETrainConfig(optimizer=OptimizerConfig(learning_rate=3e-3), batch_size=4, num_frames=5)
+    memory = ClipMemory(store, CPU)
+    memory.refresh(limit=10)
+    log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
+    trainer = Trainer(Stage("vae", vae, config.optimizer), tmp_path, log)
+    before = reconstruction_psnr(vae, memory)
+    loss = VAELoss(VAEObjective(vae, config), config, memory, seed=0)
+    trainer.run(loss, Budget(minutes=5, max_steps=120), log_every=40)
+    log.close()
+    after = reconstruction_psnr(vae, memory)
+    assert after["psnr"] > before["psnr"] + 1
+    assert set(after) == {"psnr", "face_psnr", "mouth_psnr"}
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 40, 80, 120]
+    assert records[-1]["reconstruction"] < 0.8 * records[0]["reconstruction"]
+    mean, std = measure_latents(vae, memory, num_clips=2)
+    assert mean.shape == std.shape == (4,)
+    assert (std > 0).all()
+
+
+def test_sft_learns(bank: WindowBank, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dit = DiT(DIT)
+    log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
+    trainer = Trainer(Stage("dit", dit, OPTIMIZER, ("blocks.",)), tmp_path, log)
+    before = validation_errors(SFTObjective(dit), bank, SFT)
+    trainer.run(SFTLoss(SFTObjective(dit), SFT, bank, seed=0), Budget(minutes=5, max_steps=80))
+    log.close()
+    after = validation_errors(SFTObjective(trainer.average.model), bank, SFT)
+    assert after["error_080"] < 0.8 * before["error_080"]
+
+
+class Recorder(torch.nn.Module):
+    """Stands in for the objective and keeps what it was given."""
+
+    def forward(self, *args: Tensor) -> Tensor:
+        self.given = args
+        return torch.zeros(args[0].shape[0])
+
+
+def test_motion_latents_are_clean_and_not_in_the_loss(bank: WindowBank) -> None:
+    config = SFTConfig(optimizer=OPTIMIZER, batch_size=64, motion_noise=0.0, reencoded_probability=0.0)
+    recorder = Recorder()
+    index = torch.arange(20, 30).repeat(6)
+    sigma = torch.full(index.shape, 0.9)
+    window_errors(recorder, bank, index, sigma, config, torch.Generator().manual_seed(0))
+    noisy, _, condition, context, _, weights = recorder.given
+    counted = weights[:, 0, :, 0, 0] > 0
+    clean = bank.latents[index].float()
+    kept = (~counted)[:, None, :, None, None].expand_as(noisy)
+    torch.testing.assert_close(noisy[kept], clean[kept])
+    assert set((~counted).sum(1).tolist()) == {1, 2}
+    assert context.shape == (60, 33, 5, 1, 32)
+    torch.testing.assert_close(condition[:, :4, 0], torch.ones_like(condition[:, :4, 0]))
+    assert not condition[:, :4, 1:].any()
+    torch.testing.assert_close(condition[:, 4:], condition[:, 4:, :1].expand(-1, -1, 9, -1, -1))
