@@ -125,7 +125,10 @@ def save_checkpoint(
     """
     directory.mkdir(parents=True, exist_ok=True)
     for part_name, part in parts.items():
-        save_file(pack_state(part.state, part.storage), directory / f"{part_name}.safetensors")
+        path = directory / f"{part_name}.safetensors"
+        save_file(pack_state(part.state, part.storage), path)
+        # safetensors makes files that only their owner can read, which an installed package must not hold.
+        path.chmod(0o644)
     file_names = [*(f"{part_name}.safetensors" for part_name in parts), *extra_files]
     manifest = Manifest(
         name=name,
