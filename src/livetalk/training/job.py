@@ -100,8 +100,9 @@ def train_vae(job: VAEJob) -> None:
         return reconstruction_psnr(model, heldout) | {"clips": float(len(memory))}
 
     trainer.run(loss, job.budget, validate, validate_every=500)
-    trainer.average.model.eval()
-    mean, std = measure_latents(trainer.average.model, memory, num_clips=200)
+    averaged = trainer.average.model
+    assert isinstance(averaged, CausalVideoVAE)
+    mean, std = measure_latents(averaged, memory, num_clips=200)
     statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
     (job.paths.run / VAE_FINISHED).write_text(json.dumps(statistics), encoding="utf-8")
     log.close()

@@ -41,7 +41,8 @@ class SFTObjective(nn.Module):
         """
         velocity = self.dit(noisy, sigma * 1000.0, condition, audio_context)
         error = (velocity.float() - target).square().mean(1, keepdim=True) * weights
-        return error.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4))
+        weighted: Tensor = error.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4))
+        return weighted
 
 
 class SFTLoss:

@@ -18,6 +18,9 @@ from livetalk.training.optim import WeightAverage, build_optimizers, rate_factor
 LossFunction = Callable[[int], dict[str, Tensor]]
 """step -> named scalars; "loss" is minimised, the rest is logged."""
 
+SAVE_SECONDS = 200.0
+"""Time between checkpoints inside a slice."""
+
 
 @dataclass(slots=True)
 class Stage:
@@ -43,7 +46,7 @@ class Trainer:
     """
 
     def __init__(self, stage: Stage, directory: Path, log: MetricsLog) -> None:
-        """Build optimizers and averages, and resume from `directory`/`stage.name` when it holds a checkpoint."""
+        """Build optimizers and averages; resume where `directory`/`stage.name` holds a checkpoint."""
         self.stage = stage
         self.directory = directory / stage.name
         self.average = WeightAverage(stage.model, stage.config.ema_decay)
@@ -60,9 +63,10 @@ class Trainer:
         log_every: int = 100,
         validate_every: int = 1000,
     ) -> None:
-        """Train until the budget is used or an interrupt arrives, then save."""
+        """Train until the budget is used or an interrupt arrives, then save; save on the way too."""
         clock = Throughput(budget.minutes, budget.max_steps)
         done = 0
+        next_save = SAVE_SECONDS
         with self._interruptible():
             while not self._stop and clock.progress(done) < 1.0:
                 factor = rate_factor(done, clock.progress(done), self.stage.config)
@@ -73,10 +77,16 @@ class Trainer:
                     scalars = {name: value.item() for name, value in values.items()}
                     self._log.write(self.stage.name, {"step": self.step} | scalars | clock.summary(done))
                 if validate is not None and done % validate_every == 0:
-                    self._log.write(self.stage.name, {"step": self.step} | validate(self.average.model))
+                    self._log_validation(validate)
+                if clock.elapsed_seconds() > next_save:
+                    self.save(light=False)
+                    next_save = clock.elapsed_seconds() + SAVE_SECONDS
         if validate is not None:
-            self._log.write(self.stage.name, {"step": self.step} | validate(self.average.model))
+            self._log_validation(validate)
         self.save(light=False)
+
+    def _log_validation(self, validate: Callable[[nn.Module], dict[str, float]]) -> None:
+        self._log.write(self.stage.name, {"step": float(self.step)} | validate(self.average.model))
 
     def _update(self, loss_function: LossFunction) -> dict[str, Tensor]:
         values = loss_function(self.step)

@@ -10,7 +10,6 @@ from livetalk.training.config import VAETrainConfig
 from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
 from livetalk.training.memory import ClipMemory, WindowBatch
 
-
 RESIDUAL_SCALE = 0.1
 LOG_VARIANCE_START = -4.0
 
@@ -19,8 +18,8 @@ LOG_VARIANCE_START = -4.0
 def prepare_vae(vae: CausalVideoVAE) -> None:
     """Change fresh weights so that reconstruction starts fast.
 
-    Residual branches begin small, and the posterior begins nearly noiseless: from the default start the latents
-    carry nothing for hundreds of steps, because noise of unit variance drowns them.
+    Residual branches begin small, and the posterior begins nearly noiseless: from the default start the
+    latents carry nothing for hundreds of steps, because noise of unit variance drowns them.
     """
     for module in vae.modules():
         if isinstance(module, ResidualBlock):
