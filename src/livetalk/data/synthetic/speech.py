@@ -25,6 +25,7 @@ Samples = NDArray[np.float32]
 
 SAMPLE_RATE: Final = 16_000
 
+_HIBARI_RATE = 24_000
 _HIBARI_UNIT_SECONDS = 0.025
 # How far labels trail the sound, by forced alignment of both synthesisers (median over 1,700 phonemes).
 _HIBARI_LAG_SECONDS = 0.060
@@ -69,11 +70,15 @@ class Synthesiser(Protocol):
 class HibariSynthesiser:
     """Natural English voice whose vocoder input is warped into other speakers.
 
+    Args:
+        sample_rate: of the waveforms, samples per second; the voice itself has 24,000.
+
     Raises:
         InputError: if the packages of the extra `data` are missing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
+        self._sample_rate = sample_rate
         hibari, onnx, onnxruntime = (_import(name) for name in ("hibari", "onnx", "onnxruntime"))
         self._dsp: Any = _import("hibari.dsp")
         self._voice: Any = hibari.Hibari()
@@ -109,15 +114,17 @@ class HibariSynthesiser:
             ends = np.cumsum(np.ravel(durations)) * _HIBARI_UNIT_SECONDS
             symbols = [self._letters.get(number, "") for number in ids]
             events += hibari_events(symbols, ends, offset - _HIBARI_LAG_SECONDS)
-            offset += pieces[0][-1].size / 24_000
-        waveforms = [_set_peak(_resample(np.concatenate(sink), 24_000)) for sink in pieces]
-        return Speech(tuple(waveforms), tuple(end_with_sound(events, waveforms[0])))
+            offset += pieces[0][-1].size / _HIBARI_RATE
+        waveforms = [np.concatenate(sink) for sink in pieces]
+        events = end_with_sound(events, waveforms[0], _HIBARI_RATE)
+        resampled = (_set_peak(_resample(one, _HIBARI_RATE, self._sample_rate)) for one in waveforms)
+        return Speech(tuple(resampled), tuple(events))
 
     def _render(
         self, spectra: Sequence[Samples], pitch: Samples, voice: VoiceWarp, rng: np.random.Generator
     ) -> Samples:
         harmonic, phase, noise, free, free_phase = (warp_rows(part, voice.formant_scale) for part in spectra)
-        tilt = tilt_gain(harmonic.shape[0], 24_000, voice.tilt_db_per_octave)[:, None]
+        tilt = tilt_gain(harmonic.shape[0], _HIBARI_RATE, voice.tilt_db_per_octave)[:, None]
         breath = np.float32(voice.breath_db * np.log(10.0) / 20.0)
         rendered = self._dsp.synth(
             harmonic + tilt,
@@ -227,7 +234,7 @@ def hibari_events(symbols: Sequence[str], ends: NDArray[np.float64], offset: flo
     return events
 
 
-def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples) -> list[PhonemeEvent]:
+def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples, sample_rate: int) -> list[PhonemeEvent]:
     """Shorten phonemes that fall silent to where their sound ends.
 
     hibari counts up to 0.3 s of the silence behind a phrase to its last phoneme; left so, the mouth would
@@ -235,12 +242,13 @@ def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples) -> list[Ph
 
     Args:
         events: phonemes in time order.
-        waveform: [samples], float32, 16 kHz, that they belong to.
+        waveform: [samples], float32, that they belong to.
+        sample_rate: samples per second.
 
     Returns:
         The same events; time cut off, if more than 0.06 s, belongs to none.
     """
-    step = SAMPLE_RATE // 100
+    step = sample_rate // 100
     frames = waveform[: waveform.size // step * step].reshape(-1, step)
     decibels = 10.0 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
     audible = decibels > np.percentile(decibels, 95) - 38.0 if decibels.size else np.zeros(0, bool)
@@ -277,13 +285,13 @@ def _import(name: str) -> Any:
         raise InputError(f"making speech needs {name}: pip install 'livetalk[data]'") from error
 
 
-def _resample(waveform: Samples, rate: int) -> Samples:
-    """Bring a waveform to 16 kHz with a polyphase filter."""
-    if rate == SAMPLE_RATE:
+def _resample(waveform: Samples, rate: int, wanted: int = SAMPLE_RATE) -> Samples:
+    """Bring a waveform from one rate to another with a polyphase filter."""
+    if rate == wanted:
         return waveform
-    divisor = int(np.gcd(SAMPLE_RATE, rate))
+    divisor = int(np.gcd(wanted, rate))
     signal = _import("scipy.signal")
-    return np.asarray(signal.resample_poly(waveform, SAMPLE_RATE // divisor, rate // divisor), np.float32)
+    return np.asarray(signal.resample_poly(waveform, wanted // divisor, rate // divisor), np.float32)
 
 
 def _set_peak(waveform: Samples, peak: float = 0.7) -> Samples:
