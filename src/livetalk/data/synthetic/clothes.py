@@ -18,7 +18,7 @@ def _slanted(rest: Tensor) -> Tensor:
 
 def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
     """Signed distance-like value [...] at rest positions [..., 3]: negative where the fabric is cut away."""
-    x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
+    x, z = rest[..., 0].abs(), rest[..., 2]
     height = _slanted(rest)
     front = smoothstep(0.1, 0.5, z)
     if outfit.kind == "turtleneck":
@@ -34,7 +34,7 @@ def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
         wedge = (1 - x / 0.24).clamp(0, 1) * (0.05 + 0.3 * outfit.opening) * front
         return _NECK + 0.10 - wedge - height
     scoop = (1 - (x / 0.45) ** 2).clamp(0, 1) * (0.02 + 0.16 * outfit.opening) * front
-    return _NECK - scoop - height
+    return _NECK + 0.05 - scoop - height
 
 
 def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     if outfit.kind == "jacket":
         colour = _jacket(outfit, rest, colour, inner)
     edge = neckline(outfit, rest)
-    if outfit.kind in ("crew", "v_neck", "turtleneck"):
+    if outfit.kind in ("crew", "turtleneck"):
         seam = smoothstep(0.016, 0.004, (edge - 0.085).abs()) * 0.35
         colour = colour * (1 - seam)[:, None]
     if outfit.kind == "shirt":

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _HAIR_ID = 1 << 20
 _CLOSED = 0.5
 """A sample with this share of hair around it counts as hair: it closes pin holes."""
-_SHELL = 0.03
+_SHELL = 0.022
 """Hair less than this (decimetres) below the visible surface is kept, so that no gaps open when the head turns."""
 
 
@@ -129,7 +129,7 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
     _draw(buffer, screen, subject, mesh, fine)
     hair_screen = subject.camera.project(hair_points, fine)
     draw_points(buffer, hair_screen, _HAIR_ID, (fine, fine))
-    shadow = ShadowMap.draw(subject, mesh, state.vertices, hair_points)
+    shadow = ShadowMap.draw(subject, mesh, state.vertices, hair_points[:, ::3])
     covered = (buffer != EMPTY).nonzero().squeeze(1)
     ids = unpack_ids(buffer[covered])
     is_hair = ids >= _HAIR_ID

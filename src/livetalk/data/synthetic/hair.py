@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,6 +128,8 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
     style = make_style(identity.hair, base, noise, rng)
     paths = _grow_paths(roots, normals, style, _obstacles(rest, mesh, centre))
     paths = _arrange(paths, style, centre, noise, base)
+    clear = _clear_of_throat(paths, centre).nonzero().squeeze(1)
+    paths, style = paths[clear], replace(style, tone=style.tone[clear])
     return _to_points(paths, style, identity, centre, per_unit)
 
 
@@ -240,6 +242,13 @@ def _arrange(paths: Tensor, style: Style, centre: Tensor, noise: Noise, base: Te
     return paths
 
 
+def _clear_of_throat(paths: Tensor, centre: Tensor) -> Tensor:
+    """Strands [S] that do not cross the throat: hair from the nape must not come out in front."""
+    local = paths - centre
+    throat = (local[..., 0].abs() < 0.45) & (local[..., 1] < -0.7) & (local[..., 2] > 0.0)
+    return ~throat.any(1)
+
+
 def _to_points(paths: Tensor, style: Style, identity: Identity, centre: Tensor, per_unit: float) -> Strands:
     """Spreads points evenly along the strands with everything needed to shade them."""
     count, nodes, _ = paths.shape
@@ -263,7 +272,7 @@ def _spread(nodes: Tensor, per_unit: float) -> Tensor:
     """Interpolates strands [S, K, C] to points [P, C] about one sample apart."""
     count, steps, _ = nodes.shape
     length = (nodes[:, 1:, :3] - nodes[:, :-1, :3]).norm(dim=-1).sum(1)
-    amount = (length * per_unit * 1.05).ceil().long().clamp_min(2)
+    amount = (length * per_unit * 0.85).ceil().long().clamp_min(2)
     strand = torch.repeat_interleave(torch.arange(count, device=nodes.device), amount)
     first = torch.cumsum(amount, 0) - amount
     place = torch.arange(len(strand), device=nodes.device) - first[strand]

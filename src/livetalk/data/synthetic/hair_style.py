@@ -59,7 +59,8 @@ class Style:
         flow = F.normalize(_FIELDS[self.hair.style](self, local, t), dim=1)
         if self.hair.style not in _FREE:
             # Lie on the head instead of shooting off it.
-            outward = F.normalize(local * local.new_tensor([1.0, 0.7, 1.0]), dim=1)
+            rise = 0.7 * local[:, 1:2].clamp_min(0)
+            outward = F.normalize(torch.cat([local[:, :1], rise, local[:, 2:]], 1), dim=1)
             flow = flow - outward * (flow * outward).sum(1, keepdim=True).clamp_min(0)
         return F.normalize(flow + self.jitter * (0.4 + 0.6 * t), dim=1)
 

@@ -102,11 +102,11 @@ def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, op
     arch = torch.cos(across * 2 * torch.pi) * 0.012
     gum = torch.where(upper > 0.5, smoothstep(6.735, 6.765, y - arch), smoothstep(6.545, 6.515, y + arch))
     white = torch.lerp(rest.new_tensor([0.70, 0.62, 0.50]), rest.new_tensor([0.80, 0.755, 0.68]), skin.teeth)
-    albedo = white * (1 - 0.28 * smoothstep(0.06, 0.0, gap))[:, None]
+    albedo = white * 1.12 * (1 - 0.30 * smoothstep(0.06, 0.0, gap))[:, None]
     albedo = torch.lerp(albedo, rest.new_tensor([0.50, 0.20, 0.19]), gum[:, None])
     depth = smoothstep(1.10, 1.47, z)
     dark = (0.10 + 0.90 * depth) * (0.6 + 0.4 * smoothstep(0.0, 0.25, opening)) * (0.55 + 0.6 * upper)
-    inner = _darkened(surface, dark, 0.45)
+    inner = _darkened(surface, dark, 0.7)
     rough = torch.full_like(x, 0.28)
     return shade_skin(inner, lights, albedo, rough, dark * 1.2)
 

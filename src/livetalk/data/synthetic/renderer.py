@@ -89,7 +89,7 @@ class Renderer:
 
     def _without_hidden_hair(self, subject: Subject) -> Subject:
         """Drops hair points that no likely head pose shows: most of them lie under others."""
-        looks = [(0.0, 0.0), (-0.45, 0.0), (0.45, 0.0), (-0.2, 0.2), (0.2, 0.2), (-0.2, -0.2), (0.2, -0.2)]
+        looks = [(0.0, 0.0), (-0.4, 0.05), (0.4, 0.05), (0.0, 0.22), (0.0, -0.2)]
         rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
         still = pose.Pose(rotation, subject.pivot, shift, shift, rotation[:, :, 2])
