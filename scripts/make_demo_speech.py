@@ -19,7 +19,8 @@ SAMPLE_RATE = 24_000
 MAN = VoiceWarp(formant_scale=0.85, pitch_scale=0.57, pitch_range=0.95, breath_db=1.0)
 
 SENTENCES = (
-    ("hello", None, "Hello! I am a livetalk avatar. Give me one portrait and a voice, and I will talk for you."),
+    ("hello", None,
+     "Hello! I am a livetalk avatar. Give me a portrait and a voice, and I will talk for you."),
     ("hello_male", MAN, "Hi there. My face was a single picture, and now my lips move with this voice."),
     ("question", None, "What would you like to talk about today?"),
     ("lips", MAN, "Bob put the blue paper map below my purple umbrella."),
