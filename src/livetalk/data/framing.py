@@ -16,11 +16,15 @@ from livetalk.errors import InputError
 Crop = Literal["face", "center", "none"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
-FACE_SIDE = 0.47
+FACE_SIDE = 0.48
 """Side of the detector's face box in a training portrait, as a share of the picture's height."""
 
-FACE_CENTER = (0.5, 0.49)
+FACE_CENTER = (0.5, 0.465)
 """Centre of the face box in a training portrait: shares of width and height."""
+
+_FRAMED_SIDES = (0.42, 0.55)
+_FRAMED_OFFSET = 0.07
+"""Training portraits vary by this much: a picture within it is used whole, not cropped again."""
 
 _DETECTION_SIDE = 480
 _SMALLEST_FACE = 0.06
@@ -75,7 +79,9 @@ def frame_portrait(
         face = find_face(image)
         if face is None:
             raise InputError(f"{name}: no face was found; use a frontal portrait, or --crop center")
-        window = _fit_inside(_portrait_window(face, aspect), picture)
+        window = picture
+        if not _is_framed(face, picture, aspect):
+            window = _fit_inside(_portrait_window(face, aspect), picture)
     return _cut(image, window, height, width)
 
 
@@ -114,6 +120,17 @@ def _prominence(box: Sequence[int], shape: tuple[int, ...]) -> float:
     x, y, width, height = (float(value) for value in box)
     distance = np.hypot((x + width / 2) / shape[1] - 0.5, (y + height / 2) / shape[0] - 0.5)
     return float(width * (1.0 - distance))
+
+
+def _is_framed(face: Box, picture: Box, aspect: float) -> bool:
+    """Tell whether a picture already looks like a training portrait."""
+    offset_x = (face.left + face.width / 2) / picture.width - FACE_CENTER[0]
+    offset_y = (face.top + face.height / 2) / picture.height - FACE_CENTER[1]
+    return (
+        abs(picture.width / picture.height / aspect - 1.0) < 0.01
+        and _FRAMED_SIDES[0] <= face.height / picture.height <= _FRAMED_SIDES[1]
+        and max(abs(offset_x), abs(offset_y)) <= _FRAMED_OFFSET
+    )
 
 
 def _portrait_window(face: Box, aspect: float) -> Box:
