@@ -18,7 +18,7 @@ def read_positions(frame: int, position: int) -> list[int]:
     changed[0, frame, position] = 1
     with torch.no_grad():
         difference = (projection(changed) - projection(context)).abs().amax(dim=(0, 2, 3))
-    return difference.nonzero().flatten().tolist()
+    return [int(frame) for frame in difference.nonzero().flatten()]
 
 
 def test_first_frame_reads_its_whole_window() -> None:

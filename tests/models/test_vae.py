@@ -44,7 +44,13 @@ def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
     with torch.no_grad():
         latents, _ = vae.encode(video)
         frames, _ = vae.decode(latents)
-        assert latents.shape == (batch, LATENT_CHANNELS, 5, 32 // config.spatial_stride, 48 // config.spatial_stride)
+        assert latents.shape == (
+            batch,
+            LATENT_CHANNELS,
+            5,
+            32 // config.spatial_stride,
+            48 // config.spatial_stride,
+        )
         assert frames.shape == video.shape
         for counts in ([1, 1, 1, 1, 1], [1, 3, 1], [2, 1, 2], [4, 1]):
             sizes = [1 + (counts[0] - 1) * stride, *(count * stride for count in counts[1:])]
@@ -78,7 +84,9 @@ def test_later_frames_never_change_earlier_ones(config: VAEConfig) -> None:
         torch.testing.assert_close(first[:, :, :2], second[:, :, :2], atol=1e-6, rtol=1e-6)
         assert not torch.allclose(first[:, :, 2:], second[:, :, 2:])
         frames, changed = vae.decode(first)[0], vae.decode(second)[0]
-        torch.testing.assert_close(frames[:, :, : 1 + stride], changed[:, :, : 1 + stride], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            frames[:, :, : 1 + stride], changed[:, :, : 1 + stride], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_cache_is_a_value() -> None:
@@ -117,7 +125,7 @@ def test_every_activation_keeps_channels_last(config: VAEConfig, batch: int) -> 
         frames, cache = vae.decode(latents[:, :, :1])
         vae.decode(latents[:, :, 1:], cache)
     assert wrong == []
-    vae.to(memory_format=torch.channels_last_3d)
+    vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     torch.testing.assert_close(vae.decode(latents[:, :, :1])[0], frames)
 
 
@@ -125,7 +133,8 @@ def test_every_activation_keeps_channels_last(config: VAEConfig, batch: int) -> 
 def test_gradients_reach_every_parameter(config: VAEConfig) -> None:
     vae = tiny_vae(config)
     mean, log_variance = vae.encode_moments(draw(1, 3, 1 + 2 * config.temporal_stride, 16, 16))
-    (vae.decode_raw(vae.normalize(mean)).square().mean() + log_variance.square().mean()).backward()
+    loss = vae.decode_raw(vae.normalize(mean)).square().mean() + log_variance.square().mean()
+    torch.autograd.backward(loss)
     missing = [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert missing == []
 
@@ -182,4 +191,4 @@ def test_refuses_what_does_not_fit() -> None:
         {"latents_std": (1.0,)},
     ):
         with pytest.raises(ValueError, match=next(iter(change))):
-            replace(VAE, **change)  # type: ignore[arg-type]
+            replace(VAE, **change)

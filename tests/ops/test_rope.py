@@ -13,7 +13,9 @@ from livetalk.ops.rope import (
 )
 
 
-@pytest.mark.parametrize(("head_dim", "widths"), [(128, (44, 42, 42)), (64, (24, 20, 20)), (32, (12, 10, 10))])
+@pytest.mark.parametrize(
+    ("head_dim", "widths"), [(128, (44, 42, 42)), (64, (24, 20, 20)), (32, (12, 10, 10))]
+)
 def test_axis_widths(head_dim: int, widths: tuple[int, int, int]) -> None:
     assert axis_widths(head_dim) == widths
 

@@ -11,10 +11,16 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 
 
-def dit_config(published: dict[str, Any], shapes: dict[str, Tensor]) -> DiTConfig:
-    """Translate a published configuration; what it does not state follows from the shapes of the weights."""
-    window, channels, num_blocks = published["audio_window"], 768, 12
-    image = shapes.get("img_emb.proj.1.weight")
+def dit_config(
+    published: dict[str, Any], weights: dict[str, Tensor], speech: tuple[int, int] = (12, 768)
+) -> DiTConfig:
+    """Translate a published configuration.
+
+    What it does not state is taken from the shapes of the weights, and from `speech`: the layers and channels
+    of the speech encoder.
+    """
+    num_blocks, channels = speech
+    image = weights.get("img_emb.proj.1.weight")
     return DiTConfig(
         dim=published["dim"],
         ffn_dim=published["ffn_dim"],
@@ -29,7 +35,7 @@ def dit_config(published: dict[str, Any], shapes: dict[str, Tensor]) -> DiTConfi
         image_dim=None if image is None else image.shape[1],
         eps=published["eps"],
         audio=AudioProjectionConfig(
-            window=window,
+            window=published["audio_window"],
             num_blocks=num_blocks,
             channels=channels,
             hidden_dim=published["intermediate_dim"],
@@ -43,7 +49,9 @@ def dit_config(published: dict[str, Any], shapes: dict[str, Tensor]) -> DiTConfi
 def load_dit(reference: Reference) -> DiT:
     """Build the transformer of a reference file."""
     weights = reference.weights()
-    dit = DiT(dit_config(reference.meta["config"], weights)).eval()
+    first = reference.case(next(iter(reference.meta["cases"])))
+    num_blocks, channels = first["in.audio"].shape[-2:]
+    dit = DiT(dit_config(reference.meta["config"], weights, (num_blocks, channels))).eval()
     dit.load_state_dict(dit_adapter(dit.config).import_weights(dit, weights), strict=True)
     return dit
 

@@ -36,7 +36,14 @@ def test_everything_follows_from_the_five_numbers() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"fps": 0}, {"fps": 30}, {"window_frames": 32}, {"motion_frames": 6}, {"motion_frames": 33}, {"motion_frames": 0}],
+    [
+        {"fps": 0},
+        {"fps": 30},
+        {"window_frames": 32},
+        {"motion_frames": 6},
+        {"motion_frames": 33},
+        {"motion_frames": 0},
+    ],
 )
 def test_refuses_numbers_that_do_not_fit(numbers: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(numbers))):
