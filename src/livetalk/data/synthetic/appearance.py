@@ -27,7 +27,7 @@ CHANNELS = 10
 
 
 def skin_coordinates(rest: Tensor) -> Tensor:
-    """Texture coordinates [..., 2] in 0..1 of rest positions [..., 3]: angle around the head, denser in front."""
+    """Texture coordinates [..., 2] in 0..1 of rest positions [..., 3]; denser in front."""
     turn = torch.atan2(rest[..., 0], rest[..., 2] - _AXIS_Z) / math.pi
     across = 0.5 + 0.5 * (_FRONT * turn + (1 - _FRONT) * turn**3)
     up = (_TOP - rest[..., 1]) / (_TOP - _BOTTOM)
@@ -281,4 +281,5 @@ def _bump_gradient(height: Tensor, rest: Tensor, filled: Tensor) -> Tensor:
     down_square = (down**2).sum(-1, keepdim=True).clamp_min(1e-6)
     gradient = across * right / right_square + along * down / down_square
     limit = gradient.norm(dim=-1, keepdim=True).clamp_min(0.5) / 0.5
-    return gradient / limit * filled[..., None]
+    result: Tensor = gradient / limit * filled[..., None]
+    return result

@@ -32,7 +32,7 @@ _HAIR_ID = 1 << 20
 _CLOSED = 0.5
 """A sample with this share of hair around it counts as hair: it closes pin holes."""
 _SHELL = 0.022
-"""Hair less than this (decimetres) below the visible surface is kept, so that no gaps open when the head turns."""
+"""Hair less than this (decimetres) below the visible surface is kept: no gaps open when the head turns."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Mesh:
         groups += [_upper_lashes(head), np.flatnonzero(head.material == CLOTH)]
         order = np.concatenate(groups)
         corners = torch.from_numpy(head.triangles[order]).to(device)
-        solid, lashes, cloth = corners.split([len(g) for g in groups])
+        solid, lashes, cloth = torch.split(corners, [len(g) for g in groups])
         base = torch.from_numpy(head.base).to(device)
         skin = torch.from_numpy(head.vertices_of(SKIN)).to(device)
         return Mesh(
@@ -102,7 +102,7 @@ class FrameState:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Visible samples of the mesh: frame [N], material [N], interpolated rest [N, 3] and lip [N]; the surface."""
+    """Visible samples of the mesh: frame, material, lip [N], interpolated rest [N, 3] and the surface."""
 
     frame: Tensor
     material: Tensor
@@ -249,7 +249,7 @@ def _with(surface: shading.Surface, normal: Tensor, occlusion: Tensor) -> shadin
 
 def _skin(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
     baked = appearance.sample(subject.skin, appearance.skin_coordinates(samples.rest))
-    albedo, gradient, _, rough, shine, occlusion = baked.split([3, 3, 1, 1, 1, 1], 1)
+    albedo, gradient, _, rough, shine, occlusion = torch.split(baked, [3, 3, 1, 1, 1, 1], 1)
     normal = _relief(samples, gradient, state, pose.head_weight(samples.rest))
     collar = clothes.neckline(subject.identity.outfit, samples.rest)
     covered = 1 - 0.6 * smoothstep(-0.14, 0.02, collar)

@@ -85,7 +85,8 @@ class _Skull:
         distance = offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
         direction = offset / distance
         least = self.radius(direction)[:, None] + clearance[:, None]
-        return self.centre + direction * torch.maximum(distance, least)
+        pushed: Tensor = self.centre + direction * torch.maximum(distance, least)
+        return pushed
 
 
 def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
@@ -128,13 +129,17 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
     style = make_style(identity.hair, base, noise, rng)
     paths = _grow_paths(roots, normals, style, _obstacles(rest, mesh, centre))
     paths = _arrange(paths, style, centre, noise, base)
+    if identity.hair.style == "bun":
+        knot = _knot(centre, identity.hair.volume, rng)
+        paths = torch.cat([paths, knot])
+        style = replace(style, tone=torch.cat([style.tone, style.tone[: len(knot)]]))
     clear = _clear_of_throat(paths, centre).nonzero().squeeze(1)
     paths, style = paths[clear], replace(style, tone=style.tone[clear])
     return _to_points(paths, style, identity, centre, per_unit)
 
 
 def tuck_ears(identity: Identity, rest: NDArray[np.float32], head: HeadAsset) -> NDArray[np.float32]:
-    """Presses the ears [V, 3] against the head below hair that covers them, so that they do not poke through."""
+    """Presses ears [V, 3] against the head below hair that covers them: they would poke through."""
     if identity.hair.style not in ("bob", "long", "wavy", "fringe", "curly", "afro"):
         return rest
     sign, x = np.sign(rest[:, 0]), np.abs(rest[:, 0])
@@ -183,7 +188,7 @@ def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[_Skull, Tensor
     used = torch.zeros(len(base), dtype=torch.bool, device=base.device)
     used[mesh.corners[mesh.material == SKIN].reshape(-1)] = True
     head = used & (base[:, 1] > 6.3) & ~ears
-    cloth = mesh.cloth.unique()
+    cloth = torch.unique(mesh.cloth)
     a, b, c = (rest[mesh.cloth[:, k]] for k in range(3))
     normals = torch.zeros_like(rest)
     for k in range(3):
@@ -242,6 +247,24 @@ def _arrange(paths: Tensor, style: Style, centre: Tensor, noise: Noise, base: Te
     return paths
 
 
+def _knot(centre: Tensor, volume: float, rng: np.random.Generator) -> Tensor:
+    """Strands wound into a bun on the back of the crown, [S, _STEPS + 1, 3]."""
+    count = 900
+    middle = centre + centre.new_tensor([0.0, 1.13, -0.40])
+    axes = torch.from_numpy(rng.normal([0, 0.6, 0.5], [0.5, 0.35, 0.35], (count, 3)).astype(np.float32))
+    axes = F.normalize(axes.to(centre.device), dim=1)
+    start = F.normalize(
+        torch.from_numpy(rng.normal(size=(count, 3)).astype(np.float32)).to(centre.device), dim=1
+    )
+    start = F.normalize(start - (start * axes).sum(1, keepdim=True) * axes * 0.6, dim=1)
+    side = torch.linalg.cross(axes, start)
+    angle = torch.linspace(0, 2.6, _STEPS + 1, device=centre.device)[None, :, None]
+    radius = (0.22 + 0.06 * volume) * torch.from_numpy(rng.uniform(0.9, 1, (count, 1, 1)).astype(np.float32))
+    circle = start[:, None] * angle.cos() + side[:, None] * angle.sin()
+    wound: Tensor = middle + radius.to(centre.device) * circle * centre.new_tensor([1.0, 0.85, 1.0])
+    return wound
+
+
 def _clear_of_throat(paths: Tensor, centre: Tensor) -> Tensor:
     """Strands [S] that do not cross the throat: hair from the nape must not come out in front."""
     local = paths - centre
@@ -264,8 +287,8 @@ def _to_points(paths: Tensor, style: Style, identity: Identity, centre: Tensor, 
     occlusion = _open_sky(paths.reshape(-1, 3)).view(count, nodes)
     nodes_all = torch.cat([paths, normal, tangent, colour, occlusion[..., None], weight[..., None]], -1)
     points = _spread(nodes_all, per_unit)
-    parts = points.split([3, 3, 3, 3, 1, 1], 1)
-    return Strands(*parts[:4], parts[4][:, 0], parts[5][:, 0])
+    points, normal, tangent, colour, occlusion, weight = torch.split(points, [3, 3, 3, 3, 1, 1], 1)
+    return Strands(points, normal, tangent, colour, occlusion[:, 0], weight[:, 0])
 
 
 def _spread(nodes: Tensor, per_unit: float) -> Tensor:

@@ -164,8 +164,8 @@ def _bun(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 _FIELDS = {
-    "buzz": _crop, "short": _short, "crop": _crop, "swept": _swept, "side": _side, "fringe": _long, "bob": _long,
-    "long": _long, "wavy": _long, "curly": _curly, "afro": _afro, "bun": _bun,
+    "buzz": _crop, "short": _short, "crop": _crop, "swept": _swept, "side": _side, "fringe": _long,
+    "bob": _long, "long": _long, "wavy": _long, "curly": _curly, "afro": _afro, "bun": _bun,
 }  # fmt: skip
 
 _TOP_LENGTH = {
@@ -189,8 +189,8 @@ _SIDE_LENGTH = {
     "bun": 1.9,
 }
 _THICKNESS = {
-    "buzz": 0.015, "short": 0.05, "crop": 0.05, "swept": 0.13, "side": 0.11, "fringe": 0.13, "bob": 0.15, "long": 0.13,
-    "wavy": 0.16, "curly": 0.22, "afro": 0.10, "bun": 0.05,
+    "buzz": 0.015, "short": 0.05, "crop": 0.05, "swept": 0.13, "side": 0.11, "fringe": 0.13,
+    "bob": 0.15, "long": 0.13, "wavy": 0.16, "curly": 0.22, "afro": 0.10, "bun": 0.05,
 }  # fmt: skip
 
 

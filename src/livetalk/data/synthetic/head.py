@@ -48,7 +48,7 @@ class HeadAsset:
         return chosen
 
     def shape(self, weights: dict[str, float]) -> NDArray[np.float32]:
-        """Rest positions [V, 3] with shape morphs applied at the given weights; unknown names raise KeyError."""
+        """Rest positions [V, 3] with shape morphs at these weights; unknown names raise KeyError."""
         index = {name: i for i, name in enumerate(self.morph_names)}
         ids = [index[name] for name in weights]
         amounts = np.fromiter(weights.values(), np.float32, len(ids))

@@ -87,7 +87,7 @@ class Light:
 class View:
     """Camera: field of view in degrees, height of the picture at the face in decimetres, where the eyes sit.
 
-    `eye_row` is the height of the eyes in the picture (0 top .. 1 bottom), `shift` moves the head sideways and
+    `eye_row` is where the eyes are in the picture (0 top .. 1 bottom), `shift` moves the head sideways and
     `azimuth`, `elevation` move the camera around it (radians).
     """
 

@@ -67,11 +67,11 @@ def head_weight(rest: Tensor) -> Tensor:
 
 def pose_of(performance: Performance, pivot: Tensor, to_camera: Tensor, device: torch.device) -> Pose:
     """Rigid motion of all frames of a performance."""
-    rotation = euler(torch.from_numpy(performance.head_rotation).to(device))
-    shift = torch.from_numpy(performance.head_translation).to(device) * HEAD_HEIGHT
-    breath = torch.from_numpy(performance.breath).to(device)
+    rotation = euler(torch.tensor(performance.head_rotation, device=device))
+    shift = torch.tensor(performance.head_translation, device=device) * HEAD_HEIGHT
+    breath = torch.tensor(performance.breath, device=device)
     lift = torch.stack([torch.zeros_like(breath), 0.012 * breath, 0.012 * breath], 1)
-    gaze = torch.from_numpy(performance.gaze).to(device)
+    gaze = torch.tensor(performance.gaze, device=device)
     turn = euler(torch.cat([gaze, torch.zeros_like(gaze[:, :1])], 1))
     direction = turn @ to_camera
     local = torch.einsum("fji,fj->fi", rotation, direction)

@@ -17,8 +17,9 @@ _ID_BITS = 32
 class Triangles:
     """Triangles of one draw: `corners` [T, 3] vertex ids, ids counted from `first_id`, optional cut-away.
 
-    `cut` gets triangle numbers [N] and barycentric weights [N, 3] of fragments and returns a value [N]; fragments
-    with a negative value are dropped. `nearer` is subtracted from the depth, for coats lying on other surfaces.
+    `cut` gets triangle numbers [N] and barycentric weights [N, 3] of fragments and returns a value [N];
+    fragments with a negative value are dropped. `nearer` is subtracted from the depth, for coats lying on
+    other surfaces.
     """
 
     corners: Tensor
@@ -90,7 +91,7 @@ def draw_triangles(
     for largest in _BOXES:
         chosen = ((box > smallest) & (box <= largest)).nonzero()
         smallest = largest
-        for part in chosen.split(max(1, budget // (largest * largest))):
+        for part in torch.split(chosen, max(1, budget // (largest * largest))):
             if len(part):
                 _draw_box(buffer, points, low, part, triangles, (frames, height, width, largest))
         if largest >= max(height, width):
@@ -105,7 +106,7 @@ def _draw_box(
     triangles: Triangles,
     shape: tuple[int, int, int, int],
 ) -> None:
-    """Tests all samples of the bounding boxes (at most `shape[3]` wide) of these triangles and scatters hits."""
+    """Tests the samples of the bounding boxes (at most `shape[3]` wide) of some triangles, scatters hits."""
     _, height, width, box = shape
     frame, face = part.unbind(1)
     corners = points[frame, face]
@@ -148,7 +149,8 @@ def draw_points(buffer: Tensor, screen: Tensor, first_id: int, size: tuple[int, 
     row = screen[..., 1].floor().long()
     seen = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (screen[..., 2] > 0.05)
     offset = torch.arange(frames, device=buffer.device)[:, None] * (height * width)
-    target = torch.where(seen, offset + row * width + column, torch.zeros_like(row))
     ids = torch.arange(count, device=buffer.device) + first_id
+    # Unseen points write nothing, but not all to one place: that would serialise.
+    target = torch.where(seen, row * width + column, ids % (height * width)) + offset
     keys = torch.where(seen, pack(screen[..., 2], ids[None]), torch.full_like(target, EMPTY))
     buffer.scatter_reduce_(0, target.reshape(-1), keys.reshape(-1), "amin")

@@ -104,7 +104,7 @@ class Renderer:
         parts = []
         for start in range(0, performance.num_frames, step):
             chosen = slice(start, start + step)
-            units = torch.from_numpy(performance.units[chosen]).to(self.device)
+            units = torch.tensor(performance.units[chosen], device=self.device)
             part = motion.slice(chosen)
             vertices, eyes = self._rig.vertices(subject.rest, units, part)
             state = frame.FrameState(vertices, eyes, part, units[:, _JAW].clamp(0, 1))
@@ -138,7 +138,7 @@ class Renderer:
         return ((gap - shut).clamp_min(0) / width).cpu().numpy()
 
     def _vertices(self, subject: Subject, performance: Performance) -> Tensor:
-        units = torch.from_numpy(performance.units).to(self.device)
+        units = torch.tensor(performance.units, device=self.device)
         return self._rig.vertices(subject.rest, units, self._pose(subject, performance))[0]
 
     def boxes(
@@ -156,7 +156,7 @@ class Renderer:
 
     def _box(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         low, high = points.min((0, 1)), points.max((0, 1))
-        return np.clip(np.concatenate([low, high]), 0, self.resolution).astype(np.float32)
+        return np.asarray(np.clip(np.concatenate([low, high]), 0, self.resolution), np.float32)
 
 
 def _lip_gap(vertices: Tensor) -> Tensor:

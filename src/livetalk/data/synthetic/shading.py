@@ -11,7 +11,7 @@ from livetalk.data.synthetic.identity import Light
 
 @dataclass(frozen=True)
 class LightRig:
-    """Lights as tensors: `directions` [3, 3] and `colours` [3, 3] of key, fill and rim; `sky`, `ground` [3]."""
+    """Lights as tensors: `directions`, `colours` [3, 3] of key, fill, rim; `sky`, `ground` [3]."""
 
     directions: Tensor
     colours: Tensor

@@ -42,7 +42,7 @@ class ShadowMap:
 
     @staticmethod
     def draw(subject: Subject, mesh: Mesh, vertices: Tensor, hair: Tensor) -> ShadowMap:
-        """Draws solid mesh, cloth and hair from the light, for vertices [F, V, 3] and hair points [F, P, 3]."""
+        """Draws the solid mesh and hair from the light: vertices [F, V, 3], hair points [F, P, 3]."""
         towards = subject.lights.directions[0]
         right = F.normalize(torch.linalg.cross(towards.new_tensor([0.0, 1.0, 0.0]), towards), dim=0)
         axes = torch.stack([right, torch.linalg.cross(right, -towards), -towards])
