@@ -27,7 +27,7 @@ SAMPLE_RATE: Final = 16_000
 
 _HIBARI_RATE = 24_000
 _HIBARI_UNIT_SECONDS = 0.025
-# How far labels trail the sound, by forced alignment of both synthesisers (median over 1,700 phonemes).
+# How far labels trail the sound, by forced alignment of both synthesisers (median over 2,600 phonemes).
 _HIBARI_LAG_SECONDS = 0.060
 _FLITE_LAG_SECONDS = 0.005
 _HIBARI_DURATIONS = "/Cast_32_output_0"
