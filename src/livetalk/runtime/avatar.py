@@ -87,6 +87,8 @@ class Avatar:
         device: str = "auto",
         precision: Precision = "auto",
         threads: int | None = None,
+        compile: bool = False,
+        warm_up: bool = False,
     ) -> Self:
         """Load a model.
 
@@ -95,6 +97,8 @@ class Avatar:
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto", "float32" or "bfloat16".
             threads: CPU threads of the whole process, or None to leave PyTorch's choice.
+            compile: compile the transformer: the first chunk then takes minutes, the others less time.
+            warm_up: generate two chunks of silence now, so that the first real one is not slower.
 
         Raises:
             WeightsError: the weights are missing, damaged or do not fit.
@@ -104,7 +108,10 @@ class Avatar:
             if threads < 1:
                 raise InputError(f"threads {threads}: at least 1 is needed")
             torch.set_num_threads(threads)
-        return cls(build_avatar(BuildConfig(model=model, device=device, precision=precision)))
+        config = BuildConfig(
+            model=model, device=device, precision=precision, compile=compile, warm_up=warm_up
+        )
+        return cls(build_avatar(config))
 
     @property
     def fps(self) -> int:
