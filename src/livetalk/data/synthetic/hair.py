@@ -44,10 +44,17 @@ class Strands:
     occlusion: Tensor
     weight: Tensor
 
+    def join(self, other: Strands) -> Strands:
+        """These points and others."""
+        pairs = zip(self._parts(), other._parts(), strict=True)
+        return Strands(*(torch.cat(pair) for pair in pairs))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return (self.points, self.normal, self.tangent, self.colour, self.occlusion, self.weight)
+
     def choose(self, keep: Tensor) -> Strands:
         """Only the points at these indices."""
-        parts = (self.points, self.normal, self.tangent, self.colour, self.occlusion, self.weight)
-        return Strands(*(part[keep] for part in parts))
+        return Strands(*(part[keep] for part in self._parts()))
 
 
 class _Skull:

@@ -154,7 +154,7 @@ def _afro(style: Style, local: Tensor, t: float) -> Tensor:
 
 def _curly(style: Style, local: Tensor, t: float) -> Tensor:
     """Parted and hanging like long hair, but standing off the head first."""
-    return F.normalize(_long(style, local, t), dim=1) + F.normalize(local, dim=1) * (0.32 * (1 - t))
+    return F.normalize(_long(style, local, t), dim=1) + F.normalize(local, dim=1) * (0.15 * (1 - t))
 
 
 def _bun(style: Style, local: Tensor, t: float) -> Tensor:
@@ -171,7 +171,7 @@ _FIELDS = {
 _TOP_LENGTH = {
     "buzz": 0.09,
     "short": 0.30,
-    "crop": 0.40,
+    "crop": 0.30,
     "swept": 1.25,
     "side": 0.95,
     "curly": 1.7,
@@ -190,7 +190,7 @@ _SIDE_LENGTH = {
 }
 _THICKNESS = {
     "buzz": 0.015, "short": 0.05, "crop": 0.05, "swept": 0.13, "side": 0.11, "fringe": 0.13,
-    "bob": 0.15, "long": 0.13, "wavy": 0.16, "curly": 0.22, "afro": 0.10, "bun": 0.05,
+    "bob": 0.15, "long": 0.13, "wavy": 0.16, "curly": 0.17, "afro": 0.10, "bun": 0.05,
 }  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
         tone=(0.88 + 0.24 * lock) * (0.94 + 0.12 * random(count)),
         leader=leader,
         bend=0.35 if hair.style in (*_LONG, "bun", "side") else 0.22,
-        clump={"buzz": 0.0, "afro": 0.0, "curly": 0.6}.get(hair.style, 0.45),
+        clump={"buzz": 0.0, "afro": 0.0, "curly": 0.6, "crop": 0.25, "short": 0.3}.get(hair.style, 0.45),
         wave={"wavy": 0.06, "curly": 0.06, "afro": 0.045}.get(hair.style, 0.012 + 0.03 * hair.curl),
         coil={"wavy": 0.4, "curly": 0.9, "afro": 1.0}.get(hair.style, 0.2),
         wave_turns=length * {"wavy": 1.15, "curly": 2.6, "afro": 4.0}.get(hair.style, 0.8),

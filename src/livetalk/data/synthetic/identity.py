@@ -141,13 +141,13 @@ def sample_identity(seed: int) -> Identity:
         male=male,
         age=age,
         shape=_shape(rng, male, age, ancestry),
-        skin=_skin(rng, male, age, melanin, hair_colour),
+        skin=_skin(rng, male, age, melanin, hair_colour, ancestry[2]),
         hair=_hair(rng, male, age, ancestry, hair_colour),
         outfit=_outfit(rng, male),
         light=_light(rng),
         view=View(
             fov=float(rng.uniform(15, 28)),
-            height=float(rng.uniform(3.15, 3.95)),
+            height=float(rng.uniform(3.1, 3.8)),
             eye_row=float(rng.uniform(0.385, 0.44)),
             shift=float(rng.normal(0, 0.035)),
             azimuth=float(np.clip(rng.normal(0, 0.08), -0.2, 0.2)),
@@ -242,7 +242,9 @@ def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float],
     return _colour(mixed)
 
 
-def _skin(rng: np.random.Generator, male: bool, age: float, melanin: float, hair: Colour) -> Skin:
+def _skin(
+    rng: np.random.Generator, male: bool, age: float, melanin: float, hair: Colour, european: float
+) -> Skin:
     """Skin tone from melanin, lips, brows, beard and make-up."""
     light, middle, dark = (
         np.array([0.64, 0.42, 0.325]),
@@ -269,7 +271,7 @@ def _skin(rng: np.random.Generator, male: bool, age: float, melanin: float, hair
             (0.17, 0.20, 0.215),
         ]
     )
-    shares = [0.35, 0.25, 0.12, 0.18, 0.10] if melanin < 0.3 else [0.8, 0.2, 0, 0, 0]
+    shares = [0.35, 0.25, 0.12, 0.18, 0.10] if european > 0.5 and melanin < 0.35 else [0.8, 0.2, 0, 0, 0]
     beard = float(rng.choice([0, 0.25, 0.5, 0.9], p=[0.42, 0.30, 0.14, 0.14])) if male else 0.0
     moustache = beard if rng.random() < 0.8 else float(male) * float(rng.choice([0.0, 0.8]))
     brow = np.minimum(np.array(hair) * 0.75, np.array([0.14, 0.09, 0.05])) * 0.9

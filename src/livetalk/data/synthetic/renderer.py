@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from livetalk.data.synthetic import appearance, frame, hair, pose
+from livetalk.data.synthetic import appearance, frame, glasses, hair, pose
 from livetalk.data.synthetic.background import make_background
 from livetalk.data.synthetic.camera import Camera, make_camera
 from livetalk.data.synthetic.head import LOWER_LIP, SKIN, UPPER_LIP, load_head
@@ -60,7 +60,7 @@ class Renderer:
         head = load_head()
         self._rig = pose.FaceRig(head, self.device)
         self._mesh = frame.Mesh.of(head, self.device)
-        texture = 1024 if resolution > 256 else 768
+        texture = 1024 if resolution > 256 else 768 if resolution > 128 else 384
         self._skin_map = appearance.build_skin_map(head, texture, self.device)
 
     def prepare(self, identity: Identity) -> Subject:
@@ -69,23 +69,24 @@ class Renderer:
         rest_cpu = hair.tuck_ears(identity, head.shape(identity.shape), head)
         rest = torch.from_numpy(rest_cpu).to(self.device)
         noise = Noise(identity.seed, self.device)
-        eyes = torch.stack([pose.eye_centre(rest[ids]) for ids in self._rig.eye_ids]).mean(0)
-        camera = make_camera(identity.view, eyes)
+        eyes = torch.stack([pose.eye_centre(rest[ids]) for ids in self._rig.eye_ids])
+        camera = make_camera(identity.view, eyes.mean(0))
+        per_unit = self.resolution * self.supersample / identity.view.height
         scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
         subject = Subject(
             identity=identity,
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
             skin=appearance.bake_skin(identity, self._skin_map, scalp),
-            strands=hair.grow(
-                identity, rest, self._mesh, noise, self.resolution * self.supersample / identity.view.height
-            ),
+            strands=hair.grow(identity, rest, self._mesh, noise, per_unit),
             background=make_background(identity, self.resolution, self.device),
             camera=camera,
             lights=make_lights(identity.light, self.device),
             noise=noise,
         )
-        return self._without_hidden_hair(subject)
+        subject = self._without_hidden_hair(subject)
+        frames = glasses.make_glasses(identity.outfit, eyes, identity.seed, per_unit)
+        return subject if frames is None else replace(subject, strands=subject.strands.join(frames))
 
     def _without_hidden_hair(self, subject: Subject) -> Subject:
         """Drops hair points that no likely head pose shows: most of them lie under others."""
