@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.synthetic.head import load_head
+from livetalk.data.synthetic.face_shape import sample_shape
 
 Colour = tuple[float, float, float]
 """Linear-light red, green, blue, about 0..1."""
@@ -140,7 +140,7 @@ def sample_identity(seed: int) -> Identity:
         seed=seed,
         male=male,
         age=age,
-        shape=_shape(rng, male, age, ancestry),
+        shape=sample_shape(rng, male, age, ancestry),
         skin=_skin(rng, male, age, melanin, hair_colour, ancestry[2]),
         hair=_hair(rng, male, age, ancestry, hair_colour),
         outfit=_outfit(rng, male),
@@ -163,62 +163,6 @@ def _ancestry(rng: np.random.Generator) -> tuple[float, float, float]:
     """African, Asian and European shares of the face; mostly one, sometimes mixed."""
     shares = rng.dirichlet([0.35, 0.35, 0.42])
     return float(shares[0]), float(shares[1]), float(shares[2])
-
-
-def _shape(
-    rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float]
-) -> dict[str, float]:
-    """Weights of the macro and detail morphs."""
-    sex = "male" if male else "female"
-    ages = (("young", 1 - age), ("old", age))
-    weights: dict[str, float] = {}
-    for race, share in zip(("african", "asian", "caucasian"), ancestry, strict=True):
-        for label, amount in ages:
-            weights[f"macro/{race}-{sex}-{label}"] = share * amount
-    muscle = str(rng.choice(["averagemuscle", "maxmuscle", "minmuscle"], p=[0.7, 0.12, 0.18]))
-    weight = str(rng.choice(["averageweight", "maxweight", "minweight"], p=[0.72, 0.14, 0.14]))
-    for label, amount in ages:
-        weights[f"macro/universal-{sex}-{label}-{muscle}-{weight}"] = amount * 0.85
-    weights.update(_details(rng))
-    names = set(load_head().morph_names)
-    return {name: float(value) for name, value in weights.items() if name in names and value > 1e-3}
-
-
-_DETAIL_STRENGTH = {
-    "neck": 0.10, "ears": 0.16, "head": 0.13, "nose": 0.15, "mouth": 0.15, "eyes": 0.15, "asym": 0.12,
-    "chin": 0.17, "cheek": 0.18, "forehead": 0.16, "eyebrows": 0.2,
-}  # fmt: skip
-
-
-def _details(rng: np.random.Generator) -> dict[str, float]:
-    """Weights of the small morphs: opposite pairs never act together, left and right mirror each other."""
-    skipped = (
-        "trans-in",
-        "trans-out",
-        "trunk",
-        "breast",
-        "shape-pointed",
-        "shape-triangle",
-        "head-trans",
-        "head-angle",
-    )
-    weights: dict[str, float] = {}
-    taken: set[str] = set()
-    for name in load_head().morph_names:
-        group = name.split("/")[0]
-        if group == "macro" or "/r-" in name or any(part in name for part in skipped):
-            continue
-        stem = name.rsplit("-", 1)[0]
-        active = rng.random() < (0.25 if group == "asym" else 0.5)
-        amount = float(min(abs(rng.normal(0, _DETAIL_STRENGTH[group])), 0.45))
-        first = rng.random() < 0.5
-        if stem in taken or not active or (not first and group != "asym"):
-            continue
-        taken.add(stem)
-        weights[name] = amount
-        if "/l-" in name:
-            weights[name.replace("/l-", "/r-")] = amount
-    return weights
 
 
 def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float], age: float) -> Colour:
