@@ -88,6 +88,8 @@ def tiny_models(
     layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME,
     lookahead_frames: int = 0,
     latents_per_decode: int | None = None,
+    decode_dropped: bool = True,
+    vae: VAEConfig = VAE,
 ) -> Models:
     """Build everything a stream needs, with a window of 13 = 5 + 8 frames and 2 s of audio."""
     config = StreamConfig(
@@ -96,8 +98,9 @@ def tiny_models(
         sampler=sampler or SamplerConfig(num_steps=2),
         reference_layout=layout,
         latents_per_decode=latents_per_decode,
+        decode_dropped=decode_dropped,
     )
-    return Models(dit=tiny_dit(dit), vae=tiny_vae(VAE), audio_encoder=FrameEncoder(), config=config)
+    return Models(dit=tiny_dit(dit), vae=tiny_vae(vae), audio_encoder=FrameEncoder(), config=config)
 
 
 def dit_inputs(config: DiTConfig = DIT, batch: int = 1, seed: int = 1) -> tuple[Tensor | None, ...]:

@@ -89,6 +89,22 @@ def test_later_frames_never_change_earlier_ones(config: VAEConfig) -> None:
         )
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("skip", [1, 3, 9])
+def test_skipped_frames_are_remembered(config: VAEConfig, skip: int) -> None:
+    vae, latents = tiny_vae(config), draw(2, LATENT_CHANNELS, 5, 2, 2)
+    seen: list[int] = []
+    vae.decoder.norm_out.register_forward_hook(lambda _m, args, _y: seen.append(args[0].shape[2]))
+    with torch.no_grad():
+        whole, cache = vae.decode(latents)
+        rest, after = vae.decode(latents, skip_frames=skip)
+    torch.testing.assert_close(rest, whole[:, :, skip:], atol=1e-5, rtol=1e-5)
+    for a, b in zip(cache.histories, after.histories, strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+    expected = seen[0] - skip if config is VAE_PATCHED else seen[0]
+    assert seen == [whole.shape[2], expected]
+
+
 def test_cache_is_a_value() -> None:
     vae, video = tiny_vae(), draw(1, 3, 9, 16, 16)
     with torch.no_grad():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.models.vae import VAEConfig
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import (
@@ -16,7 +17,7 @@ from livetalk.streaming.step import (
     prepare_conditioning,
 )
 from livetalk.types import Conditioning, VideoChunk
-from tiny import DIT_WITH_PROMPT, IMAGE_DIM, IMAGE_SIDE, TEXT_DIM, tiny_models
+from tiny import DIT_WITH_PROMPT, IMAGE_DIM, IMAGE_SIDE, TEXT_DIM, VAE, VAE_PATCHED, tiny_models
 
 IMAGE = torch.rand(3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -100,10 +101,15 @@ def test_audio_reaches_the_frames() -> None:
     assert (silent.pixels - loud.pixels).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("latents_per_decode", [1, 2, 3])
-def test_decoding_in_pieces_changes_nothing(latents_per_decode: int) -> None:
-    whole = stream(tiny_models(), 2)
-    pieces = stream(tiny_models(latents_per_decode=latents_per_decode), 2)
+@pytest.mark.parametrize("vae", [VAE, VAE_PATCHED], ids=["plain", "patched"])
+@pytest.mark.parametrize("latents_per_decode", [1, 2, 3, None])
+@pytest.mark.parametrize("decode_dropped", [True, False])
+def test_how_a_window_is_decoded_changes_nothing(
+    vae: VAEConfig, latents_per_decode: int | None, decode_dropped: bool
+) -> None:
+    whole = stream(tiny_models(vae=vae), 2)
+    models = tiny_models(vae=vae, latents_per_decode=latents_per_decode, decode_dropped=decode_dropped)
+    pieces = stream(models, 2)
     for a, b in zip(whole, pieces, strict=True):
         torch.testing.assert_close(a.pixels, b.pixels, atol=1e-4, rtol=1e-4)
 

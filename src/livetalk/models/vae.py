@@ -139,18 +139,22 @@ class CausalVideoVAE(nn.Module):
         """
         return self._encode_moments(video, None)
 
-    def decode(self, latents: Tensor, cache: VAECache | None = None) -> tuple[Tensor, VAECache]:
+    def decode(
+        self, latents: Tensor, cache: VAECache | None = None, skip_frames: int = 0
+    ) -> tuple[Tensor, VAECache]:
         """Decode latents or the next piece of them.
 
         Args:
             latents: normalised, `[B, C, T, h, w]`, any T.
             cache: from the piece before; None for a new video.
+            skip_frames: leave out so many frames at the start of this piece; they are still remembered, and
+                cost nothing in layers that see one frame at a time.
 
         Returns:
-            The video `[B, 3, F, H, W]`, clamped to -1..1, and the cache for the next piece.
+            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next piece.
         """
         step = CachePass(cache or VAECache.create(self._num_decoder_slots))
-        return self._decode(latents, step).clamp(-1, 1), step.finish()
+        return self._decode(latents, step, skip_frames).clamp(-1, 1), step.finish()
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """Decode a whole video for training: as `decode`, without clamping and without a cache."""
@@ -183,10 +187,10 @@ class CausalVideoVAE(nn.Module):
         mean, log_variance = self.moments_conv(self.encoder(x, step)).chunk(2, dim=1)
         return mean, log_variance
 
-    def _decode(self, latents: Tensor, step: CachePass | None) -> Tensor:
+    def _decode(self, latents: Tensor, step: CachePass | None, skip_frames: int = 0) -> Tensor:
         x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        video: Tensor = self.decoder(self.latents_conv(x), step)
+        video: Tensor = self.decoder(self.latents_conv(x), step, skip_frames)
         return video
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,14 +263,25 @@ class Decoder(nn.Module):
             self.levels.append(nn.ModuleList(layers))
         self.norm_out = ChannelNorm(channels, silu=True)
         self.conv_out = CausalConv(channels, COLORS * config.patch_size**2, (kernels[-1], 3, 3))
+        temporal = [index for index, layer in enumerate(self._layers()) if is_temporal(layer)]
+        # The layer after which frames are independent: none where even the last convolution sees several.
+        self._last_temporal = None if is_temporal(self.conv_out) or not temporal else temporal[-1]
 
-    def forward(self, latents: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`."""
+    def forward(self, latents: Tensor, cache: CachePass | None = None, skip_frames: int = 0) -> Tensor:
+        """Return `[B, 3, F - skip_frames, H, W]` from `[B, C, T, h, w]`."""
         x = self.conv_in(latents, cache)
-        for layers in [self.middle, *self.levels]:
-            for layer in layers:
-                x = layer(x, cache)
-        return channels_to_pixels(self.conv_out(self.norm_out(x), cache), self.patch_size)
+        for index, layer in enumerate(self._layers()):
+            x = layer(x, cache)
+            if skip_frames and index == self._last_temporal:
+                x = x[:, :, skip_frames:].contiguous(memory_format=torch.channels_last_3d)
+        x = self.conv_out(self.norm_out(x), cache)
+        if self._last_temporal is None:
+            x = x[:, :, skip_frames:]
+        return channels_to_pixels(x, self.patch_size)
+
+    def _layers(self) -> list[nn.Module]:
+        """List the layers between the first and the last convolution, in order."""
+        return [layer for group in (self.middle, *self.levels) for layer in group]
 
 
 def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
@@ -280,9 +295,19 @@ def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
     )
 
 
+def temporal_convolutions(network: nn.Module) -> list[CausalConv]:
+    """List the convolutions of a network that see more than one frame."""
+    return [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
+
+
+def is_temporal(layer: nn.Module) -> bool:
+    """Say whether the frames of a layer's output depend on earlier frames."""
+    return bool(temporal_convolutions(layer))
+
+
 def assign_slots(network: nn.Module) -> int:
     """Number the temporal convolutions of a network, and return how many there are."""
-    convolutions = [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
+    convolutions = temporal_convolutions(network)
     for slot, convolution in enumerate(convolutions):
         convolution.slot = slot
     return len(convolutions)

@@ -65,6 +65,7 @@ class StreamConfig:
         reference_layout: where the reference stands in the condition.
         latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
             frames are the same. On a CPU small pieces are faster, for they stay in its cache.
+        decode_dropped: decode the frames at the start of a window that are not shown, too.
     """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
@@ -72,6 +73,7 @@ class StreamConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
     latents_per_decode: int | None = None
+    decode_dropped: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +171,7 @@ def generate_chunk(
     latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
     pixels, motion_latents = decode_window(models, latents, state)
     chunk = VideoChunk(
-        pixels=pixels[0, :, geometry.dropped_frames :],
+        pixels=pixels[0, :, -geometry.chunk_frames :],
         first_frame=state.chunk_index * geometry.chunk_frames,
     )
     return chunk, StreamState(
@@ -235,17 +237,31 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
     """Decode a window, match its colours and encode its last frames.
 
     Returns:
-        Frames `[1, 3, F, H, W]` float32, -1..1, and the motion latents of the next window `[1, C, M, h, w]`.
+        Frames `[1, 3, F, H, W]` float32, -1..1, from the first or, without `decode_dropped`, from the first
+        that is shown; and the motion latents of the next window `[1, C, M, h, w]`.
     """
     config = models.config
-    pieces, cache = [], None
-    step = config.latents_per_decode or latents.shape[2]
-    for start in range(0, latents.shape[2], step):
-        frames, cache = models.vae.decode(latents[:, :, start : start + step], cache)
-        pieces.append(frames)
-    pixels = match_color(torch.cat(pieces, dim=2), state.color, config.sampler.color_strength)
+    pixels = match_color(decode_pixels(models, latents), state.color, config.sampler.color_strength)
     motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
     return pixels, motion_latents.float()
+
+
+def decode_pixels(models: Models, latents: Tensor) -> Tensor:
+    """Decode a window's latents `[1, C, T, h, w]`, in pieces as configured: `[1, 3, F, H, W]`, -1..1."""
+    config = models.config
+    size = config.latents_per_decode or latents.shape[2]
+    unwanted = 0 if config.decode_dropped else config.geometry.dropped_frames
+    pieces, cache = [], None
+    for start in range(0, latents.shape[2], size):
+        piece = latents[:, :, start : start + size]
+        num_frames = piece.shape[2] * config.geometry.latent_stride
+        if start == 0:
+            num_frames -= config.geometry.latent_stride - 1
+        skip = min(unwanted, num_frames)
+        unwanted -= skip
+        frames, cache = models.vae.decode(piece, cache, skip)
+        pieces.append(frames)
+    return torch.cat(pieces, dim=2)
 
 
 def normal_noise(rng: torch.Generator) -> NoiseSource:
