@@ -62,6 +62,9 @@ def test_a_folder_gives_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "manifest.json").write_text('[{"video": "a.mp4"}]')
     assert run(tmp_path, "--no-identity") == 0
     assert "| median" in capsys.readouterr().out
+    (tmp_path / "manifest.json").write_text('[{"video": "a.mp4"}, {"video": "b.mp4"}]')
+    assert run(tmp_path, "--no-identity") == 1
+    assert "not measured: b: " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("drawn")

@@ -90,6 +90,16 @@ def test_suite_separates_controls(tmp_path: Path) -> None:
     assert len({len(line) for line in table.splitlines() if line.startswith("|")}) == 1
 
 
+def test_a_video_that_cannot_be_measured_is_named_and_counts_nowhere(tmp_path: Path) -> None:
+    good = ClipInputs(name="good", video=write_video(tmp_path / "good.mp4", make_opening(1)))
+    suite = measure_suite([ClipInputs(name="gone", video=tmp_path / "gone.mp4"), good], INSTRUMENTS)
+    assert [result.inputs.name for result in suite.clips] == ["good"]
+    assert len(suite.failures) == 1
+    assert "gone: video" in suite.failures[0]
+    assert f"not measured: {suite.failures[0]}" in format_suite(suite)
+    assert suite_to_json(suite)["failures"] == list(suite.failures)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

@@ -48,7 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, write JSON if asked to; return the exit code."""
+    """Measure, print a table, write JSON if asked to; return 1 when a manifest's video was not measured."""
     if args.chunk_frames < 1:
         raise InputError(f"--chunk-frames {args.chunk_frames}: must be at least 1")
     if args.json is not None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             content = _measure_one(args, instruments, probe)
     if args.json is not None:
         _write_json(content, args.json)
-    return 0
+    return 1 if content.get("failures") else 0
 
 
 def _write_json(content: dict[str, object], path: Path) -> None:

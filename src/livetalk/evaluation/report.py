@@ -45,6 +45,7 @@ def suite_to_json(suite: SuiteResult) -> Json:
         "control_correlation": _plain(suite.control_correlation),
         "crossed_correlation": _plain(suite.crossed_correlation),
         "across_identities": _plain(suite.across_identities),
+        "failures": list(suite.failures),
         "clips": [clip_to_json(result) for result in suite.clips],
     }
 
@@ -71,6 +72,7 @@ def format_suite(suite: SuiteResult) -> str:
         "5th percentile across identities": suite.across_identities,
     }
     lines += ["", *(f"{key}: {_cell(value, '.2f')}" for key, value in across.items())]
+    lines += [f"not measured: {failure}" for failure in suite.failures]
     return "\n".join(lines)
 
 

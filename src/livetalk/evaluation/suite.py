@@ -33,6 +33,8 @@ class SuiteResult:
         crossed_correlation: median correlation of each video with the truths of all the others: what a
             mouth gets that moves like speech, but like another sentence.
         across_identities: 5th percentile of the distances between the videos' people.
+        failures: one line for each video that could not be measured, such as one without any face. They are
+            in no median: a suite with failures has not been passed.
     """
 
     clips: tuple[ClipResult, ...]
@@ -40,6 +42,7 @@ class SuiteResult:
     control_correlation: float
     crossed_correlation: float
     across_identities: float
+    failures: tuple[str, ...] = ()
 
 
 def load_manifest(path: str | os.PathLike[str]) -> list[ClipInputs]:
@@ -81,18 +84,22 @@ def measure_suite(
         chunk_frames: new frames per chunk, for the seams.
         report: called with each result as soon as it is there.
 
-    Raises:
-        InputError: a file is missing or unusable, or a video shows no face.
+    A video that cannot be measured does not stop the others.
     """
     results = []
+    failures = []
     for clip in clips:
-        results.append(measure_clip(clip, instruments, probe, chunk_frames))
+        try:
+            results.append(measure_clip(clip, instruments, probe, chunk_frames))
+        except InputError as error:
+            failures.append(f"{clip.name}: {error}")
+            continue
         if report is not None:
             report(results[-1])
-    return summarise(results)
+    return summarise(results, failures)
 
 
-def summarise(results: Sequence[ClipResult]) -> SuiteResult:
+def summarise(results: Sequence[ClipResult], failures: Sequence[str] = ()) -> SuiteResult:
     """Put the results of single videos together."""
     judged = [result for result in results if not result.inputs.is_control]
     controls = [result.measures.correlation for result in results if result.inputs.is_control]
@@ -112,6 +119,7 @@ def summarise(results: Sequence[ClipResult]) -> SuiteResult:
         control_correlation=_median(controls),
         crossed_correlation=_median(crossed),
         across_identities=across_identities([result.person for result in judged]),
+        failures=tuple(failures),
     )
 
 
