@@ -1,5 +1,6 @@
 """The frame of the command line: lazy sub-commands, exit codes, one line for every mistake."""
 
+import signal
 import subprocess
 import sys
 from types import ModuleType
@@ -66,6 +67,22 @@ def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_import_command", lambda name: command_that(RuntimeError("shape mismatch")))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         cli.main(["generate"])
+
+
+def test_a_request_to_stop_counts_as_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = command_that(None)
+
+    def run(args: object) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setattr(cli, "_import_command", lambda name: module)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["generate"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def test_debugging_shows_the_traceback_of_user_errors_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,10 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C.
+        The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C or a request to stop.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     configure_logging(logging.WARNING)
+    # A request to stop is an interruption too: results are completed or removed, never left halfway.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _run(arguments)
     except KeyboardInterrupt as interruption:
