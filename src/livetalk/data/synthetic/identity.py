@@ -126,7 +126,7 @@ def sample_identity(seed: int) -> Identity:
     melanin = float(
         np.clip(
             0.10
-            + 0.62 * ancestry[0]
+            + 0.72 * ancestry[0]
             + 0.16 * ancestry[1] * rng.random()
             + rng.normal(0, 0.05)
             + 0.1 * rng.random(),

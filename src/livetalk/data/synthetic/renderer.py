@@ -94,7 +94,11 @@ class Renderer:
         rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
         still = pose.Pose(rotation, subject.pivot, shift, shift, rotation[:, :, 2])
-        seen = frame.visible_hair(subject, self._mesh, still, self.resolution * self.supersample)
+        seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
+        step = max(1, _POINTS_AT_ONCE // max(1, len(seen)))
+        for start in range(0, len(looks), step):
+            part = still.slice(slice(start, start + step))
+            seen |= frame.visible_hair(subject, self._mesh, part, self.resolution * self.supersample)
         return replace(subject, strands=subject.strands.choose(seen.nonzero().squeeze(1)))
 
     @torch.no_grad()
@@ -166,6 +170,7 @@ def _lip_gap(vertices: Tensor) -> Tensor:
     return torch.cdist(upper, lower).amin((1, 2))
 
 
+_POINTS_AT_ONCE = 12_000_000
 _JAW = FACE_UNITS.index("jawOpen")
 
 
