@@ -180,7 +180,9 @@ def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: in
     draw_triangles(
         buffer, screen, Triangles(mesh.lashes, len(mesh.solid), lash, two_sided=True, nearer=0.012), area
     )
-    draw_triangles(buffer, screen, Triangles(mesh.cloth, first_cloth, collar, two_sided=True), area)
+    draw_triangles(
+        buffer, screen, Triangles(mesh.cloth, first_cloth, collar, two_sided=True, nearer=0.025), area
+    )
 
 
 def _interpolate(
