@@ -279,8 +279,8 @@ def _units_from_channels(channels: Floats, lips: Floats, teeth: Floats, style: M
         "mouthClose": jaw * lips,
         "mouthFunnel": funnel * rounding * free * (1.0 - 0.7 * teeth),
         "mouthPucker": pucker * rounding * (1.0 - 0.3 * lips),
-        "mouthRollLower": np.maximum(0.27 * lips, 0.55 * teeth),
-        "mouthRollUpper": 0.22 * lips,
+        "mouthRollLower": np.maximum(0.20 * lips, 0.55 * teeth),
+        "mouthRollUpper": 0.16 * lips,
         "mouthShrugLower": 0.24 * teeth,
         "tongueOut": tongue * free * (1.0 - teeth),
     }
@@ -289,7 +289,7 @@ def _units_from_channels(channels: Floats, lips: Floats, teeth: Floats, style: M
         "mouthUpperUp": np.maximum(upper * height, 0.42 * teeth),
         "mouthStretch": stretch * style.gain * (1.0 - 0.5 * lips),
         "mouthSmile": smile,
-        "mouthPress": 0.55 * lips,
+        "mouthPress": 0.36 * lips,
     }
     for name, curve in single.items():
         units[:, columns[name]] = curve
