@@ -83,7 +83,7 @@ def test_parity_vae_moments_and_unclamped() -> None:
                 elif key.endswith("_unclamped"):
                     frames = key.removeprefix("out.dec").removesuffix("_unclamped")
                     got[key] = vae.decode_raw(case[f"in.z{frames}"][None])
-        assert len(got) >= 3
+        assert got
         reference.check(case_name, got)
 
 
