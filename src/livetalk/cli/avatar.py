@@ -15,7 +15,7 @@ from livetalk.data.synthetic.performance import FACE_UNITS, Performance
 from livetalk.data.synthetic.renderer import Renderer
 from livetalk.errors import InputError, OutputError
 
-_SMILE = {"mouthSmileLeft": 0.12, "mouthSmileRight": 0.12}
+_SMILE = {"mouthSmileLeft": 0.18, "mouthSmileRight": 0.18}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -20,6 +20,8 @@ def sample_shape(
     for label, amount in ages:
         weights[f"macro/universal-{sex}-{label}-{muscle}-{weight}"] = amount * 0.85
     weights.update(_details(rng))
+    # The base head looks glum: most people get corners of the mouth that point up a little.
+    weights["mouth/mouth-angles-up"] = rng.uniform(0.1, 0.55)
     names = set(load_head().morph_names)
     return {name: float(value) for name, value in weights.items() if name in names and value > 1e-3}
 
@@ -33,6 +35,7 @@ _DETAIL_STRENGTH = {
 def _details(rng: np.random.Generator) -> dict[str, float]:
     """Weights of the small morphs: opposite pairs never act together, left and right mirror each other."""
     skipped = (
+        "mouth-angles",
         "trans-in",
         "trans-out",
         "trunk",
