@@ -20,8 +20,6 @@ def sample_shape(
     for label, amount in ages:
         weights[f"macro/universal-{sex}-{label}-{muscle}-{weight}"] = amount * 0.85
     weights.update(_details(rng))
-    # The base head looks glum: most people get corners of the mouth that point up a little.
-    weights["mouth/mouth-angles-up"] = rng.uniform(0.1, 0.55)
     names = set(load_head().morph_names)
     return {name: float(value) for name, value in weights.items() if name in names and value > 1e-3}
 
@@ -35,7 +33,6 @@ _DETAIL_STRENGTH = {
 def _details(rng: np.random.Generator) -> dict[str, float]:
     """Weights of the small morphs: opposite pairs never act together, left and right mirror each other."""
     skipped = (
-        "mouth-angles",
         "trans-in",
         "trans-out",
         "trunk",
@@ -55,6 +52,10 @@ def _details(rng: np.random.Generator) -> dict[str, float]:
         active = rng.random() < (0.25 if group == "asym" else 0.5)
         amount = float(min(abs(rng.normal(0, _DETAIL_STRENGTH[group])), 0.45))
         first = rng.random() < 0.5
+        if "mouth-angles" in name:
+            # The base head looks glum: corners of the mouth point up a little more or less.
+            weights["mouth/mouth-angles-up"] = 0.15 + amount
+            continue
         if stem in taken or not active or (not first and group != "asym"):
             continue
         taken.add(stem)
