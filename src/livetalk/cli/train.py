@@ -13,26 +13,45 @@ from livetalk.data.synthetic.clips import ClipStore, clip_specs
 from livetalk.data.synthetic.corpus import load_corpus
 from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.data.synthetic.renderer import Renderer
+from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
+from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
+from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget
-from livetalk.training.job import DiTJob, JobPaths, VAEJob, run_processes, train_dit, train_vae
+from livetalk.training.job import (
+    DiTJob,
+    JobPaths,
+    VAEJob,
+    load_trained_vae,
+    run_processes,
+    train_dit,
+    train_vae,
+    tune_decoder,
+)
 from livetalk.training.metrics import Throughput
 
-HELDOUT_CLIPS = 8
-CLIP_FRAMES = 77
-"""33 + 44 frames: twelve windows four frames apart."""
+
+WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command."""
     parser = subparsers.add_parser("train", help="train the embedded model in slices of minutes")
-    parser.add_argument("stage", choices=("render", "vae", "dit", "all"), help="what this process does")
+    parser.add_argument(
+        "stage", choices=("render", "vae", "dit", "decoder", "export", "all"), help="what this process does"
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
     parser.add_argument("--work", type=Path, required=True, help="folder for rendered clips (tens of GB)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where `export` writes")
+    parser.add_argument("--version", default="1", help="of the exported weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clips", type=int, default=1500, help="clips to render")
+    parser.add_argument(
+        "--clip-frames", type=int, default=77, help="frames per clip (77: twelve windows, four frames apart)"
+    )
+    parser.add_argument("--heldout", type=int, default=8, help="clips kept for validation")
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
     parser.add_argument("--renderer", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--render-minutes", type=float, default=6.0)
@@ -49,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         base = [sys.executable, "-m", "livetalk", "train"]
         renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]
         return run_processes([*renderers, [*base, "vae", *rest], [*base, "dit", *rest]])
-    {"render": _render, "vae": _vae, "dit": _dit}[args.stage](args)
+    {"render": _render, "vae": _vae, "dit": _dit, "decoder": _decoder, "export": _export}[args.stage](args)
     return 0
 
 
@@ -71,18 +90,18 @@ def _render(args: argparse.Namespace) -> None:
 
     def report(done: int) -> bool:
         if done % 50 == 0:
-            rate = done * CLIP_FRAMES / clock.elapsed_seconds()
+            rate = done * args.clip_frames / clock.elapsed_seconds()
             sys.stderr.write(f"render: {done} clips, {rate:.0f} frames/s\n")
         return clock.progress(done) < 1.0
 
-    training_clips = corpus.num_clips - HELDOUT_CLIPS
+    training_clips = corpus.num_clips - args.heldout
     heldout = itertools.islice(
-        clip_specs(900_000 + args.seed, HELDOUT_CLIPS, corpus.num_frames, CLIP_FRAMES), HELDOUT_CLIPS
+        clip_specs(900_000 + args.seed, args.heldout, corpus.num_frames, args.clip_frames), args.heldout
     )
     shifted = [dataclasses.replace(spec, corpus_clip=spec.corpus_clip + training_clips) for spec in heldout]
     if args.renderer == 0:
         render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
-    specs = clip_specs(args.seed, training_clips, corpus.num_frames, CLIP_FRAMES)
+    specs = clip_specs(args.seed, training_clips, corpus.num_frames, args.clip_frames)
     mine = itertools.islice(specs, args.renderer, args.clips, args.renderers)
     render_clips(mine, clip_renderer, ClipStore(paths.clips), report)
 
@@ -98,8 +117,39 @@ def _vae(args: argparse.Namespace) -> None:
             device=torch.device(args.device),
             seed=args.seed,
             min_clips=min(16, args.clips),
-            max_clips=1000,
+            max_clips=700,
         )
+    )
+
+
+def _decoder(args: argparse.Namespace) -> None:
+    training = embedded.embedded_decoder_training()
+    tune_decoder(
+        VAEJob(
+            paths=_paths(args),
+            model=embedded.embedded_vae(),
+            training=embedded.with_batch_size(training, args.batch_size),
+            budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
+            device=torch.device(args.device),
+            seed=args.seed,
+            min_clips=min(4, args.clips),
+            max_clips=700,
+        )
+    )
+
+
+def _export(args: argparse.Namespace) -> None:
+    vae = load_trained_vae(args.out, embedded.embedded_vae())
+    dit = DiT(embedded.embedded_dit())
+    load_training_state(args.out / "dit", dit)
+    save_model(
+        args.weights,
+        name="embedded",
+        version=args.version,
+        config=embedded.embedded_model(vae.config),
+        dit=dit,
+        vae=vae,
+        storage=("int8", "int8"),
     )
 
 

@@ -6,6 +6,10 @@ from typing import TypeVar
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import VAEConfig
+from livetalk.runtime.build import ModelConfig, PortraitConfig
+from livetalk.streaming.audio import AudioConfig
+from livetalk.streaming.conditioning import ReferenceLayout
+from livetalk.streaming.step import SamplerConfig, SamplerKind, StreamConfig
 from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
 
 LATENT_CHANNELS = 32
@@ -43,13 +47,42 @@ def embedded_dit() -> DiTConfig:
     )
 
 
+def embedded_stream() -> StreamConfig:
+    """Eight Euler steps, 200 ms of audio look-ahead, the reference repeated over all latent frames."""
+    return StreamConfig(
+        audio=AudioConfig(lookahead_frames=5),
+        sampler=SamplerConfig(num_steps=8, shift=3.0, kind=SamplerKind.EULER, color_strength=0.5),
+        reference_layout=ReferenceLayout.BROADCAST,
+        latents_per_decode=2,
+        decode_dropped=False,
+    )
+
+
+def embedded_model(vae: VAEConfig) -> ModelConfig:
+    """All of the model; `vae` carries the latent statistics that training measured."""
+    return ModelConfig(
+        dit=embedded_dit(), vae=vae, stream=embedded_stream(), portrait=PortraitConfig(height=256, width=256)
+    )
+
+
 def embedded_vae_training() -> VAETrainConfig:
     """VAE stage on one H100."""
     return VAETrainConfig(
         optimizer=OptimizerConfig(
             learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98), ema_decay=0.998, decay_from=0.5
         ),
-        batch_size=12,
+        batch_size=6,
+    )
+
+
+def embedded_decoder_training() -> VAETrainConfig:
+    """Decoder tuning on whole windows, small enough for two CPU cores."""
+    return VAETrainConfig(
+        optimizer=OptimizerConfig(
+            learning_rate=3e-4, weight_decay=0.0, betas=(0.9, 0.98), ema_decay=0.99, warmup_steps=20
+        ),
+        batch_size=1,
+        crop=128,
     )
 
 

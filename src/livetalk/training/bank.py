@@ -15,6 +15,7 @@ from livetalk.training.augment import augment_clips
 from livetalk.training.config import BankConfig, SFTConfig
 from livetalk.training.losses import box_weights
 from livetalk.training.memory import ClipMemory, mirror_boxes
+from livetalk.training.precision import mixed_precision
 
 CACHE_FRAMES = 200
 """Video frames in the rolling audio window (8 s at 25 fps), the same as the live path's."""
@@ -81,7 +82,7 @@ def measure_latents(vae: CausalVideoVAE, memory: ClipMemory, num_clips: int) -> 
     samples = []
     for clip in range(min(num_clips, len(memory))):
         frames = memory.frames[clip][:33].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=frames.is_cuda):
+        with mixed_precision(frames.device):
             mean, _ = vae.encode_moments(frames)
         samples.append(mean[0].float().flatten(1))
     joined = torch.cat(samples, 1)
@@ -171,7 +172,7 @@ class BankBuilder:
         out = []
         for at in range(0, len(starts), 10):
             batch = torch.stack([video[s : s + window] for s in starts[at : at + 10]]).transpose(1, 2)
-            with torch.autocast(video.device.type, dtype=torch.bfloat16, enabled=video.is_cuda):
+            with mixed_precision(video.device):
                 out.append(self._vae.encode(batch)[0].float())
         return torch.cat(out)
 
@@ -185,7 +186,7 @@ class BankBuilder:
         ]
         for at in range(0, len(rows), 10):
             some = rows[at : at + 10]
-            with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=latents.is_cuda):
+            with mixed_precision(latents.device):
                 decoded = self._vae.decode(latents[[before for _, before in some]])[0]
                 motion[[row for row, _ in some]] = self._vae.encode(decoded[:, :, -keep:])[0].float()
         return motion

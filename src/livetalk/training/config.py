@@ -50,7 +50,8 @@ class VAETrainConfig:
     Attributes:
         optimizer: see `OptimizerConfig`.
         batch_size: windows per step.
-        num_frames: frames per window, 1 + 4k.
+        num_frames: frames per window, 1 + 4k; fewer than a session's window leave later latents untrained.
+        crop: side of the random square that a step sees, pixels.
         kl_weight: weight of the mean KL divergence per latent element (small: rate, not shape).
         gradient_weight: weight of the multi-scale image-gradient loss.
         face_weight: extra pixel weight inside the face box.
@@ -60,7 +61,8 @@ class VAETrainConfig:
 
     optimizer: OptimizerConfig
     batch_size: int
-    num_frames: int = 17
+    num_frames: int = 33
+    crop: int = 256
     kl_weight: float = 2e-5
     gradient_weight: float = 0.5
     face_weight: float = 1.5

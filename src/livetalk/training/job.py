@@ -4,6 +4,7 @@ All three start together, so that compilation and rendering share the clock; the
 VAE to finish, encodes every clip once and trains on the latents.
 """
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -123,6 +124,29 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
     return compiled
 
 
+def tune_decoder(job: VAEJob) -> None:
+    """Train the decoder of a finished VAE further on whole windows; latents keep their meaning."""
+    log = MetricsLog(job.paths.run / "metrics_decoder.jsonl", sys.stderr)
+    vae = load_trained_vae(job.paths.run, job.model).to(job.device)
+    decoder = vae.decoder.requires_grad_(True)
+    trainer = Trainer(Stage("decoder", decoder, job.training.optimizer), job.paths.run, log)
+    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
+    heldout.refresh(limit=8)
+    _wait_for_clips(memory, job.min_clips)
+    objective = _compiled(VAEObjective(vae, job.training), job.device)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        trial = copy.deepcopy(vae)
+        trial.decoder.load_state_dict(model.state_dict())
+        return reconstruction_psnr(trial, heldout) | {"clips": float(len(memory))}
+
+    log.write("decoder", {"step": 0} | validate(decoder))
+    loss = VAELoss(objective, job.training, memory, job.seed)
+    trainer.run(loss, job.budget, validate, log_every=20, validate_every=100)
+    log.close()
+
+
 def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
     """Build the averaged VAE of a finished stage with its latent statistics."""
     statistics = json.loads((run / VAE_FINISHED).read_text(encoding="utf-8"))
@@ -133,6 +157,7 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
     )
     vae = CausalVideoVAE(config)
     load_training_state(run / "vae", vae)
+    load_training_state(run / "decoder", vae.decoder)
     return vae.eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ from livetalk.diffusion.flow import add_noise
 from livetalk.diffusion.schedule import shift_sigmas
 from livetalk.training.bank import CONTEXT_FRAMES, WindowBank
 from livetalk.training.config import SFTConfig
+from livetalk.training.precision import mixed_precision
 
 MASK_CHANNELS = 4
 """Channels of the reference mask: one per pixel frame of a latent frame."""
@@ -112,7 +113,7 @@ def window_errors(
     noisy = torch.where(clean, pinned, add_noise(x0, noise, sigma))
     weights = bank.weights[index].float()[:, :, None] * (~clean).float()
     features = _audio_context(bank, index, rng)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+    with mixed_precision(device):
         errors: Tensor = objective(noisy, sigma, reference, features, noise - x0, weights)
     return errors
 

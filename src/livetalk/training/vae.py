@@ -9,6 +9,7 @@ from livetalk.training.augment import augment_clips
 from livetalk.training.config import VAETrainConfig
 from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
 from livetalk.training.memory import ClipMemory, WindowBatch
+from livetalk.training.precision import mixed_precision
 
 RESIDUAL_SCALE = 0.1
 LOG_VARIANCE_START = -4.0
@@ -49,7 +50,7 @@ class VAEObjective(nn.Module):
         """
         mean, log_variance = self.vae.encode_moments(video)
         latents = mean + noise * torch.exp(0.5 * log_variance)
-        output = self.vae.decode_raw(latents)
+        output = self.vae.decode_raw(self.vae.normalize(latents))
         frames = video.shape[2]
         rate = kl_divergence(mean.float(), log_variance.float())
         reconstruction = reconstruction_loss(
@@ -80,18 +81,29 @@ class VAELoss:
         device = batch.video.device
         device_rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
         video = augment_clips(batch.video, device_rng) * 2 - 1
-        latent_shape = self._latent_shape(video)
-        noise = torch.randn(latent_shape, generator=device_rng, device=device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss, reconstruction, rate = self._objective(
-                video.transpose(1, 2), face_weights(batch, config), noise
-            )
+        video, weights = self._crop(video, face_weights(batch, config), rng)
+        noise = torch.randn(self._latent_shape(video), generator=device_rng, device=device)
+        with mixed_precision(device):
+            loss, reconstruction, rate = self._objective(video.transpose(1, 2), weights, noise)
         return {"loss": loss, "reconstruction": reconstruction, "kl": rate}
+
+    def _crop(self, video: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cut one random square out of all windows; corners lie on the latent grid."""
+        size, crop, stride = video.shape[-1], self._config.crop, self._vae().config.spatial_stride
+        if crop >= size:
+            return video, weights
+        top, left = (torch.randint((size - crop) // stride + 1, (2,), generator=rng) * stride).tolist()
+        rows, columns = slice(top, top + crop), slice(left, left + crop)
+        return video[..., rows, columns], weights[..., rows, columns]
+
+    def _vae(self) -> CausalVideoVAE:
+        vae = self._objective.vae
+        assert isinstance(vae, CausalVideoVAE)
+        return vae
 
     def _latent_shape(self, video: Tensor) -> tuple[int, ...]:
         batch, frames, _, height, width = video.shape
-        vae = self._objective.vae
-        assert isinstance(vae, CausalVideoVAE)
+        vae = self._vae()
         stride = vae.config.spatial_stride
         latent_frames = 1 + (frames - 1) // vae.config.temporal_stride
         return batch, vae.config.latent_channels, latent_frames, height // stride, width // stride
@@ -119,8 +131,8 @@ def reconstruction_psnr(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int
     rows: list[Tensor] = []
     for clip in range(len(memory)):
         frames = memory.frames[clip][:num_frames].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        with torch.autocast(frames.device.type, dtype=torch.bfloat16, enabled=frames.is_cuda):
-            output = vae.decode_raw(vae.encode_moments(frames)[0])
+        with mixed_precision(frames.device):
+            output = vae.decode_raw(vae.encode(frames)[0])
         face_box, mouth_box = memory.boxes([clip])
         size = frames.shape[-1]
         masks = [
