@@ -15,7 +15,7 @@ from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.data.synthetic.renderer import Renderer
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
-from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
+from livetalk.runtime.build import save_model
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget
 from livetalk.training.job import (
@@ -29,7 +29,6 @@ from livetalk.training.job import (
     tune_decoder,
 )
 from livetalk.training.metrics import Throughput
-
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 

@@ -71,5 +71,5 @@ def channel_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     # A wider result would make the CPU copy all of x; it sums in float32 anyway and rounds only the norm.
     dtype = None if x.device.type == "cpu" else torch.float32
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype).clamp_min(CHANNEL_NORM_MIN)
-    y = x * (x.shape[1] ** 0.5 / norm).to(x.dtype)
+    y: torch.Tensor = x * (x.shape[1] ** 0.5 / norm).to(x.dtype)
     return y * weight if torch.is_grad_enabled() else y.mul_(weight)

@@ -141,7 +141,7 @@ def tune_decoder(job: VAEJob) -> None:
         trial.decoder.load_state_dict(model.state_dict())
         return reconstruction_psnr(trial, heldout) | {"clips": float(len(memory))}
 
-    log.write("decoder", {"step": 0} | validate(decoder))
+    log.write("decoder", {"step": 0.0} | validate(decoder))
     loss = VAELoss(objective, job.training, memory, job.seed)
     trainer.run(loss, job.budget, validate, log_every=20, validate_every=100)
     log.close()
