@@ -15,7 +15,7 @@ from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.data.synthetic.renderer import Renderer
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
-from livetalk.runtime.build import save_model
+from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget
 from livetalk.training.job import (
@@ -63,7 +63,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Run one stage, or all three side by side."""
     if args.stage == "all":
-        rest = sys.argv[sys.argv.index("all") + 1 :]
+        rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
         renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]
         return run_processes([*renderers, [*base, "vae", *rest], [*base, "dit", *rest]])
@@ -72,12 +72,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _paths(args: argparse.Namespace) -> JobPaths:
-    encoder = resources.files("livetalk") / "weights" / "embedded" / "speech_encoder.safetensors"
     return JobPaths(
         clips=args.work / "clips",
         heldout=args.work / "heldout",
         run=args.out,
-        speech_encoder=Path(str(encoder)),
+        speech_encoder=WEIGHTS / SPEECH_ENCODER_FILE,
     )
 
 
