@@ -9,6 +9,7 @@ from livetalk.models.vae import VAEConfig
 from livetalk.runtime.build import ModelConfig, PortraitConfig
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
+from livetalk.streaming.seams import SeamConfig
 from livetalk.streaming.step import SamplerConfig, SamplerKind, StreamConfig
 from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
 
@@ -55,6 +56,7 @@ def embedded_stream() -> StreamConfig:
         reference_layout=ReferenceLayout.BROADCAST,
         latents_per_decode=2,
         decode_dropped=False,
+        seam=SeamConfig(color_frames=28, detail_frames=8),
     )
 
 

@@ -19,6 +19,7 @@ class StreamState:
         rng_state: state of the random generator, uint8 on the CPU.
         color: colours of the reference image.
         chunk_index: chunks generated so far.
+        last_frame: `[1, 3, H, W]`, -1..1, the frame shown last, where seams are hidden.
     """
 
     motion_latents: Tensor
@@ -26,13 +27,19 @@ class StreamState:
     rng_state: Tensor
     color: ColorStatistics
     chunk_index: int
+    last_frame: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
-        return (
-            self.motion_latents.nbytes + self.audio.num_bytes + self.rng_state.nbytes + self.color.num_bytes
+        shown = 0 if self.last_frame is None else self.last_frame.nbytes
+        parts = (
+            self.motion_latents.nbytes,
+            self.audio.num_bytes,
+            self.rng_state.nbytes,
+            self.color.num_bytes,
         )
+        return sum(parts) + shown
 
 
 def seeded_rng_state(seed: int, device: torch.device) -> Tensor:

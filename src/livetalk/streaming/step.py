@@ -26,6 +26,7 @@ from livetalk.streaming.audio import (
 from livetalk.streaming.color import match_color, measure_color
 from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.seams import SeamConfig, hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
 from livetalk.types import Conditioning, VideoChunk
 
@@ -66,6 +67,7 @@ class StreamConfig:
         latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
             frames are the same. On a CPU small pieces are faster, for they stay in its cache.
         decode_dropped: decode the frames at the start of a window that are not shown, too.
+        seam: how a chunk is joined to the one before.
     """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
@@ -74,6 +76,7 @@ class StreamConfig:
     reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
     latents_per_decode: int | None = None
     decode_dropped: bool = True
+    seam: SeamConfig = field(default_factory=SeamConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +183,7 @@ def generate_chunk(
         rng_state=rng.get_state(),
         color=state.color,
         chunk_index=state.chunk_index + 1,
+        last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
     )
 
 
@@ -237,11 +241,13 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
     """Decode a window, match its colours and encode its last frames.
 
     Returns:
-        Frames `[1, 3, F, H, W]` float32, -1..1, from the first or, without `decode_dropped`, from the first
-        that is shown; and the motion latents of the next window `[1, C, M, h, w]`.
+        Frames `[1, 3, F, H, W]` float32, -1..1, the shown ones last; without `decode_dropped` no more than
+        those and what joins them to the chunk before; and the motion latents of the next window
+        `[1, C, M, h, w]`.
     """
     config = models.config
     pixels = match_color(decode_pixels(models, latents), state.color, config.sampler.color_strength)
+    pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
     motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
     return pixels, motion_latents.float()
 
@@ -250,7 +256,7 @@ def decode_pixels(models: Models, latents: Tensor) -> Tensor:
     """Decode a window's latents `[1, C, T, h, w]`, in pieces as configured: `[1, 3, F, H, W]`, -1..1."""
     config = models.config
     size = config.latents_per_decode or latents.shape[2]
-    unwanted = 0 if config.decode_dropped else config.geometry.dropped_frames
+    unwanted = 0 if config.decode_dropped else config.geometry.dropped_frames - config.seam.enabled
     pieces, cache = [], None
     for start in range(0, latents.shape[2], size):
         piece = latents[:, :, start : start + size]
