@@ -17,7 +17,7 @@ from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
 from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
 from livetalk.training.checkpoint import load_training_state
-from livetalk.training.config import Budget
+from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (
     DiTJob,
     JobPaths,
@@ -31,6 +31,9 @@ from livetalk.training.job import (
 from livetalk.training.metrics import Throughput
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
+
+VAE_CLIPS = 700
+"""Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -105,34 +108,23 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _vae(args: argparse.Namespace) -> None:
-    training = embedded.embedded_vae_training()
-    train_vae(
-        VAEJob(
-            paths=_paths(args),
-            model=embedded.embedded_vae(),
-            training=embedded.with_batch_size(training, args.batch_size),
-            budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
-            device=torch.device(args.device),
-            seed=args.seed,
-            min_clips=min(16, args.clips),
-            max_clips=700,
-        )
-    )
+    train_vae(_vae_job(args, embedded.embedded_vae_training(), min_clips=16))
 
 
 def _decoder(args: argparse.Namespace) -> None:
-    training = embedded.embedded_decoder_training()
-    tune_decoder(
-        VAEJob(
-            paths=_paths(args),
-            model=embedded.embedded_vae(),
-            training=embedded.with_batch_size(training, args.batch_size),
-            budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
-            device=torch.device(args.device),
-            seed=args.seed,
-            min_clips=min(4, args.clips),
-            max_clips=700,
-        )
+    tune_decoder(_vae_job(args, embedded.embedded_decoder_training(), min_clips=4))
+
+
+def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int) -> VAEJob:
+    return VAEJob(
+        paths=_paths(args),
+        model=embedded.embedded_vae(),
+        training=embedded.with_batch_size(training, args.batch_size),
+        budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
+        device=torch.device(args.device),
+        seed=args.seed,
+        min_clips=min(min_clips, args.clips),
+        max_clips=VAE_CLIPS,
     )
 
 
