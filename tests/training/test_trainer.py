@@ -72,7 +72,7 @@ def test_light_checkpoint_restores_averaged_weights(tmp_path: Path) -> None:
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     run_steps(tmp_path, 3)
-    part = tmp_path / "toy" / "state.part0"
+    (part,) = (tmp_path / "toy").glob("state-*.part0")
     part.write_bytes(part.read_bytes()[:-7])
     with pytest.raises(WeightsError, match="sha256"):
         load_training_state(tmp_path / "toy", build_model())
@@ -81,13 +81,31 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         load_training_state(tmp_path / "toy", build_model())
 
 
+def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps(tmp_path, 3)
+    model = build_model()
+    log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
+    trainer = Trainer(Stage("toy", model, CONFIG), tmp_path, log)
+    trainer.step = 99
+
+    def full_disk(path: Path, data: bytes) -> int:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        trainer.save(light=True)
+    monkeypatch.undo()
+    log.close()
+    assert load_training_state(tmp_path / "toy", build_model()) == 3
+
+
 def test_large_checkpoints_are_split(tmp_path: Path) -> None:
     model = nn.Linear(2048, 4096)
     log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
     trainer = Trainer(Stage("wide", model, CONFIG), tmp_path, log)
     trainer.save(light=True)
     log.close()
-    parts = sorted((tmp_path / "wide").glob("state.part*"))
+    parts = sorted((tmp_path / "wide").glob("state-*.part*"))
     assert len(parts) == 2
     assert all(part.stat().st_size <= PART_BYTES for part in parts)
 

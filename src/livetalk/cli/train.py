@@ -19,6 +19,7 @@ from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (
+    VAE_FINISHED,
     DiTJob,
     JobPaths,
     VAEJob,
@@ -66,6 +67,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Run one stage, or all three side by side."""
     if args.stage == "all":
+        # The DiT waits for this mark: one of an earlier slice would let it start on the old VAE.
+        (args.out / VAE_FINISHED).unlink(missing_ok=True)
         rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
         renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]

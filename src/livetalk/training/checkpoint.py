@@ -44,15 +44,19 @@ def save_training_state(
 
 
 def _split(whole: Path, directory: Path) -> None:
+    """Cut a file into parts; the manifest changes to them in one step, and only then the old parts go."""
     data = whole.read_bytes()
-    pieces = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
-    for old in directory.glob("state.part*"):
-        old.unlink()
-    for number, piece in enumerate(pieces):
-        (directory / f"state.part{number}").write_bytes(piece)
-    manifest = {"parts": len(pieces), "sha256": hashlib.sha256(data).hexdigest()}
-    (directory / "state.json").write_text(json.dumps(manifest), encoding="utf-8")
-    whole.unlink()
+    digest = hashlib.sha256(data).hexdigest()
+    names = []
+    for number, at in enumerate(range(0, len(data), PART_BYTES)):
+        names.append(f"state-{digest[:8]}.part{number}")
+        (directory / names[-1]).write_bytes(data[at : at + PART_BYTES])
+    partial = directory / "state.json.partial"
+    partial.write_text(json.dumps({"parts": names, "sha256": digest}), encoding="utf-8")
+    partial.rename(directory / "state.json")
+    for part in directory.glob("state*.part*"):
+        if part.name not in names:
+            part.unlink()
 
 
 def load_training_state(
@@ -82,7 +86,7 @@ def load_training_state(
         return 0
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     try:
-        data = b"".join((directory / f"state.part{n}").read_bytes() for n in range(manifest["parts"]))
+        data = b"".join((directory / name).read_bytes() for name in manifest["parts"])
     except FileNotFoundError as error:
         raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
     if hashlib.sha256(data).hexdigest() != manifest["sha256"]:

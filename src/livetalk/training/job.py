@@ -81,7 +81,9 @@ class DiTJob:
 
 
 def train_vae(job: VAEJob) -> None:
-    """Train the VAE for one slice, then measure its latents and mark the stage as finished."""
+    """Train the VAE for one slice; unless interrupted, measure its latents and mark the stage as finished."""
+    finished = job.paths.run / VAE_FINISHED
+    finished.unlink(missing_ok=True)
     log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     vae = CausalVideoVAE(job.model)
@@ -101,11 +103,12 @@ def train_vae(job: VAEJob) -> None:
         return reconstruction_psnr(model, heldout) | {"clips": float(len(memory))}
 
     trainer.run(loss, job.budget, validate, validate_every=500)
-    averaged = trainer.average.model
-    assert isinstance(averaged, CausalVideoVAE)
-    mean, std = measure_latents(averaged, memory, num_clips=200)
-    statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
-    (job.paths.run / VAE_FINISHED).write_text(json.dumps(statistics), encoding="utf-8")
+    if not trainer.interrupted:
+        averaged = trainer.average.model
+        assert isinstance(averaged, CausalVideoVAE)
+        mean, std = measure_latents(averaged, memory, num_clips=200)
+        statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+        finished.write_text(json.dumps(statistics), encoding="utf-8")
     log.close()
 
 

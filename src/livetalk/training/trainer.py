@@ -55,6 +55,11 @@ class Trainer:
         self._log = log
         self._stop = False
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the last slice before its budget did."""
+        return self._stop
+
     def run(
         self,
         loss_function: LossFunction,
