@@ -1,14 +1,26 @@
 """Our networks at the sizes and with the weights of the reference files."""
 
+from dataclasses import replace
 from typing import Any
 
 from parity_case import Reference
 from torch import Tensor
 
 from livetalk.checkpoints.adapters import dit_adapter, vae_adapter
+from livetalk.checkpoints.encoder_adapters import (
+    clip_vision_adapter,
+    clip_vision_config,
+    umt5_adapter,
+    umt5_config,
+    wav2vec2_adapter,
+    wav2vec2_config,
+)
 from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.clip_vision import CLIPVisionEncoder
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.umt5 import UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.wav2vec import Wav2Vec2Encoder
 
 
 def dit_config(
@@ -85,3 +97,35 @@ def load_vae(reference: Reference) -> CausalVideoVAE:
 def load_pair(dit_name: str, vae_name: str) -> tuple[DiT, CausalVideoVAE]:
     """Build the transformer and the VAE of two reference files."""
     return load_dit(Reference.load(dit_name)), load_vae(Reference.load(vae_name))
+
+
+def shapes_of(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {key: tuple(tensor.shape) for key, tensor in weights.items()}
+
+
+def load_wav2vec(reference: Reference) -> Wav2Vec2Encoder:
+    """Build the speech encoder of a reference file."""
+    encoder = Wav2Vec2Encoder(wav2vec2_config(reference.meta["config"])).eval()
+    encoder.load_state_dict(wav2vec2_adapter().import_weights(encoder, reference.weights()), strict=True)
+    return encoder
+
+
+def load_umt5(reference: Reference) -> UMT5Encoder:
+    """Build the text encoder of a reference file."""
+    weights = reference.weights()
+    encoder = UMT5Encoder(umt5_config(shapes_of(weights))).eval()
+    encoder.load_state_dict(umt5_adapter().import_weights(encoder, weights), strict=True)
+    return encoder
+
+
+def load_clip(reference: Reference, *, all_blocks: bool = False) -> CLIPVisionEncoder:
+    """Build the image encoder of a reference file; `all_blocks` also runs the last one."""
+    published = reference.meta["config"]
+    # In a whole checkpoint the tower stands under this prefix; the reference holds the tower alone.
+    weights = {f"visual.{key}": tensor for key, tensor in reference.weights().items()}
+    config = clip_vision_config(shapes_of(weights), published["num_heads"])
+    config = replace(config, num_layers=config.num_layers + all_blocks)
+    encoder = CLIPVisionEncoder(config).eval()
+    encoder.load_state_dict(clip_vision_adapter(config).import_weights(encoder, weights), strict=True)
+    return encoder

@@ -1,0 +1,210 @@
+"""wav2vec 2.0 speech encoder (base layout), read out at video rate.
+
+Shapes: B batch · C convolution channels · S convolution frames (about 50 Hz) · F video frames (25 Hz) ·
+N heads · E head width · D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.ops.attention import attention
+
+SAMPLES_PER_FRAME = 640
+"""Samples at 16 kHz that one video frame at 25 fps spans."""
+
+WAVEFORM_VARIANCE_FLOOR = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wav2Vec2Config:
+    """Sizes of a `Wav2Vec2Encoder`.
+
+    Attributes:
+        width: width D of a feature vector.
+        num_layers: transformer layers; each gives one feature vector per video frame.
+        num_heads: attention heads N; D / N is a whole number.
+        ffn_dim: hidden width of the feed-forward layers.
+        conv_dims: channels of each convolution of the front end.
+        conv_kernels: samples (then frames) that each of them sees.
+        conv_strides: samples (then frames) that each of them advances by.
+        position_kernel: video frames that the positional convolution sees.
+        position_groups: groups of channels in that convolution.
+        eps: of every norm.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    conv_dims: tuple[int, ...]
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    position_kernel: int = 128
+    position_groups: int = 16
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide and lists of different lengths."""
+        for name in ("num_heads", "position_groups"):
+            if self.width % getattr(self, name):
+                raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
+        if not len(self.conv_dims) == len(self.conv_kernels) == len(self.conv_strides):
+            raise ValueError("conv_dims, conv_kernels and conv_strides must have one entry per convolution")
+
+
+def wav2vec2_base() -> Wav2Vec2Config:
+    """Return the size of the published speech encoder (94 million parameters, 12 x 768 features)."""
+    return Wav2Vec2Config(width=768, num_layers=12, num_heads=12, ffn_dim=3072, conv_dims=(512,) * 7)
+
+
+class Wav2Vec2Encoder(nn.Module):
+    """Waveform -> the output of every transformer layer at each video frame.
+
+    The features of the convolutions (50 Hz) are brought to video rate before the transformer, which
+    therefore thinks in video frames.
+    """
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        """Build the network described by `config`."""
+        super().__init__()
+        self.config = config
+        self.front_end = ConvolutionalFrontEnd(config)
+        self.feature_norm = nn.LayerNorm(config.conv_dims[-1], eps=config.eps)
+        self.feature_projection = nn.Linear(config.conv_dims[-1], config.width)
+        self.position = PositionConvolution(config)
+        self.input_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.layers = nn.ModuleList(Wav2Vec2Layer(config) for _ in range(config.num_layers))
+
+    @property
+    def num_blocks(self) -> int:
+        """Feature vectors per video frame: one of every layer."""
+        return self.config.num_layers
+
+    @property
+    def channels(self) -> int:
+        """Width of a feature vector."""
+        return self.config.width
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Encode waveforms.
+
+        Args:
+            waveform: `[B, samples]`, any level, 16 kHz.
+
+        Returns:
+            `[B, samples // 640, num_layers, width]`; no rows for less than one video frame.
+        """
+        num_frames = waveform.shape[-1] // SAMPLES_PER_FRAME
+        if num_frames == 0:
+            return waveform.new_zeros(waveform.shape[0], 0, self.num_blocks, self.channels)
+        features = self.front_end(normalize_waveform(waveform))
+        return torch.stack(self.encode_frames(resample_features(features, num_frames))[1:], dim=2)
+
+    def encode_frames(self, features_BFC: Tensor) -> list[Tensor]:
+        """Run the transformer.
+
+        Args:
+            features_BFC: convolution features at video rate.
+
+        Returns:
+            `num_layers + 1` tensors `[B, F, D]`: the input of the first layer and the output of each.
+        """
+        x = self.feature_projection(self.feature_norm(features_BFC))
+        states = [self.input_norm(x + self.position(x))]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return states
+
+
+class ConvolutionalFrontEnd(nn.Module):
+    """Strided convolutions from samples to features; only the first is normalised."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        """Build one convolution per entry of `config.conv_dims`."""
+        super().__init__()
+        inputs = (1, *config.conv_dims[:-1])
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, stride, bias=False)
+            for before, after, kernel, stride in zip(
+                inputs, config.conv_dims, config.conv_kernels, config.conv_strides, strict=True
+            )
+        )
+        # One group per channel: each channel is standardised over the whole waveform.
+        self.norm = nn.GroupNorm(config.conv_dims[0], config.conv_dims[0], eps=config.eps)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return `[B, C, S]` from `[B, samples]`."""
+        x = waveform[:, None].to(self.norm.weight.dtype)
+        for index, convolution in enumerate(self.convolutions):
+            x = convolution(x)
+            x = F.gelu(self.norm(x) if index == 0 else x)
+        return x
+
+
+class PositionConvolution(nn.Module):
+    """Grouped convolution over time that tells a frame where it stands, with a gain for each tap."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        """Build the convolution; its weight is `direction`, scaled to length `gain` at every tap."""
+        super().__init__()
+        self.groups = config.position_groups
+        width, kernel = config.width, config.position_kernel
+        self.gain = nn.Parameter(torch.ones(1, 1, kernel))
+        self.direction = nn.Parameter(torch.randn(width, width // self.groups, kernel))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_BFD: Tensor) -> Tensor:
+        """Return `[B, F, D]`."""
+        length = torch.linalg.vector_norm(self.direction.float(), dim=(0, 1), keepdim=True)
+        weight = (self.gain.float() * self.direction.float() / length).type_as(self.direction)
+        kernel = weight.shape[2]
+        x = F.conv1d(x_BFD.transpose(1, 2), weight, self.bias, padding=kernel // 2, groups=self.groups)
+        # An even kernel gives one frame too many.
+        return F.gelu(x[..., : x_BFD.shape[1]]).transpose(1, 2)
+
+
+class Wav2Vec2Layer(nn.Module):
+    """Self-attention and feed-forward, each normalised after its residual sum."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        """Build one layer."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.width, config.width)
+        self.k = nn.Linear(config.width, config.width)
+        self.v = nn.Linear(config.width, config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.attention_norm = nn.LayerNorm(config.width, eps=config.eps)
+        self.ffn_in = nn.Linear(config.width, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, config.width)
+        self.ffn_norm = nn.LayerNorm(config.width, eps=config.eps)
+
+    def forward(self, x_BFD: Tensor) -> Tensor:
+        """Return `[B, F, D]`."""
+        q, k, v = (layer(x_BFD).unflatten(2, (self.num_heads, -1)) for layer in (self.q, self.k, self.v))
+        x = self.attention_norm(x_BFD + self.out(attention(q, k, v).flatten(2)))
+        y: Tensor = self.ffn_norm(x + self.ffn_out(F.gelu(self.ffn_in(x))))
+        return y
+
+
+def normalize_waveform(waveform: Tensor) -> Tensor:
+    """Bring each waveform `[B, samples]` to mean 0 and deviation 1 in float32; silence stays silence."""
+    x = waveform.float()
+    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+    return (x - mean) / (variance + WAVEFORM_VARIANCE_FLOOR).sqrt()
+
+
+def resample_features(features_BCS: Tensor, num_frames: int) -> Tensor:
+    """Interpolate features linearly so that the first and the last stay where they are.
+
+    Args:
+        features_BCS: convolution features.
+        num_frames: video frames F.
+
+    Returns:
+        `[B, F, C]`.
+    """
+    return F.interpolate(features_BCS, num_frames, mode="linear", align_corners=True).transpose(1, 2)
