@@ -1,6 +1,6 @@
 """From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,10 +9,12 @@ import torch
 
 from livetalk.checkpoints.load import load_module
 from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
+from livetalk.data.framing import Crop
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.runtime.prompt import PromptEncoder
 from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk, prepare_conditioning
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -73,6 +75,21 @@ class BuildConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDefaults:
+    """What a session gets where the user asks for nothing else.
+
+    Attributes:
+        seed: of the noise.
+        crop: what of the portrait is used, see `frame_portrait`.
+        prompt: for the text branch; not used by a model without one.
+    """
+
+    seed: int = 0
+    crop: Crop = "face"
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AvatarModel:
     """A model in memory.
 
@@ -80,8 +97,12 @@ class AvatarModel:
         name: of the model.
         version: of its weights.
         models: networks and settings.
-        portrait: picture size.
+        portrait: picture size, or the usual one of a model that makes any size.
         dtype: precision of the transformer and the VAE.
+        any_size: the model makes pictures of any size that its strides divide.
+        prompt_encoder: for a transformer with a text or an image branch.
+        defaults: of its sessions.
+        random_weights: the weights are noise, and so are the pictures; results must say so.
     """
 
     name: str
@@ -89,6 +110,10 @@ class AvatarModel:
     models: Models
     portrait: PortraitConfig
     dtype: torch.dtype
+    any_size: bool = False
+    prompt_encoder: PromptEncoder | None = None
+    defaults: SessionDefaults = field(default_factory=SessionDefaults)
+    random_weights: bool = False
 
     @property
     def precision(self) -> str:

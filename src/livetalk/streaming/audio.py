@@ -1,14 +1,30 @@
-"""Rolling waveform of a stream, and the speech features around each frame of a window.
+"""What a stream hears: the end of a live sound or a whole recording, and the speech around each frame.
 
 Shapes: B batch · F frames.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from livetalk.models.speech import AudioEncoder
 from livetalk.streaming.geometry import ChunkGeometry
+
+PIECE_SECONDS = 20
+"""A long recording is encoded in pieces of this length, so that memory and attention do not grow with it."""
+
+MARGIN_SECONDS = 5
+"""What the encoder hears of the recording on either side of a piece."""
+
+
+class AudioMode(Enum):
+    """STREAM: sound as it arrives, the past only. WHOLE: a finished recording, the future too."""
+
+    STREAM = "stream"
+    WHOLE = "whole"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +67,89 @@ class AudioBuffer:
     def num_bytes(self) -> int:
         """Size in bytes."""
         return self.waveform.nbytes
+
+
+class RecordedFeatures:
+    """Speech features of a whole recording, encoded as they are asked for; only the newest piece is kept.
+
+    A recording of up to a piece and its margins is encoded at once.
+    """
+
+    def __init__(
+        self, encoder: AudioEncoder, waveform: Tensor, geometry: ChunkGeometry, audio: AudioConfig
+    ) -> None:
+        """Prepare a recording; nothing is encoded yet.
+
+        Args:
+            encoder: of the stream.
+            waveform: `[samples]` float32, on the encoder's device, at least one sample.
+            geometry: timeline of the stream.
+            audio: how much speech a frame reads.
+        """
+        # The published layout starts a recording at the first window, whose motion frames are never
+        # shown: that much silence before it keeps picture and sound together.
+        num_chunks = geometry.num_chunks(waveform.shape[0])
+        before = geometry.motion_frames * geometry.samples_per_frame
+        after = num_chunks * geometry.chunk_samples - waveform.shape[0]
+        self._waveform = F.pad(waveform, (before, after))
+        self._encoder = encoder
+        self._geometry = geometry
+        self._context_frames = audio.context_frames
+        self._num_rows = geometry.motion_frames + num_chunks * geometry.chunk_frames
+        self._piece: tuple[int, Tensor] | None = None
+
+    def context(self, chunk_index: int) -> Tensor:
+        """Return the speech around each frame of a chunk's window, `[1, F, context, num_blocks, channels]`.
+
+        Raises:
+            ValueError: the recording ended before this chunk.
+        """
+        geometry = self._geometry
+        start = whole_window_start(geometry, chunk_index)
+        if chunk_index >= whole_num_chunks(geometry, self._num_rows):
+            raise ValueError(f"the recording ends before chunk {chunk_index}")
+        rows = context_rows(start, geometry.window_frames, self._num_rows, self._context_frames)
+        first, last = self._bounds(start + geometry.window_frames // 2)
+        if self._piece is None or self._piece[0] != first:
+            span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
+            self._piece = first, self._encoder(self._waveform[None, span])
+        features = self._piece[1]
+        return features[:, (rows - first).to(features.device)]
+
+    def _bounds(self, row: int) -> tuple[int, int]:
+        """Return the rows that are encoded together for a window around `row`."""
+        piece, margin = (seconds * self._geometry.fps for seconds in (PIECE_SECONDS, MARGIN_SECONDS))
+        if self._num_rows <= piece + 2 * margin:
+            return 0, self._num_rows
+        start = row // piece * piece
+        return max(0, start - margin), min(self._num_rows, start + piece + margin)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes."""
+        return self._waveform.nbytes + (0 if self._piece is None else self._piece[1].nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A place in a whole recording: what `AudioBuffer` is to a live sound.
+
+    Attributes:
+        features: of the whole recording, shared by all places in it.
+        num_heard: chunks that were heard.
+    """
+
+    features: RecordedFeatures
+    num_heard: int = 0
+
+    def push(self, samples: Tensor) -> "Recording":
+        """Move on by a chunk; its samples are already part of the recording."""
+        return replace(self, num_heard=self.num_heard + 1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes."""
+        return self.features.num_bytes
 
 
 def buffer_samples(geometry: ChunkGeometry, config: AudioConfig) -> int:

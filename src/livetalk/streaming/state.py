@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk.streaming.audio import AudioBuffer
+from livetalk.streaming.audio import AudioBuffer, Recording
 from livetalk.streaming.color import ColorStatistics
 
 
@@ -15,7 +15,7 @@ class StreamState:
 
     Attributes:
         motion_latents: `[1, C, M, h, w]` float32, clean latents that start the next window.
-        audio: the last seconds of audio.
+        audio: the last seconds of audio, or the place in a whole recording.
         rng_state: state of the random generator, uint8 on the CPU.
         color: colours of the reference image.
         chunk_index: chunks generated so far.
@@ -23,7 +23,7 @@ class StreamState:
     """
 
     motion_latents: Tensor
-    audio: AudioBuffer
+    audio: AudioBuffer | Recording
     rng_state: Tensor
     color: ColorStatistics
     chunk_index: int

@@ -19,6 +19,8 @@ from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import (
     AudioBuffer,
     AudioConfig,
+    RecordedFeatures,
+    Recording,
     audio_context,
     buffer_samples,
     buffer_window_start,
@@ -138,6 +140,33 @@ def create_state(
         if missing < 0:
             raise ValueError(f"lead_audio is {-missing} samples longer than the look-ahead")
         audio = audio.push(torch.nn.functional.pad(lead_audio, (0, missing)))
+    return _first_state(models, conditioning, seed, audio)
+
+
+def create_recorded_state(
+    models: Models, conditioning: Conditioning, seed: int, recording: Tensor
+) -> StreamState:
+    """Start a stream whose sound is already there from start to end, so that every frame hears its future.
+
+    Frames, their number and their noise are those of a live stream; only the speech that a frame reads
+    differs. `generate_chunk` is given the same chunks of sound, and takes no more of them than their count.
+
+    Args:
+        models: networks and settings; a look-ahead is not needed and not used.
+        conditioning: of the stream.
+        seed: of its noise.
+        recording: `[samples]` float32, -1..1, all of the sound, at least one sample.
+    """
+    config = models.config
+    features = RecordedFeatures(
+        models.audio_encoder, recording.to(models.device), config.geometry, config.audio
+    )
+    return _first_state(models, conditioning, seed, Recording(features))
+
+
+def _first_state(
+    models: Models, conditioning: Conditioning, seed: int, audio: AudioBuffer | Recording
+) -> StreamState:
     return StreamState(
         motion_latents=conditioning.reference_latents,
         audio=audio,
@@ -168,9 +197,9 @@ def generate_chunk(
     geometry = models.config.geometry
     if audio.shape != (geometry.chunk_samples,):
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
-    buffer = state.audio.push(audio)
+    sound = state.audio.push(audio)
     rng = restore_rng(state.rng_state, models.device)
-    context = encode_audio_context(models, buffer)
+    context = encode_audio_context(models, sound)
     latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
     pixels, motion_latents = decode_window(models, latents, state)
     chunk = VideoChunk(
@@ -179,7 +208,7 @@ def generate_chunk(
     )
     return chunk, StreamState(
         motion_latents=motion_latents,
-        audio=buffer,
+        audio=sound,
         rng_state=rng.get_state(),
         color=state.color,
         chunk_index=state.chunk_index + 1,
@@ -187,10 +216,12 @@ def generate_chunk(
     )
 
 
-def encode_audio_context(models: Models, buffer: AudioBuffer) -> Tensor:
+def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tensor:
     """Return the speech around each frame of the newest window: `[1, F, context, num_blocks, channels]`."""
     geometry, config = models.config.geometry, models.config.audio
-    features = models.audio_encoder(buffer.waveform[None])
+    if isinstance(sound, Recording):
+        return sound.features.context(sound.num_heard - 1)
+    features = models.audio_encoder(sound.waveform[None])
     start = buffer_window_start(geometry, config)
     return audio_context(features, start, geometry.window_frames, config.context_frames)
 
@@ -216,7 +247,11 @@ def denoise_window(
     """
     config = models.config
     shape = (*motion_latents.shape[:2], config.geometry.window_latents, *motion_latents.shape[3:])
-    noise = noise_source(motion_latents.new_empty(shape))
+    # Published weights expect their first noise in the transformer's precision: other precisions draw other
+    # numbers from the same seed.
+    published = config.sampler.kind is SamplerKind.RENOISE
+    dtype = models.dit.patch_embedding.weight.dtype if published else torch.float32
+    noise = noise_source(motion_latents.new_empty(shape, dtype=dtype))
     sigmas = sigmas_from_steps(config.sampler.num_steps, config.sampler.shift, noise.device)
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
@@ -271,9 +306,9 @@ def decode_pixels(models: Models, latents: Tensor) -> Tensor:
 
 
 def normal_noise(rng: torch.Generator) -> NoiseSource:
-    """Return a source of standard normal float32 noise."""
+    """Return a source of standard normal noise, of the shape and in the precision of what it is given."""
 
     def draw(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=rng, device=like.device)
+        return torch.randn(like.shape, generator=rng, device=like.device, dtype=like.dtype)
 
     return draw
