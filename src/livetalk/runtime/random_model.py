@@ -1,0 +1,246 @@
+"""Whole models with random weights: the same graph and the same memory as the real ones, no files.
+
+For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.checkpoints.adapters import published_dit_config
+from livetalk.errors import InputError
+from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.streaming.audio import AudioConfig
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
+
+RANDOM_VERSION = "random"
+"""Version of every model made here; no released weights carry it."""
+
+BIAS_STD = 0.02
+NORM_STD = 0.1
+TEXT_TOKENS = 64
+IMAGE_TOKENS = 257
+
+
+class FrameSpeechEncoder(nn.Module):
+    """Speech features from one random projection of each video frame's samples."""
+
+    def __init__(self, num_blocks: int, channels: int, samples_per_frame: int = 640) -> None:
+        """Make `num_blocks` x `channels` features of `samples_per_frame` samples."""
+        super().__init__()
+        self.num_blocks = num_blocks
+        self.channels = channels
+        self.projection = nn.Linear(samples_per_frame, num_blocks * channels)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return `[B, samples // samples_per_frame, num_blocks, channels]` of `[B, samples]`."""
+        width = self.projection.in_features
+        num_frames = waveform.shape[1] // width
+        frames = waveform[:, : num_frames * width].reshape(waveform.shape[0], num_frames, width)
+        features: Tensor = self.projection(frames.to(self.projection.weight.dtype))
+        return features.reshape(*features.shape[:2], self.num_blocks, self.channels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomModelConfig:
+    """Sizes of a model to be filled with random numbers.
+
+    Attributes:
+        dit: of the transformer.
+        vae: of the VAE.
+        portrait: picture size.
+        stream: timeline, audio window and sampler; the defaults are the published ones.
+    """
+
+    dit: DiTConfig
+    vae: VAEConfig
+    portrait: PortraitConfig
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+
+def published_vae_config() -> VAEConfig:
+    """Return the size of the published VAE and the statistics of its latents."""
+    return VAEConfig(
+        base_dim=96,
+        latent_channels=16,
+        dim_multipliers=(1, 2, 4, 4),
+        num_res_blocks=2,
+        temporal_downsample=(False, True, True),
+        latents_mean=(
+            *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+            *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+        ),
+        latents_std=(
+            *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+            *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+        ),
+    )
+
+
+def flashtalk_14b_config() -> RandomModelConfig:
+    """Return the published model: 18.9 billion parameters, 720x416 pictures."""
+    return RandomModelConfig(
+        dit=published_dit_config(),
+        vae=published_vae_config(),
+        portrait=PortraitConfig(height=416, width=720),
+    )
+
+
+def tiny_config() -> RandomModelConfig:
+    """Return a model of the published form, every branch included, that a CPU runs in an instant."""
+    return RandomModelConfig(
+        dit=DiTConfig(
+            dim=48,
+            ffn_dim=96,
+            num_heads=4,
+            num_layers=4,
+            in_channels=12,
+            out_channels=4,
+            text_dim=32,
+            image_dim=16,
+            text_len=16,
+            freq_dim=32,
+            audio=AudioProjectionConfig(
+                num_blocks=2, channels=8, hidden_dim=16, context_tokens=4, output_dim=16
+            ),
+        ),
+        vae=VAEConfig(
+            base_dim=8,
+            latent_channels=4,
+            dim_multipliers=(1, 2, 2, 2),
+            num_res_blocks=1,
+            temporal_downsample=(False, True, True),
+        ),
+        portrait=PortraitConfig(height=64, width=48),
+        stream=StreamConfig(
+            geometry=ChunkGeometry(window_frames=13),
+            audio=AudioConfig(buffer_seconds=2),
+            sampler=SamplerConfig(num_steps=2),
+        ),
+    )
+
+
+_CONFIGS: dict[str, Callable[[], RandomModelConfig]] = {
+    "flashtalk-14b": flashtalk_14b_config,
+    "tiny": tiny_config,
+}
+RANDOM_MODELS = tuple(_CONFIGS)
+
+
+def random_model_config(name: str) -> RandomModelConfig:
+    """Return the sizes of a model in `RANDOM_MODELS`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if name not in _CONFIGS:
+        raise InputError(f"random weights {name}: is not one of {', '.join(_CONFIGS)}")
+    return _CONFIGS[name]()
+
+
+def build_random_model(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    portrait: PortraitConfig | None = None,
+) -> AvatarModel:
+    """Build a model with random weights, drawn where they stay: nothing passes through host memory.
+
+    Args:
+        name: one of `RANDOM_MODELS`.
+        device: of the networks.
+        dtype: of the transformer and the VAE; the speech encoder is float32.
+        seed: of the weights. Equal on one kind of device for every dtype: all weights are bfloat16 numbers,
+            as published ones are.
+        portrait: picture size, or None for the model's own.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    config = random_model_config(name)
+    rng = torch.Generator(device).manual_seed(seed)
+    with torch.device("meta"):
+        dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
+        audio = config.dit.audio
+        speech = FrameSpeechEncoder(audio.num_blocks, audio.channels)
+    for network in (*_pieces(dit), vae):
+        draw_weights(network, device=device, dtype=dtype, rng=rng)
+    draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
+    vae.use_channels_last()
+    return AvatarModel(
+        name=name,
+        version=RANDOM_VERSION,
+        models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream),
+        portrait=portrait or config.portrait,
+        dtype=dtype,
+    )
+
+
+def draw_weights(
+    module: nn.Module, *, device: torch.device, dtype: torch.dtype, rng: torch.Generator
+) -> None:
+    """Give a network from the meta device random weights, each layer keeping about the size of its input.
+
+    Args:
+        module: its parameters and buffers that are on the meta device are replaced; the rest stays. It comes
+            back in evaluation mode, without gradients.
+        device: where they shall be.
+        dtype: of the weights.
+        rng: on `device`.
+    """
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.is_meta:
+                weight = _draw(name, parameter.shape, rng).to(torch.bfloat16).to(dtype)
+                setattr(owner, name, nn.Parameter(weight, requires_grad=False))
+    module.requires_grad_(False).eval()
+
+
+def draw_embeddings(
+    config: DiTConfig, *, device: torch.device, seed: int = 0
+) -> tuple[Tensor | None, Tensor | None]:
+    """Draw what the text and the image encoder of a stream would return.
+
+    Args:
+        config: of the transformer that takes them.
+        device: of the tensors.
+        seed: of the numbers.
+
+    Returns:
+        Text `[1, S, text_dim]` and image `[1, 257, image_dim]`, float32; None for a branch that the
+        transformer does not have.
+    """
+    rng = torch.Generator(device).manual_seed(seed)
+
+    def draw(num_tokens: int, width: int | None) -> Tensor | None:
+        if width is None:
+            return None
+        return torch.randn(1, num_tokens, width, generator=rng, device=device)
+
+    text = draw(min(TEXT_TOKENS, config.text_len), config.text_dim)
+    return text, draw(IMAGE_TOKENS, config.image_dim)
+
+
+def _pieces(dit: DiT) -> Iterator[nn.Module]:
+    """List a transformer block by block, then the rest of it, so that only one block is in two forms."""
+    yield from dit.blocks.layers
+    yield dit
+
+
+def _draw(name: str, shape: torch.Size, rng: torch.Generator) -> Tensor:
+    noise = torch.randn(shape, generator=rng, device=rng.device)
+    if name == "modulation":
+        return noise.mul_(shape[-1] ** -0.5)
+    if name == "weight" and len(shape) == 1:
+        return noise.mul_(NORM_STD).add_(1)
+    if len(shape) == 1:
+        return noise.mul_(BIAS_STD)
+    return noise.mul_(shape[1:].numel() ** -0.5)

@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from livetalk.errors import InputError
+from livetalk.models.dit import DiT
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.runtime.random_model import (
+    RANDOM_MODELS,
+    RANDOM_VERSION,
+    build_random_model,
+    draw_embeddings,
+    flashtalk_14b_config,
+    random_model_config,
+)
+from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+
+CPU = torch.device("cpu")
+
+
+def build(dtype: torch.dtype = torch.float32, seed: int = 0) -> AvatarModel:
+    """Build the tiny model."""
+    return build_random_model("tiny", device=CPU, dtype=dtype, seed=seed)
+
+
+def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
+    model = build()
+    models = model.models
+    text, image = draw_embeddings(models.dit.config, device=CPU)
+    portrait = torch.rand(3, model.portrait.height, model.portrait.width) * 2 - 1
+    conditioning = prepare_conditioning(models, portrait, text, image)
+    state = create_state(models, conditioning, seed=0)
+    velocities: list[torch.Tensor] = []
+    models.dit.register_forward_hook(lambda module, args, output: velocities.append(output))
+    for _ in range(2):
+        sound = torch.randn(models.config.geometry.chunk_samples) * 0.1
+        chunk, state = generate_chunk(models, conditioning, sound, state)
+        assert chunk.pixels.shape == (3, models.config.geometry.chunk_frames, 64, 48)
+        assert 0.05 < chunk.pixels.std() < 0.95, "neither one colour nor clamped everywhere"
+    # A trained network's velocity (noise - x0) has a deviation of about 1.4.
+    assert all(0.3 < velocity.std() < 3 for velocity in velocities)
+
+
+def test_weights_repeat_with_the_seed_and_are_the_same_numbers_in_every_precision() -> None:
+    first, half, other = build(), build(torch.bfloat16), build(seed=1)
+    for name, weight in first.models.dit.state_dict().items():
+        assert torch.equal(weight, half.models.dit.state_dict()[name].float()), name
+    assert not torch.equal(first.models.dit.patch_embedding.weight, other.models.dit.patch_embedding.weight)
+
+
+def test_no_weight_is_left_without_memory_or_with_a_gradient() -> None:
+    models = build().models
+    for network in (models.dit, models.vae):
+        for name, parameter in network.named_parameters():
+            assert not parameter.is_meta and not parameter.requires_grad, name
+        assert not network.training
+
+
+def test_the_portrait_can_be_of_another_size() -> None:
+    model = build_random_model(
+        "tiny", device=CPU, dtype=torch.float32, portrait=PortraitConfig(height=32, width=32)
+    )
+    assert (model.portrait.height, model.version) == (32, RANDOM_VERSION)
+
+
+def test_the_published_graph_has_its_number_of_parameters() -> None:
+    config = flashtalk_14b_config()
+    with torch.device("meta"):
+        assert sum(p.numel() for p in DiT(config.dit).parameters()) == 18_882_046_784
+        assert sum(p.numel() for p in CausalVideoVAE(config.vae).parameters()) == 126_892_531
+
+
+def test_unknown_names_are_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="is not one of flashtalk-14b, tiny"):
+        random_model_config("flashtalk")
+    assert set(RANDOM_MODELS) == {"flashtalk-14b", "tiny"}
