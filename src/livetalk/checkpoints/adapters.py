@@ -156,6 +156,16 @@ _BLOCK_RULES = (
     ("ffn", "ffn"),
 )
 
+# Statistics of the published VAE's raw latents, which its files do not hold.
+_LATENTS_MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+_LATENTS_STD = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+
 _DIT_RULES = (
     ("patch_embedding.bias", "patch_embedding.bias"),
     ("time_embedding.mlp", "time_embedding"),
@@ -262,4 +272,17 @@ def published_dit_config() -> DiTConfig:
         out_channels=16,
         text_dim=4096,
         image_dim=1280,
+    )
+
+
+def published_vae_config(base_dim: int = 96) -> VAEConfig:
+    """Return the published VAE, 127 million parameters; `base_dim` makes it wider or narrower."""
+    return VAEConfig(
+        base_dim=base_dim,
+        latent_channels=16,
+        dim_multipliers=(1, 2, 4, 4),
+        num_res_blocks=2,
+        temporal_downsample=(False, True, True),
+        latents_mean=_LATENTS_MEAN,
+        latents_std=_LATENTS_STD,
     )
