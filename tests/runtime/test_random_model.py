@@ -9,7 +9,6 @@ from livetalk.runtime.random_model import (
     RANDOM_MODELS,
     RANDOM_VERSION,
     build_random_model,
-    draw_embeddings,
     flashtalk_14b_config,
     random_model_config,
 )
@@ -26,9 +25,10 @@ def build(dtype: torch.dtype = torch.float32, seed: int = 0) -> AvatarModel:
 def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
     model = build()
     models = model.models
-    text, image = draw_embeddings(models.dit.config, device=CPU)
     portrait = torch.rand(3, model.portrait.height, model.portrait.width) * 2 - 1
-    conditioning = prepare_conditioning(models, portrait, text, image)
+    assert model.prompt_encoder is not None
+    prompt = model.prompt_encoder.encode("a person talks", portrait[None])
+    conditioning = prepare_conditioning(models, portrait, prompt.text_embeds, prompt.image_embeds)
     state = create_state(models, conditioning, seed=0)
     velocities: list[torch.Tensor] = []
     models.dit.register_forward_hook(lambda module, args, output: velocities.append(output))
@@ -61,6 +61,7 @@ def test_the_portrait_can_be_of_another_size() -> None:
         "tiny", device=CPU, dtype=torch.float32, portrait=PortraitConfig(height=32, width=32)
     )
     assert (model.portrait.height, model.version) == (32, RANDOM_VERSION)
+    assert model.random_weights, "results must be able to say that they are noise"
 
 
 def test_the_published_graph_has_its_number_of_parameters() -> None:

@@ -14,7 +14,9 @@ from livetalk.errors import InputError
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
+from livetalk.runtime.build import AvatarModel, PortraitConfig, SessionDefaults
+from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
@@ -22,29 +24,32 @@ from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""
 
+PUBLISHED_SEED = 9999
 BIAS_STD = 0.02
 NORM_STD = 0.1
 TEXT_TOKENS = 64
 IMAGE_TOKENS = 257
 
 
-class FrameSpeechEncoder(nn.Module):
-    """Speech features from one random projection of each video frame's samples."""
+class RandomPromptEncoder:
+    """Stands for the text and the image encoder: random embeddings, whatever the prompt and the portrait."""
 
-    def __init__(self, num_blocks: int, channels: int, samples_per_frame: int = 640) -> None:
-        """Make `num_blocks` x `channels` features of `samples_per_frame` samples."""
-        super().__init__()
-        self.num_blocks = num_blocks
-        self.channels = channels
-        self.projection = nn.Linear(samples_per_frame, num_blocks * channels)
+    def __init__(self, config: DiTConfig, seed: int = 0) -> None:
+        """Draw for a transformer of the size of `config`; equal numbers every time."""
+        self._config = config
+        self._seed = seed
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Return `[B, samples // samples_per_frame, num_blocks, channels]` of `[B, samples]`."""
-        width = self.projection.in_features
-        num_frames = waveform.shape[1] // width
-        frames = waveform[:, : num_frames * width].reshape(waveform.shape[0], num_frames, width)
-        features: Tensor = self.projection(frames.to(self.projection.weight.dtype))
-        return features.reshape(*features.shape[:2], self.num_blocks, self.channels)
+    def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
+        """Draw embeddings on the device of `image`; see `PromptEncoder` for their shapes."""
+        rng = torch.Generator(image.device).manual_seed(self._seed)
+
+        def draw(num_tokens: int, width: int | None) -> Tensor | None:
+            if width is None:
+                return None
+            return torch.randn(1, num_tokens, width, generator=rng, device=image.device)
+
+        text = draw(min(TEXT_TOKENS, self._config.text_len), self._config.text_dim)
+        return PromptEmbeds(text_embeds=text, image_embeds=draw(IMAGE_TOKENS, self._config.image_dim))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +59,14 @@ class RandomModelConfig:
     Attributes:
         dit: of the transformer.
         vae: of the VAE.
+        speech: of the speech encoder.
         portrait: picture size.
         stream: timeline, audio window and sampler; the defaults are the published ones.
     """
 
     dit: DiTConfig
     vae: VAEConfig
+    speech: Wav2Vec2Config
     portrait: PortraitConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -88,6 +95,7 @@ def flashtalk_14b_config() -> RandomModelConfig:
     return RandomModelConfig(
         dit=published_dit_config(),
         vae=published_vae_config(),
+        speech=wav2vec2_base(),
         portrait=PortraitConfig(height=416, width=720),
     )
 
@@ -116,6 +124,9 @@ def tiny_config() -> RandomModelConfig:
             dim_multipliers=(1, 2, 2, 2),
             num_res_blocks=1,
             temporal_downsample=(False, True, True),
+        ),
+        speech=Wav2Vec2Config(
+            width=8, num_layers=2, num_heads=2, ffn_dim=16, conv_dims=(8,) * 7, position_groups=2
         ),
         portrait=PortraitConfig(height=64, width=48),
         stream=StreamConfig(
@@ -169,8 +180,7 @@ def build_random_model(
     rng = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
-        audio = config.dit.audio
-        speech = FrameSpeechEncoder(audio.num_blocks, audio.channels)
+        speech = Wav2Vec2Encoder(config.speech)
     for network in (*_pieces(dit), vae):
         draw_weights(network, device=device, dtype=dtype, rng=rng)
     draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
@@ -181,6 +191,10 @@ def build_random_model(
         models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream),
         portrait=portrait or config.portrait,
         dtype=dtype,
+        any_size=True,
+        prompt_encoder=RandomPromptEncoder(config.dit, seed),
+        defaults=SessionDefaults(seed=PUBLISHED_SEED, crop="center"),
+        random_weights=True,
     )
 
 
@@ -202,31 +216,6 @@ def draw_weights(
                 weight = _draw(name, parameter.shape, rng).to(torch.bfloat16).to(dtype)
                 setattr(owner, name, nn.Parameter(weight, requires_grad=False))
     module.requires_grad_(False).eval()
-
-
-def draw_embeddings(
-    config: DiTConfig, *, device: torch.device, seed: int = 0
-) -> tuple[Tensor | None, Tensor | None]:
-    """Draw what the text and the image encoder of a stream would return.
-
-    Args:
-        config: of the transformer that takes them.
-        device: of the tensors.
-        seed: of the numbers.
-
-    Returns:
-        Text `[1, S, text_dim]` and image `[1, 257, image_dim]`, float32; None for a branch that the
-        transformer does not have.
-    """
-    rng = torch.Generator(device).manual_seed(seed)
-
-    def draw(num_tokens: int, width: int | None) -> Tensor | None:
-        if width is None:
-            return None
-        return torch.randn(1, num_tokens, width, generator=rng, device=device)
-
-    text = draw(min(TEXT_TOKENS, config.text_len), config.text_dim)
-    return text, draw(IMAGE_TOKENS, config.image_dim)
 
 
 def _pieces(dit: DiT) -> Iterator[nn.Module]:
