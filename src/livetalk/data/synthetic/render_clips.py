@@ -1,15 +1,18 @@
 """Render training clips into a `ClipStore`: speech corpus in, frames and truth out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.data.synthetic.corpus import Corpus
+from livetalk.data.synthetic.expressions import choose_start, draw_expression, express
 from livetalk.data.synthetic.identity import sample_identity
 from livetalk.data.synthetic.performance import Performance
 from livetalk.data.synthetic.renderer import Renderer
+from livetalk.data.synthetic.visemes import FRAMES_PER_SECOND, PhonemeEvent
 
 
 class ClipRenderer:
@@ -27,11 +30,10 @@ class ClipRenderer:
             spec: what to render.
 
         Returns:
-            The record and the frames, uint8 [F, H, W, 3].
+            The record and the frames, uint8 [F, H, W, 3]. The record's start frame may differ from the one
+            asked for: a clip that begins with a smile begins before a phrase where it can.
         """
-        performance = slice_performance(
-            self._corpus.performance(spec.corpus_clip, spec.motion_seed), spec.start_frame, spec.num_frames
-        )
+        spec, performance = self.perform(spec)
         subject = self._renderer.prepare(sample_identity(spec.identity_seed))
         frames = self._renderer.render(subject, performance)
         face, mouth = self._renderer.boxes(subject, performance)
@@ -44,9 +46,30 @@ class ClipRenderer:
         )
         return record, frames.cpu().numpy()
 
+    def perform(self, spec: ClipSpec) -> tuple[ClipSpec, Performance]:
+        """Settle where a clip starts and what the person does in it: the same for the same `spec`."""
+        sounding = sounding_frames(self._corpus.events(spec.corpus_clip), self._corpus.num_frames)
+        expression = draw_expression(spec.motion_seed)
+        start = choose_start(expression, sounding, spec.start_frame, spec.num_frames)
+        whole = self._corpus.performance(spec.corpus_clip, spec.motion_seed)
+        cut = slice_performance(whole, start, spec.num_frames)
+        performance = express(cut, expression, sounding[start : start + spec.num_frames])
+        return replace(spec, start_frame=start), performance
+
     def _shares(self, box: NDArray[np.float32]) -> tuple[float, float, float, float]:
         left, top, right, bottom = (round(float(edge) / self._renderer.resolution, 4) for edge in box)
         return left, top, right, bottom
+
+
+def sounding_frames(events: Sequence[PhonemeEvent], num_frames: int) -> NDArray[np.bool_]:
+    """Return in which frames a phoneme sounds: [F]."""
+    sounding = np.zeros(num_frames, np.bool_)
+    for event in events:
+        if event.symbol != "pau":
+            first = int(event.start_seconds * FRAMES_PER_SECOND)
+            last = int(np.ceil(event.end_seconds * FRAMES_PER_SECOND))
+            sounding[max(0, first) : max(0, last)] = True
+    return sounding
 
 
 def slice_performance(performance: Performance, start: int, num_frames: int) -> Performance:
