@@ -119,14 +119,23 @@ def test_other_open_mouths_close_in_silence(drawn: list[Expression | None]) -> N
 
 
 def test_smiling_clips_start_before_a_phrase(smiles: list[Expression], toothy: list[Expression]) -> None:
-    sounding = span((60, True), (40, False), (30, True), (35, False), (35, True))
-    for start in range(0, 60, 7):
-        chosen = choose_start(toothy[0], sounding, start, FRAMES)
-        assert chosen + toothy[0].hold_frames in (100, 165)
-        assert 0 <= chosen <= sounding.size - FRAMES
-    assert choose_start(toothy[0], span((200, True)), 33, FRAMES) == 33
-    assert choose_start(None, sounding, 33, FRAMES) == 33
-    assert choose_start(replace(smiles[0], at_start=False), sounding, 33, FRAMES) == 33
+    sounding = span((60, True), (40, False), (30, True), (35, False), (50, True))
+    chosen = {choose_start(toothy[0], sounding, 33, FRAMES, seed) for seed in range(20)}
+    assert chosen == {100 - toothy[0].hold_frames, 165 - toothy[0].hold_frames}
+    assert choose_start(toothy[0], span((200, True)), 33, FRAMES, 1) == 33
+
+
+def test_clips_show_long_pauses_after_speech() -> None:
+    sounding = span((50, True), (60, False), (90, True))
+    starts = np.array([choose_start(None, sounding, 123, FRAMES, seed) for seed in range(200)])
+    moved = starts[starts != 123]
+    assert 0.6 < moved.size / starts.size < 0.9
+    assert moved.min() >= 50 + 38 - FRAMES
+    assert moved.max() <= 44
+    assert choose_start(None, span((200, True)), 33, FRAMES, 1) == 33
+    trailing = {choose_start(None, span((150, True), (50, False)), 0, FRAMES, seed) for seed in range(50)}
+    assert min(trailing - {0}) >= 150 + 38 - FRAMES
+    assert max(trailing) == 200 - FRAMES
 
 
 def test_frames_sound_where_phonemes_are() -> None:

@@ -24,6 +24,9 @@ OPEN_SHARE: Final = 0.08
 """Share of clips that begin with the mouth open otherwise: surprised, or with parted lips."""
 
 _SHORTEST_PAUSE = 18
+_LONG_PAUSE = 38
+_LONG_PAUSE_CHANCE = 0.75
+_LEAST_SPEECH = 6
 _SLIGHTEST_SMILE = 0.5
 
 
@@ -71,25 +74,37 @@ def draw_expression(seed: int) -> Expression | None:
     return None
 
 
-def choose_start(expression: Expression | None, sounding: Flags, start: int, num_frames: int) -> int:
-    """Choose where a clip begins: one with an expression prefers the silence before a phrase.
+def choose_start(
+    expression: Expression | None, sounding: Flags, start: int, num_frames: int, seed: int
+) -> int:
+    """Choose where a clip begins, so that smiles and silence are not cut off more often than not.
+
+    A clip that begins with a smile prefers the silence before a phrase. Of the others, most that can show
+    speech falling into a long pause do so: the mouth has to be seen closing, and staying closed.
 
     Args:
         expression: of the clip.
         sounding: [F], speech in each frame of the whole recording.
-        start: the frame drawn without regard to speech; also decides among several phrases.
+        start: the frame drawn without regard to speech, kept where nothing better is found.
         num_frames: length of the clip, at most F.
+        seed: source of all choices.
 
     Returns:
         The first frame, 0..F - `num_frames`.
     """
-    if expression is None or not expression.stays or not expression.at_start:
-        return start
-    lead = expression.hold_frames
-    begins = np.flatnonzero(sounding[1:] & ~sounding[:-1]) + 1
-    starts = begins - lead
-    fits = [s for s in starts if 0 <= s <= sounding.size - num_frames and not sounding[s : s + lead].any()]
-    return int(fits[start % len(fits)]) if fits else start
+    rng = np.random.default_rng((seed, 18))
+    starts = np.arange(sounding.size - num_frames + 1)
+    if expression is not None and expression.stays and expression.at_start:
+        lead = expression.hold_frames
+        before = np.array([sounding[s + lead] and not sounding[s : s + lead].any() for s in starts])
+        return int(rng.choice(starts[before])) if before.any() else start
+    if rng.random() < _LONG_PAUSE_CHANCE:
+        fits = np.zeros(starts.size, np.bool_)
+        for begin, end in _pauses(sounding, _LONG_PAUSE):
+            shown = np.minimum(starts + num_frames, end) - begin
+            fits |= (starts <= begin - _LEAST_SPEECH) & (shown >= _LONG_PAUSE)
+        return int(rng.choice(starts[fits])) if fits.any() else start
+    return start
 
 
 def express(performance: Performance, expression: Expression | None, sounding: Flags) -> Performance:
@@ -183,7 +198,7 @@ def _weights(expression: Expression, sounding: Flags) -> Floats:
         end = max(first - 1, held) if first < num_frames else num_frames + expression.release_frames
         weight = 1.0 - _ramp((times - end) / expression.release_frames)
     if expression.in_pauses:
-        for begin, end in _pauses(sounding):
+        for begin, end in _pauses(sounding, _SHORTEST_PAUSE):
             rise = _ramp((times - begin - 4) / 10.0)
             fall = 1.0 - _ramp((times - end + 2) / expression.release_frames)
             weight = np.maximum(weight, np.minimum(rise, fall) if end < num_frames else rise)
@@ -195,11 +210,11 @@ def _lingers(weight: Floats) -> Floats:
     return np.maximum.accumulate(weight)
 
 
-def _pauses(sounding: Flags) -> list[tuple[int, int]]:
-    """Return (first frame, frame after the last) of pauses after speech that are long enough to smile in."""
+def _pauses(sounding: Flags, shortest: int) -> list[tuple[int, int]]:
+    """Return (first frame, frame after the last) of pauses after speech of at least `shortest` frames."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], sounding, [True]]).astype(np.int8)))
     pairs = [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
-    return [(begin, end) for begin, end in pairs if begin > 0 and end - begin >= _SHORTEST_PAUSE]
+    return [(begin, end) for begin, end in pairs if begin > 0 and end - begin >= shortest]
 
 
 def _is_mouth() -> Flags:

@@ -31,7 +31,7 @@ class ClipRenderer:
 
         Returns:
             The record and the frames, uint8 [F, H, W, 3]. The record's start frame may differ from the one
-            asked for: a clip that begins with a smile begins before a phrase where it can.
+            asked for; see `choose_start`.
         """
         spec, performance = self.perform(spec)
         subject = self._renderer.prepare(sample_identity(spec.identity_seed))
@@ -50,7 +50,7 @@ class ClipRenderer:
         """Settle where a clip starts and what the person does in it: the same for the same `spec`."""
         sounding = sounding_frames(self._corpus.events(spec.corpus_clip), self._corpus.num_frames)
         expression = draw_expression(spec.motion_seed)
-        start = choose_start(expression, sounding, spec.start_frame, spec.num_frames)
+        start = choose_start(expression, sounding, spec.start_frame, spec.num_frames, spec.motion_seed)
         whole = self._corpus.performance(spec.corpus_clip, spec.motion_seed)
         cut = slice_performance(whole, start, spec.num_frames)
         performance = express(cut, expression, sounding[start : start + spec.num_frames])
