@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from livetalk.errors import InputError
+from livetalk.streaming.conditioning import resize_and_center_crop
 
-Crop = Literal["face", "center", "none"]
+Crop = Literal["face", "center", "none", "published"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
 FACE_SIDE = 0.48
@@ -60,7 +61,8 @@ def frame_portrait(
         width: of the result, pixels.
         crop: "face" finds the most prominent face and frames it from the top of the head to the upper
             chest; "center" takes the largest part of the middle; "none" keeps the whole picture. What
-            lies outside of the picture is filled with its blurred reflection.
+            lies outside of the picture is filled with its blurred reflection. "published" is "center" to
+            the pixel as the published models were fed.
         name: what to call the picture in a message.
 
     Returns:
@@ -69,6 +71,8 @@ def frame_portrait(
     Raises:
         InputError: crop is "face" and there is no face.
     """
+    if crop == "published":
+        return resize_and_center_crop(image, height, width)
     picture = Box(0, 0, image.shape[1], image.shape[0])
     aspect = width / height
     if crop == "none":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from livetalk.data.files import PendingFile, require_input_file
 from livetalk.errors import InputError
@@ -77,6 +77,25 @@ def contact_sheet(frames: Sequence[NDArray[np.uint8]], num_columns: int = 6) -> 
     return sheet
 
 
+class Stamp:
+    """A line of text across the middle of pictures, white on a dark band, that cannot be overlooked."""
+
+    def __init__(self, text: str) -> None:
+        """Prepare; the text is drawn when the size of the pictures is known."""
+        self._text = text
+        self._band: NDArray[np.uint8] = np.zeros((0, 0, 3), dtype=np.uint8)
+
+    def apply(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return pictures [F, H, W, 3], uint8, with the text across each of them."""
+        height, width = frames.shape[1:3]
+        if self._band.shape[1] != width:
+            self._band = _text_band(self._text, width, max(8, height // 6))
+        top = (height - self._band.shape[0]) // 2
+        stamped = frames.copy()
+        stamped[:, top : top + self._band.shape[0]] = self._band
+        return stamped
+
+
 def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
     """Write a picture as PNG; it appears only when it is complete.
 
@@ -94,6 +113,18 @@ def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
         pending.discard()
         raise pending.error(error) from error
     return pending.keep()
+
+
+def _text_band(text: str, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw a line of text as wide as fits: [height, width, 3]."""
+    large = ImageFont.load_default(64)
+    left, top, right, bottom = large.getbbox(text)
+    drawn = Image.new("RGB", (round(right - left) + 64, round(bottom - top) + 64))
+    ImageDraw.Draw(drawn).text((32 - left, 32 - top), text, fill="white", font=large)
+    drawn.thumbnail((width, height))
+    band = Image.new("RGB", (width, height))
+    band.paste(drawn, ((width - drawn.width) // 2, (height - drawn.height) // 2))
+    return np.array(band)
 
 
 def _check_size(file: Path, width: int, height: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 import torch
@@ -15,20 +15,26 @@ from numpy.typing import NDArray
 
 from livetalk import __version__
 from livetalk.data.files import require_output_file
-from livetalk.data.framing import CROPS, Crop, frame_portrait
-from livetalk.data.image import contact_sheet, load_image, save_png
+from livetalk.data.framing import frame_portrait
+from livetalk.data.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.data.media import AudioReader, VideoWriter, open_audio
 from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.runtime.audio_feed import AudioFeed
 from livetalk.runtime.build import AvatarModel, BuildConfig, Precision, build_avatar
+from livetalk.runtime.session import Session, SessionOptions, plan_session
+from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor
-from livetalk.streaming.step import Models, create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.state import StreamState
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
 from livetalk.tracing import span
-from livetalk.types import VideoChunk
+from livetalk.types import Conditioning, VideoChunk
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+
+NOISE_NOTICE = "RANDOM WEIGHTS: THIS IS NOISE"
+"""Written across every picture of a model without real weights."""
 
 _PREVIEW_FRAMES = 24
 
@@ -123,34 +129,30 @@ class Avatar:
         """Samples per second of the sound that `stream` takes."""
         return self.model.models.config.geometry.sample_rate
 
-    def generate(  # noqa: PLR0913  independent keyword options, most of them left alone
+    def generate(
         self,
         image: Image,
         audio: str | os.PathLike[str] | AudioReader,
         output: str | os.PathLike[str],
         *,
-        seed: int = 0,
-        crop: Crop = "face",
-        num_steps: int | None = None,
         preview: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
+        **options: Unpack[SessionOptions],
     ) -> GenerateResult:
         """Make a video of the portrait speaking the sound: H.264 and AAC, ceil(duration * fps) frames.
 
-        Memory does not grow with the length of the sound. The video appears under its name only when it
-        is complete.
+        Memory does not grow with the length of the sound (in the audio mode "whole" by the sound itself,
+        64 kB a second). The video appears under its name only when it is complete.
 
         Args:
             image: a picture file, or pixels [H, W, 3], uint8, RGB.
             audio: any audio or video file that FFmpeg reads, or one that `open_audio` opened.
             output: the .mp4 to make.
-            seed: of the noise; the same seed gives the same pictures on the same machine.
-            crop: "face", "center" or "none", see `frame_portrait`.
-            num_steps: denoising steps, or None for the model's own number.
             preview: a .png to make as well: frames from start to end on one sheet.
             overwrite: replace files that already exist.
             progress: called after each chunk with the frames done and the frames in all.
+            **options: of the session, see `SessionOptions`.
 
         Raises:
             InputError: the image, the sound or an option cannot be used.
@@ -161,22 +163,22 @@ class Avatar:
         if preview is not None:
             targets.append(require_output_file(preview, ".png", overwrite=overwrite))
         sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
-        portrait = self._frame(image, crop)
+        session = plan_session(self.model, options)
+        portrait = _frame(image, session)
         _keep_inputs_apart([image, sound.path], targets)
-        models = self._with_steps(num_steps)
         num_frames = sound.num_frames(self.fps)
         writer = VideoWriter(
             targets[0],
-            width=self.model.portrait.width,
-            height=self.model.portrait.height,
+            width=session.portrait.width,
+            height=session.portrait.height,
             fps=self.fps,
             audio=sound,
-            metadata=self._describe(models, seed, crop),
+            metadata=self._describe(session),
         )
-        device = models.device
+        device = session.models.device
         _logger.info("%s on %s in %s, %d frames", self.model.name, device, self.model.precision, num_frames)
         sampler = _PreviewSampler(num_frames if preview is not None else 0)
-        chunks = _stream(models, portrait, sound.mono_blocks(self.sample_rate), seed)
+        chunks = self._stream(session, portrait, sound.mono_blocks(self.sample_rate))
         try:
             self._write(chunks, writer, num_frames, sampler, progress)
             path = writer.finish()
@@ -197,19 +199,14 @@ class Avatar:
         self,
         image: Image,
         audio_blocks: Iterable[NDArray[np.float32]],
-        *,
-        seed: int = 0,
-        crop: Crop = "face",
-        num_steps: int | None = None,
+        **options: Unpack[SessionOptions],
     ) -> Iterator[VideoChunk]:
         """Make chunks of video while the sound is still arriving.
 
         Args:
             image: a picture file, or pixels [H, W, 3], uint8, RGB.
             audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
-            seed: of the noise.
-            crop: "face", "center" or "none".
-            num_steps: denoising steps, or None for the model's own number.
+            **options: of the session, see `SessionOptions`.
 
         Returns:
             An iterator of chunks; the last one has only the frames that the sound covers.
@@ -217,37 +214,41 @@ class Avatar:
         Raises:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
-        return _stream(self._with_steps(num_steps), self._frame(image, crop), audio_blocks, seed)
+        session = plan_session(self.model, options)
+        return self._stream(session, _frame(image, session), audio_blocks)
 
-    def _frame(self, image: Image, crop: Crop) -> NDArray[np.uint8]:
-        if crop not in CROPS:
-            raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
-        size = (self.model.portrait.height, self.model.portrait.width)
-        if isinstance(image, np.ndarray):
-            return frame_portrait(image, *size, crop=crop)
-        return frame_portrait(load_image(image), *size, crop=crop, name=f"image {os.fspath(image)}")
+    def _stream(
+        self, session: Session, portrait: NDArray[np.uint8], blocks: Iterable[NDArray[np.float32]]
+    ) -> Iterator[VideoChunk]:
+        """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
+        models = session.models
+        conditioning = self._prepare(session, portrait)
+        feed, state = _start(session, conditioning, blocks)
+        for piece in feed:
+            with span("runtime.chunk"):
+                chunk, state = generate_chunk(models, conditioning, torch.from_numpy(piece.samples), state)
+            yield dataclasses.replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
 
-    def _with_steps(self, num_steps: int | None) -> Models:
-        models = self.model.models
-        if num_steps is None:
-            return models
-        if num_steps < 1:
-            raise InputError(f"steps {num_steps}: at least 1 is needed")
-        sampler = dataclasses.replace(models.config.sampler, num_steps=num_steps)
-        return dataclasses.replace(models, config=dataclasses.replace(models.config, sampler=sampler))
+    def _prepare(self, session: Session, portrait: NDArray[np.uint8]) -> Conditioning:
+        """Encode what stays the same through a session."""
+        image = image_to_tensor(portrait)
+        encoder = self.model.prompt_encoder
+        if encoder is None:
+            return prepare_conditioning(session.models, image)
+        embeds = encoder.encode(session.prompt, image[None].to(session.models.device))
+        return prepare_conditioning(session.models, image, embeds.text_embeds, embeds.image_embeds)
 
-    def _describe(self, models: Models, seed: int, crop: Crop) -> dict[str, object]:
+    def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""
         return {
             "software": f"livetalk {__version__}",
             "model": self.model.name,
             "model_version": self.model.version,
-            "seed": seed,
-            "num_steps": models.config.sampler.num_steps,
-            "crop": crop,
+            **session.describe(),
             "precision": self.model.precision,
-            "device": models.device.type,
+            "device": session.models.device.type,
             "synthetic": True,
+            **({"notice": NOISE_NOTICE} if self.model.random_weights else {}),
         }
 
     def _write(
@@ -259,11 +260,14 @@ class Avatar:
         progress: Progress | None,
     ) -> None:
         """Encode chunks while the next ones are generated."""
+        stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
         done = 0
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
             pending: Future[None] | None = None
             for chunk in chunks:
                 frames = chunk.to_uint8().cpu().numpy()
+                if stamp is not None:
+                    frames = stamp.apply(frames)
                 if pending is not None:
                     pending.result()
                 pending = pool.submit(writer.write, frames)
@@ -297,17 +301,25 @@ class _PreviewSampler:
                 self.frames.append(frame.copy())
 
 
-def _stream(
-    models: Models, portrait: NDArray[np.uint8], blocks: Iterable[NDArray[np.float32]], seed: int
-) -> Iterator[VideoChunk]:
-    """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
-    feed = AudioFeed(blocks, models.config.geometry, models.config.audio.lookahead_frames)
-    conditioning = prepare_conditioning(models, image_to_tensor(portrait))
-    state = create_state(models, conditioning, seed, torch.from_numpy(feed.lead))
-    for piece in feed:
-        with span("runtime.chunk"):
-            chunk, state = generate_chunk(models, conditioning, torch.from_numpy(piece.samples), state)
-        yield dataclasses.replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
+def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
+    size = (session.portrait.height, session.portrait.width)
+    if isinstance(image, np.ndarray):
+        return frame_portrait(image, *size, crop=session.crop)
+    return frame_portrait(load_image(image), *size, crop=session.crop, name=f"image {os.fspath(image)}")
+
+
+def _start(
+    session: Session, conditioning: Conditioning, blocks: Iterable[NDArray[np.float32]]
+) -> tuple[AudioFeed, StreamState]:
+    """Begin to listen, and return where the pieces of sound come from and the state before the first."""
+    models, seed = session.models, session.seed
+    geometry = models.config.geometry
+    if session.audio_mode is AudioMode.STREAM:
+        feed = AudioFeed(blocks, geometry, models.config.audio.lookahead_frames)
+        return feed, create_state(models, conditioning, seed, torch.from_numpy(feed.lead))
+    heard = [np.zeros(0, np.float32), *blocks]
+    recording = torch.from_numpy(np.concatenate(heard))
+    return AudioFeed(heard, geometry, 0), create_recorded_state(models, conditioning, seed, recording)
 
 
 def _keep_inputs_apart(inputs: Iterable[Image], targets: Iterable[Path]) -> None:

@@ -1,0 +1,167 @@
+"""What a user asks of one video, and what it comes to with a given model: checked before anything runs."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TypedDict
+
+from livetalk.data.framing import CROPS, Crop
+from livetalk.errors import InputError
+from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.step import Models
+
+SIZES = {
+    "portrait": PortraitConfig(height=768, width=448),
+    "landscape": PortraitConfig(height=448, width=768),
+    "portrait-small": PortraitConfig(height=720, width=416),
+    "landscape-small": PortraitConfig(height=416, width=720),
+    "square": PortraitConfig(height=640, width=640),
+    "square-small": PortraitConfig(height=512, width=512),
+}
+"""Names of usual picture sizes."""
+
+_SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
+
+
+class SessionOptions(TypedDict, total=False):
+    """Options of one video or stream; what is left out, or None, is the model's own choice.
+
+    Attributes:
+        seed: of the noise; the same seed gives the same pictures on the same machine.
+        crop: what of the portrait is used, see `frame_portrait`.
+        num_steps: denoising steps.
+        size: picture size, "HEIGHTxWIDTH" or a name in `SIZES`.
+        prompt: what the video shall show, for a model with a text branch.
+        audio_mode: "stream" hears the sound as it comes; "whole" waits for all of it, and every frame
+            hears its future too.
+    """
+
+    seed: int | None
+    crop: Crop | None
+    num_steps: int | None
+    size: str | None
+    prompt: str | None
+    audio_mode: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The options of one video, complete and checked.
+
+    Attributes:
+        models: networks and settings, those of the session included.
+        portrait: picture size.
+        seed: of the noise.
+        crop: what of the portrait is used.
+        prompt: for the text branch; empty for a model without one.
+        audio_mode: how the sound is heard.
+    """
+
+    models: Models
+    portrait: PortraitConfig
+    seed: int
+    crop: Crop
+    prompt: str
+    audio_mode: AudioMode
+
+    def describe(self) -> dict[str, object]:
+        """Return the options as words and numbers, for a video's metadata."""
+        return {
+            "seed": self.seed,
+            "num_steps": self.models.config.sampler.num_steps,
+            "crop": self.crop,
+            "size": f"{self.portrait.height}x{self.portrait.width}",
+            "audio_mode": self.audio_mode.value,
+            **({"prompt": self.prompt} if self.prompt else {}),
+        }
+
+
+def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
+    """Complete a user's options with the model's own choices.
+
+    Raises:
+        InputError: an option cannot be used with this model.
+    """
+    seed, crop = options.get("seed"), options.get("crop")
+    crop = model.defaults.crop if crop is None else crop
+    if crop not in CROPS:
+        raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
+    return Session(
+        models=_with_steps(model.models, options.get("num_steps")),
+        portrait=_portrait(model, options.get("size")),
+        seed=_seed(model.defaults.seed if seed is None else seed),
+        crop=crop,
+        prompt=_prompt(model, options.get("prompt")),
+        audio_mode=_audio_mode(options.get("audio_mode")),
+    )
+
+
+def parse_size(size: str) -> PortraitConfig:
+    """Read a picture size: a name in `SIZES`, or "HEIGHTxWIDTH" in pixels.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if size in SIZES:
+        return SIZES[size]
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise InputError(f"size {size}: is neither HEIGHTxWIDTH nor one of {', '.join(SIZES)}")
+    return PortraitConfig(height=int(match[1]), width=int(match[2]))
+
+
+def size_multiple(models: Models) -> int:
+    """Return what both sides of a picture must be a multiple of: the pixels behind one token."""
+    patch = max(models.dit.config.patch_size[1:])
+    return models.vae.config.spatial_stride * patch
+
+
+def _portrait(model: AvatarModel, size: str | None) -> PortraitConfig:
+    if size is None:
+        return model.portrait
+    portrait, own = parse_size(size), model.portrait
+    if not model.any_size and portrait != own:
+        raise InputError(f"size {size}: the model {model.name} makes {own.height}x{own.width} pictures only")
+    multiple = size_multiple(model.models)
+    if portrait.height % multiple or portrait.width % multiple or not portrait.height * portrait.width:
+        raise InputError(
+            f"size {size}: height and width must be multiples of {multiple}; the nearest is "
+            f"{_round(portrait.height, multiple)}x{_round(portrait.width, multiple)}"
+        )
+    return portrait
+
+
+def _round(pixels: int, multiple: int) -> int:
+    return max(1, round(pixels / multiple)) * multiple
+
+
+def _with_steps(models: Models, num_steps: int | None) -> Models:
+    if num_steps is None:
+        return models
+    if num_steps < 1:
+        raise InputError(f"steps {num_steps}: at least 1 is needed")
+    sampler = dataclasses.replace(models.config.sampler, num_steps=num_steps)
+    return dataclasses.replace(models, config=dataclasses.replace(models.config, sampler=sampler))
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed}: must be 0 or more and below 2**63")
+    return seed
+
+
+def _prompt(model: AvatarModel, prompt: str | None) -> str:
+    if model.models.dit.config.text_dim is None:
+        if prompt is not None:
+            raise InputError(f"prompt: the model {model.name} takes none; leave --prompt out")
+        return ""
+    return model.defaults.prompt if prompt is None else prompt
+
+
+def _audio_mode(mode: str | None) -> AudioMode:
+    try:
+        return AudioMode(mode or AudioMode.STREAM)
+    except ValueError as error:
+        choices = ", ".join(choice.value for choice in AudioMode)
+        raise InputError(f"audio mode {mode}: is not one of {choices}") from error
