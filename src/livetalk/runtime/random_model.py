@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from livetalk.checkpoints.adapters import published_dit_config
+from livetalk.checkpoints.adapters import published_dit_config, published_vae_config
 from livetalk.errors import InputError
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
@@ -69,25 +69,6 @@ class RandomModelConfig:
     speech: Wav2Vec2Config
     portrait: PortraitConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
-
-
-def published_vae_config() -> VAEConfig:
-    """Return the size of the published VAE and the statistics of its latents."""
-    return VAEConfig(
-        base_dim=96,
-        latent_channels=16,
-        dim_multipliers=(1, 2, 4, 4),
-        num_res_blocks=2,
-        temporal_downsample=(False, True, True),
-        latents_mean=(
-            *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
-            *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
-        ),
-        latents_std=(
-            *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
-            *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
-        ),
-    )
 
 
 def flashtalk_14b_config() -> RandomModelConfig:

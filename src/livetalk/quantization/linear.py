@@ -1,0 +1,98 @@
+"""Linear layers whose weights are stored in one byte and widened where they are used."""
+
+from collections.abc import Collection
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.ops.low_precision import ByteFormat, dequantize_channels, quantize_channels
+
+DIT_KEEP = (
+    "patch_embedding",
+    "time_embedding",
+    "text_projection",
+    "image_projection",
+    "audio_projection",
+    "head",
+)
+"""Parts of the transformer outside its blocks: 2 % of the weights, through which every number passes.
+
+The modulation of the blocks is no linear layer and stays as it is, too.
+"""
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer with weights of one byte and one scale per output channel.
+
+    The weight is widened to the precision of the input for each call and multiplied in that precision: it
+    saves memory, not time. `Module.to(dtype)` would widen the stored levels; choose the precision first.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
+        """Wrap a quantised weight.
+
+        Args:
+            weight: levels `[out, in]`, int8 or e4m3.
+            weight_scale: `[out, 1]` float32.
+            bias: `[out]`, or None.
+        """
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", weight_scale)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, byte_format: ByteFormat) -> "QuantizedLinear":
+        """Quantise a layer where it is; it is not changed, and its bias is shared."""
+        weight, scale = quantize_channels(linear.weight.detach(), byte_format)
+        return cls(weight, scale, None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[..., out]` in the dtype of `x`, `[..., in]`."""
+        weight = dequantize_channels(self.weight, self.weight_scale, x.dtype)
+        bias = self.bias
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Describe the layer as `nn.Linear` does, with its storage."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.weight.dtype}"
+
+
+def quantize_linears(
+    module: nn.Module, byte_format: ByteFormat = "float8", keep: Collection[str] = DIT_KEEP
+) -> int:
+    """Replace the linear layers inside a network by quantised ones, one after the other.
+
+    Args:
+        module: changed in place; layers of other kinds, norms and parameters of its own stay.
+        byte_format: of the new weights.
+        keep: qualified names of parts to leave alone, with all that is in them.
+
+    Returns:
+        The layers replaced.
+    """
+    replaced = 0
+    for name, child in list(module.named_children()):
+        if name in keep:
+            continue
+        if type(child) is nn.Linear:
+            setattr(module, name, QuantizedLinear.from_linear(child, byte_format))
+            replaced += 1
+        else:
+            inner = {kept.removeprefix(f"{name}.") for kept in keep if kept.startswith(f"{name}.")}
+            replaced += quantize_linears(child, byte_format, inner)
+    return replaced
+
+
+def count_weight_bytes(module: nn.Module) -> int:
+    """Return the bytes of a network's parameters and buffers, shared ones once."""
+    storages = {
+        (tensor.untyped_storage().data_ptr() or id(tensor)): tensor.nbytes
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return sum(storages.values())
