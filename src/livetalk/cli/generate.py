@@ -8,8 +8,11 @@ from livetalk.data.files import require_output_file
 from livetalk.data.framing import CROPS
 from livetalk.data.image import load_image
 from livetalk.data.media import open_audio
-from livetalk.runtime.avatar import Avatar
+from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
 from livetalk.runtime.build import PRECISIONS
+from livetalk.runtime.random_model import RANDOM_MODELS
+from livetalk.runtime.session import SIZES, SessionOptions, parse_size
+from livetalk.streaming.audio import AudioMode
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,13 +27,38 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4 to make")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="also make a contact sheet of frames")
+    _add_session_options(parser)
+    _add_model_options(parser)
+
+
+def _add_session_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--crop", choices=CROPS, help="what of the picture to use (default: the model's own)")
     parser.add_argument(
-        "--crop", choices=CROPS, default="face", help="what of the picture to use (default: face)"
+        "--size",
+        help="of the video: HEIGHTxWIDTH in pixels, such as 720x416, or "
+        f"{', '.join(SIZES)} (default: the model's own)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    parser.add_argument("--seed", type=int, help="of the noise (default: the model's own)")
     parser.add_argument(
+        "--num-steps", "--steps", type=int, dest="steps", help="denoising steps (default: the model's own)"
+    )
+    parser.add_argument("--prompt", help="what the video shall show, for a model that reads one")
+    parser.add_argument(
+        "--audio-mode",
+        choices=[mode.value for mode in AudioMode],
+        help="stream: each frame hears the past only, as live; whole: the future too (default: stream)",
+    )
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--model", default="embedded", help="shipped model or checkpoint folder (default: embedded)"
+    )
+    which.add_argument(
+        "--random-weights",
+        choices=RANDOM_MODELS,
+        help="the graph of a model without its weights, to rehearse and to measure; it makes noise",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
@@ -50,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if args.preview is not None:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
     load_image(args.image)
+    options = _session_options(args)
     audio = open_audio(args.audio)
-    avatar = Avatar.load(args.model, device=args.device, precision=args.precision, threads=args.threads)
+    avatar = _load(args)
     model = avatar.model
     title = f"{model.name} on {model.models.device} in {model.precision}"
     with VideoProgress(title, avatar.fps) as progress:
@@ -59,12 +88,10 @@ def run(args: argparse.Namespace) -> int:
             args.image,
             audio,
             args.output,
-            seed=args.seed,
-            crop=args.crop,
-            num_steps=args.steps,
             preview=args.preview,
             overwrite=args.overwrite,
             progress=progress,
+            **options,
         )
         elapsed = progress.elapsed_seconds
         speed = progress.speed
@@ -72,4 +99,26 @@ def run(args: argparse.Namespace) -> int:
     if result.preview is not None:
         print(f"{result.preview}: contact sheet")
     print(f"{title}: {elapsed:.1f} s, {speed}")
+    if model.random_weights:
+        print(f"{result.path}: {NOISE_NOTICE}; only its length, its sound and its speed mean anything")
     return 0
+
+
+def _session_options(args: argparse.Namespace) -> SessionOptions:
+    if args.size is not None:
+        parse_size(args.size)
+    return SessionOptions(
+        seed=args.seed,
+        crop=args.crop,
+        num_steps=args.steps,
+        size=args.size,
+        prompt=args.prompt,
+        audio_mode=args.audio_mode,
+    )
+
+
+def _load(args: argparse.Namespace) -> Avatar:
+    placement = {"device": args.device, "precision": args.precision, "threads": args.threads}
+    if args.random_weights is not None:
+        return Avatar.with_random_weights(args.random_weights, **placement)
+    return Avatar.load(args.model, **placement)

@@ -21,7 +21,16 @@ from livetalk.data.media import AudioReader, VideoWriter, open_audio
 from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.runtime.audio_feed import AudioFeed
-from livetalk.runtime.build import AvatarModel, BuildConfig, Precision, build_avatar
+from livetalk.runtime.build import (
+    AvatarModel,
+    BuildConfig,
+    Precision,
+    build_avatar,
+    choose_device,
+    choose_dtype,
+    set_threads,
+)
+from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor
@@ -110,14 +119,38 @@ class Avatar:
             WeightsError: the weights are missing, damaged or do not fit.
             InputError: there is no such device, or threads is below 1.
         """
-        if threads is not None:
-            if threads < 1:
-                raise InputError(f"threads {threads}: at least 1 is needed")
-            torch.set_num_threads(threads)
+        set_threads(threads)
         config = BuildConfig(
             model=model, device=device, precision=precision, compile=compile, warm_up=warm_up
         )
         return cls(build_avatar(config))
+
+    @classmethod
+    def with_random_weights(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Build the graph of a model without its weights, for rehearsals and benchmarks.
+
+        It needs the memory and the time of the real one; what it makes is noise, and every picture of a
+        video that `generate` makes says so.
+
+        Args:
+            name: of the graph, one of `RANDOM_MODELS`.
+            device: as in `load`.
+            precision: as in `load`.
+            threads: as in `load`.
+
+        Raises:
+            InputError: there is no such graph or device, or threads is below 1.
+        """
+        set_threads(threads)
+        place = choose_device(device)
+        return cls(build_random_model(name, device=place, dtype=choose_dtype(precision, place)))
 
     @property
     def fps(self) -> int:

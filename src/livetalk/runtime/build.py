@@ -236,6 +236,19 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def set_threads(threads: int | None) -> None:
+    """Limit the CPU threads of the whole process; None leaves PyTorch's choice.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads {threads}: at least 1 is needed")
+    torch.set_num_threads(threads)
+
+
 def _load_models(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Models:
     dit_config = checkpoint.config("dit", DiTConfig)
     vae_config = checkpoint.config("vae", VAEConfig)
