@@ -1,0 +1,114 @@
+"""A whole recording is the stream with its future known: same windows, same frames, pieces that fit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.streaming.audio import (
+    MARGIN_SECONDS,
+    PIECE_SECONDS,
+    AudioConfig,
+    RecordedFeatures,
+    Recording,
+)
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.step import (
+    create_recorded_state,
+    create_state,
+    encode_audio_context,
+    generate_chunk,
+    prepare_conditioning,
+)
+from tiny import IMAGE_SIDE, FrameEncoder, tiny_models
+
+GEOMETRY = ChunkGeometry(window_frames=13)
+CHUNK = GEOMETRY.chunk_samples
+LONGEST_AT_ONCE = (PIECE_SECONDS + 2 * MARGIN_SECONDS) * GEOMETRY.fps
+
+
+class CountingEncoder(FrameEncoder):
+    """Remembers how many frames it was given each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        self.calls.append(waveform.shape[1] // 640)
+        return super().__call__(waveform)
+
+
+def sound(num_samples: int) -> Tensor:
+    return torch.randn(num_samples, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("num_samples", [1, 640, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 700])
+def test_each_frame_reads_the_same_sound_as_in_a_stream(num_samples: int) -> None:
+    models = tiny_models()
+    recording = sound(num_samples)
+    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    live = create_state(models, conditioning, 0).audio
+    whole = create_recorded_state(models, conditioning, 0, recording).audio
+    num_chunks = GEOMETRY.num_chunks(num_samples)
+    padded = torch.nn.functional.pad(recording, (0, num_chunks * CHUNK - num_samples))
+    for chunk in range(num_chunks):
+        samples = padded[chunk * CHUNK : (chunk + 1) * CHUNK]
+        live, whole = live.push(samples), whole.push(samples)
+        now, later = (encode_audio_context(models, audio) for audio in (live, whole))
+        assert now.shape == later.shape
+        # Only the last two frames of a window reach beyond what a stream has heard.
+        torch.testing.assert_close(now[:, :-2], later[:, :-2])
+        if chunk + 1 < num_chunks:
+            assert not torch.allclose(now[:, -1], later[:, -1])
+    with pytest.raises(ValueError, match=f"ends before chunk {num_chunks}"):
+        encode_audio_context(models, whole.push(padded[:CHUNK]))
+
+
+def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> None:
+    models = tiny_models()
+    # Every frame sounds the same, so that a frame's future is its present; the onset is frame 0.
+    steady = sound(640).repeat(3 * GEOMETRY.chunk_frames)
+    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    states = [
+        create_state(models, conditioning, 5),
+        create_recorded_state(models, conditioning, 5, steady),
+    ]
+    shown: list[list[Tensor]] = [[], []]
+    for frames, state in zip(shown, states, strict=True):
+        for start in range(0, len(steady), CHUNK):
+            chunk, state = generate_chunk(models, conditioning, steady[start : start + CHUNK], state)
+            assert chunk.first_frame == start // 640
+            frames.append(chunk.pixels)
+    torch.testing.assert_close(torch.cat(shown[0], dim=1), torch.cat(shown[1], dim=1))
+
+
+def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
+    encoder = CountingEncoder()
+    num_chunks = 200
+    waveform = sound(num_chunks * CHUNK)
+    pieces = RecordedFeatures(encoder, waveform, GEOMETRY, AudioConfig())
+    contexts = [pieces.context(chunk) for chunk in range(num_chunks)]
+    assert max(encoder.calls) <= LONGEST_AT_ONCE
+    assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (PIECE_SECONDS * GEOMETRY.fps))
+    # The encoder of this test sees one frame at a time, so that pieces change nothing.
+    rows = torch.cat((torch.zeros(5, 1, 6), FrameEncoder()(waveform[None])[0]))
+    for chunk, context in enumerate(contexts):
+        middle = rows[chunk * GEOMETRY.chunk_frames :][: GEOMETRY.window_frames]
+        torch.testing.assert_close(context[0, :, 2], middle)
+
+
+def test_a_short_recording_is_encoded_at_once() -> None:
+    encoder = CountingEncoder()
+    recording = RecordedFeatures(encoder, sound(60 * CHUNK), GEOMETRY, AudioConfig())
+    for chunk in range(60):
+        recording.context(chunk)
+    assert encoder.calls == [5 + 60 * GEOMETRY.chunk_frames]
+    assert recording.num_bytes > 60 * CHUNK * 4
+
+
+def test_a_place_in_a_recording_is_a_value() -> None:
+    features = RecordedFeatures(FrameEncoder(), sound(3 * CHUNK), GEOMETRY, AudioConfig())
+    first = Recording(features).push(torch.zeros(CHUNK))
+    second = first.push(torch.zeros(CHUNK))
+    assert (first.num_heard, second.num_heard) == (1, 2)
+    assert first.num_bytes == features.num_bytes
