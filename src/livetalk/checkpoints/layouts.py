@@ -1,0 +1,229 @@
+"""Published models as they lie on users' disks: which file is which, and what is missing."""
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from livetalk.checkpoints.tensor_files import INDEX_SUFFIX, index_tensors
+from livetalk.errors import WeightsError
+
+CONFIG_NAME = "config.json"
+VAE_NAME = "Wan2.1_VAE.pth"
+TEXT_ENCODER_NAME = "models_t5_umt5-xxl-enc-bf16.pth"
+IMAGE_ENCODER_NAME = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+TOKENIZER_NAME = "google/umt5-xxl"
+SPEECH_ENCODER_DIR = "chinese-wav2vec2-base"
+INFINITETALK_NAME = "InfiniteTalk/single/infinitetalk.safetensors"
+
+_DIT_STEM = "diffusion_pytorch_model.safetensors"
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+_SPEECH_FILES = ("model.safetensors", "pytorch_model.bin")
+# Weights of this module exist only in a transformer that listens.
+_AUDIO_PREFIX = "audio_proj."
+_DOWNLOAD_HINT = "livetalk download flashtalk-14b fetches what is missing"
+
+
+class Layout(Enum):
+    """Kinds of checkpoint folders.
+
+    Attributes:
+        NATIVE: our own, with a manifest and hashes.
+        PUBLISHED: a transformer, VAE and encoders under their published names.
+    """
+
+    NATIVE = "native"
+    PUBLISHED = "published"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFiles:
+    """Where the parts of a published model lie.
+
+    Attributes:
+        model_dir: the folder of the model.
+        config: sizes of the transformer.
+        dit: its weights: one file or the index of several.
+        dit_overlays: files whose weights join them.
+        vae: weights of the VAE.
+        text_encoder: weights of the text encoder.
+        tokenizer: folder of its tokenizer.
+        image_encoder: weights of the image encoder.
+        audio_encoder: weights of the speech encoder.
+        audio_config: its sizes; None where only its weights are there: a base network's.
+    """
+
+    model_dir: Path
+    config: Path
+    dit: Path
+    dit_overlays: tuple[Path, ...] = ()
+    vae: Path
+    text_encoder: Path
+    tokenizer: Path
+    image_encoder: Path
+    audio_encoder: Path
+    audio_config: Path | None
+
+    @property
+    def name(self) -> str:
+        """Name of the model: that of its folder, with the file that was laid over it."""
+        parts = [self.model_dir.resolve().name, *(path.stem for path in self.dit_overlays)]
+        return "+".join(parts)
+
+
+def recognise_layout(model_dir: Path) -> Layout:
+    """Tell what kind of checkpoint a folder holds.
+
+    Raises:
+        WeightsError: neither of them; the message says what was looked for.
+    """
+    if not model_dir.is_dir():
+        raise WeightsError(f"weights {model_dir}: no such folder")
+    config = model_dir / CONFIG_NAME
+    if not config.is_file():
+        inside = sorted(path.parent for path in model_dir.glob(f"*/{CONFIG_NAME}") if _dit_file(path.parent))
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise WeightsError(
+            f"weights {model_dir}: no {CONFIG_NAME} there, so it is neither a livetalk checkpoint nor a "
+            f"published model{hint}"
+        )
+    fields = read_json(config)
+    if "format_version" in fields:
+        return Layout.NATIVE
+    if _dit_file(model_dir) is not None or "model_type" in fields:
+        return Layout.PUBLISHED
+    raise WeightsError(
+        f"weights {model_dir}: its {CONFIG_NAME} is neither a livetalk checkpoint's nor a published model's"
+    )
+
+
+def find_published(
+    model_dir: Path, *, wav2vec_dir: Path | None = None, infinitetalk: Path | None = None
+) -> PublishedFiles:
+    """Find every file of a published model.
+
+    Args:
+        model_dir: a `SoulX-FlashTalk-14B` folder, or a `Wan2.1-I2V-14B` folder that InfiniteTalk's audio
+            weights are laid over.
+        wav2vec_dir: folder of the speech encoder; None looks for `chinese-wav2vec2-base` in and beside the
+            model's folder.
+        infinitetalk: InfiniteTalk's `.safetensors` file or the folder that holds it; None looks beside the
+            model's folder when its own transformer has no audio weights.
+
+    Raises:
+        WeightsError: files are missing; the message names all of them.
+    """
+    if not model_dir.is_dir():
+        raise WeightsError(f"weights {model_dir}: no such folder")
+    problems: list[str] = []
+
+    def require(name: str) -> Path:
+        path = model_dir / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        return path
+
+    dit = _dit_file(model_dir)
+    if dit is None:
+        problems.append(f"{_DIT_STEM} and {_DIT_STEM}{INDEX_SUFFIX} are missing")
+    config = require(CONFIG_NAME)
+    vae, text_encoder = require(VAE_NAME), require(TEXT_ENCODER_NAME)
+    image_encoder = require(IMAGE_ENCODER_NAME)
+    tokenizer = model_dir / TOKENIZER_NAME
+    if not any((tokenizer / name).is_file() for name in _TOKENIZER_FILES):
+        problems.append(f"{TOKENIZER_NAME} has no {' or '.join(_TOKENIZER_FILES)}")
+    speech = _speech_file(model_dir, wav2vec_dir, problems)
+    overlays = () if dit is None else _find_overlays(model_dir, dit, infinitetalk, problems)
+    if problems or dit is None or speech is None:
+        raise WeightsError(f"weights {model_dir}: {'; '.join(problems)}; {_DOWNLOAD_HINT}")
+    audio_config = speech.parent / CONFIG_NAME
+    return PublishedFiles(
+        model_dir=model_dir,
+        config=config,
+        dit=dit,
+        dit_overlays=overlays,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        image_encoder=image_encoder,
+        audio_encoder=speech,
+        audio_config=audio_config if audio_config.is_file() else None,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        WeightsError: it cannot be read, or holds something else.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"weights {path}: cannot be read as JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise WeightsError(f"weights {path}: should hold one object with named fields")
+    return fields
+
+
+def _dit_file(model_dir: Path) -> Path | None:
+    """Return the index of the transformer's shards, or its only file."""
+    for name in (_DIT_STEM + INDEX_SUFFIX, _DIT_STEM):
+        if (model_dir / name).is_file():
+            return model_dir / name
+    return None
+
+
+def _speech_file(model_dir: Path, wav2vec_dir: Path | None, problems: list[str]) -> Path | None:
+    if wav2vec_dir is not None:
+        folders = [wav2vec_dir]
+    else:
+        parent = model_dir.resolve().parent
+        folders = [
+            model_dir / SPEECH_ENCODER_DIR,
+            parent / SPEECH_ENCODER_DIR,
+            # Registries put models under the names of their makers.
+            parent.parent / "TencentGameMate" / SPEECH_ENCODER_DIR,
+        ]
+    for folder in folders:
+        for name in _SPEECH_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    where = f"in {wav2vec_dir}" if wav2vec_dir is not None else f"for {SPEECH_ENCODER_DIR} in or beside it"
+    problems.append(f"there is no {' or '.join(_SPEECH_FILES)} {where}")
+    return None
+
+
+def _find_overlays(
+    model_dir: Path, dit: Path, infinitetalk: Path | None, problems: list[str]
+) -> tuple[Path, ...]:
+    """Return InfiniteTalk's file where it was asked for, or where the transformer cannot hear without it."""
+    if infinitetalk is not None:
+        candidates = [infinitetalk] if infinitetalk.suffix else _infinitetalk_files(infinitetalk)
+        complaint = f"there is no {candidates[0]}"
+    elif _can_hear(dit, problems):
+        return ()
+    else:
+        candidates = [folder / INFINITETALK_NAME for folder in (model_dir, model_dir.resolve().parent)]
+        complaint = f"its transformer has no audio weights, and no {INFINITETALK_NAME} lies beside it"
+    for path in candidates:
+        if path.is_file():
+            return (path,)
+    problems.append(complaint)
+    return ()
+
+
+def _can_hear(dit: Path, problems: list[str]) -> bool:
+    """Tell whether a transformer has audio weights; one that cannot be opened is a problem of its own."""
+    try:
+        return any(name.startswith(_AUDIO_PREFIX) for name in index_tensors(dit).entries)
+    except WeightsError as error:
+        problems.append(str(error))
+        return True
+
+
+def _infinitetalk_files(folder: Path) -> list[Path]:
+    """Return where InfiniteTalk's file may lie in a folder that somebody calls InfiniteTalk's."""
+    name = Path(INFINITETALK_NAME)
+    return [folder / Path(*name.parts[start:]) for start in (1, 0, 2)]

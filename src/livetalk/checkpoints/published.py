@@ -1,0 +1,201 @@
+"""Load the networks of a published model, one at a time, straight to their device and precision."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+from torch import nn
+
+from livetalk.checkpoints.adapters import StateDictAdapter, dit_adapter, vae_adapter
+from livetalk.checkpoints.encoder_adapters import clip_vision_adapter, umt5_adapter, wav2vec2_adapter
+from livetalk.checkpoints.layouts import PublishedFiles
+from livetalk.checkpoints.published_config import (
+    read_dit_config,
+    read_image_config,
+    read_speech_config,
+    read_text_config,
+    read_vae_config,
+)
+from livetalk.checkpoints.streaming_load import (
+    LoadProgress,
+    WeightTransform,
+    canonical_entries,
+    load_network,
+)
+from livetalk.checkpoints.tensor_files import TensorIndex, index_tensors
+from livetalk.errors import WeightsError
+from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.umt5 import UMT5Config, UMT5Encoder
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
+
+PartName = Literal["dit", "vae", "text_encoder", "image_encoder", "audio_encoder"]
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+
+ConfigT = TypeVar("ConfigT")
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedNetwork(Generic[ModuleT, ConfigT]):
+    """A network of a published model that was found but not read.
+
+    Attributes:
+        config: its sizes.
+        build: makes it from them.
+        adapter: between its keys and the published ones.
+        index: of its files.
+    """
+
+    config: ConfigT
+    build: Callable[[ConfigT], ModuleT]
+    adapter: StateDictAdapter
+    index: TensorIndex
+
+    def load(
+        self,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        transform: WeightTransform | None = None,
+        progress: LoadProgress | None = None,
+    ) -> ModuleT:
+        """Build the network and fill it; see `load_part`."""
+        return load_network(
+            lambda: self.build(self.config),
+            self.adapter,
+            self.index,
+            device=device,
+            dtype=dtype,
+            transform=transform,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedConfigs:
+    """Sizes of the networks of a published model.
+
+    Attributes:
+        dit: of the transformer.
+        vae: of the VAE.
+        text_encoder: of the text encoder.
+        image_encoder: of the image encoder.
+        audio_encoder: of the speech encoder.
+    """
+
+    dit: DiTConfig
+    vae: VAEConfig
+    text_encoder: UMT5Config
+    image_encoder: CLIPVisionConfig
+    audio_encoder: Wav2Vec2Config
+
+
+def load_part(
+    part: PartName,
+    files: PublishedFiles,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    transform: WeightTransform | None = None,
+    progress: LoadProgress | None = None,
+) -> nn.Module:
+    """Load one network of a published model.
+
+    Files are mapped and copied to the device tensor by tensor: unless that is the CPU, host memory holds the
+    pages of one file at most. `open_dit` and its like do the same in two steps, and know the network's type.
+
+    Args:
+        part: which network.
+        files: of the model.
+        device: where it shall live.
+        dtype: its precision; tensors that are not floating point keep theirs.
+        transform: changes how the weights are stored, one by one as they arrive.
+        progress: is told the bytes read so far and the bytes to read.
+
+    Returns:
+        The network in evaluation mode, without gradients.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or misshapen (named, with the file they were looked for
+            in), a file is damaged, or the configuration contradicts the weights.
+    """
+    network: nn.Module = _OPENERS[part](files).load(
+        device=device, dtype=dtype, transform=transform, progress=progress
+    )
+    return network
+
+
+def read_configs(files: PublishedFiles) -> PublishedConfigs:
+    """Read the sizes of all networks; no weight is read.
+
+    Raises:
+        WeightsError: a file cannot be read, or two of them do not belong together.
+    """
+    text, image = open_text_encoder(files), open_image_encoder(files)
+    configs = PublishedConfigs(
+        dit=open_dit(files).config,
+        vae=open_vae(files).config,
+        text_encoder=text.config,
+        image_encoder=image.config,
+        audio_encoder=open_audio_encoder(files).config,
+    )
+    for origin, width, wanted in (
+        (files.text_encoder, text.config.dim, configs.dit.text_dim),
+        (files.image_encoder, image.config.dim, configs.dit.image_dim),
+    ):
+        if width != wanted:
+            raise WeightsError(
+                f"weights {origin}: embeddings are {width} wide but the transformer of {files.dit} reads "
+                f"{wanted}; the two belong to different models"
+            )
+    return configs
+
+
+def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
+    """Find the transformer and read its sizes, see `load_part`."""
+    index = index_tensors(files.dit, *files.dit_overlays)
+    speech = open_audio_encoder(files).config
+    config = read_dit_config(files.config, index.shapes, speech=(speech.num_layers, speech.width))
+    return PublishedNetwork(config, DiT, dit_adapter(config), index)
+
+
+def open_vae(files: PublishedFiles) -> PublishedNetwork[CausalVideoVAE, VAEConfig]:
+    """Find the VAE and read its sizes, see `load_part`; its memory layout is left as it comes."""
+    index = index_tensors(files.vae)
+    config = read_vae_config(files.vae, index.shapes)
+    return PublishedNetwork(config, CausalVideoVAE, vae_adapter(config), index)
+
+
+def open_text_encoder(files: PublishedFiles) -> PublishedNetwork[UMT5Encoder, UMT5Config]:
+    """Find the text encoder and read its sizes, see `load_part`."""
+    index = index_tensors(files.text_encoder)
+    config = read_text_config(files.text_encoder, index.shapes)
+    return PublishedNetwork(config, UMT5Encoder, umt5_adapter(), index)
+
+
+def open_image_encoder(files: PublishedFiles) -> PublishedNetwork[CLIPVisionEncoder, CLIPVisionConfig]:
+    """Find the image encoder and read its sizes, see `load_part`; a text tower in its file is left alone."""
+    index = index_tensors(files.image_encoder)
+    config = read_image_config(files.image_encoder, index.shapes)
+    return PublishedNetwork(config, CLIPVisionEncoder, clip_vision_adapter(config), index)
+
+
+def open_audio_encoder(files: PublishedFiles) -> PublishedNetwork[Wav2Vec2Encoder, Wav2Vec2Config]:
+    """Find the speech encoder and read its sizes, see `load_part`; pre-training heads are left alone."""
+    index = index_tensors(files.audio_encoder)
+    adapter = wav2vec2_adapter()
+    shapes = {name: entry.shape for name, entry in canonical_entries(adapter, index).items()}
+    config = read_speech_config(files.audio_config, files.audio_encoder, shapes)
+    return PublishedNetwork(config, Wav2Vec2Encoder, adapter, index)
+
+
+_OPENERS: dict[PartName, Callable[[PublishedFiles], PublishedNetwork[Any, Any]]] = {
+    "dit": open_dit,
+    "vae": open_vae,
+    "text_encoder": open_text_encoder,
+    "image_encoder": open_image_encoder,
+    "audio_encoder": open_audio_encoder,
+}

@@ -1,0 +1,242 @@
+"""Files of tensors on disk, safetensors (sharded or not) and torch's own, listed first and read one by one.
+
+Files are mapped, not read: a tensor costs host memory only while it is copied to its place, and the pages of
+a file are given back before the next file is opened.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from livetalk.errors import WeightsError
+
+INDEX_SUFFIX = ".index.json"
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file.
+
+    Attributes:
+        file: where it lies.
+        name: under which it was saved there.
+        shape: of it.
+        num_bytes: it takes in the file.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorIndex:
+    """Every tensor of one network, from one file or several.
+
+    Attributes:
+        origin: the file that says what there is, for messages.
+        entries: by name, in the order of the files.
+    """
+
+    origin: Path
+    entries: Mapping[str, TensorEntry]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(entry.num_bytes for entry in self.entries.values())
+
+
+def index_tensors(path: Path, *overlays: Path) -> TensorIndex:
+    """List what a checkpoint file holds.
+
+    Args:
+        path: a `.safetensors` file, the `.index.json` of several, or a file of `torch.save`.
+        overlays: files of the same kinds whose tensors join, and replace those of the same name.
+
+    Raises:
+        WeightsError: a file is missing, damaged, of another kind, or contradicts its index.
+    """
+    entries = _index_one(path)
+    for overlay in overlays:
+        entries |= _index_one(overlay)
+    return TensorIndex(origin=path, entries=entries)
+
+
+def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tensor]]:
+    """Read tensors, file by file and in the order in which they lie there.
+
+    Args:
+        entries: what to read, by any names.
+
+    Yields:
+        Those names and CPU tensors that are valid until the next one is asked for: they show the mapped file.
+
+    Raises:
+        WeightsError: a file cannot be read.
+    """
+    files: dict[Path, dict[str, str]] = {}
+    for key, entry in entries.items():
+        files.setdefault(entry.file, {})[entry.name] = key
+    for path, names in files.items():
+        read = _read_safetensors if _is_safetensors(path) else _read_torch_file
+        for name, tensor in read(path, list(names)):
+            yield names[name], tensor
+
+
+def shard_names(index_path: Path) -> list[str]:
+    """Return the files that an `.index.json` names, in its order.
+
+    Raises:
+        WeightsError: it is missing, damaged or names anything but files beside it.
+    """
+    return list(dict.fromkeys(_read_weight_map(index_path).values()))
+
+
+def _index_one(path: Path) -> dict[str, TensorEntry]:
+    if path.name.endswith(INDEX_SUFFIX):
+        return _index_shards(path)
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: no such file")
+    return _index_safetensors(path) if _is_safetensors(path) else _index_torch_file(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _index_shards(index_path: Path) -> dict[str, TensorEntry]:
+    weight_map = _read_weight_map(index_path)
+    names = list(dict.fromkeys(weight_map.values()))
+    if absent := [name for name in names if not (index_path.parent / name).is_file()]:
+        raise WeightsError(
+            f"weights {index_path}: names {_some(absent)}, which {_is_or_are(absent)} not there; "
+            "download the missing shards again"
+        )
+    entries: dict[str, TensorEntry] = {}
+    for name in names:
+        shard = _index_safetensors(index_path.parent / name)
+        if twice := entries.keys() & shard.keys():
+            raise WeightsError(f"weights {index_path}: more than one shard holds {_some(sorted(twice))}")
+        entries |= shard
+    for name in names:
+        promised = [key for key, file in weight_map.items() if file == name]
+        if lacking := [key for key in promised if key not in entries or entries[key].file.name != name]:
+            raise WeightsError(
+                f"weights {index_path.parent / name}: lacks {_some(lacking)}, which {index_path.name} says "
+                "it holds; the shard and the index belong to different checkpoints"
+            )
+    return entries
+
+
+def _read_weight_map(index_path: Path) -> dict[str, str]:
+    if not index_path.is_file():
+        raise WeightsError(f"weights {index_path}: no such file")
+    try:
+        weight_map: Any = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"weights {index_path}: is not an index of shards ({_reason(error)})") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"weights {index_path}: its weight_map names no tensors")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"weights {index_path}: {name!r} is not the name of a shard beside it")
+    return weight_map
+
+
+def _index_safetensors(path: Path) -> dict[str, TensorEntry]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = {}
+            for name in file.offset_keys():
+                view = file.get_slice(name)
+                shape = tuple(view.get_shape())
+                num_bytes = torch.Size(shape).numel() * _ITEM_BYTES.get(view.get_dtype(), 1)
+                entries[name] = TensorEntry(path, name, shape, num_bytes)
+            return entries
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4} | dict.fromkeys(
+    ("F16", "BF16", "I16", "U16"), 2
+)
+
+
+def _index_torch_file(path: Path) -> dict[str, TensorEntry]:
+    return {
+        name: TensorEntry(path, name, tuple(tensor.shape), tensor.nbytes)
+        for name, tensor in _open_torch_file(path).items()
+    }
+
+
+def _read_safetensors(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_torch_file(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    state = _open_torch_file(path)
+    for name in names:
+        yield name, state[name]
+
+
+def _open_torch_file(path: Path) -> dict[str, Tensor]:
+    """Map a file of `torch.save` without running anything that it contains."""
+    # Files from before torch 1.6 are no zip archives and cannot be mapped; they are small enough to be read.
+    can_map = zipfile.is_zipfile(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+    except pickle.UnpicklingError as error:
+        if can_map:
+            raise WeightsError(
+                f"weights {path}: holds more than tensors; it was not loaded, since that could run its code"
+            ) from error
+        raise _unreadable(path, error) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"weights {path}: holds no tensors by name")
+    if strange := [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+        raise WeightsError(f"weights {path}: {_some(strange)} {_is_or_are(strange)} no tensor")
+    return state
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"weights {path}: is truncated, damaged or no file of weights ({_reason(error)}); download it again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, short."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_or_are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
