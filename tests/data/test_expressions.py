@@ -14,8 +14,9 @@ from livetalk.data.synthetic.expressions import (
     draw_expression,
     express,
 )
+from livetalk.data.synthetic.identity import sample_identity
 from livetalk.data.synthetic.performance import FACE_UNITS, Performance
-from livetalk.data.synthetic.render_clips import sounding_frames
+from livetalk.data.synthetic.render_clips import cast_identity, sounding_frames
 from livetalk.data.synthetic.visemes import PhonemeEvent
 
 FRAMES = 77
@@ -141,3 +142,12 @@ def test_clips_show_long_pauses_after_speech() -> None:
 def test_frames_sound_where_phonemes_are() -> None:
     events = [PhonemeEvent("aa", -0.1, 0.05), PhonemeEvent("pau", 0.05, 0.2), PhonemeEvent("s", 0.21, 0.3)]
     assert sounding_frames(events, 9).tolist() == [True] * 2 + [False] * 3 + [True] * 3 + [False]
+
+
+def test_a_quarter_of_the_cast_wears_glasses() -> None:
+    cast = [cast_identity(seed) for seed in range(600)]
+    wearing = sum(person.outfit.glasses != "none" for person in cast) / len(cast)
+    assert wearing == pytest.approx(0.26, abs=0.06)
+    plain = [sample_identity(seed) for seed in range(600)]
+    for person, before in zip(cast, plain, strict=True):
+        assert replace(person, outfit=before.outfit) == before
