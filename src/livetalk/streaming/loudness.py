@@ -1,0 +1,246 @@
+"""Loudness of the sound that the speech encoder hears: measured after ITU-R BS.1770, and brought to a target.
+
+All functions are pure; what a running gain remembers is a value that goes in and comes out.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TARGET_LUFS = -23.0
+"""Loudness that the published speech features were made at."""
+
+BLOCK_SECONDS = 0.4
+HOP_SECONDS = 0.1
+OFFSET_DB = -0.691
+ABSOLUTE_GATE_LUFS = -70.0
+RELATIVE_GATE_DB = -10.0
+FILTER_SECONDS = 0.25
+"""After this time the weighting filters have forgotten their input to within float64 rounding."""
+
+FRAME_SECONDS = 0.1
+DIGITAL_SILENCE_LUFS = -90.0
+MIN_SPEECH_LUFS = -60.0
+SYLLABLE_DB = 8.0
+FLOOR_FRAMES = 30
+SYLLABLE_FRAMES = 10
+SPEECH_MEMORY_FRAMES = 30
+MAX_STEP_DB = 0.6
+MIN_GAIN_DB, MAX_GAIN_DB = -20.0, 24.0
+
+
+class LoudnessMode(Enum):
+    """What is done to the level of the sound before the speech encoder hears it.
+
+    OFF: nothing.
+    RUNNING: a gain that follows the speaker slowly, hears only the past and leaves noise alone.
+    PUBLISHED: everything that the encoder is about to hear gets one gain, anew each time, as the published
+        code does. It lifts hiss without speech to the loudness of speech.
+    """
+
+    OFF = "off"
+    RUNNING = "running"
+    PUBLISHED = "published"
+
+
+def normalize_published(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Bring a waveform to the target loudness with one gain.
+
+    Args:
+        waveform: `[samples]`, all that the encoder is about to hear.
+        sample_rate: samples per second.
+
+    Returns:
+        `[samples]` in the dtype of `waveform`, not clipped; unchanged where no part of it is above the
+        absolute gate, as in silence.
+    """
+    loudness = integrated_loudness(waveform, sample_rate)
+    gain = torch.where(loudness.isfinite(), 10 ** ((TARGET_LUFS - loudness) / 20), 1.0)
+    return (waveform.double() * gain).type_as(waveform)
+
+
+def integrated_loudness(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Measure the gated loudness of a mono sound.
+
+    Args:
+        waveform: `[samples]`; one shorter than a block of 0.4 s counts as followed by silence.
+        sample_rate: samples per second.
+
+    Returns:
+        LUFS as a float64 scalar; minus infinity where everything is below the absolute gate.
+    """
+    block = round(BLOCK_SECONDS * sample_rate)
+    sound = F.pad(waveform.double(), (0, max(0, block - waveform.shape[0])))
+    power = _block_power(_weighted(sound, sample_rate), block, round(HOP_SECONDS * sample_rate))
+    above = power > _power(ABSOLUTE_GATE_LUFS)
+    relative_gate = _power(RELATIVE_GATE_DB + OFFSET_DB) * _mean_where(power, above)
+    return OFFSET_DB + 10 * _mean_where(power, above & (power > relative_gate)).log10()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoudnessState:
+    """What a running gain remembers of a stream.
+
+    Attributes:
+        pending: `[samples]` float32, the newest sound, less than a frame.
+        last_gain_db: gain at the start of the frame that `pending` belongs to.
+        gain_db: gain at its end.
+        recent_lufs: loudness of the last frames that were not digital silence.
+        rise_lufs: loudness of the last frames that may turn out to be speech.
+        speech_power: power of the speech so far, the newest counting most; times `speech_weight`.
+        speech_weight: sum of the weights in `speech_power`; 0 before the first speech.
+    """
+
+    pending: Tensor
+    last_gain_db: float = 0.0
+    gain_db: float = 0.0
+    recent_lufs: tuple[float, ...] = ()
+    rise_lufs: tuple[float, ...] = ()
+    speech_power: float = 0.0
+    speech_weight: float = 0.0
+
+    @classmethod
+    def create(cls) -> "LoudnessState":
+        """Return the state of a stream that has not begun."""
+        return cls(pending=torch.zeros(0))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes of the tensors."""
+        return self.pending.nbytes
+
+
+def normalize_running(
+    samples: Tensor, state: LoudnessState, sample_rate: int = 16_000
+) -> tuple[Tensor, LoudnessState]:
+    """Apply the running gain to the next samples of a stream.
+
+    The gain over a frame of 0.1 s follows from the frames before it, so nothing is delayed and the result
+    does not depend on how the stream is cut. Speech is sound that rises out of the quietest frame of the last
+    seconds and falls again within one: syllables do, noise that is switched on does not. The loudness of the
+    speech so far says where the gain goes, by at most 6 dB a second; before the first speech it is 0 dB.
+
+    Args:
+        samples: `[n]` float32, any n.
+        state: from the samples before.
+        sample_rate: samples per second.
+
+    Returns:
+        `[n]` float32 on the device of `samples`, not clipped, and the state for the next samples.
+    """
+    length = round(FRAME_SECONDS * sample_rate)
+    sound = torch.cat((state.pending, samples.detach().float().cpu()))
+    num_frames = sound.shape[0] // length
+    start = state.pending.shape[0]
+    gains = [(state.last_gain_db, state.gain_db)]
+    whole = sound[: num_frames * length].view(num_frames, length)
+    for loudness in _frame_loudness(whole, sample_rate).tolist():
+        state = _hear_frame(state, loudness)
+        gains.append((state.last_gain_db, state.gain_db))
+    before, after = torch.tensor(gains, dtype=torch.float64)[:, :, None].unbind(1)
+    ramp = torch.arange(length, dtype=torch.float64) / length
+    gain = 10 ** (torch.lerp(before, after, ramp).flatten()[start : sound.shape[0]] / 20)
+    return samples * gain.to(samples), replace(state, pending=sound[num_frames * length :].clone())
+
+
+def _hear_frame(state: LoudnessState, loudness: float) -> LoudnessState:
+    """Update the state by one frame: where the noise floor is, how loud speech is, where the gain goes."""
+    recent, rise = state.recent_lufs, state.rise_lufs
+    power, weight = state.speech_power, state.speech_weight
+    if loudness > DIGITAL_SILENCE_LUFS:
+        recent = (*recent, loudness)[-FLOOR_FRAMES:]
+    if rise and loudness < max(rise) - SYLLABLE_DB:
+        for level in rise:
+            keep = 1 - 1 / SPEECH_MEMORY_FRAMES
+            power, weight = power * keep + _power(level), weight * keep + 1
+        rise = ()
+    elif recent and loudness > max(MIN_SPEECH_LUFS, min(recent) + SYLLABLE_DB):
+        rise = (*rise, loudness)[-SYLLABLE_FRAMES:]
+    gain = state.gain_db
+    if weight:
+        wanted = TARGET_LUFS - (OFFSET_DB + 10 * math.log10(power / weight))
+        gain += min(max(wanted - gain, -MAX_STEP_DB), MAX_STEP_DB)
+        gain = min(max(gain, MIN_GAIN_DB), MAX_GAIN_DB)
+    return replace(
+        state,
+        last_gain_db=state.gain_db,
+        gain_db=gain,
+        recent_lufs=recent,
+        rise_lufs=rise,
+        speech_power=power,
+        speech_weight=weight,
+    )
+
+
+def _frame_loudness(frames: Tensor, sample_rate: int) -> Tensor:
+    """Measure frames `[frames, samples]` each by itself: LUFS `[frames]` float64, minus infinity if empty."""
+    length = frames.shape[1]
+    if not frames.shape[0]:  # not every FFT library takes nothing
+        return frames.new_zeros(0)
+    spectrum = torch.fft.rfft(frames.double()) * _weighting(length, sample_rate, frames.device)
+    # Every frequency but the first and the last stands for two in the whole spectrum.
+    energy = spectrum.abs().square()
+    total = 2 * energy.sum(dim=1) - energy[:, 0] - (energy[:, -1] if length % 2 == 0 else 0)
+    loudness: Tensor = OFFSET_DB + 10 * (total / length**2).log10()
+    return loudness
+
+
+def _weighted(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Apply the weighting filters to `[samples]`, which silence precedes."""
+    padded = waveform.shape[0] + math.ceil(FILTER_SECONDS * sample_rate)
+    spectrum = torch.fft.rfft(waveform, padded)
+    weighted: Tensor = torch.fft.irfft(spectrum * _weighting(padded, sample_rate, waveform.device), padded)
+    return weighted[: waveform.shape[0]]
+
+
+def _block_power(weighted: Tensor, block: int, hop: int) -> Tensor:
+    """Return the mean square of overlapping blocks; the last may reach past the end, into silence."""
+    num_blocks = round((weighted.shape[0] - block) / hop) + 1
+    missing = max(0, block + (num_blocks - 1) * hop - weighted.shape[0])
+    squares = F.pad(weighted.square(), (0, missing))
+    return squares.unfold(0, block, hop)[:num_blocks].mean(dim=1)
+
+
+def _weighting(num_samples: int, sample_rate: int, device: torch.device) -> Tensor:
+    """Return the complex response of the K-weighting at each frequency of an rfft of `num_samples`."""
+    turns = torch.arange(num_samples // 2 + 1, dtype=torch.float64, device=device) / num_samples
+    delay = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
+    response = torch.ones_like(delay)
+    for (b0, b1, b2), (a0, a1, a2) in (_high_shelf(sample_rate), _high_pass(sample_rate)):
+        response *= (b0 + b1 * delay + b2 * delay**2) / (a0 + a1 * delay + a2 * delay**2)
+    return response
+
+
+Biquad = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def _high_shelf(sample_rate: int, hertz: float = 1500.0, gain_db: float = 4.0) -> Biquad:
+    """Return numerator and denominator of the filter that stands for the head."""
+    angle, a = 2 * math.pi * hertz / sample_rate, 10 ** (gain_db / 40)
+    cos, slope = math.cos(angle), math.sqrt(a) * math.sin(angle) * math.sqrt(2)
+    up, down = (a + 1) + (a - 1) * cos, (a + 1) - (a - 1) * cos
+    return (
+        (a * (up + slope), -2 * a * ((a - 1) + (a + 1) * cos), a * (up - slope)),
+        (down + slope, 2 * ((a - 1) - (a + 1) * cos), down - slope),
+    )
+
+
+def _high_pass(sample_rate: int, hertz: float = 38.0, quality: float = 0.5) -> Biquad:
+    """Return numerator and denominator of the filter that leaves out rumble."""
+    angle = 2 * math.pi * hertz / sample_rate
+    cos, alpha = math.cos(angle), math.sin(angle) / (2 * quality)
+    return ((1 + cos) / 2, -(1 + cos), (1 + cos) / 2), (1 + alpha, -2 * cos, 1 - alpha)
+
+
+def _power(lufs: float) -> float:
+    """Return the weighted mean square of a loudness."""
+    return float(10 ** ((lufs - OFFSET_DB) / 10))
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean of the chosen values, 0 where there are none."""
+    return torch.where(chosen, values, 0).sum() / chosen.sum().clamp_min(1)

@@ -1,0 +1,127 @@
+"""Loudness: the published gain over everything heard, and the running gain that leaves noise alone."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.streaming.loudness import (
+    TARGET_LUFS,
+    LoudnessState,
+    integrated_loudness,
+    normalize_published,
+    normalize_running,
+)
+
+RATE = 16_000
+
+
+def hiss(seconds: float, decibels: float, seed: int = 0) -> Tensor:
+    """Return white noise of a level relative to full scale: `[samples]`."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(round(seconds * RATE), generator=rng) * 10 ** (decibels / 20)
+
+
+def syllables(seconds: float, decibels: float) -> Tensor:
+    """Return noise in four pulses a second, with a pause in every second, over a faint hiss."""
+    time = torch.arange(round(seconds * RATE)) / RATE
+    envelope = torch.sin(math.pi * 4 * time).square() * (time % 1 < 0.75)
+    return hiss(seconds, decibels, seed=1) * envelope + hiss(seconds, decibels - 40, seed=2)
+
+
+def run(sound: Tensor, cuts: int = 0) -> tuple[Tensor, LoudnessState]:
+    """Apply the running gain, to the whole sound or in pieces of `cuts` samples."""
+    state, pieces = LoudnessState.create(), []
+    for piece in sound.split(cuts or sound.shape[0]):
+        louder, state = normalize_running(piece, state)
+        assert louder.shape == piece.shape
+        pieces.append(louder)
+    return torch.cat(pieces), state
+
+
+def decibels_of_gain(before: Tensor, after: Tensor) -> Tensor:
+    """Return the gain at each sample, in dB."""
+    return 20 * (after.double() / before.double()).log10()
+
+
+@pytest.mark.parametrize("level", [-50.0, -20.0, 0.0])
+def test_published_reaches_the_target(level: float) -> None:
+    sound = syllables(3.0, level)
+    louder = normalize_published(sound)
+    assert louder.dtype == sound.dtype
+    assert integrated_loudness(louder).item() == pytest.approx(TARGET_LUFS, abs=1e-4)
+    assert decibels_of_gain(sound, louder).std() < 1e-4
+
+
+def test_published_gates_pauses() -> None:
+    speech = syllables(3.0, -20.0)
+    padded = torch.cat((torch.zeros(5 * RATE), speech))
+    assert integrated_loudness(padded).item() == pytest.approx(integrated_loudness(speech).item(), abs=0.3)
+
+
+def test_published_leaves_silence_alone() -> None:
+    for sound in (torch.zeros(2 * RATE), hiss(2.0, -80.0)):
+        assert integrated_loudness(sound).item() == -math.inf
+        assert torch.equal(normalize_published(sound), sound)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 100, 6399])
+def test_published_takes_the_shortest_sounds(num_samples: int) -> None:
+    sound = hiss(1.0, -20.0)[:num_samples]
+    assert normalize_published(sound).isfinite().all()
+    padded = torch.cat((sound, torch.zeros(6400 - num_samples)))
+    torch.testing.assert_close(normalize_published(padded)[:num_samples], normalize_published(sound))
+
+
+def test_published_lifts_hiss() -> None:
+    assert integrated_loudness(normalize_published(hiss(8.0, -60.0))).item() == pytest.approx(TARGET_LUFS)
+
+
+@pytest.mark.parametrize("level", [-75.0, -60.0, -45.0, -30.0])
+def test_running_never_lifts_hiss(level: float) -> None:
+    noise = hiss(6.0, level)
+    switched_on = torch.cat((torch.zeros(2 * RATE), noise))
+    grown = torch.cat((hiss(4.0, level - 15, seed=3), noise))
+    for sound in (noise, switched_on, grown):
+        assert torch.equal(run(sound)[0], sound)
+
+
+@pytest.mark.parametrize("level", [-40.0, -25.0, -5.0])
+def test_running_brings_speech_near_the_target(level: float) -> None:
+    louder, state = run(syllables(10.0, level))
+    assert integrated_loudness(louder[-4 * RATE :]).item() == pytest.approx(TARGET_LUFS, abs=2.5)
+    assert state.gain_db != 0
+
+
+def test_running_moves_slowly() -> None:
+    sound = syllables(6.0, -45.0)
+    gain = decibels_of_gain(sound, run(sound)[0])
+    per_second = gain[RATE::100] - gain[:-RATE:100]
+    assert 5 < per_second.max() < 6.2
+    assert per_second.min() > -6.2
+
+
+def test_running_does_not_depend_on_cuts() -> None:
+    sound = syllables(3.0, -40.0)
+    whole, end = run(sound)
+    for cuts in (17_920, 1_600, 777):
+        pieces, state = run(sound, cuts)
+        torch.testing.assert_close(pieces, whole)
+        assert torch.equal(state.pending, end.pending)
+        assert state.gain_db == pytest.approx(end.gain_db)
+
+
+def test_running_hears_only_the_past() -> None:
+    sound = syllables(4.0, -40.0)
+    changed = torch.cat((sound[: 2 * RATE], hiss(2.0, 0.0)))
+    assert torch.equal(run(sound)[0][: 2 * RATE], run(changed)[0][: 2 * RATE])
+
+
+def test_running_state_is_a_value() -> None:
+    _, state = run(syllables(2.03, -40.0))
+    sound = syllables(1.0, -40.0)
+    first, second = normalize_running(sound, state), normalize_running(sound, state)
+    assert torch.equal(first[0], second[0])
+    assert first[1].gain_db == second[1].gain_db != state.gain_db
+    assert state.num_bytes == 4 * state.pending.shape[0] > 0
