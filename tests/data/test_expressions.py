@@ -126,6 +126,13 @@ def test_smiling_clips_start_before_a_phrase(smiles: list[Expression], toothy: l
     assert choose_start(toothy[0], span((200, True)), 33, FRAMES, 1) == 33
 
 
+@pytest.mark.parametrize("num_frames", [1, 5, 200])
+def test_clips_of_any_length_start_inside_the_recording(toothy: list[Expression], num_frames: int) -> None:
+    for sounding in (span((195, False), (5, True)), span((60, True), (140, False))):
+        for expression in (None, *toothy[:20]):
+            assert 0 <= choose_start(expression, sounding, 0, num_frames, 3) <= 200 - num_frames
+
+
 def test_clips_show_long_pauses_after_speech() -> None:
     sounding = span((50, True), (60, False), (90, True))
     starts = np.array([choose_start(None, sounding, 123, FRAMES, seed) for seed in range(200)])

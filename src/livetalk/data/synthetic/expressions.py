@@ -95,7 +95,7 @@ def choose_start(
     rng = np.random.default_rng((seed, 18))
     starts = np.arange(sounding.size - num_frames + 1)
     if expression is not None and expression.stays and expression.at_start:
-        lead = expression.hold_frames
+        lead = min(expression.hold_frames, num_frames - 1)
         before = np.array([sounding[s + lead] and not sounding[s : s + lead].any() for s in starts])
         return int(rng.choice(starts[before])) if before.any() else start
     if rng.random() < _LONG_PAUSE_CHANCE:
