@@ -9,6 +9,7 @@ from livetalk.errors import InputError
 from livetalk.runtime.build import AvatarModel, PortraitConfig, SessionDefaults
 from livetalk.runtime.session import SIZES, SessionOptions, parse_size, plan_session, size_multiple
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.loudness import LoudnessMode
 from tiny import DIT_WITH_PROMPT, tiny_models
 
 PLAIN = AvatarModel(
@@ -23,7 +24,7 @@ PROMPTED = dataclasses.replace(
     name="prompted",
     models=tiny_models(dit=DIT_WITH_PROMPT),
     any_size=True,
-    defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks"),
+    defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks", loudness=LoudnessMode.RUNNING),
 )
 
 
@@ -33,13 +34,20 @@ def test_what_is_left_out_is_the_models_choice() -> None:
         assert (session.seed, session.crop, session.prompt) == (9, "published", "someone talks")
         assert session.portrait == PROMPTED.portrait
         assert session.audio_mode is AudioMode.STREAM
-        assert session.models is PROMPTED.models
-    assert plan_session(PLAIN, SessionOptions()).seed == 0
+        assert session.models.loudness is LoudnessMode.RUNNING
+    plain = plan_session(PLAIN, SessionOptions())
+    assert (plain.seed, plain.models.loudness) == (0, LoudnessMode.OFF)
 
 
 def test_what_is_asked_for_is_taken() -> None:
     options = SessionOptions(
-        seed=3, crop="none", num_steps=7, size="64x16", prompt="a cat", audio_mode="whole"
+        seed=3,
+        crop="none",
+        num_steps=7,
+        size="64x16",
+        prompt="a cat",
+        audio_mode="whole",
+        loudness="published",
     )
     session = plan_session(PROMPTED, options)
     assert session.models.config.sampler.num_steps == 7
@@ -51,6 +59,7 @@ def test_what_is_asked_for_is_taken() -> None:
         "crop": "none",
         "size": "64x16",
         "audio_mode": "whole",
+        "loudness": "published",
         "prompt": "a cat",
     }
 
@@ -71,6 +80,7 @@ def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
         ({"size": "0x16"}, "must be multiples of 8; the nearest is 8x16"),
         ({"size": "100x60"}, "must be multiples of 8; the nearest is 96x64"),
         ({"audio_mode": "once"}, "audio mode once: is not one of stream, whole"),
+        ({"loudness": "loud"}, "loudness loud: is not one of off, running, published"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(options: SessionOptions, message: str) -> None:

@@ -13,6 +13,7 @@ from livetalk.runtime.build import PRECISIONS
 from livetalk.runtime.random_model import RANDOM_MODELS
 from livetalk.runtime.session import SIZES, SessionOptions, parse_size
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.loudness import LoudnessMode
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,6 +48,12 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
         "--audio-mode",
         choices=[mode.value for mode in AudioMode],
         help="stream: each frame hears the past only, as live; whole: the future too (default: stream)",
+    )
+    parser.add_argument(
+        "--loudness",
+        choices=[mode.value for mode in LoudnessMode],
+        help="level of the voice: off: as recorded; running: a slow gain that leaves noise alone; "
+        "published: as the published code (default: the model's own)",
     )
 
 
@@ -114,6 +121,7 @@ def _session_options(args: argparse.Namespace) -> SessionOptions:
         size=args.size,
         prompt=args.prompt,
         audio_mode=args.audio_mode,
+        loudness=args.loudness,
     )
 
 

@@ -15,6 +15,7 @@ from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.runtime.prompt import PromptEncoder
+from livetalk.streaming.loudness import LoudnessMode
 from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk, prepare_conditioning
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -82,11 +83,13 @@ class SessionDefaults:
         seed: of the noise.
         crop: what of the portrait is used, see `frame_portrait`.
         prompt: for the text branch; not used by a model without one.
+        loudness: what is done to the level of the sound.
     """
 
     seed: int = 0
     crop: Crop = "face"
     prompt: str = ""
+    loudness: LoudnessMode = LoudnessMode.OFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,14 @@
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TypedDict
+from enum import Enum
+from typing import TypedDict, TypeVar
 
 from livetalk.data.framing import CROPS, Crop
 from livetalk.errors import InputError
 from livetalk.runtime.build import AvatarModel, PortraitConfig
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.loudness import LoudnessMode
 from livetalk.streaming.step import Models
 
 SIZES = {
@@ -20,6 +22,8 @@ SIZES = {
     "square-small": PortraitConfig(height=512, width=512),
 }
 """Names of usual picture sizes."""
+
+ChoiceT = TypeVar("ChoiceT", bound=Enum)
 
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
@@ -35,6 +39,7 @@ class SessionOptions(TypedDict, total=False):
         prompt: what the video shall show, for a model with a text branch.
         audio_mode: "stream" hears the sound as it comes; "whole" waits for all of it, and every frame
             hears its future too.
+        loudness: "off", "running" or "published", see `LoudnessMode`.
     """
 
     seed: int | None
@@ -43,6 +48,7 @@ class SessionOptions(TypedDict, total=False):
     size: str | None
     prompt: str | None
     audio_mode: str | None
+    loudness: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,7 @@ class Session:
             "crop": self.crop,
             "size": f"{self.portrait.height}x{self.portrait.width}",
             "audio_mode": self.audio_mode.value,
+            "loudness": self.models.loudness.value,
             **({"prompt": self.prompt} if self.prompt else {}),
         }
 
@@ -87,13 +94,16 @@ def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
     crop = model.defaults.crop if crop is None else crop
     if crop not in CROPS:
         raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
+    loudness = options.get("loudness")
+    mode = model.defaults.loudness if loudness is None else _choice(LoudnessMode, loudness, "loudness")
+    models = _with_steps(model.models, options.get("num_steps"))
     return Session(
-        models=_with_steps(model.models, options.get("num_steps")),
+        models=dataclasses.replace(models, loudness=mode),
         portrait=_portrait(model, options.get("size")),
         seed=_seed(model.defaults.seed if seed is None else seed),
         crop=crop,
         prompt=_prompt(model, options.get("prompt")),
-        audio_mode=_audio_mode(options.get("audio_mode")),
+        audio_mode=_choice(AudioMode, options.get("audio_mode") or "stream", "audio mode"),
     )
 
 
@@ -159,9 +169,9 @@ def _prompt(model: AvatarModel, prompt: str | None) -> str:
     return model.defaults.prompt if prompt is None else prompt
 
 
-def _audio_mode(mode: str | None) -> AudioMode:
+def _choice(kind: type[ChoiceT], value: str, name: str) -> ChoiceT:
     try:
-        return AudioMode(mode or AudioMode.STREAM)
+        return kind(value)
     except ValueError as error:
-        choices = ", ".join(choice.value for choice in AudioMode)
-        raise InputError(f"audio mode {mode}: is not one of {choices}") from error
+        choices = ", ".join(str(choice.value) for choice in kind)
+        raise InputError(f"{name} {value}: is not one of {choices}") from error

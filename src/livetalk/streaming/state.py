@@ -7,6 +7,7 @@ from torch import Tensor
 
 from livetalk.streaming.audio import AudioBuffer, Recording
 from livetalk.streaming.color import ColorStatistics
+from livetalk.streaming.loudness import LoudnessState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,7 @@ class StreamState:
         color: colours of the reference image.
         chunk_index: chunks generated so far.
         last_frame: `[1, 3, H, W]`, -1..1, the frame shown last, where seams are hidden.
+        loudness: what a running gain remembers; None where there is none.
     """
 
     motion_latents: Tensor
@@ -28,18 +30,20 @@ class StreamState:
     color: ColorStatistics
     chunk_index: int
     last_frame: Tensor | None = None
+    loudness: LoudnessState | None = None
 
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
         shown = 0 if self.last_frame is None else self.last_frame.nbytes
+        heard = 0 if self.loudness is None else self.loudness.num_bytes
         parts = (
             self.motion_latents.nbytes,
             self.audio.num_bytes,
             self.rng_state.nbytes,
             self.color.num_bytes,
         )
-        return sum(parts) + shown
+        return sum(parts) + shown + heard
 
 
 def seeded_rng_state(seed: int, device: torch.device) -> Tensor:

@@ -28,6 +28,12 @@ from livetalk.streaming.audio import (
 from livetalk.streaming.color import match_color, measure_color
 from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.loudness import (
+    LoudnessMode,
+    LoudnessState,
+    normalize_published,
+    normalize_running,
+)
 from livetalk.streaming.seams import SeamConfig, hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
 from livetalk.types import Conditioning, VideoChunk
@@ -83,12 +89,21 @@ class StreamConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Models:
-    """Networks and settings that all streams share; all networks on one device."""
+    """Networks and settings that all streams share; all networks on one device.
+
+    Attributes:
+        dit: the transformer.
+        vae: the VAE.
+        audio_encoder: the speech encoder.
+        config: what the model is besides its weights.
+        loudness: what is done to the level of the sound.
+    """
 
     dit: DiT
     vae: CausalVideoVAE
     audio_encoder: AudioEncoder
     config: StreamConfig = field(default_factory=StreamConfig)
+    loudness: LoudnessMode = LoudnessMode.OFF
 
     @property
     def device(self) -> torch.device:
@@ -135,12 +150,14 @@ def create_state(
     """
     config = models.config
     audio = AudioBuffer.create(buffer_samples(config.geometry, config.audio), models.device)
+    loudness = LoudnessState.create() if models.loudness is LoudnessMode.RUNNING else None
     if lead_audio is not None:
         missing = config.audio.lookahead_frames * config.geometry.samples_per_frame - lead_audio.shape[0]
         if missing < 0:
             raise ValueError(f"lead_audio is {-missing} samples longer than the look-ahead")
-        audio = audio.push(torch.nn.functional.pad(lead_audio, (0, missing)))
-    return _first_state(models, conditioning, seed, audio)
+        lead, loudness = _adjust_level(models, lead_audio, loudness)
+        audio = audio.push(torch.nn.functional.pad(lead, (0, missing)))
+    return _first_state(models, conditioning, seed, audio, loudness)
 
 
 def create_recorded_state(
@@ -158,6 +175,10 @@ def create_recorded_state(
         recording: `[samples]` float32, -1..1, all of the sound, at least one sample.
     """
     config = models.config
+    if models.loudness is LoudnessMode.RUNNING:
+        recording, _ = normalize_running(recording, LoudnessState.create(), config.geometry.sample_rate)
+    elif models.loudness is LoudnessMode.PUBLISHED:
+        recording = normalize_published(recording, config.geometry.sample_rate)
     features = RecordedFeatures(
         models.audio_encoder, recording.to(models.device), config.geometry, config.audio
     )
@@ -165,7 +186,11 @@ def create_recorded_state(
 
 
 def _first_state(
-    models: Models, conditioning: Conditioning, seed: int, audio: AudioBuffer | Recording
+    models: Models,
+    conditioning: Conditioning,
+    seed: int,
+    audio: AudioBuffer | Recording,
+    loudness: LoudnessState | None = None,
 ) -> StreamState:
     return StreamState(
         motion_latents=conditioning.reference_latents,
@@ -173,7 +198,17 @@ def _first_state(
         rng_state=seeded_rng_state(seed, models.device),
         color=measure_color(conditioning.reference_pixels),
         chunk_index=0,
+        loudness=loudness,
     )
+
+
+def _adjust_level(
+    models: Models, samples: Tensor, loudness: LoudnessState | None
+) -> tuple[Tensor, LoudnessState | None]:
+    """Apply a stream's running gain, if it has one, to its next samples."""
+    if loudness is None:
+        return samples, None
+    return normalize_running(samples, loudness, models.config.geometry.sample_rate)
 
 
 @torch.no_grad()
@@ -197,7 +232,8 @@ def generate_chunk(
     geometry = models.config.geometry
     if audio.shape != (geometry.chunk_samples,):
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
-    sound = state.audio.push(audio)
+    samples, loudness = _adjust_level(models, audio, state.loudness)
+    sound = state.audio.push(samples)
     rng = restore_rng(state.rng_state, models.device)
     context = encode_audio_context(models, sound)
     latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
@@ -213,6 +249,7 @@ def generate_chunk(
         color=state.color,
         chunk_index=state.chunk_index + 1,
         last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
+        loudness=loudness,
     )
 
 
@@ -221,7 +258,10 @@ def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tens
     geometry, config = models.config.geometry, models.config.audio
     if isinstance(sound, Recording):
         return sound.features.context(sound.num_heard - 1)
-    features = models.audio_encoder(sound.waveform[None])
+    waveform = sound.waveform
+    if models.loudness is LoudnessMode.PUBLISHED:
+        waveform = normalize_published(waveform, geometry.sample_rate)
+    features = models.audio_encoder(waveform[None])
     start = buffer_window_start(geometry, config)
     return audio_context(features, start, geometry.window_frames, config.context_frames)
 

@@ -1,0 +1,97 @@
+"""What the speech encoder hears under each loudness mode, live and recorded."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.loudness import LoudnessMode, LoudnessState, normalize_published, normalize_running
+from livetalk.streaming.step import (
+    Models,
+    StreamConfig,
+    create_recorded_state,
+    create_state,
+    generate_chunk,
+    prepare_conditioning,
+)
+from tiny import IMAGE_SIDE, FrameEncoder, tiny_dit, tiny_models, tiny_vae
+
+CHUNK = ChunkGeometry(window_frames=13).chunk_samples
+BUFFER = 2 * 16_000
+
+
+class Listener(FrameEncoder):
+    """Keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Tensor] = []
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        self.heard.append(waveform[0])
+        return super().__call__(waveform)
+
+
+def listening_models(mode: LoudnessMode, config: StreamConfig) -> tuple[Models, Listener]:
+    listener = Listener()
+    return Models(
+        dit=tiny_dit(), vae=tiny_vae(), audio_encoder=listener, config=config, loudness=mode
+    ), listener
+
+
+def hear(mode: LoudnessMode, sound: Tensor, *, whole: bool = False, lead: int = 0) -> list[Tensor]:
+    """Return the waveforms that the encoder of a stream was given."""
+    models, listener = listening_models(mode, tiny_models(lookahead_frames=lead // 640).config)
+    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    if whole:
+        state = create_recorded_state(models, conditioning, 0, sound)
+    else:
+        state = create_state(models, conditioning, 0, sound[:lead])
+    for start in range(lead, len(sound) - CHUNK + 1, CHUNK):
+        _, state = generate_chunk(models, conditioning, sound[start : start + CHUNK], state)
+    return listener.heard
+
+
+def babble(num_chunks: int, level: float) -> Tensor:
+    """Make noise that rises and falls four times a second, as speech does."""
+    time = torch.arange(num_chunks * CHUNK) / 16_000
+    noise = torch.randn(len(time), generator=torch.Generator().manual_seed(1))
+    return level * noise * (torch.sin(2 * torch.pi * 4 * time).clamp_min(0) + 1e-3)
+
+
+def rms(sound: Tensor) -> float:
+    return float(sound.square().mean().sqrt())
+
+
+def test_off_is_the_sound_itself() -> None:
+    sound = babble(3, 0.02)
+    heard = hear(LoudnessMode.OFF, sound)
+    assert torch.equal(heard[-1][-len(sound) :], sound)
+    assert torch.equal(hear(LoudnessMode.OFF, sound, whole=True)[0][5 * 640 :], sound)
+
+
+def test_published_gives_all_that_is_heard_one_gain() -> None:
+    sound = babble(3, 0.02)
+    for index, heard in enumerate(hear(LoudnessMode.PUBLISHED, sound), start=1):
+        so_far = torch.nn.functional.pad(sound[: index * CHUNK], (BUFFER - index * CHUNK, 0))
+        torch.testing.assert_close(heard, normalize_published(so_far))
+    whole = hear(LoudnessMode.PUBLISHED, sound, whole=True)[0]
+    torch.testing.assert_close(whole[5 * 640 :], normalize_published(sound))
+
+
+@pytest.mark.parametrize("lead", [0, 3 * 640])
+def test_running_is_one_gain_curve_however_the_stream_is_cut(lead: int) -> None:
+    sound = babble(6, 0.01)[: 5 * CHUNK + lead]
+    expected, _ = normalize_running(sound, LoudnessState.create())
+    assert rms(expected[-CHUNK:]) > 2 * rms(sound[-CHUNK:])
+    heard = hear(LoudnessMode.RUNNING, sound, lead=lead)[-1]
+    torch.testing.assert_close(heard[-len(expected) :], expected)
+    if not lead:
+        torch.testing.assert_close(hear(LoudnessMode.RUNNING, sound, whole=True)[0][5 * 640 :], expected)
+
+
+def test_hiss_alone_is_lifted_by_the_published_gain_only() -> None:
+    hiss = 1e-3 * torch.randn(4 * CHUNK, generator=torch.Generator().manual_seed(2))
+    levels = {mode: rms(hear(mode, hiss)[-1][-CHUNK:]) for mode in LoudnessMode}
+    assert levels[LoudnessMode.OFF] == levels[LoudnessMode.RUNNING]
+    assert levels[LoudnessMode.PUBLISHED] > 30 * levels[LoudnessMode.OFF]
