@@ -19,6 +19,14 @@ def parity_dir() -> Path:
     return Path(os.environ.get("LIVETALK_PARITY_DIR", DEFAULT_DIR))
 
 
+def require_file(name: str) -> Path:
+    """Return the path of a reference file, or skip the test loudly."""
+    path = parity_dir() / name
+    if not path.is_file():
+        pytest.skip(f"PARITY NOT CHECKED: {path} is absent; set LIVETALK_PARITY_DIR to the reference numbers")
+    return path
+
+
 def upcast(tensor: Tensor) -> Tensor:
     """Bring bfloat16 (storage only, exact) to float32."""
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
@@ -34,12 +42,7 @@ class Reference:
     @classmethod
     def load(cls, name: str) -> "Reference":
         """Read `NAME.json`, or skip the test loudly."""
-        path = parity_dir() / f"{name}.json"
-        if not path.is_file():
-            pytest.skip(
-                f"PARITY NOT CHECKED: {path} is absent; set LIVETALK_PARITY_DIR to the reference numbers"
-            )
-        return cls(name, json.loads(path.read_text()))
+        return cls(name, json.loads(require_file(f"{name}.json").read_text()))
 
     def weights(self) -> dict[str, Tensor]:
         """Read the published weights as float32."""
@@ -73,8 +76,10 @@ def mismatch(got: Tensor, reference: Tensor, tolerance: dict[str, float]) -> str
     """Say how a tensor differs from its reference by more than the tolerance; None if it does not."""
     if got.shape != reference.shape:
         return f"shape {list(got.shape)} is not {list(reference.shape)}"
-    difference = got.detach().double() - reference.double()
-    rel_l2 = (difference.norm() / reference.double().norm().clamp_min(1e-30)).item()
+    got, reference = got.detach().double(), reference.double()
+    # Equal infinities do not differ; anything else that is not finite fails below.
+    difference = torch.where(got == reference, 0.0, got - reference)
+    rel_l2 = (difference.norm() / reference.norm().clamp_min(1e-30)).item()
     max_abs = difference.abs().max().item()
     if rel_l2 <= tolerance["rel_l2"] and max_abs <= tolerance.get("max_abs", float("inf")):
         return None

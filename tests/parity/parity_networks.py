@@ -1,9 +1,12 @@
 """Our networks at the sizes and with the weights of the reference files."""
 
+import gzip
+import json
 from dataclasses import replace
 from typing import Any
 
-from parity_case import Reference
+import torch
+from parity_case import Reference, require_file
 from torch import Tensor
 
 from livetalk.checkpoints.adapters import dit_adapter, vae_adapter
@@ -16,7 +19,7 @@ from livetalk.checkpoints.encoder_adapters import (
     wav2vec2_config,
 )
 from livetalk.models.audio_projection import AudioProjectionConfig
-from livetalk.models.clip_vision import CLIPVisionEncoder
+from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.umt5 import UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
@@ -99,6 +102,29 @@ def load_pair(dit_name: str, vae_name: str) -> tuple[DiT, CausalVideoVAE]:
     return load_dit(Reference.load(dit_name)), load_vae(Reference.load(vae_name))
 
 
+def read_keys(name: str) -> dict[str, Any]:
+    """Read the manifest of a full-size checkpoint: keys and shapes of all its tensors."""
+    manifest: dict[str, Any] = json.loads(gzip.decompress(require_file(f"keys_{name}.json.gz").read_bytes()))
+    return manifest
+
+
+def meta_tensors(manifest: dict[str, Any]) -> dict[str, Tensor]:
+    """Stand in for the tensors of a manifest, without memory."""
+    return {key: torch.empty(entry["shape"], device="meta") for key, entry in manifest["keys"].items()}
+
+
+def count_parameters(name: str) -> dict[str, Any]:
+    """Read the parameter counts of a full-size network."""
+    every: dict[str, Any] = json.loads(require_file("counts_parameters.json").read_text())
+    entry: dict[str, Any] = every[name]
+    return entry
+
+
+def clip_config(weights: dict[str, Tensor], num_heads: int = 16) -> CLIPVisionConfig:
+    """Read the size of an image encoder off its weights."""
+    return clip_vision_config(shapes_of(weights), num_heads)
+
+
 def shapes_of(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor."""
     return {key: tuple(tensor.shape) for key, tensor in weights.items()}
@@ -124,7 +150,7 @@ def load_clip(reference: Reference, *, all_blocks: bool = False) -> CLIPVisionEn
     published = reference.meta["config"]
     # In a whole checkpoint the tower stands under this prefix; the reference holds the tower alone.
     weights = {f"visual.{key}": tensor for key, tensor in reference.weights().items()}
-    config = clip_vision_config(shapes_of(weights), published["num_heads"])
+    config = clip_config(weights, published["num_heads"])
     config = replace(config, num_layers=config.num_layers + all_blocks)
     encoder = CLIPVisionEncoder(config).eval()
     encoder.load_state_dict(clip_vision_adapter(config).import_weights(encoder, weights), strict=True)

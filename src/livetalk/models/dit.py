@@ -263,5 +263,6 @@ def sinusoids(timesteps: Tensor, dim: int) -> Tensor:
 def linear_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer in float32, whatever the dtype of its weights and whatever autocast says."""
     assert isinstance(layer, nn.Linear)
-    with torch.autocast(x.device.type, enabled=False):
+    # Meta tensors, on which operations are counted, know no autocast.
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return F.linear(x, layer.weight.float(), layer.bias.float())
