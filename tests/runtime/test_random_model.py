@@ -5,6 +5,7 @@ from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import (
     RANDOM_MODELS,
     RANDOM_VERSION,
@@ -13,6 +14,7 @@ from livetalk.runtime.random_model import (
     random_model_config,
 )
 from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+from tiny import dit_inputs
 
 CPU = torch.device("cpu")
 
@@ -46,6 +48,18 @@ def test_weights_repeat_with_the_seed_and_are_the_same_numbers_in_every_precisio
     for name, weight in first.models.dit.state_dict().items():
         assert torch.equal(weight, half.models.dit.state_dict()[name].float()), name
     assert not torch.equal(first.models.dit.patch_embedding.weight, other.models.dit.patch_embedding.weight)
+
+
+def test_placed_weights_are_the_same_numbers() -> None:
+    whole, offloaded, small = (
+        build_random_model("tiny", device=CPU, dtype=torch.float32, placement=placement).models.dit
+        for placement in (None, PlacementConfig(resident_blocks=1), PlacementConfig(weights="float8"))
+    )
+    inputs = dit_inputs(whole.config)
+    with torch.no_grad():
+        expected = whole(*inputs)
+        assert torch.equal(offloaded(*inputs), expected)
+        assert 0 < (small(*inputs) - expected).norm() / expected.norm() < 0.1
 
 
 def test_no_weight_is_left_without_memory_or_with_a_gradient() -> None:

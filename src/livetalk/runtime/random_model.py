@@ -3,7 +3,7 @@
 For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,7 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
 from livetalk.runtime.build import AvatarModel, PortraitConfig, SessionDefaults
+from livetalk.runtime.placement import DiTPlacement, PlacementConfig
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.geometry import ChunkGeometry
@@ -142,6 +143,7 @@ def build_random_model(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
+    placement: PlacementConfig | None = None,
     portrait: PortraitConfig | None = None,
 ) -> AvatarModel:
     """Build a model with random weights, drawn where they stay: nothing passes through host memory.
@@ -152,6 +154,7 @@ def build_random_model(
         dtype: of the transformer and the VAE; the speech encoder is float32.
         seed: of the weights. Equal on one kind of device for every dtype: all weights are bfloat16 numbers,
             as published ones are.
+        placement: of the transformer, which is placed block by block as it is drawn; None keeps it whole.
         portrait: picture size, or None for the model's own.
 
     Raises:
@@ -162,8 +165,13 @@ def build_random_model(
     with torch.device("meta"):
         dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
         speech = Wav2Vec2Encoder(config.speech)
-    for network in (*_pieces(dit), vae):
+    placing = DiTPlacement(dit, placement or PlacementConfig(), device)
+    for index, block in enumerate(dit.blocks.layers):
+        draw_weights(block, device=device, dtype=dtype, rng=rng)
+        placing.place_block(index)
+    for network in (dit, vae):
         draw_weights(network, device=device, dtype=dtype, rng=rng)
+    placing.finish()
     draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
     vae.use_channels_last()
     return AvatarModel(
@@ -197,12 +205,6 @@ def draw_weights(
                 weight = _draw(name, parameter.shape, rng).to(torch.bfloat16).to(dtype)
                 setattr(owner, name, nn.Parameter(weight, requires_grad=False))
     module.requires_grad_(False).eval()
-
-
-def _pieces(dit: DiT) -> Iterator[nn.Module]:
-    """List a transformer block by block, then the rest of it, so that only one block is in two forms."""
-    yield from dit.blocks.layers
-    yield dit
 
 
 def _draw(name: str, shape: torch.Size, rng: torch.Generator) -> Tensor:
