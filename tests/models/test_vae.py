@@ -105,6 +105,16 @@ def test_skipped_frames_are_remembered(config: VAEConfig, skip: int) -> None:
     assert seen == [whole.shape[2], expected]
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_chosen_frames_are_those_of_the_whole_video(config: VAEConfig) -> None:
+    vae, latents = tiny_vae(config), draw(2, LATENT_CHANNELS, 3, 2, 2)
+    with torch.no_grad():
+        whole = vae.decode_raw(latents)
+        frames = torch.tensor([0, 1, whole.shape[2] - 1])
+        chosen = vae.decode_raw(latents, frames)
+    torch.testing.assert_close(chosen, whole[:, :, frames], atol=1e-5, rtol=1e-5)
+
+
 def test_cache_is_a_value() -> None:
     vae, video = tiny_vae(), draw(1, 3, 9, 16, 16)
     with torch.no_grad():

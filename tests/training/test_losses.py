@@ -3,7 +3,13 @@
 import torch
 
 from livetalk.training.augment import augment_clips
-from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
+from livetalk.training.losses import (
+    box_weights,
+    color_loss,
+    kl_divergence,
+    reconstruction_loss,
+    weighted_psnr,
+)
 from livetalk.training.memory import mirror_boxes
 
 FACE = torch.tensor([[0.3, 0.2, 0.7, 0.8]])
@@ -27,6 +33,15 @@ def test_reconstruction_loss_counts_mouth_errors_more() -> None:
     corner = reconstruction_loss(at_corner, target, weights, 0.5)
     assert mouth > 2 * corner > 0
     assert reconstruction_loss(target, target, weights, 0.5) == 0
+
+
+def test_color_loss_sees_hue_and_not_texture() -> None:
+    target = torch.zeros(1, 3, 32, 32)
+    texture = torch.full((1, 3, 32, 32), 0.5)
+    texture[..., ::2] = -0.5
+    hue = torch.tensor([0.1, -0.1, 0.0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    assert color_loss(texture, target) < 1e-6
+    torch.testing.assert_close(color_loss(hue, target), torch.tensor(0.2 / 3))
 
 
 def test_kl_is_zero_for_the_prior_only() -> None:

@@ -21,7 +21,7 @@ from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors, window_errors
 from livetalk.training.trainer import Stage, Trainer
-from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
+from livetalk.training.vae import VAELoss, VAEObjective, choose_frames, prepare_vae, reconstruction_psnr
 
 CPU = torch.device("cpu")
 VAE = VAEConfig(
@@ -86,7 +86,7 @@ def bank(store: ClipStore) -> WindowBank:
     memory = ClipMemory(store, CPU)
     memory.refresh(limit=10)
     encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
-    config = BankConfig(lookahead_frames=(3,), variants=1, reencode_share=1.0)
+    config = BankConfig(window_stride=4, lookahead_frames=(3,), variants=1, reencode_share=1.0)
     return BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT).build(
         memory, RampSource(), 0
     )
@@ -157,6 +157,16 @@ def test_vae_learns_and_reports_psnr(store: ClipStore, tmp_path: Path) -> None:
     mean, std = measure_latents(vae, memory, num_clips=2)
     assert mean.shape == std.shape == (4,)
     assert (std > 0).all()
+
+
+def test_judged_frames_always_hold_the_motion_frames() -> None:
+    config = VAETrainConfig(optimizer=OPTIMIZER, batch_size=1, num_frames=33, judged_frames=9)
+    drawn = [choose_frames(config, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    for frames in drawn:
+        assert frames.shape == (9,)
+        assert frames[-5:].tolist() == [28, 29, 30, 31, 32]
+        assert frames.diff().min() > 0
+    assert set(torch.cat(drawn).tolist()) == set(range(33))
 
 
 def test_sft_learns(bank: WindowBank, tmp_path: Path) -> None:

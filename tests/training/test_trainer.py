@@ -11,7 +11,13 @@ from livetalk.errors import WeightsError
 from livetalk.training.checkpoint import PART_BYTES, load_training_state
 from livetalk.training.config import Budget, OptimizerConfig
 from livetalk.training.metrics import MetricsLog
-from livetalk.training.optim import WeightAverage, build_optimizers, rate_factor
+from livetalk.training.optim import (
+    ConvolutionMuon,
+    WeightAverage,
+    build_optimizers,
+    orthogonalize,
+    rate_factor,
+)
 from livetalk.training.trainer import Stage, Trainer
 
 CONFIG = OptimizerConfig(learning_rate=0.02, warmup_steps=1, decay_from=1.0, ema_decay=0.9)
@@ -124,6 +130,40 @@ def test_muon_takes_block_matrices_only() -> None:
     muon, adam = build_optimizers(model, config, ("blocks.",))
     assert [p.shape for p in muon.param_groups[0]["params"]] == [torch.Size([4, 4])]
     assert sum(len(group["params"]) for group in adam.param_groups) == 3
+
+
+def test_muon_takes_block_kernels_too() -> None:
+    model = nn.ModuleDict({"blocks": nn.Conv2d(3, 8, 3), "head": nn.Conv2d(8, 2, 3)})
+    config = OptimizerConfig(learning_rate=1e-3, use_muon=True)
+    muon, _ = build_optimizers(model, config, ("blocks.",))
+    assert isinstance(muon, ConvolutionMuon)
+    assert [p.shape for p in muon.param_groups[0]["params"]] == [torch.Size([8, 3, 3, 3])]
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 20), (3, 20, 6)])
+def test_orthogonalised_matrices_have_like_singular_values(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape, generator=generator)))
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.4
+
+
+def test_kernel_updates_have_the_stated_size_and_lower_the_loss() -> None:
+    torch.manual_seed(0)
+    layer, wanted = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3)
+    optimizer = ConvolutionMuon([layer.weight], lr=0.05)
+    pictures = torch.randn(16, 4, 8, 8)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (layer(pictures) - wanted(pictures).detach()).square().mean()
+        loss.backward()
+        before = layer.weight.detach().clone()
+        optimizer.step()
+        change = (layer.weight.detach() - before).square().mean().sqrt()
+        assert float(change) == pytest.approx(0.2 * 0.05, rel=0.3)
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_average_follows_the_weights() -> None:

@@ -15,7 +15,7 @@ from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.data.synthetic.renderer import Renderer
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
-from livetalk.runtime.build import SPEECH_ENCODER_FILE, save_model
+from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint, save_model
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (
@@ -33,7 +33,7 @@ from livetalk.training.metrics import Throughput
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 
-VAE_CLIPS = 700
+VAE_CLIPS = 1500
 """Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
 
 
@@ -46,6 +46,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
     parser.add_argument("--work", type=Path, required=True, help="folder for rendered clips (tens of GB)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        help="start from exported weights: a checkpoint folder, or `embedded` for the shipped ones",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where `export` writes")
     parser.add_argument("--version", default="1", help="of the exported weights")
@@ -83,6 +88,7 @@ def _paths(args: argparse.Namespace) -> JobPaths:
         heldout=args.work / "heldout",
         run=args.out,
         speech_encoder=WEIGHTS / SPEECH_ENCODER_FILE,
+        start=None if args.start is None else find_checkpoint(args.start),
     )
 
 

@@ -27,6 +27,9 @@ from livetalk.models.vae_cache import CachePass, VAECache
 
 COLORS = 3
 
+FrameChoice = slice | Tensor | None
+"""Frames to keep of a video: a slice, indices `[K]`, or None for all."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEConfig:
@@ -154,11 +157,21 @@ class CausalVideoVAE(nn.Module):
             The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next piece.
         """
         step = CachePass(cache or VAECache.create(self._num_decoder_slots))
-        return self._decode(latents, step, skip_frames).clamp(-1, 1), step.finish()
+        keep = slice(skip_frames, None) if skip_frames else None
+        return self._decode(latents, step, keep).clamp(-1, 1), step.finish()
 
-    def decode_raw(self, latents: Tensor) -> Tensor:
-        """Decode a whole video for training: as `decode`, without clamping and without a cache."""
-        return self._decode(latents, None)
+    def decode_raw(self, latents: Tensor, frames: Tensor | None = None) -> Tensor:
+        """Decode a whole video for training: as `decode`, without clamping and without a cache.
+
+        Args:
+            latents: normalised, `[B, C, T, h, w]`.
+            frames: indices of the frames wanted, `[K]`; layers that see one frame at a time run on
+                these alone.
+
+        Returns:
+            `[B, 3, F, H, W]`, or `[B, 3, K, H, W]`.
+        """
+        return self._decode(latents, None, frames)
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Bring raw latents `[B, C, T, h, w]` to mean 0 and deviation 1 per channel."""
@@ -187,10 +200,10 @@ class CausalVideoVAE(nn.Module):
         mean, log_variance = self.moments_conv(self.encoder(x, step)).chunk(2, dim=1)
         return mean, log_variance
 
-    def _decode(self, latents: Tensor, step: CachePass | None, skip_frames: int = 0) -> Tensor:
+    def _decode(self, latents: Tensor, step: CachePass | None, keep: FrameChoice = None) -> Tensor:
         x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        video: Tensor = self.decoder(self.latents_conv(x), step, skip_frames)
+        video: Tensor = self.decoder(self.latents_conv(x), step, keep)
         return video
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -267,16 +280,16 @@ class Decoder(nn.Module):
         # The layer after which frames are independent: none where even the last convolution sees several.
         self._last_temporal = None if is_temporal(self.conv_out) or not temporal else temporal[-1]
 
-    def forward(self, latents: Tensor, cache: CachePass | None = None, skip_frames: int = 0) -> Tensor:
-        """Return `[B, 3, F - skip_frames, H, W]` from `[B, C, T, h, w]`."""
+    def forward(self, latents: Tensor, cache: CachePass | None = None, keep: FrameChoice = None) -> Tensor:
+        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`; only the frames `keep`, where given."""
         x = self.conv_in(latents, cache)
         for index, layer in enumerate(self._layers()):
             x = layer(x, cache)
-            if skip_frames and index == self._last_temporal:
-                x = x[:, :, skip_frames:].contiguous(memory_format=torch.channels_last_3d)
+            if keep is not None and index == self._last_temporal:
+                x = x[:, :, keep].contiguous(memory_format=torch.channels_last_3d)
         x = self.conv_out(self.norm_out(x), cache)
-        if self._last_temporal is None:
-            x = x[:, :, skip_frames:]
+        if keep is not None and self._last_temporal is None:
+            x = x[:, :, keep]
         return channels_to_pixels(x, self.patch_size)
 
     def _layers(self) -> list[nn.Module]:

@@ -24,7 +24,7 @@ class OptimizerConfig:
         learning_rate: peak learning rate (update RMS 0.2 * learning_rate for Muon parameters too).
         weight_decay: decoupled decay of matrices; vectors are never decayed.
         betas: Adam moments.
-        use_muon: orthogonalised momentum for the matrices of transformer blocks, AdamW for the rest.
+        use_muon: orthogonalised momentum for the matrices and kernels inside blocks, AdamW for the rest.
         warmup_steps: linear warm-up at the start of every slice (moments are fresh on a new machine).
         decay_from: fraction of the slice after which the rate falls linearly to `final_factor`.
         final_factor: last learning rate over the peak.
@@ -51,9 +51,14 @@ class VAETrainConfig:
         optimizer: see `OptimizerConfig`.
         batch_size: windows per step.
         num_frames: frames per window, 1 + 4k; fewer than a session's window leave later latents untrained.
+        judged_frames: frames of a window that are decoded to pixels in a step. Neighbours look alike, and the
+            finest decoder levels, which see one frame at a time, are most of the work.
         crop: side of the random square that a step sees, pixels.
         kl_weight: weight of the mean KL divergence per latent element (small: rate, not shape).
         gradient_weight: weight of the multi-scale image-gradient loss.
+        color_weight: weight of the loss of cell-averaged colours.
+        round_trip_weight: weight of the change that decoding and encoding the last frames makes to latents.
+        motion_frames: frames that a stream encodes again.
         face_weight: extra pixel weight inside the face box.
         eye_weight: extra pixel weight in the eye band of the face box.
         mouth_weight: extra pixel weight inside the mouth box.
@@ -62,9 +67,13 @@ class VAETrainConfig:
     optimizer: OptimizerConfig
     batch_size: int
     num_frames: int = 33
+    judged_frames: int = 13
     crop: int = 256
     kl_weight: float = 2e-5
     gradient_weight: float = 0.5
+    color_weight: float = 1.0
+    round_trip_weight: float = 0.05
+    motion_frames: int = 5
     face_weight: float = 1.5
     eye_weight: float = 2.0
     mouth_weight: float = 4.0
@@ -110,7 +119,7 @@ class BankConfig:
         reencode_share: share of clips whose motion latents are also made by decode and encode.
     """
 
-    window_stride: int = 4
+    window_stride: int = 7
     lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)
     variants: int = 2
     reencode_share: float = 0.35

@@ -27,10 +27,14 @@ from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConf
 from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors
+from livetalk.training.start import start_dit, start_vae
 from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
 
 VAE_FINISHED = "vae_finished.json"
+VAE_MATRICES = ("encoder.middle.", "encoder.levels.", "decoder.middle.", "decoder.levels.")
+"""What Muon trains of a VAE where it is used: all but the first and last layers."""
+
 CLIPS_PER_PART = 25
 
 
@@ -43,12 +47,14 @@ class JobPaths:
         heldout: rendered clips of identities and sentences kept out of training.
         run: checkpoints and metrics.
         speech_encoder: weights of the frozen speech encoder.
+        start: exported weights that the networks begin with, or None for fresh ones.
     """
 
     clips: Path
     heldout: Path
     run: Path
     speech_encoder: Path
+    start: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +92,8 @@ def train_vae(job: VAEJob) -> None:
     finished.unlink(missing_ok=True)
     log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
-    vae = CausalVideoVAE(job.model)
-    prepare_vae(vae)
-    vae = vae.to(job.device)
-    trainer = Trainer(Stage("vae", vae, job.training.optimizer), job.paths.run, log)
+    vae = _first_vae(job).to(job.device)
+    trainer = Trainer(Stage("vae", vae, job.training.optimizer, VAE_MATRICES), job.paths.run, log)
     memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
     _wait_for_clips(memory, job.min_clips)
@@ -110,6 +114,14 @@ def train_vae(job: VAEJob) -> None:
         statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
         finished.write_text(json.dumps(statistics), encoding="utf-8")
     log.close()
+
+
+def _first_vae(job: VAEJob) -> CausalVideoVAE:
+    if job.paths.start is not None:
+        return start_vae(job.paths.start, job.model)
+    vae = CausalVideoVAE(job.model)
+    prepare_vae(vae)
+    return vae
 
 
 def _wait_for_clips(memory: ClipMemory, count: int) -> None:
@@ -168,7 +180,8 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     """Train the DiT for one slice on windows encoded with the finished VAE."""
     log = MetricsLog(job.paths.run / "metrics_dit.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
-    dit = DiT(job.model).to(job.device)
+    start = job.paths.start
+    dit = (DiT(job.model) if start is None else start_dit(start, job.model)).to(job.device)
     trainer = Trainer(Stage("dit", dit, job.training.optimizer, ("blocks.",)), job.paths.run, log)
     objective = _compiled(SFTObjective(dit), job.device)
     log.write("dit", {"parameters": sum(p.numel() for p in dit.parameters())})
@@ -205,6 +218,7 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
 
 def _encode_all(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[WindowBank, WindowBank]:
     vae = load_trained_vae(job.paths.run, job.vae).to(job.device)
+    vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
     builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)
     parts: list[WindowBank] = []

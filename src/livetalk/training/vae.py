@@ -7,7 +7,13 @@ from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.vae_blocks import ResidualBlock
 from livetalk.training.augment import augment_clips
 from livetalk.training.config import VAETrainConfig
-from livetalk.training.losses import box_weights, kl_divergence, reconstruction_loss, weighted_psnr
+from livetalk.training.losses import (
+    box_weights,
+    color_loss,
+    kl_divergence,
+    reconstruction_loss,
+    weighted_psnr,
+)
 from livetalk.training.memory import ClipMemory, WindowBatch
 from livetalk.training.precision import mixed_precision
 
@@ -40,26 +46,50 @@ class VAEObjective(nn.Module):
         self.vae = vae
         self.config = config
 
-    def forward(self, video: Tensor, weights: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (loss, weighted L1 part, KL part) as scalars.
+    def forward(self, video: Tensor, weights: Tensor, noise: Tensor, frames: Tensor) -> dict[str, Tensor]:
+        """Return the scalars "loss" and its unweighted parts "reconstruction", "color", "round_trip", "kl".
 
         Args:
             video: [B, 3, F, H, W], -1..1.
             weights: [B, 1, H, W], mean 1.
             noise: [B, z, T, h, w], standard normal.
+            frames: [K], indices of the frames that are decoded and judged; the last ones are a stream's
+                motion frames.
         """
         mean, log_variance = self.vae.encode_moments(video)
         latents = mean + noise * torch.exp(0.5 * log_variance)
-        output = self.vae.decode_raw(self.vae.normalize(latents))
-        frames = video.shape[2]
-        rate = kl_divergence(mean.float(), log_variance.float())
-        reconstruction = reconstruction_loss(
-            output.float().transpose(1, 2).flatten(0, 1),
-            video.transpose(1, 2).flatten(0, 1),
-            weights.repeat_interleave(frames, 0),
-            self.config.gradient_weight,
-        )
-        return reconstruction + self.config.kl_weight * rate, reconstruction, rate
+        decoded = self.vae.decode_raw(self.vae.normalize(latents), frames)
+        output, target = _frames(decoded.float()), _frames(video[:, :, frames])
+        config = self.config
+        parts = {
+            "reconstruction": reconstruction_loss(
+                output, target, weights.repeat_interleave(len(frames), 0), config.gradient_weight
+            ),
+            "color": color_loss(output, target),
+            "round_trip": self._round_trip(decoded, video),
+            "kl": kl_divergence(mean.float(), log_variance.float()),
+        }
+        loss = parts["reconstruction"] + config.color_weight * parts["color"]
+        loss = loss + config.round_trip_weight * parts["round_trip"] + config.kl_weight * parts["kl"]
+        return {"loss": loss, **parts}
+
+    def _round_trip(self, decoded: Tensor, video: Tensor) -> Tensor:
+        """Mean squared distance between latents of the last decoded frames and of the same real ones.
+
+        A stream encodes its own last frames as the next window's motion latents: what this trip changes is
+        seen as a step between chunks. In units of the latents' variance over the batch.
+        """
+        count = self.config.motion_frames
+        # One call for both: the compiled graph holds the encoder once less.
+        tails = torch.cat([video[:, :, -count:], decoded[:, :, -count:].clamp(-1, 1).to(video.dtype)])
+        wanted, found = self.vae.encode_moments(tails)[0].float().chunk(2)
+        wanted = wanted.detach()
+        scale = wanted.var((0, 2, 3, 4), keepdim=True) + 1e-6
+        return ((found - wanted).square() / scale).mean()
+
+
+def _frames(video: Tensor) -> Tensor:
+    return video.transpose(1, 2).flatten(0, 1)
 
 
 class VAELoss:
@@ -83,9 +113,10 @@ class VAELoss:
         video = augment_clips(batch.video, device_rng) * 2 - 1
         video, weights = self._crop(video, face_weights(batch, config), rng)
         noise = torch.randn(self._latent_shape(video), generator=device_rng, device=device)
+        frames = choose_frames(config, rng).to(device)
         with mixed_precision(device):
-            loss, reconstruction, rate = self._objective(video.transpose(1, 2), weights, noise)
-        return {"loss": loss, "reconstruction": reconstruction, "kl": rate}
+            scalars: dict[str, Tensor] = self._objective(video.transpose(1, 2), weights, noise, frames)
+        return scalars
 
     def _crop(self, video: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cut one random square out of all windows; corners lie on the latent grid."""
@@ -107,6 +138,13 @@ class VAELoss:
         stride = vae.config.spatial_stride
         latent_frames = 1 + (frames - 1) // vae.config.temporal_stride
         return batch, vae.config.latent_channels, latent_frames, height // stride, width // stride
+
+
+def choose_frames(config: VAETrainConfig, rng: torch.Generator) -> Tensor:
+    """Draw the frames of a window that a step decodes: [judged_frames], ascending, motion frames last."""
+    others = config.num_frames - config.motion_frames
+    drawn = torch.randperm(others, generator=rng)[: config.judged_frames - config.motion_frames]
+    return torch.cat([drawn.sort().values, torch.arange(others, config.num_frames)])
 
 
 def face_weights(batch: WindowBatch, config: VAETrainConfig) -> Tensor:
