@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -84,7 +85,13 @@ class Style:
 
 
 def _vector(like: Tensor, x: float, y: float, z: float) -> Tensor:
-    return like.new_tensor([x, y, z])
+    return _constant(like.device, x, y, z)
+
+
+@lru_cache(maxsize=256)
+def _constant(device: torch.device, x: float, y: float, z: float) -> Tensor:
+    """Keep constants on the device: sending one waits for all work in progress there."""
+    return torch.tensor([x, y, z], device=device)
 
 
 def _away_from_part(style: Style, local: Tensor) -> Tensor:
@@ -104,7 +111,7 @@ def _long(style: Style, local: Tensor, t: float) -> Tensor:
     drift = {"bob": -0.12, "wavy": 0.05}.get(style.hair.style, -0.03)
     flow = flow + (_vector(local, drift, 0, 0) * torch.sign(local[:, :1]) - _vector(local, 0, 0.4, 0)) * hang
     if style.hair.style == "bob":
-        inward = -local * local.new_tensor([0.5, 0.0, 0.5])
+        inward = -local * _vector(local, 0.5, 0, 0.5)
         flow = flow + inward * max(0.0, t - 0.7) * 3
     bangs = _vector(local, 0, -0.75, 0.75) + side * _vector(local, 0.12, 0, 0)
     return torch.where(style.bangs[:, None], bangs, flow)
