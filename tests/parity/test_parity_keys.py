@@ -1,5 +1,6 @@
 """The full-size published state dicts: every key, shape and parameter count, on the meta device."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,13 @@ from parity_networks import (
 )
 from torch import nn
 
-from livetalk.checkpoints.adapters import StateDictAdapter, dit_adapter, vae_adapter
+from livetalk.checkpoints.adapters import (
+    StateDictAdapter,
+    dit_adapter,
+    published_dit_config,
+    published_vae_config,
+    vae_adapter,
+)
 from livetalk.checkpoints.encoder_adapters import (
     EncoderAdapter,
     clip_vision_adapter,
@@ -54,6 +61,7 @@ def check(network: nn.Module, adapter: StateDictAdapter, manifest: dict[str, Any
 def test_parity_dit_keys() -> None:
     manifest = read_keys("dit_14b")
     config = dit_config(manifest["config"], meta_tensors(manifest))
+    assert config == published_dit_config()
     with torch.device("meta"):
         dit = DiT(config)
     check(dit, dit_adapter(config), manifest, "dit_14b")
@@ -62,6 +70,7 @@ def test_parity_dit_keys() -> None:
 def test_parity_vae_keys() -> None:
     manifest = read_keys("vae")
     config = vae_config(manifest["config"])
+    assert config == replace(published_vae_config(), latents_mean=(), latents_std=())
     with torch.device("meta"):
         vae = CausalVideoVAE(config)
     check(vae, vae_adapter(config), manifest, "vae")
