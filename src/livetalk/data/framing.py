@@ -113,7 +113,7 @@ def find_face(image: NDArray[np.uint8]) -> Box | None:
 
 
 @cache
-def _face_cascade() -> cv2.CascadeClassifier:
+def _face_cascade() -> "cv2.CascadeClassifier":
     # Of OpenCV's frontal cascades this one found every rendered portrait tried and no face in pictures
     # without one.
     folder = Path(cv2.__file__).parent / "data"
