@@ -1,72 +1,104 @@
-"""Weights are converted one by one as they arrive; each is let go before the next is read."""
+"""Weights are rounded to bytes and placed block by block while they arrive; none is held longer."""
 
 import weakref
-from collections.abc import Mapping
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from livetalk.checkpoints import streaming_load
 from livetalk.checkpoints.layouts import find_published
-from livetalk.checkpoints.published import open_dit
+from livetalk.checkpoints.published import PublishedNetwork, open_dit, open_text_encoder
+from livetalk.errors import WeightsError
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.ops.low_precision import ByteFormat, quantize_channels
+from livetalk.quantization.linear import QuantizedLinear, quantize_linears
+from livetalk.runtime.placement import DiTPlacement, PlacementConfig, apply_placement
 from synthetic_checkpoint import SyntheticCheckpoint
 
 CPU = torch.device("cpu")
 
 
-class Int8Linear(nn.Module):
-    """Linear layer that stores its weight as integers and a scale."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        """Take the place of `layer`."""
-        super().__init__()
-        self.register_buffer("weight", torch.empty(layer.weight.shape, dtype=torch.int8, device="meta"))
-        self.register_buffer("weight_scale", torch.empty(layer.weight.shape[0], 1, device="meta"))
-        self.bias = layer.bias
+@pytest.fixture(scope="module")
+def published(pristine: SyntheticCheckpoint) -> PublishedNetwork[DiT, DiTConfig]:
+    """The transformer, not loaded yet."""
+    return open_dit(find_published(pristine.model_dir))
 
 
-class Int8Transform:
-    """Stores the feed-forward layers as integers and remembers what it was given."""
-
-    def __init__(self) -> None:
-        """Start with no memory."""
-        self.seen: list[str] = []
-        self.alive_at_most = 0
-        self._sources: list[weakref.ref[Tensor]] = []
-
-    def prepare(self, network: nn.Module) -> None:
-        """Replace the feed-forward layers."""
-        for name, module in list(network.named_modules()):
-            if ".ffn." in name and isinstance(module, nn.Linear):
-                parent, _, child = name.rpartition(".")
-                setattr(network.get_submodule(parent), child, Int8Linear(module))
-
-    def convert(self, name: str, weight: Tensor) -> Mapping[str, Tensor]:
-        """Convert the weights of feed-forward layers; count which others are still held."""
-        self.seen.append(name)
-        if ".ffn." not in name or not name.endswith(".weight"):
-            return {name: weight}
-        self.alive_at_most = max(self.alive_at_most, sum(source() is not None for source in self._sources))
-        self._sources.append(weakref.ref(weight))
-        scale = weight.abs().amax(1, keepdim=True) / 127
-        return {name: (weight / scale).round().to(torch.int8), name + "_scale": scale}
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Tell whether two networks have the same keys and bits."""
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(
+        a[key].dtype == b[key].dtype and torch.equal(a[key].view(torch.uint8), b[key].view(torch.uint8))
+        for key in a
+    )
 
 
-def test_a_transform_acts_while_the_weights_arrive(pristine: SyntheticCheckpoint) -> None:
-    published = open_dit(find_published(pristine.model_dir))
+@pytest.mark.parametrize("byte_format", ["float8", "int8"])
+def test_rounding_on_arrival_is_rounding_afterwards(
+    published: PublishedNetwork[DiT, DiTConfig], byte_format: ByteFormat
+) -> None:
+    dit = published.build_empty()
+    assert quantize_linears(dit, byte_format) > 0
+    published.fill(dit, device=CPU, dtype=torch.bfloat16)
+    plain = published.load(device=CPU, dtype=torch.bfloat16)
+    quantize_linears(plain, byte_format)
+    assert isinstance(dit.get_submodule("blocks.layers.1.self_attention.q"), QuantizedLinear)
+    assert same_weights(dit, plain)
+
+
+def test_no_weight_is_held_before_it_is_rounded(
+    published: PublishedNetwork[DiT, DiTConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def watch(weight: Tensor, byte_format: ByteFormat) -> tuple[Tensor, Tensor]:
+        held.append(sum(reference() is not None for reference in seen))
+        seen.append(weakref.ref(weight))
+        return quantize_channels(weight, byte_format)
+
+    dit = published.build_empty()
+    num_layers = quantize_linears(dit, "float8")
+    monkeypatch.setattr(streaming_load, "quantize_channels", watch)
+    published.fill(dit, device=CPU, dtype=torch.bfloat16)
+    assert len(held) == num_layers
+    assert max(held) == 0
+
+
+def test_blocks_are_placed_when_they_are_complete(published: PublishedNetwork[DiT, DiTConfig]) -> None:
+    dit = published.build_empty()
+    config = PlacementConfig(weights="float8", resident_blocks=1)
+    work = DiTPlacement(dit, config, CPU)
+    placed: list[str] = []
+
+    def place(name: str) -> None:
+        assert not any(tensor.is_meta for tensor in dit.get_submodule(name).state_dict().values())
+        placed.append(name)
+        work.place_block(int(name.rpartition(".")[2]))
+
+    published.fill(dit, device=CPU, dtype=torch.float32, on_unit=place)
+    assert work.finish() is not None
+    assert sorted(placed) == ["blocks.layers.0", "blocks.layers.1"]
     plain = published.load(device=CPU, dtype=torch.float32)
-    transform = Int8Transform()
-    dit = published.load(device=CPU, dtype=torch.float32, transform=transform)
-    assert sorted(transform.seen) == sorted(plain.state_dict())
-    converted = dict(dit.named_modules())["blocks.layers.0.ffn.0"]
-    assert isinstance(converted, Int8Linear)
-    restored = converted.get_buffer("weight") * converted.get_buffer("weight_scale")
-    wanted = plain.get_parameter("blocks.layers.0.ffn.0.weight")
-    assert (restored - wanted).abs().max() <= wanted.abs().max() / 127
-    assert torch.equal(dit.get_parameter("head.linear.bias"), plain.get_parameter("head.linear.bias"))
+    apply_placement(plain, config, CPU)
+    latents, condition = torch.randn(1, 16, 3, 4, 4), torch.randn(1, 20, 3, 4, 4)
+    audio = torch.randn(1, 9, 5, 2, 32)
+    text, image = torch.randn(1, 8, 32), torch.randn(1, 17, 160)
+    inputs = (latents, torch.tensor([500.0]), condition, audio, text, image)
+    with torch.no_grad():
+        assert torch.equal(dit(*inputs), plain(*inputs))
 
 
-def test_no_two_weights_are_held_before_conversion(pristine: SyntheticCheckpoint) -> None:
-    transform = Int8Transform()
-    open_dit(find_published(pristine.model_dir)).load(device=CPU, dtype=torch.float32, transform=transform)
-    assert len(transform.seen) > 20
-    assert transform.alive_at_most == 0
+def test_units_are_the_items_of_the_outermost_lists(pristine: SyntheticCheckpoint) -> None:
+    encoder = open_text_encoder(find_published(pristine.model_dir))
+    units: list[str] = []
+    encoder.fill(encoder.build_empty(), device=CPU, dtype=torch.float32, on_unit=units.append)
+    assert units == ["blocks.0", "blocks.1"]
+
+
+def test_tensors_outside_the_state_dict_are_refused(published: PublishedNetwork[DiT, DiTConfig]) -> None:
+    dit = published.build_empty()
+    dit.register_buffer("table", torch.ones(2, device="meta"), persistent=False)
+    with pytest.raises(WeightsError, match="table cannot be filled"):
+        published.fill(dit, device=CPU, dtype=torch.float32)

@@ -41,24 +41,7 @@ def load_module(
         key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
         for key, tensor in state.items()
     }
-    return assign_weights(module, placed, name)
-
-
-def assign_weights(module: ModuleT, weights: Mapping[str, Tensor], name: str) -> ModuleT:
-    """Give a network on the meta device its weights, without a copy.
-
-    Args:
-        module: the network.
-        weights: exactly those of its state dict, in the precision and place that it shall have.
-        name: of the network, for messages.
-
-    Returns:
-        The network in evaluation mode, without gradients.
-
-    Raises:
-        WeightsError: a part of the network is not in its state dict.
-    """
-    module.load_state_dict(weights, strict=True, assign=True)
+    module.load_state_dict(placed, strict=True, assign=True)
     left = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if left:
         raise WeightsError(f"{name}: {_some(left)} cannot be filled from a checkpoint")

@@ -19,9 +19,9 @@ from livetalk.checkpoints.published_config import (
 )
 from livetalk.checkpoints.streaming_load import (
     LoadProgress,
-    WeightTransform,
+    UnitHook,
     canonical_entries,
-    load_network,
+    fill_network,
 )
 from livetalk.checkpoints.tensor_files import TensorIndex, index_tensors
 from livetalk.errors import WeightsError
@@ -54,24 +54,40 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
     adapter: StateDictAdapter
     index: TensorIndex
 
-    def load(
+    def build_empty(self) -> ModuleT:
+        """Build the network on the meta device, where it takes no memory."""
+        with torch.device("meta"):
+            return self.build(self.config)
+
+    def fill(
         self,
+        network: ModuleT,
         *,
         device: torch.device,
         dtype: torch.dtype,
-        transform: WeightTransform | None = None,
+        on_unit: UnitHook | None = None,
         progress: LoadProgress | None = None,
     ) -> ModuleT:
-        """Build the network and fill it; see `load_part`."""
-        return load_network(
-            lambda: self.build(self.config),
+        """Give a network of `build_empty` its weights, see `fill_network`.
+
+        Layers may have been replaced by quantised ones before, and `on_unit` may move or replace blocks as
+        they arrive, so that the whole is never held in full precision, nor on one device.
+        """
+        return fill_network(
+            network,
             self.adapter,
             self.index,
             device=device,
             dtype=dtype,
-            transform=transform,
+            on_unit=on_unit,
             progress=progress,
         )
+
+    def load(
+        self, *, device: torch.device, dtype: torch.dtype, progress: LoadProgress | None = None
+    ) -> ModuleT:
+        """Build the network and fill it, see `load_part`."""
+        return self.fill(self.build_empty(), device=device, dtype=dtype, progress=progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +115,6 @@ def load_part(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    transform: WeightTransform | None = None,
     progress: LoadProgress | None = None,
 ) -> nn.Module:
     """Load one network of a published model.
@@ -112,7 +127,6 @@ def load_part(
         files: of the model.
         device: where it shall live.
         dtype: its precision; tensors that are not floating point keep theirs.
-        transform: changes how the weights are stored, one by one as they arrive.
         progress: is told the bytes read so far and the bytes to read.
 
     Returns:
@@ -122,9 +136,7 @@ def load_part(
         WeightsError: keys are missing, unexpected or misshapen (named, with the file they were looked for
             in), a file is damaged, or the configuration contradicts the weights.
     """
-    network: nn.Module = _OPENERS[part](files).load(
-        device=device, dtype=dtype, transform=transform, progress=progress
-    )
+    network: nn.Module = _OPENERS[part](files).load(device=device, dtype=dtype, progress=progress)
     return network
 
 

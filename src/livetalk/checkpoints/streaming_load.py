@@ -1,61 +1,67 @@
-"""Fill a network tensor by tensor: mapped file -> device and precision, never two copies of the whole."""
+"""Fill a network tensor by tensor: mapped file -> device and precision, never two copies of the whole.
 
+A weight may be stored, and wanted, as bytes with a scale per output channel; it is widened or rounded on
+arrival where the two differ. The scale of `x.weight` is `x.weight_scale`, in files and in networks.
+"""
+
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from livetalk.checkpoints.adapters import StateDictAdapter
 from livetalk.checkpoints.encoder_adapters import EncoderAdapter
-from livetalk.checkpoints.load import assign_weights
 from livetalk.checkpoints.tensor_files import TensorEntry, TensorIndex, read_tensors
 from livetalk.errors import WeightsError
+from livetalk.ops.low_precision import FLOAT8, dequantize_channels, quantize_channels
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LoadProgress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read."""
 
+UnitHook = Callable[[str], None]
+"""Called with the name of a block once all of its weights have arrived."""
+
+SCALE_SUFFIX = "_scale"
 _MAX_NAMED = 5
 
 
-class WeightTransform(Protocol):
-    """Changes how a network stores its weights while they arrive, such as a quantiser."""
+@dataclass(frozen=True, slots=True)
+class MatchedEntries:
+    """What a network needs from its files.
 
-    def prepare(self, network: nn.Module) -> None:
-        """Change a network that lies on the meta device, in place, to the form that `convert` fills."""
+    Attributes:
+        weights: by the network's keys, in the order of the files.
+        scales: of those weights that are stored as bytes, by the keys of the weights.
+    """
 
-    def convert(self, name: str, weight: Tensor) -> Mapping[str, Tensor]:
-        """Convert one weight as soon as it is on its device.
-
-        Args:
-            name: its key in the network before `prepare`.
-            weight: on its device, in the precision that was asked for.
-
-        Returns:
-            One or more weights of the network after `prepare`.
-        """
+    weights: Mapping[str, TensorEntry]
+    scales: Mapping[str, TensorEntry]
 
 
-def load_network(
-    build: Callable[[], ModuleT],
+def fill_network(
+    network: ModuleT,
     adapter: StateDictAdapter,
     index: TensorIndex,
     *,
     device: torch.device,
     dtype: torch.dtype,
-    transform: WeightTransform | None = None,
+    on_unit: UnitHook | None = None,
     progress: LoadProgress | None = None,
 ) -> ModuleT:
-    """Build a network on the meta device and fill it from published files.
+    """Give a network on the meta device its weights from files.
 
     Args:
-        build: makes the network; all its tensors must be in its state dict.
-        adapter: between its keys and the published ones.
+        network: changed in place; all its tensors must be in its state dict. Where layers of it were replaced
+            by such with weights of one byte, weights are rounded as they arrive.
+        adapter: between its keys and those of the files.
         index: of the files.
         device: where the network shall live; host memory holds one tensor at a time unless it is the CPU.
-        dtype: its precision; tensors that are not floating point keep theirs.
-        transform: changes the weights on arrival; None leaves them.
+        dtype: its precision; tensors that are not floating point and scales keep theirs.
+        on_unit: is told each item of a module list that is complete, and may then replace or move it.
         progress: is told how far it is.
 
     Returns:
@@ -64,76 +70,123 @@ def load_network(
     Raises:
         WeightsError: keys are missing, unexpected or misshapen, or a file cannot be read.
     """
-    with torch.device("meta"):
-        network = build()
     entries = match_entries(network, adapter, index)
-    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    if transform is not None:
-        transform.prepare(network)
-    weights: dict[str, Tensor] = {}
-    num_done, num_bytes = 0, sum(entry.num_bytes for entry in entries.values())
-    for key, tensor in read_tensors(entries):
-        kind = dtype if tensor.is_floating_point() else tensor.dtype
+    wanted = network.state_dict()
+    units = _unit_names(network)
+    pending = Counter(units[key] for key in entries.weights if key in units)
+    scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
+    num_done, num_bytes = 0, sum(entry.num_bytes for entry in entries.weights.values())
+    for key, tensor in read_tensors(entries.weights):
         # A copy even where nothing changes: the network must not depend on the file any more.
-        weight = tensor.to(device=device, dtype=kind, copy=True).reshape(shapes[key])
-        weights |= {key: weight} if transform is None else transform.convert(key, weight)
-        num_done += entries[key].num_bytes
+        stored = tensor.to(device, copy=True).reshape(wanted[key].shape)
+        for name, weight in _convert(key, stored, scales.pop(key, None), wanted, dtype).items():
+            _assign(network, name, weight)
+        num_done += entries.weights[key].num_bytes
         if progress is not None:
             progress(num_done, num_bytes)
-    assign_weights(network, weights, f"weights {index.origin}")
-    return network
+        if key in units:
+            pending[units[key]] -= 1
+            if on_unit is not None and not pending[units[key]]:
+                on_unit(units[key])
+    _require_filled(network, index)
+    return network.requires_grad_(False).eval()
 
 
-def match_entries(
-    network: nn.Module, adapter: StateDictAdapter, index: TensorIndex
-) -> dict[str, TensorEntry]:
-    """Find the published tensor of every weight of a network.
+def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIndex) -> MatchedEntries:
+    """Find the tensor of every weight of a network.
 
     Args:
         network: on any device.
-        adapter: between its keys and the published ones.
-        index: of the published files.
+        adapter: between its keys and those of the files.
+        index: of the files.
 
     Returns:
-        Tensors by the network's keys, in the order of the files.
+        What to read.
 
     Raises:
         WeightsError: keys are missing, unexpected or misshapen; the message names the first few of each kind
             and the file that they were looked for in.
     """
+    state = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    expected = {adapter.to_published(key): key for key in state if not _is_scale(key, state)}
     found = canonical_entries(adapter, index)
-    expected = {adapter.to_published(key): key for key in network.state_dict()}
+    scales = {name: entry for name, entry in found.items() if _is_scale(name, found)}
+    found = {name: entry for name, entry in found.items() if name not in scales}
     problems = []
     if missing := [name for name in expected if name not in found]:
         problems.append(f"weights {index.origin}: lacks {_some(missing)}")
     if unexpected := [name for name in found if name not in expected]:
         files = _some(sorted({found[name].file.name for name in unexpected}))
         problems.append(f"weights {index.origin}: {files} holds unexpected {_some(unexpected)}")
-    problems += _shape_problems(network, adapter, {name: found[name] for name in expected if name in found})
+    wrong: dict[str, list[str]] = {}
+    for name, key in expected.items():
+        shape = adapter.published_shape(key, state[key])
+        if name in found and found[name].shape != shape:
+            text = f"{name} {list(found[name].shape)} instead of {list(shape)}"
+            wrong.setdefault(str(found[name].file), []).append(text)
+    problems += [f"weights {file}: tensors of other shapes: {_some(texts)}" for file, texts in wrong.items()]
     if problems:
         raise WeightsError("; ".join(problems))
-    return {expected[name]: entry for name, entry in found.items()}
+    return MatchedEntries(
+        weights={expected[name]: entry for name, entry in found.items()},
+        scales={expected[name.removesuffix(SCALE_SUFFIX)]: entry for name, entry in scales.items()},
+    )
 
 
 def canonical_entries(adapter: StateDictAdapter, index: TensorIndex) -> dict[str, TensorEntry]:
-    """Return the tensors of published files that are used, under the keys that the adapter translates."""
+    """Return the tensors of files that are used, under the keys that the adapter translates."""
     if not isinstance(adapter, EncoderAdapter):
         return dict(index.entries)
     spelled = {adapter.canonical(name): entry for name, entry in index.entries.items()}
     return {name: entry for name, entry in spelled.items() if name is not None}
 
 
-def _shape_problems(
-    network: nn.Module, adapter: StateDictAdapter, found: Mapping[str, TensorEntry]
-) -> list[str]:
-    wrong: dict[str, list[str]] = {}
-    for key, tensor in network.state_dict().items():
-        name = adapter.to_published(key)
-        expected = adapter.published_shape(key, tuple(tensor.shape))
-        if name in found and found[name].shape != expected:
-            text = f"{name} {list(found[name].shape)} instead of {list(expected)}"
-            wrong.setdefault(str(found[name].file), []).append(text)
-    return [f"weights {file}: holds tensors of other shapes: {_some(texts)}" for file, texts in wrong.items()]
+def _is_scale(key: str, keys: Mapping[str, object]) -> bool:
+    return key.endswith(SCALE_SUFFIX) and key.removesuffix(SCALE_SUFFIX) in keys
+
+
+def _unit_names(network: nn.Module) -> dict[str, str]:
+    """Return, by key, the item of an outermost module list that a weight belongs to."""
+    lists: list[str] = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
+            lists.append(name)
+    units: dict[str, str] = {}
+    for key in network.state_dict():
+        for name in lists:
+            if key.startswith(f"{name}."):
+                units[key] = ".".join(key.split(".")[: name.count(".") + 2])
+    return units
+
+
+def _convert(
+    key: str, stored: Tensor, scale: Tensor | None, wanted: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Bring a weight to the form that the network has for it: bytes and a scale, or `dtype`."""
+    scale_key = key + SCALE_SUFFIX
+    form = wanted[key].dtype
+    if scale is not None and scale_key in wanted and stored.dtype == form:
+        return {key: stored, scale_key: scale}
+    if scale is not None:
+        # Bytes of another kind than the network's are widened as far as is exact before they are rounded.
+        stored = dequantize_channels(stored, scale, torch.float32 if scale_key in wanted else dtype)
+    if scale_key in wanted:
+        levels, scale = quantize_channels(stored, "float8" if form == FLOAT8 else "int8")
+        return {key: levels, scale_key: scale}
+    return {key: stored.to(dtype) if stored.is_floating_point() else stored}
+
+
+def _assign(network: nn.Module, key: str, weight: Tensor) -> None:
+    owner, _, name = key.rpartition(".")
+    module = network.get_submodule(owner)
+    is_parameter = name in dict(module.named_parameters(recurse=False))
+    setattr(module, name, nn.Parameter(weight, requires_grad=False) if is_parameter else weight)
+
+
+def _require_filled(network: nn.Module, index: TensorIndex) -> None:
+    left = [key for key, tensor in (*network.named_parameters(), *network.named_buffers()) if tensor.is_meta]
+    if left:
+        raise WeightsError(f"weights {index.origin}: {_some(left)} cannot be filled from a checkpoint")
 
 
 def _some(names: list[str]) -> str:
