@@ -137,14 +137,14 @@ def express(performance: Performance, expression: Expression | None, sounding: F
 
 def _draw_smile(rng: np.random.Generator) -> Expression:
     """Draw a smile, most with teeth, some of which show only after a while."""
-    smile, toothy = rng.uniform(_SLIGHTEST_SMILE, 1.05), rng.random() < 0.8
+    smile, toothy = rng.uniform(_SLIGHTEST_SMILE, 1.05), rng.random() < 0.85
     lean = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
     face = {"mouthSmile": smile, "mouthStretch": rng.uniform(0.0, 0.45) * smile}
     face |= {"cheekSquint": 0.55 * smile, "eyeSquint": rng.uniform(0.2, 0.45) * smile}
-    width = rng.uniform(0.45, 1.0) if toothy else 0.0
+    width = rng.uniform(0.5, 1.0) if toothy else 0.0
     # Lips part over clenched teeth: the upper ones show first and most, the jaw follows a little.
     teeth = {"mouthUpperUp": (0.45 + 0.5 * width) * toothy, "mouthLowerDown": (0.15 + 0.4 * width) * toothy}
-    teeth["jawOpen"] = width * rng.uniform(0.06, 0.24)
+    teeth["jawOpen"] = width * rng.uniform(0.1, 0.26)
     at_start = bool(rng.random() < 0.85)
     return Expression(
         units=_row(face, lean),
@@ -153,7 +153,7 @@ def _draw_smile(rng: np.random.Generator) -> Expression:
         at_start=at_start,
         in_pauses=not at_start or bool(rng.random() < 0.4),
         hold_frames=int(rng.integers(10, 30)),
-        open_frame=int(rng.integers(3, 14)) if rng.random() < 0.25 else -1,
+        open_frame=int(rng.integers(3, 14)) if rng.random() < 0.15 else -1,
         release_frames=rng.uniform(0.3, 0.6) * FRAMES_PER_SECOND,
         linger=rng.uniform(0.1, 0.45) if rng.random() < 0.5 else 0.0,
         phase=rng.uniform(0.0, 2.0 * np.pi),
