@@ -85,7 +85,7 @@ def broken_sound(path: Path) -> None:
         ("output", "x" * 300 + ".mp4", None, "file name too long"),
         ("preview", "sheet.jpg", None, "must end with .png"),
         ("model", "no-model", None, "no such folder, nor a shipped model"),
-        ("model", "empty-model", Path.mkdir, "is not a livetalk checkpoint"),
+        ("model", "empty-model", Path.mkdir, "neither a livetalk checkpoint nor a published model"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -10,6 +10,7 @@ from livetalk.data.image import load_image
 from livetalk.data.media import open_audio
 from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
 from livetalk.runtime.build import PRECISIONS
+from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 from livetalk.runtime.random_model import RANDOM_MODELS
 from livetalk.runtime.session import SIZES, SessionOptions, parse_size
 from livetalk.streaming.audio import AudioMode
@@ -60,7 +61,9 @@ def _add_session_options(parser: argparse.ArgumentParser) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--model", default="embedded", help="shipped model or checkpoint folder (default: embedded)"
+        "--model",
+        default="embedded",
+        help="shipped model, or the folder of a checkpoint, such as SoulX-FlashTalk-14B (default: embedded)",
     )
     which.add_argument(
         "--random-weights",
@@ -70,6 +73,28 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="auto", help="of the networks (default: auto)"
+    )
+    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
+    parser.add_argument(
+        "--infinitetalk", type=Path, help="audio weights to lay over a published base model (file or folder)"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHT_FORMS,
+        default="full",
+        help="how the transformer's weights are stored; float8 and int8 halve them (default: full)",
+    )
+    parser.add_argument(
+        "--resident-blocks",
+        type=int,
+        metavar="N",
+        help="keep only N blocks of the transformer on the device, the others in host memory",
+    )
+    parser.add_argument(
+        "--encoders",
+        choices=ENCODER_PLACES,
+        default="cpu-after-use",
+        help="where text and image encoder live between sessions (default: cpu-after-use)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
@@ -126,7 +151,23 @@ def _session_options(args: argparse.Namespace) -> SessionOptions:
 
 
 def _load(args: argparse.Namespace) -> Avatar:
-    placement = {"device": args.device, "precision": args.precision, "threads": args.threads}
+    placement = PlacementConfig(
+        weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
+    )
     if args.random_weights is not None:
-        return Avatar.with_random_weights(args.random_weights, **placement)
-    return Avatar.load(args.model, **placement)
+        return Avatar.with_random_weights(
+            args.random_weights,
+            device=args.device,
+            precision=args.precision,
+            threads=args.threads,
+            placement=placement,
+        )
+    return Avatar.load(
+        args.model,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        placement=placement,
+        wav2vec_dir=args.wav2vec_dir,
+        infinitetalk=args.infinitetalk,
+    )

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from livetalk import __version__
+from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.data.files import require_output_file
 from livetalk.data.framing import frame_portrait
 from livetalk.data.image import Stamp, contact_sheet, load_image, save_png
@@ -30,6 +31,7 @@ from livetalk.runtime.build import (
     choose_dtype,
     set_threads,
 )
+from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
@@ -95,7 +97,7 @@ class Avatar:
         self.model = model
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  independent keyword options, most of them left alone
         cls,
         model: str | Path = "embedded",
         *,
@@ -104,16 +106,25 @@ class Avatar:
         threads: int | None = None,
         compile: bool = False,
         warm_up: bool = False,
+        placement: PlacementConfig | None = None,
+        wav2vec_dir: str | os.PathLike[str] | None = None,
+        infinitetalk: str | os.PathLike[str] | None = None,
+        progress: LoadProgress | None = None,
     ) -> Self:
         """Load a model.
 
         Args:
-            model: name of a shipped model, or a checkpoint folder.
+            model: name of a shipped model, or the folder of a checkpoint, ours or a published one.
             device: "auto", "cpu", "cuda" or "cuda:1".
             precision: "auto", "float32" or "bfloat16".
             threads: CPU threads of the whole process, or None to leave PyTorch's choice.
             compile: compile the transformer: the first chunk then takes minutes, the others less time.
             warm_up: generate two chunks of silence now, so that the first real one is not slower.
+            placement: how the transformer's weights are stored and spread; None keeps all of them on the
+                device in full.
+            wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
+            infinitetalk: audio weights to lay over a published base model; None looks for them beside it.
+            progress: told the bytes of a published transformer read so far and the bytes to read.
 
         Raises:
             WeightsError: the weights are missing, damaged or do not fit.
@@ -121,9 +132,16 @@ class Avatar:
         """
         set_threads(threads)
         config = BuildConfig(
-            model=model, device=device, precision=precision, compile=compile, warm_up=warm_up
+            model=model,
+            device=device,
+            precision=precision,
+            compile=compile,
+            warm_up=warm_up,
+            placement=placement or PlacementConfig(),
+            wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),
+            infinitetalk=None if infinitetalk is None else Path(infinitetalk),
         )
-        return cls(build_avatar(config))
+        return cls(build_avatar(config, progress))
 
     @classmethod
     def with_random_weights(
@@ -133,6 +151,7 @@ class Avatar:
         device: str = "auto",
         precision: Precision = "auto",
         threads: int | None = None,
+        placement: PlacementConfig | None = None,
     ) -> Self:
         """Build the graph of a model without its weights, for rehearsals and benchmarks.
 
@@ -144,13 +163,15 @@ class Avatar:
             device: as in `load`.
             precision: as in `load`.
             threads: as in `load`.
+            placement: as in `load`.
 
         Raises:
             InputError: there is no such graph or device, or threads is below 1.
         """
         set_threads(threads)
         place = choose_device(device)
-        return cls(build_random_model(name, device=place, dtype=choose_dtype(precision, place)))
+        dtype = choose_dtype(precision, place)
+        return cls(build_random_model(name, device=place, dtype=dtype, placement=placement))
 
     @property
     def fps(self) -> int:

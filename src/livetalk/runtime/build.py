@@ -7,15 +7,19 @@ from typing import Literal, get_args
 
 import torch
 
+from livetalk.checkpoints.layouts import Layout, recognise_layout
 from livetalk.checkpoints.load import load_module
 from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
-from livetalk.data.framing import Crop
+from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.runtime.prompt import PromptEncoder
-from livetalk.streaming.loudness import LoudnessMode
+from livetalk.runtime.model import AvatarModel as AvatarModel
+from livetalk.runtime.model import PortraitConfig as PortraitConfig
+from livetalk.runtime.model import SessionDefaults as SessionDefaults
+from livetalk.runtime.placement import PlacementConfig, apply_placement
+from livetalk.runtime.published import load_published
 from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk, prepare_conditioning
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -23,19 +27,6 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SPEECH_ENCODER_FILE = "speech_encoder.safetensors"
 _SHIPPED_MODELS = ("embedded",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortraitConfig:
-    """Size of the pictures that a model makes.
-
-    Attributes:
-        height: rows, pixels.
-        width: columns, pixels.
-    """
-
-    height: int
-    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +57,9 @@ class BuildConfig:
             natively and float32 elsewhere.
         compile: compile the transformer; the first chunk then takes minutes, the others less time.
         warm_up: generate a chunk of silence before the first stream.
+        placement: how the transformer's weights are stored and spread, and where text and image encoder live.
+        wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
+        infinitetalk: audio weights to lay over a published model; None looks for them where they are needed.
     """
 
     model: str | Path = "embedded"
@@ -73,77 +67,37 @@ class BuildConfig:
     precision: Precision = "auto"
     compile: bool = False
     warm_up: bool = False
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    wav2vec_dir: Path | None = None
+    infinitetalk: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionDefaults:
-    """What a session gets where the user asks for nothing else.
-
-    Attributes:
-        seed: of the noise.
-        crop: what of the portrait is used, see `frame_portrait`.
-        prompt: for the text branch; not used by a model without one.
-        loudness: what is done to the level of the sound.
-    """
-
-    seed: int = 0
-    crop: Crop = "face"
-    prompt: str = ""
-    loudness: LoudnessMode = LoudnessMode.OFF
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AvatarModel:
-    """A model in memory.
-
-    Attributes:
-        name: of the model.
-        version: of its weights.
-        models: networks and settings.
-        portrait: picture size, or the usual one of a model that makes any size.
-        dtype: precision of the transformer and the VAE.
-        any_size: the model makes pictures of any size that its strides divide.
-        prompt_encoder: for a transformer with a text or an image branch.
-        defaults: of its sessions.
-        random_weights: the weights are noise, and so are the pictures; results must say so.
-    """
-
-    name: str
-    version: str
-    models: Models
-    portrait: PortraitConfig
-    dtype: torch.dtype
-    any_size: bool = False
-    prompt_encoder: PromptEncoder | None = None
-    defaults: SessionDefaults = field(default_factory=SessionDefaults)
-    random_weights: bool = False
-
-    @property
-    def precision(self) -> str:
-        """Name of the precision, such as "bfloat16"."""
-        return str(self.dtype).removeprefix("torch.")
-
-
-def build_avatar(config: BuildConfig) -> AvatarModel:
+def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> AvatarModel:
     """Load a model and make it ready.
 
     Args:
         config: which model, and how it shall run.
+        progress: is told the bytes of a published transformer read so far and the bytes to read.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged or does not fit.
-        InputError: there is no such device.
+        InputError: there is no such device, or an option that this kind of model does not have.
     """
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device)
-    checkpoint = load_checkpoint(find_checkpoint(config.model))
-    model = AvatarModel(
-        name=checkpoint.manifest.name,
-        version=checkpoint.manifest.version,
-        models=_load_models(checkpoint, device, dtype),
-        portrait=checkpoint.config("portrait", PortraitConfig),
-        dtype=dtype,
-    )
+    folder = find_checkpoint(config.model)
+    if recognise_layout(folder) is Layout.PUBLISHED:
+        model = load_published(
+            folder,
+            device=device,
+            dtype=dtype,
+            placement=config.placement,
+            wav2vec_dir=config.wav2vec_dir,
+            infinitetalk=config.infinitetalk,
+            progress=progress,
+        )
+    else:
+        model = _load_native(folder, config, device, dtype)
     if config.compile:
         model.models.dit.compile()
     if config.warm_up:
@@ -252,12 +206,37 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def _load_models(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Models:
+def _load_native(folder: Path, config: BuildConfig, device: torch.device, dtype: torch.dtype) -> AvatarModel:
+    """Load a checkpoint of our own format."""
+    checkpoint = load_checkpoint(folder)
+    manifest = checkpoint.manifest
+    for option, value in (("wav2vec-dir", config.wav2vec_dir), ("infinitetalk", config.infinitetalk)):
+        if value is not None:
+            raise InputError(
+                f"{option} {value}: the model {manifest.name} brings all its parts; leave it out"
+            )
+    return AvatarModel(
+        name=manifest.name,
+        version=manifest.version,
+        models=_load_models(checkpoint, device, dtype, config.placement),
+        portrait=checkpoint.config("portrait", PortraitConfig),
+        dtype=dtype,
+    )
+
+
+def _load_models(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, placement: PlacementConfig
+) -> Models:
     dit_config = checkpoint.config("dit", DiTConfig)
     vae_config = checkpoint.config("vae", VAEConfig)
     dit = load_module(
-        lambda: DiT(dit_config), checkpoint.state_dict("dit"), device=device, dtype=dtype, name="transformer"
+        lambda: DiT(dit_config),
+        checkpoint.state_dict("dit"),
+        device=torch.device("cpu"),
+        dtype=dtype,
+        name="transformer",
     )
+    apply_placement(dit, placement, device)
     vae = load_module(
         lambda: CausalVideoVAE(vae_config),
         checkpoint.state_dict("vae"),

@@ -8,7 +8,7 @@ from typing import TypedDict, TypeVar
 
 from livetalk.data.framing import CROPS, Crop
 from livetalk.errors import InputError
-from livetalk.runtime.build import AvatarModel, PortraitConfig
+from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
 from livetalk.streaming.step import Models

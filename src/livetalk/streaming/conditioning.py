@@ -98,7 +98,7 @@ def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) ->
     scaled = math.ceil(scale * rows), math.ceil(scale * columns)
     resized = np.asarray(Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR))
     top, left = (round((size - want) / 2) for size, want in zip(scaled, (height, width), strict=True))
-    return resized[top : top + height, left : left + width]
+    return resized[top : top + height, left : left + width].copy()
 
 
 def image_to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -1,0 +1,72 @@
+"""A model in memory, and what its sessions start from."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from livetalk.data.framing import Crop
+from livetalk.runtime.prompt import PromptEncoder
+from livetalk.streaming.loudness import LoudnessMode
+from livetalk.streaming.step import Models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortraitConfig:
+    """Size of the pictures that a model makes.
+
+    Attributes:
+        height: rows, pixels.
+        width: columns, pixels.
+    """
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDefaults:
+    """What a session gets where the user asks for nothing else.
+
+    Attributes:
+        seed: of the noise.
+        crop: what of the portrait is used, see `frame_portrait`.
+        prompt: for the text branch; not used by a model without one.
+        loudness: what is done to the level of the sound.
+    """
+
+    seed: int = 0
+    crop: Crop = "face"
+    prompt: str = ""
+    loudness: LoudnessMode = LoudnessMode.OFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvatarModel:
+    """A model in memory.
+
+    Attributes:
+        name: of the model.
+        version: of its weights.
+        models: networks and settings.
+        portrait: picture size, or the usual one of a model that makes any size.
+        dtype: precision of the transformer and the VAE.
+        any_size: the model makes pictures of any size that its strides divide.
+        prompt_encoder: for a transformer with a text or an image branch.
+        defaults: of its sessions.
+        random_weights: the weights are noise, and so are the pictures; results must say so.
+    """
+
+    name: str
+    version: str
+    models: Models
+    portrait: PortraitConfig
+    dtype: torch.dtype
+    any_size: bool = False
+    prompt_encoder: PromptEncoder | None = None
+    defaults: SessionDefaults = field(default_factory=SessionDefaults)
+    random_weights: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Name of the precision, such as "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
