@@ -1,6 +1,6 @@
 """Picture augmentation: the networks must read identity from the reference and survive photographs.
 
-Rendered heads are cleaner, softer lit and smoother than photographs. Six clips in ten are altered, each as a
+Rendered heads are cleaner, softer lit and smoother than photographs. Half of the clips are altered, each as a
 whole and alike in all its frames: tones, light across the picture, texture and grain, sharpness, blocks.
 """
 
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHANGED_SHARE = 0.6
+CHANGED_SHARE = 0.5
 """Share of clips that are altered at all."""
 
 _BLOCK = 8
 _COARSE_OCTAVES = ((32, 0.05), (8, 0.025))
-_FINE_OCTAVES = ((4, 0.02), (2, 0.025), (1, 0.02))
+_FINE_OCTAVES = ((4, 0.02), (2, 0.015))
 """Pixels per cell of noise, and its largest standard deviation in log light."""
 
 
@@ -84,7 +84,7 @@ def _light(video: Tensor, rng: torch.Generator) -> Tensor:
     across = torch.linspace(-1, 1, width, device=video.device)[None]
     turn = _per_clip(_uniform(rng, video, 0, 2 * math.pi, batch))
     slope = turn.cos() * across + turn.sin() * down
-    tint = 1 + 0.12 * _per_clip(torch.randn(batch, 3, generator=rng, device=video.device))
+    tint = 1 + 0.06 * _per_clip(torch.randn(batch, 3, generator=rng, device=video.device))
     log_gain = _sometimes(rng, video, 0.6, 0.1, 0.45) * slope * tint
     log_gain = log_gain - _sometimes(rng, video, 0.3, 0.1, 0.35) * (across * across + down * down)
     uneven = _noise(video, rng, 64)
