@@ -87,8 +87,30 @@ def draw_triangles(
     facing = area.abs() > 1e-6 if triangles.two_sided else area < -1e-6
     visible = facing & (extent.amin(-1) > 0) & (points[..., 2].amin(-1) > 0.05)
     for largest, chosen in _by_size(visible, extent.amax(-1), max(height, width)):
-        for part in torch.split(chosen, max(1, budget // (largest * largest))):
-            _draw_box(buffer, points, low, part, triangles, (frames, height, width, largest))
+        frame, face = chosen.unbind(1)
+        corners = points[frame, face]
+        boxes = (frame, face, corners, edge_planes(corners[..., :2]), low[frame, face])
+        count = max(1, budget // (largest * largest))
+        for part in zip(*(torch.split(values, count) for values in boxes), strict=True):
+            _draw_boxes(buffer, _Boxes(*part), triangles, (frames, height, width, largest))
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Some triangles of one size.
+
+    Attributes:
+        frame, face: [N], int64.
+        corners: [N, 3, 3], in samples.
+        planes: [N, 3, 3], see `edge_planes`.
+        origin: [N, 2], first column and row of the bounding box.
+    """
+
+    frame: Tensor
+    face: Tensor
+    corners: Tensor
+    planes: Tensor
+    origin: Tensor
 
 
 def _by_size(visible: Tensor, extent: Tensor, limit: int) -> list[tuple[int, Tensor]]:
@@ -113,32 +135,23 @@ def _by_size(visible: Tensor, extent: Tensor, limit: int) -> list[tuple[int, Ten
     return [(size, group) for size, group in zip(sizes, groups, strict=True) if len(group)]
 
 
-def _draw_box(
-    buffer: Tensor,
-    points: Tensor,
-    low: Tensor,
-    part: Tensor,
-    triangles: Triangles,
-    shape: tuple[int, int, int, int],
+def _draw_boxes(
+    buffer: Tensor, boxes: _Boxes, triangles: Triangles, shape: tuple[int, int, int, int]
 ) -> None:
     """Tests the samples of the bounding boxes (at most `shape[3]` wide) of some triangles, scatters hits."""
     _, height, width, box = shape
-    frame, face = part.unbind(1)
-    corners = points[frame, face]
-    planes = edge_planes(corners[..., :2])
-    origin = low[frame, face]
-    steps = torch.arange(box, device=buffer.device, dtype=corners.dtype)
-    x = origin[:, :1] + 0.5 + steps
-    y = origin[:, 1:] + 0.5 + steps
-    inside = torch.ones((), dtype=torch.bool, device=buffer.device)
-    for k in range(3):
-        across = planes[:, k, 0, None] * x
-        down = planes[:, k, 1, None] * y + planes[:, k, 2, None]
-        inside = inside & (across[:, None, :] + down[:, :, None] >= 0)
-    inside = inside & (x < width)[:, None, :] & (y < height)[:, :, None]
+    frame, face, corners = boxes.frame, boxes.face, boxes.corners
+    steps = torch.arange(box, device=buffer.device, dtype=corners.dtype) + 0.5
+    x, y = (boxes.origin[..., None] + steps).unbind(1)
+    across = boxes.planes[..., :1] * x[:, None]
+    down = boxes.planes[..., 1:2] * y[:, None] + boxes.planes[..., 2:]
+    # Boxes may reach over the picture's edge: nothing is inside there.
+    across = across.masked_fill((x >= width)[:, None], -torch.inf)
+    down = down.masked_fill((y >= height)[:, None], -torch.inf)
+    inside = (across[:, :, None] + down[..., None]).amin(1) >= 0
     hit, row, column = inside.nonzero(as_tuple=True)
     sample_x, sample_y = x[hit, column], y[hit, row]
-    chosen = planes[hit]
+    chosen = boxes.planes[hit]
     weights = chosen[..., 0] * sample_x[:, None] + chosen[..., 1] * sample_y[:, None] + chosen[..., 2]
     depth = 1 / (weights * (1 / corners[..., 2])[hit]).sum(1) - triangles.nearer
     keys = pack(depth, face[hit] + triangles.first_id)
