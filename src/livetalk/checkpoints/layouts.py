@@ -1,4 +1,4 @@
-"""Published models as they lie on users' disks: which file is which, and what is missing."""
+"""Published models as they lie on users' disks, or exported by us: which file is which, what is missing."""
 
 import json
 from dataclasses import dataclass
@@ -6,18 +6,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from livetalk.checkpoints.manifest import Manifest, read_manifest, verify_sizes
 from livetalk.checkpoints.tensor_files import INDEX_SUFFIX, index_tensors
 from livetalk.errors import WeightsError
 
 CONFIG_NAME = "config.json"
+DIT_STEM = "diffusion_pytorch_model"
 VAE_NAME = "Wan2.1_VAE.pth"
 TEXT_ENCODER_NAME = "models_t5_umt5-xxl-enc-bf16.pth"
 IMAGE_ENCODER_NAME = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 TOKENIZER_NAME = "google/umt5-xxl"
 SPEECH_ENCODER_DIR = "chinese-wav2vec2-base"
+EXPORTED_TOKENIZER = "tokenizer"
 INFINITETALK_NAME = "InfiniteTalk/single/infinitetalk.safetensors"
 
-_DIT_STEM = "diffusion_pytorch_model.safetensors"
+_DIT_FILE = f"{DIT_STEM}.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 _SPEECH_FILES = ("model.safetensors", "pytorch_model.bin")
 # Weights of this module exist only in a transformer that listens.
@@ -29,8 +32,9 @@ class Layout(Enum):
     """Kinds of checkpoint folders.
 
     Attributes:
-        NATIVE: our own, with a manifest and hashes.
-        PUBLISHED: a transformer, VAE and encoders under their published names.
+        NATIVE: a model of ours, with a manifest and hashes.
+        PUBLISHED: a transformer, VAE and encoders of the published kinds, under their published names or
+            exported to our format.
     """
 
     NATIVE = "native"
@@ -52,6 +56,7 @@ class PublishedFiles:
         image_encoder: weights of the image encoder.
         audio_encoder: weights of the speech encoder.
         audio_config: its sizes; None where only its weights are there: a base network's.
+        manifest: names and sizes of a model in our own format, whose keys are ours too; None otherwise.
     """
 
     model_dir: Path
@@ -64,10 +69,13 @@ class PublishedFiles:
     image_encoder: Path
     audio_encoder: Path
     audio_config: Path | None
+    manifest: Manifest | None = None
 
     @property
     def name(self) -> str:
         """Name of the model: that of its folder, with the file that was laid over it."""
+        if self.manifest is not None:
+            return self.manifest.name
         parts = [self.model_dir.resolve().name, *(path.stem for path in self.dit_overlays)]
         return "+".join(parts)
 
@@ -90,7 +98,7 @@ def recognise_layout(model_dir: Path) -> Layout:
         )
     fields = read_json(config)
     if "format_version" in fields:
-        return Layout.NATIVE
+        return Layout.PUBLISHED if "text_encoder" in fields.get("configs", {}) else Layout.NATIVE
     if _dit_file(model_dir) is not None or "model_type" in fields:
         return Layout.PUBLISHED
     raise WeightsError(
@@ -104,8 +112,8 @@ def find_published(
     """Find every file of a published model.
 
     Args:
-        model_dir: a `SoulX-FlashTalk-14B` folder, or a `Wan2.1-I2V-14B` folder that InfiniteTalk's audio
-            weights are laid over.
+        model_dir: a `SoulX-FlashTalk-14B` folder, a `Wan2.1-I2V-14B` folder that InfiniteTalk's audio
+            weights are laid over, or either of them exported to our format.
         wav2vec_dir: folder of the speech encoder; None looks for `chinese-wav2vec2-base` in and beside the
             model's folder.
         infinitetalk: InfiniteTalk's `.safetensors` file or the folder that holds it; None looks beside the
@@ -116,6 +124,8 @@ def find_published(
     """
     if not model_dir.is_dir():
         raise WeightsError(f"weights {model_dir}: no such folder")
+    if (model_dir / CONFIG_NAME).is_file() and "format_version" in read_json(model_dir / CONFIG_NAME):
+        return _find_exported(model_dir, wav2vec_dir or infinitetalk)
     problems: list[str] = []
 
     def require(name: str) -> Path:
@@ -126,7 +136,7 @@ def find_published(
 
     dit = _dit_file(model_dir)
     if dit is None:
-        problems.append(f"{_DIT_STEM} and {_DIT_STEM}{INDEX_SUFFIX} are missing")
+        problems.append(f"{_DIT_FILE} and {_DIT_FILE}{INDEX_SUFFIX} are missing")
     config = require(CONFIG_NAME)
     vae, text_encoder = require(VAE_NAME), require(TEXT_ENCODER_NAME)
     image_encoder = require(IMAGE_ENCODER_NAME)
@@ -152,6 +162,32 @@ def find_published(
     )
 
 
+def _find_exported(model_dir: Path, given: Path | None) -> PublishedFiles:
+    if given is not None:
+        raise WeightsError(f"weights {model_dir}: is a complete export, {given} cannot be added to it")
+    manifest = read_manifest(model_dir)
+    verify_sizes(model_dir, manifest)
+
+    def weights(part: str) -> Path:
+        single = f"{part}.safetensors"
+        if single not in manifest.files and single + INDEX_SUFFIX not in manifest.files:
+            raise WeightsError(f"weights {model_dir / CONFIG_NAME}: does not list {single}")
+        return model_dir / (single if single in manifest.files else single + INDEX_SUFFIX)
+
+    return PublishedFiles(
+        model_dir=model_dir,
+        config=model_dir / CONFIG_NAME,
+        dit=weights("dit"),
+        vae=weights("vae"),
+        text_encoder=weights("text_encoder"),
+        tokenizer=model_dir / EXPORTED_TOKENIZER,
+        image_encoder=weights("image_encoder"),
+        audio_encoder=weights("audio_encoder"),
+        audio_config=None,
+        manifest=manifest,
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
@@ -169,7 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _dit_file(model_dir: Path) -> Path | None:
     """Return the index of the transformer's shards, or its only file."""
-    for name in (_DIT_STEM + INDEX_SUFFIX, _DIT_STEM):
+    for name in (_DIT_FILE + INDEX_SUFFIX, _DIT_FILE):
         if (model_dir / name).is_file():
             return model_dir / name
     return None

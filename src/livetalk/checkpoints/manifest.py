@@ -99,3 +99,20 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
                 f"weights {path}: damaged, sha256 is {found.sha256} ({found.num_bytes} bytes) but should be "
                 f"{expected.sha256} ({expected.num_bytes} bytes); install the model again"
             )
+
+
+def verify_sizes(directory: Path, manifest: Manifest) -> None:
+    """Check that every file is there and as long as it was saved: a moment's work at any size.
+
+    Raises:
+        WeightsError: files are missing or of another length; the message names all of them.
+    """
+    problems = []
+    for name, expected in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != expected.num_bytes:
+            problems.append(f"{name} has {path.stat().st_size} bytes instead of {expected.num_bytes}")
+    if problems:
+        raise WeightsError(f"weights {directory}: {'; '.join(problems)}; export or copy the model again")

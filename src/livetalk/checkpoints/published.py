@@ -7,9 +7,11 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import torch
 from torch import nn
 
-from livetalk.checkpoints.adapters import StateDictAdapter, dit_adapter, vae_adapter
+from livetalk.checkpoints.adapters import OwnKeys, StateDictAdapter, dit_adapter, vae_adapter
+from livetalk.checkpoints.config_json import config_from_json
 from livetalk.checkpoints.encoder_adapters import clip_vision_adapter, umt5_adapter, wav2vec2_adapter
 from livetalk.checkpoints.layouts import PublishedFiles
+from livetalk.checkpoints.manifest import MANIFEST_NAME, Manifest
 from livetalk.checkpoints.published_config import (
     read_dit_config,
     read_image_config,
@@ -30,6 +32,7 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.umt5 import UMT5Config, UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
+from livetalk.ops.low_precision import FLOAT8, ByteFormat
 
 PartName = Literal["dit", "vae", "text_encoder", "image_encoder", "audio_encoder"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
@@ -53,6 +56,12 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
     build: Callable[[ConfigT], ModuleT]
     adapter: StateDictAdapter
     index: TensorIndex
+
+    @property
+    def byte_format(self) -> ByteFormat | None:
+        """How the weights of linear layers are stored when they are stored as bytes with scales."""
+        kinds = {entry.dtype for entry in self.index.entries.values()}
+        return "float8" if FLOAT8 in kinds else "int8" if torch.int8 in kinds else None
 
     def build_empty(self) -> ModuleT:
         """Build the network on the meta device, where it takes no memory."""
@@ -136,8 +145,13 @@ def load_part(
         WeightsError: keys are missing, unexpected or misshapen (named, with the file they were looked for
             in), a file is damaged, or the configuration contradicts the weights.
     """
-    network: nn.Module = _OPENERS[part](files).load(device=device, dtype=dtype, progress=progress)
+    network: nn.Module = open_part(part, files).load(device=device, dtype=dtype, progress=progress)
     return network
+
+
+def open_part(part: PartName, files: PublishedFiles) -> PublishedNetwork[Any, Any]:
+    """Find a network and read its sizes, see `load_part`."""
+    return _OPENERS[part](files)
 
 
 def read_configs(files: PublishedFiles) -> PublishedConfigs:
@@ -169,6 +183,8 @@ def read_configs(files: PublishedFiles) -> PublishedConfigs:
 def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
     """Find the transformer and read its sizes, see `load_part`."""
     index = index_tensors(files.dit, *files.dit_overlays)
+    if files.manifest is not None:
+        return _open_exported(files.manifest, "dit", DiTConfig, DiT, index)
     speech = open_audio_encoder(files).config
     config = read_dit_config(files.config, index.shapes, speech=(speech.num_layers, speech.width))
     return PublishedNetwork(config, DiT, dit_adapter(config), index)
@@ -177,6 +193,8 @@ def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
 def open_vae(files: PublishedFiles) -> PublishedNetwork[CausalVideoVAE, VAEConfig]:
     """Find the VAE and read its sizes, see `load_part`; its memory layout is left as it comes."""
     index = index_tensors(files.vae)
+    if files.manifest is not None:
+        return _open_exported(files.manifest, "vae", VAEConfig, CausalVideoVAE, index)
     config = read_vae_config(files.vae, index.shapes)
     return PublishedNetwork(config, CausalVideoVAE, vae_adapter(config), index)
 
@@ -184,6 +202,8 @@ def open_vae(files: PublishedFiles) -> PublishedNetwork[CausalVideoVAE, VAEConfi
 def open_text_encoder(files: PublishedFiles) -> PublishedNetwork[UMT5Encoder, UMT5Config]:
     """Find the text encoder and read its sizes, see `load_part`."""
     index = index_tensors(files.text_encoder)
+    if files.manifest is not None:
+        return _open_exported(files.manifest, "text_encoder", UMT5Config, UMT5Encoder, index)
     config = read_text_config(files.text_encoder, index.shapes)
     return PublishedNetwork(config, UMT5Encoder, umt5_adapter(), index)
 
@@ -191,6 +211,8 @@ def open_text_encoder(files: PublishedFiles) -> PublishedNetwork[UMT5Encoder, UM
 def open_image_encoder(files: PublishedFiles) -> PublishedNetwork[CLIPVisionEncoder, CLIPVisionConfig]:
     """Find the image encoder and read its sizes, see `load_part`; a text tower in its file is left alone."""
     index = index_tensors(files.image_encoder)
+    if files.manifest is not None:
+        return _open_exported(files.manifest, "image_encoder", CLIPVisionConfig, CLIPVisionEncoder, index)
     config = read_image_config(files.image_encoder, index.shapes)
     return PublishedNetwork(config, CLIPVisionEncoder, clip_vision_adapter(config), index)
 
@@ -198,10 +220,26 @@ def open_image_encoder(files: PublishedFiles) -> PublishedNetwork[CLIPVisionEnco
 def open_audio_encoder(files: PublishedFiles) -> PublishedNetwork[Wav2Vec2Encoder, Wav2Vec2Config]:
     """Find the speech encoder and read its sizes, see `load_part`; pre-training heads are left alone."""
     index = index_tensors(files.audio_encoder)
+    if files.manifest is not None:
+        return _open_exported(files.manifest, "audio_encoder", Wav2Vec2Config, Wav2Vec2Encoder, index)
     adapter = wav2vec2_adapter()
     shapes = {name: entry.shape for name, entry in canonical_entries(adapter, index).items()}
     config = read_speech_config(files.audio_config, files.audio_encoder, shapes)
     return PublishedNetwork(config, Wav2Vec2Encoder, adapter, index)
+
+
+def _open_exported(
+    manifest: Manifest,
+    part: PartName,
+    kind: type[ConfigT],
+    build: Callable[[ConfigT], ModuleT],
+    index: TensorIndex,
+) -> PublishedNetwork[ModuleT, ConfigT]:
+    if part not in manifest.configs:
+        raise WeightsError(f"weights {index.origin.parent}: its manifest has no configuration {part!r}")
+    path = f"weights {index.origin.parent / MANIFEST_NAME}: {part}"
+    config = config_from_json(kind, manifest.configs[part], path)
+    return PublishedNetwork(config, build, OwnKeys(()), index)
 
 
 _OPENERS: dict[PartName, Callable[[PublishedFiles], PublishedNetwork[Any, Any]]] = {

@@ -5,7 +5,7 @@ arrival where the two differ. The scale of `x.weight` is `x.weight_scale`, in fi
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -71,15 +71,11 @@ def fill_network(
         WeightsError: keys are missing, unexpected or misshapen, or a file cannot be read.
     """
     entries = match_entries(network, adapter, index)
-    wanted = network.state_dict()
     units = _unit_names(network)
     pending = Counter(units[key] for key in entries.weights if key in units)
-    scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
     num_done, num_bytes = 0, sum(entry.num_bytes for entry in entries.weights.values())
-    for key, tensor in read_tensors(entries.weights):
-        # A copy even where nothing changes: the network must not depend on the file any more.
-        stored = tensor.to(device, copy=True).reshape(wanted[key].shape)
-        for name, weight in _convert(key, stored, scales.pop(key, None), wanted, dtype).items():
+    for key, weights in stream_weights(network, entries, device=device, dtype=dtype):
+        for name, weight in weights.items():
             _assign(network, name, weight)
         num_done += entries.weights[key].num_bytes
         if progress is not None:
@@ -90,6 +86,33 @@ def fill_network(
                 on_unit(units[key])
     _require_filled(network, index)
     return network.requires_grad_(False).eval()
+
+
+def stream_weights(
+    network: nn.Module, entries: MatchedEntries, *, device: torch.device, dtype: torch.dtype | None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Read the weights of a network one by one, in the form that it has for them.
+
+    Args:
+        network: on the meta device; not changed, and not looked at after the first weight was asked for.
+        entries: what to read.
+        device: where to.
+        dtype: of what is floating point and not stored as bytes; None leaves everything as it is stored.
+
+    Yields:
+        The key of a weight, and the weight and its scale, if it has one, by their keys in the network.
+
+    Raises:
+        WeightsError: a file cannot be read.
+    """
+    wanted = {key: (tensor.shape, tensor.dtype) for key, tensor in network.state_dict().items()}
+    scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
+    for key, tensor in read_tensors(entries.weights):
+        shape, form = wanted[key]
+        # A copy even where nothing changes: what is made of it must not depend on the file any more.
+        stored = tensor.to(device, copy=True).reshape(shape)
+        form = form if key + SCALE_SUFFIX in wanted else (dtype or stored.dtype)
+        yield key, _convert(key, stored, scales.pop(key, None), form)
 
 
 def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIndex) -> MatchedEntries:
@@ -159,21 +182,19 @@ def _unit_names(network: nn.Module) -> dict[str, str]:
     return units
 
 
-def _convert(
-    key: str, stored: Tensor, scale: Tensor | None, wanted: Mapping[str, Tensor], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Bring a weight to the form that the network has for it: bytes and a scale, or `dtype`."""
+def _convert(key: str, stored: Tensor, scale: Tensor | None, form: torch.dtype) -> dict[str, Tensor]:
+    """Bring a weight to `form`: bytes and a scale, or the given precision."""
     scale_key = key + SCALE_SUFFIX
-    form = wanted[key].dtype
-    if scale is not None and scale_key in wanted and stored.dtype == form:
+    rounds = form in (FLOAT8, torch.int8)
+    if scale is not None and stored.dtype == form:
         return {key: stored, scale_key: scale}
     if scale is not None:
         # Bytes of another kind than the network's are widened as far as is exact before they are rounded.
-        stored = dequantize_channels(stored, scale, torch.float32 if scale_key in wanted else dtype)
-    if scale_key in wanted:
+        stored = dequantize_channels(stored, scale, torch.float32 if rounds else form)
+    if rounds:
         levels, scale = quantize_channels(stored, "float8" if form == FLOAT8 else "int8")
         return {key: levels, scale_key: scale}
-    return {key: stored.to(dtype) if stored.is_floating_point() else stored}
+    return {key: stored.to(form) if stored.is_floating_point() else stored}
 
 
 def _assign(network: nn.Module, key: str, weight: Tensor) -> None:

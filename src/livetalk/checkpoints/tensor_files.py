@@ -5,6 +5,7 @@ a file are given back before the next file is opened.
 """
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,13 +31,18 @@ class TensorEntry:
         file: where it lies.
         name: under which it was saved there.
         shape: of it.
-        num_bytes: it takes in the file.
+        dtype: of it.
     """
 
     file: Path
     name: str
     shape: tuple[int, ...]
-    num_bytes: int
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +171,34 @@ def _index_safetensors(path: Path) -> dict[str, TensorEntry]:
             entries = {}
             for name in file.offset_keys():
                 view = file.get_slice(name)
-                shape = tuple(view.get_shape())
-                num_bytes = torch.Size(shape).numel() * _ITEM_BYTES.get(view.get_dtype(), 1)
-                entries[name] = TensorEntry(path, name, shape, num_bytes)
+                dtype = _DTYPES.get(view.get_dtype())
+                if dtype is None:
+                    raise WeightsError(f"weights {path}: {name} has the unknown type {view.get_dtype()}")
+                entries[name] = TensorEntry(path, name, tuple(view.get_shape()), dtype)
             return entries
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
 
 
-_ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4} | dict.fromkeys(
-    ("F16", "BF16", "I16", "U16"), 2
-)
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def _index_torch_file(path: Path) -> dict[str, TensorEntry]:
     return {
-        name: TensorEntry(path, name, tuple(tensor.shape), tensor.nbytes)
+        name: TensorEntry(path, name, tuple(tensor.shape), tensor.dtype)
         for name, tensor in _open_torch_file(path).items()
     }
 

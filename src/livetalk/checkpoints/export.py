@@ -1,0 +1,142 @@
+"""Write a published model in our own format: our keys, only the weights that are used, nothing to translate.
+
+The folder is complete in itself, and `find_published` opens it like the original. The linear layers of the
+transformer may be stored as bytes; loading then reads half as much.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.checkpoints.config_json import config_to_json
+from livetalk.checkpoints.layouts import EXPORTED_TOKENIZER, PublishedFiles
+from livetalk.checkpoints.manifest import Manifest, describe_file, write_manifest
+from livetalk.checkpoints.published import PART_NAMES, PartName, PublishedNetwork, open_part
+from livetalk.checkpoints.shards import MAX_SHARD_BYTES, WrittenWeights, write_shards
+from livetalk.checkpoints.streaming_load import (
+    SCALE_SUFFIX,
+    LoadProgress,
+    MatchedEntries,
+    match_entries,
+    stream_weights,
+)
+
+Prepare = Callable[[PartName, nn.Module], None]
+"""Replaces layers of a network on the meta device by quantised ones, so that their weights are stored so."""
+
+_CPU = torch.device("cpu")
+# The precisions that these two are published in; the others are small and stay as they are.
+_PART_DTYPES: dict[PartName, torch.dtype] = {"dit": torch.bfloat16, "text_encoder": torch.bfloat16}
+
+
+class ModelExport:
+    """A model that was found and measured, ready to be written."""
+
+    def __init__(self, files: PublishedFiles, prepare: Prepare | None = None) -> None:
+        """Find all networks; no weight is read.
+
+        Args:
+            files: of the model.
+            prepare: see `Prepare`; None stores the transformer and the text encoder in bfloat16.
+
+        Raises:
+            WeightsError: a file is damaged or does not fit.
+        """
+        self._files = files
+        self._parts = {part: _PartExport(part, open_part(part, files), prepare) for part in PART_NAMES}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weights that will be written."""
+        return sum(sum(part.sizes.values()) for part in self._parts.values())
+
+    def write(
+        self,
+        directory: Path,
+        *,
+        version: str,
+        progress: LoadProgress | None = None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> Manifest:
+        """Write the model; host memory holds one shard at a time.
+
+        Args:
+            directory: an existing, empty folder.
+            version: of the weights.
+            progress: is told the bytes written so far and the bytes to write.
+            max_shard_bytes: see `write_shards`.
+
+        Returns:
+            The manifest, as written last of all.
+
+        Raises:
+            WeightsError: a file cannot be read.
+            OSError: the disk is full or refuses.
+        """
+        paths: list[Path] = []
+        num_done = 0
+
+        def count(weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+            nonlocal num_done
+            for name, weight in weights:
+                yield name, weight
+                num_done += weight.nbytes
+                if progress is not None:
+                    progress(num_done, self.num_bytes)
+
+        for name, part in self._parts.items():
+            written: WrittenWeights = write_shards(
+                directory, name, part.sizes, count(part.weights()), max_bytes=max_shard_bytes
+            )
+            paths += written.files
+        paths += _copy_tokenizer(self._files.tokenizer, directory / EXPORTED_TOKENIZER)
+        manifest = Manifest(
+            name=self._files.name,
+            version=version,
+            configs={name: config_to_json(part.config) for name, part in self._parts.items()},
+            files={path.relative_to(directory).as_posix(): describe_file(path) for path in sorted(paths)},
+        )
+        write_manifest(directory, manifest)
+        return manifest
+
+
+class _PartExport:
+    """One network: what will be stored of it, under which names and how large."""
+
+    def __init__(self, part: PartName, opened: PublishedNetwork[Any, Any], prepare: Prepare | None) -> None:
+        self.config = opened.config
+        self._dtype = _PART_DTYPES.get(part)
+        self._network: nn.Module = opened.build_empty()
+        if prepare is not None:
+            prepare(part, self._network)
+        self._entries: MatchedEntries = match_entries(self._network, opened.adapter, opened.index)
+        self.sizes = self._measure()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Read and convert the weights, in the order of `sizes`."""
+        for _, weights in stream_weights(self._network, self._entries, device=_CPU, dtype=self._dtype):
+            yield from weights.items()
+
+    def _measure(self) -> dict[str, int]:
+        """Return the bytes that each weight will take, in the order in which they come."""
+        state = self._network.state_dict()
+        sizes: dict[str, int] = {}
+        for key, entry in self._entries.weights.items():
+            if (scale := state.get(key + SCALE_SUFFIX)) is not None:
+                sizes |= {key: state[key].nbytes, key + SCALE_SUFFIX: scale.nbytes}
+            else:
+                changes = entry.dtype.is_floating_point or key in self._entries.scales
+                dtype = self._dtype if changes else None
+                sizes[key] = state[key].numel() * (dtype or entry.dtype).itemsize
+        return sizes
+
+
+def _copy_tokenizer(source: Path, target: Path) -> list[Path]:
+    target.mkdir()
+    return [
+        Path(shutil.copyfile(path, target / path.name)) for path in sorted(source.iterdir()) if path.is_file()
+    ]

@@ -1,0 +1,96 @@
+"""`livetalk export`: a published model in, the same model in our own format out, for a fast start."""
+
+import argparse
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from livetalk.checkpoints.export import ModelExport
+from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
+from livetalk.checkpoints.published import PartName
+from livetalk.cli.byte_progress import ByteProgress, describe_bytes
+from livetalk.data.files import TEMPORARY_PREFIX, explain
+from livetalk.errors import InputError, OutputError
+from livetalk.ops.low_precision import ByteFormat
+from livetalk.quantization.linear import quantize_linears
+
+STORAGES = ("bfloat16", "float8", "int8")
+VERSION = "published"
+# A file system needs a little more than the sum of the files.
+_SPARE_BYTES = 64 << 20
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command and its options."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a published model in livetalk's own format",
+        description="Write a published model in livetalk's own format: one folder, only the weights that are "
+        "used, optionally with the transformer's layers in one byte a weight. --model takes it like the "
+        "original.",
+    )
+    parser.add_argument("model_dir", type=Path, help="folder of the published model")
+    parser.add_argument("output", type=Path, help="folder to make")
+    parser.add_argument(
+        "--storage",
+        choices=STORAGES,
+        default="bfloat16",
+        help="of the transformer's linear layers (default: bfloat16, which changes no number)",
+    )
+    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder (default: found beside the model)")
+    parser.add_argument("--infinitetalk", type=Path, help="audio weights to lay over a base model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what can be checked in a moment, then write the folder and say what it holds.
+
+    Raises:
+        WeightsError: the model is incomplete, damaged or does not fit together.
+        InputError: the model is in our own format already.
+        OutputError: the folder exists, or the disk is too small.
+    """
+    if recognise_layout(args.model_dir) is not Layout.PUBLISHED:
+        raise InputError(f"model {args.model_dir}: is in livetalk's own format already")
+    files = find_published(args.model_dir, wav2vec_dir=args.wav2vec_dir, infinitetalk=args.infinitetalk)
+    byte_format: ByteFormat | None = None if args.storage == "bfloat16" else args.storage
+
+    def prepare(part: PartName, network: nn.Module) -> None:
+        if part == "dit" and byte_format is not None:
+            quantize_linears(network, byte_format)
+
+    export = ModelExport(files, prepare)
+    title = f"exporting {files.name} in {args.storage}"
+    with _new_folder(args.output, export.num_bytes) as folder, ByteProgress(title) as progress:
+        manifest = export.write(folder, version=VERSION, progress=progress)
+    size = sum(record.num_bytes for record in manifest.files.values())
+    print(f"{args.output}: {files.name}, {len(manifest.files)} files, {describe_bytes(size)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _new_folder(output: Path, num_bytes: int) -> Iterator[Path]:
+    """Yield a hidden folder that becomes `output` when all went well, and is removed otherwise."""
+    parent = output.absolute().parent
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"output {output}: already exists; choose another name")
+    if not parent.is_dir():
+        raise OutputError(f"output {output}: the folder {parent} does not exist; make it first")
+    free = shutil.disk_usage(parent).free
+    if free < num_bytes + _SPARE_BYTES:
+        raise OutputError(
+            f"output {output}: needs {describe_bytes(num_bytes)}, but only {describe_bytes(free)} are free"
+        )
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            folder.replace(output)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"output {output}: cannot be written ({explain(error)})") from error
