@@ -86,13 +86,15 @@ def draw_triangles(
     # Screen y points down, so a face that looks at us has negative area.
     facing = area.abs() > 1e-6 if triangles.two_sided else area < -1e-6
     visible = facing & (extent.amin(-1) > 0) & (points[..., 2].amin(-1) > 0.05)
-    for largest, chosen in _by_size(visible, extent.amax(-1), max(height, width)):
-        frame, face = chosen.unbind(1)
-        corners = points[frame, face]
-        boxes = (frame, face, corners, edge_planes(corners[..., :2]), low[frame, face])
-        count = max(1, budget // (largest * largest))
-        for part in zip(*(torch.split(values, count) for values in boxes), strict=True):
-            _draw_boxes(buffer, _Boxes(*part), triangles, (frames, height, width, largest))
+    chosen, sizes, counts = _by_size(visible, extent.amax(-1), max(height, width))
+    frame, face = chosen.unbind(1)
+    corners = points[frame, face]
+    boxes = (frame, face, corners, edge_planes(corners[..., :2]), low[frame, face])
+    groups = zip(*(torch.split(values, counts) for values in boxes), strict=True)
+    for size_of_box, group in zip(sizes, groups, strict=True):
+        at_once = max(1, budget // (size_of_box * size_of_box))
+        for part in zip(*(torch.split(values, at_once) for values in group), strict=True):
+            _draw_boxes(buffer, _Boxes(*part), triangles, (frames, height, width, size_of_box))
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ class _Boxes:
     origin: Tensor
 
 
-def _by_size(visible: Tensor, extent: Tensor, limit: int) -> list[tuple[int, Tensor]]:
-    """Group visible triangles by the size of their bounding boxes.
+def _by_size(visible: Tensor, extent: Tensor, limit: int) -> tuple[Tensor, list[int], list[int]]:
+    """Order visible triangles by the size of their bounding boxes.
 
     One sort instead of a search for every size: each search would wait for the device.
 
@@ -124,15 +126,16 @@ def _by_size(visible: Tensor, extent: Tensor, limit: int) -> list[tuple[int, Ten
         limit: largest extent there can be.
 
     Returns:
-        (box size, frame and triangle [N, 2]) of each size that occurs.
+        Frame and triangle [N, 2] in order of size, the sizes that occur, and how many there are of each.
     """
     chosen = visible.nonzero()
     sizes = [*(size for size in _BOXES if size < limit), limit]
     edges = torch.tensor(sizes, device=extent.device, dtype=extent.dtype)
     kind = torch.bucketize(extent[chosen[:, 0], chosen[:, 1]], edges)
     counts = torch.bincount(kind, minlength=len(sizes)).tolist()
-    groups = torch.split(chosen[torch.argsort(kind, stable=True)], counts)
-    return [(size, group) for size, group in zip(sizes, groups, strict=True) if len(group)]
+    found = [(size, count) for size, count in zip(sizes, counts, strict=True) if count]
+    ordered = chosen[torch.argsort(kind, stable=True)]
+    return ordered, [size for size, _ in found], [count for _, count in found]
 
 
 def _draw_boxes(
