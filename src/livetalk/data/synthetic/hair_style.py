@@ -29,6 +29,7 @@ class Style:
         clearance: [S], how far it stays off the skull, decimetres.
         jitter: [S, 3], smooth disturbance of the direction.
         tone: [S], brightness.
+        parting: [S, 1], -1..1, which side of the parting a strand lies on, smooth across it.
         leader: [S], the strand that a lock gathers around.
         bend: 0..1, how fast a strand takes the wanted direction.
         clump: 0..1, how tightly locks gather.
@@ -45,6 +46,7 @@ class Style:
     clearance: Tensor
     jitter: Tensor
     tone: Tensor
+    parting: Tensor
     leader: Tensor
     bend: float
     clump: float
@@ -70,18 +72,12 @@ class Style:
         if self.hair.style not in (*_LONG, "curly"):
             return point
         local = point - centre
-        edge = (
-            (0.52 + 0.9 * self.clearance)
-            * smoothstep(0.75, 0.05, local[:, 1])
-            * smoothstep(0.35, 0.75, local[:, 2])
-        )
+        low, ahead = _ramps(local[:, 1:], (0.75, 0.35), (0.05, 0.75)).unbind(1)
+        edge = (0.52 + 0.9 * self.clearance) * low * ahead
         edge = torch.where(self.bangs & (local[:, 1] > 0.18), torch.zeros_like(edge), edge)
-        side = torch.where(self.base[:, 0] >= self._part_line(), 1.0, -1.0)
+        side = torch.where(self.parting[:, 0] >= 0, 1.0, -1.0)
         x = torch.where(edge > 0, side * torch.maximum(local[:, 0] * side, edge), local[:, 0])
         return torch.cat([(x + centre[0])[:, None], point[:, 1:]], 1)
-
-    def _part_line(self) -> float:
-        return 0.55 * self.hair.part
 
 
 def _vector(like: Tensor, x: float, y: float, z: float) -> Tensor:
@@ -89,25 +85,32 @@ def _vector(like: Tensor, x: float, y: float, z: float) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def _constant(device: torch.device, x: float, y: float, z: float) -> Tensor:
+def _constant(device: torch.device, *values: float) -> Tensor:
     """Keep constants on the device: sending one waits for all work in progress there."""
-    return torch.tensor([x, y, z], device=device)
+    return torch.tensor(values, device=device)
 
 
-def _away_from_part(style: Style, local: Tensor) -> Tensor:
-    """Sideways sign [S, 1], smooth across the parting."""
-    root = style.base[:, 0] - 0.55 * style.hair.part
-    return torch.tanh(root / 0.06)[:, None]
+@lru_cache(maxsize=64)
+def _spans(device: torch.device, lows: tuple[float, ...], highs: tuple[float, ...]) -> Tensor:
+    return torch.tensor([high - low for low, high in zip(lows, highs, strict=True)], device=device)
+
+
+def _ramps(values: Tensor, lows: tuple[float, ...], highs: tuple[float, ...]) -> Tensor:
+    """`smoothstep` of several columns at once, each between bounds of its own: [S, K] -> [S, K]."""
+    t = ((values - _constant(values.device, *lows)) / _spans(values.device, lows, highs)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
 
 
 def _long(style: Style, local: Tensor, t: float) -> Tensor:
     """Parted, sideways and back over the skull, then down."""
-    side = _away_from_part(style, local)
-    top = smoothstep(0.35, 0.85, local[:, 1])[:, None]
-    front = smoothstep(0.45, 0.85, local[:, 2])[:, None]
+    side = style.parting
+    _, height, depth = torch.split(local, 1, dim=1)
+    ramps = _ramps(
+        torch.cat([height, height, height, depth], 1), (0.35, 0.15, 0.0, 0.45), (0.85, 0.5, -0.5, 0.85)
+    )
+    top, high, hang, front = torch.split(ramps, 1, dim=1)
     flow = side * _vector(local, 1.0, 0, 0) * top + _vector(local, 0, -0.9, 0)
-    flow = flow + _vector(local, 0, 0.25, -1.5) * front * smoothstep(0.15, 0.5, local[:, 1])[:, None]
-    hang = smoothstep(0.0, -0.5, local[:, 1])[:, None]
+    flow = flow + _vector(local, 0, 0.25, -1.5) * front * high
     drift = {"bob": -0.12, "wavy": 0.05}.get(style.hair.style, -0.03)
     flow = flow + (_vector(local, drift, 0, 0) * torch.sign(local[:, :1]) - _vector(local, 0, 0.4, 0)) * hang
     if style.hair.style == "bob":
@@ -127,7 +130,7 @@ def _swept(style: Style, local: Tensor, t: float) -> Tensor:
 
 def _side(style: Style, local: Tensor, t: float) -> Tensor:
     """Combed over from a side parting; the sides hang down."""
-    side = _away_from_part(style, local)
+    side = style.parting
     front = smoothstep(0.55, 0.8, local[:, 2]) * smoothstep(0.35, 0.55, local[:, 1])
     top = torch.maximum(smoothstep(0.72, 1.0, local[:, 1]), front)[:, None]
     over = (
@@ -237,6 +240,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
         jitter=smooth * (0.3 if hair.style in _LONG else 0.5)
         + fine * (0.05 if hair.style in _LONG else 0.10),
         tone=(0.88 + 0.24 * lock) * (0.94 + 0.12 * random(count)),
+        parting=torch.tanh((x - 0.55 * hair.part) / 0.06)[:, None],
         leader=leader,
         bend=0.35 if hair.style in (*_LONG, "bun", "side") else 0.22,
         clump={"buzz": 0.0, "afro": 0.0, "curly": 0.6, "crop": 0.25, "short": 0.3}.get(hair.style, 0.45),
