@@ -11,7 +11,7 @@ from livetalk import __version__
 from livetalk.cli import main as cli
 from livetalk.errors import InputError
 
-OUT_OF_MEMORY = "livetalk: error: out of memory; close other programs, or choose another --device\n"
+OUT_OF_MEMORY = "livetalk: error: out of memory; close other programs, or ask livetalk doctor what fits\n"
 
 
 def command_that(error: BaseException | None) -> ModuleType:

@@ -13,6 +13,7 @@ from torch import Tensor
 from livetalk import Avatar
 from livetalk.checkpoints.layouts import find_published
 from livetalk.checkpoints.published import read_configs
+from livetalk.cli.main import main
 from livetalk.data.media import open_audio
 from livetalk.errors import InputError, WeightsError
 from livetalk.quantization.linear import QuantizedLinear
@@ -225,3 +226,17 @@ def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
     for with_band, without in zip(read_frames(marked.path), read_frames(unmarked.path), strict=True):
         middle = slice(with_band.shape[0] * 7 // 16, with_band.shape[0] * 9 // 16)
         assert with_band[middle].mean() < 0.5 * without[middle].mean()
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "float8"])
+def test_exports_load_like_their_originals(
+    files: SyntheticCheckpoint, avatar: Avatar, tmp_path: Path, storage: str
+) -> None:
+    assert main(["export", str(files.model_dir), str(tmp_path / "mine"), "--storage", storage]) == 0
+    exported = Avatar.load(tmp_path / "mine", device="cpu", precision="float32")
+    assert exported.model.name == avatar.model.name
+    small = [module for module in exported.model.models.dit.modules() if isinstance(module, QuantizedLinear)]
+    assert bool(small) is (storage == "float8")
+    stored = storage if storage != "bfloat16" else "full"
+    expected = load(files, PlacementConfig(weights=stored))  # type: ignore[arg-type]
+    assert torch.equal(first_chunk(exported), first_chunk(expected))

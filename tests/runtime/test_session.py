@@ -7,7 +7,8 @@ import torch
 
 from livetalk.errors import InputError
 from livetalk.runtime.build import AvatarModel, PortraitConfig, SessionDefaults
-from livetalk.runtime.session import SIZES, SessionOptions, parse_size, plan_session, size_multiple
+from livetalk.runtime.random_model import random_model_config
+from livetalk.runtime.session import SIDE_MULTIPLE, SIZES, SessionOptions, parse_size, plan_session
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
 from tiny import DIT_WITH_PROMPT, tiny_models
@@ -77,8 +78,8 @@ def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
         ({"num_steps": 0}, "steps 0: at least 1"),
         ({"size": "720"}, "neither HEIGHTxWIDTH nor one of portrait"),
         ({"size": "x"}, "neither HEIGHTxWIDTH"),
-        ({"size": "0x16"}, "must be multiples of 8; the nearest is 8x16"),
-        ({"size": "100x60"}, "must be multiples of 8; the nearest is 96x64"),
+        ({"size": "0x16"}, "must be multiples of 16; the nearest is 16x16"),
+        ({"size": "100x60"}, "must be multiples of 16; the nearest is 96x64"),
         ({"audio_mode": "once"}, "audio mode once: is not one of stream, whole"),
         ({"loudness": "loud"}, "loudness loud: is not one of off, running, published"),
     ],
@@ -104,6 +105,6 @@ def test_sizes_have_names_and_spellings() -> None:
     assert all(size.height % 16 == size.width % 16 == 0 for size in SIZES.values())
 
 
-def test_sides_are_multiples_of_the_pixels_behind_a_token() -> None:
-    # Tiny VAE: stride 4; patch: 2.
-    assert size_multiple(PLAIN.models) == 8
+def test_published_tokens_are_as_wide_as_sides_are_multiples() -> None:
+    config = random_model_config("flashtalk-14b")
+    assert config.vae.spatial_stride * max(config.dit.patch_size) == SIDE_MULTIPLE

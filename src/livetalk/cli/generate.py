@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from livetalk.cli.byte_progress import ByteProgress
 from livetalk.cli.progress import VideoProgress
 from livetalk.data.files import require_output_file
 from livetalk.data.framing import CROPS
@@ -12,7 +13,7 @@ from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
 from livetalk.runtime.build import PRECISIONS
 from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 from livetalk.runtime.random_model import RANDOM_MODELS
-from livetalk.runtime.session import SIZES, SessionOptions, parse_size
+from livetalk.runtime.session import SIZES, SessionOptions, check_options
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
 
@@ -82,7 +83,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=WEIGHT_FORMS,
         default="full",
-        help="how the transformer's weights are stored; float8 and int8 halve them (default: full)",
+        help="form of the transformer's weights; float8 and int8 halve them (default: full, as stored)",
     )
     parser.add_argument(
         "--resident-blocks",
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
     load_image(args.image)
     options = _session_options(args)
+    check_options(options)
     audio = open_audio(args.audio)
     avatar = _load(args)
     model = avatar.model
@@ -137,8 +139,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _session_options(args: argparse.Namespace) -> SessionOptions:
-    if args.size is not None:
-        parse_size(args.size)
     return SessionOptions(
         seed=args.seed,
         crop=args.crop,
@@ -162,12 +162,14 @@ def _load(args: argparse.Namespace) -> Avatar:
             threads=args.threads,
             placement=placement,
         )
-    return Avatar.load(
-        args.model,
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-        placement=placement,
-        wav2vec_dir=args.wav2vec_dir,
-        infinitetalk=args.infinitetalk,
-    )
+    with ByteProgress(f"loading {args.model}") as progress:
+        return Avatar.load(
+            args.model,
+            device=args.device,
+            precision=args.precision,
+            threads=args.threads,
+            placement=placement,
+            wav2vec_dir=args.wav2vec_dir,
+            infinitetalk=args.infinitetalk,
+            progress=progress,
+        )

@@ -39,6 +39,7 @@ COMMANDS = {
     "data": Command("livetalk.cli.data", "make training data"),
     "train": Command("livetalk.cli.train", "train a model"),
     "evaluate": Command("livetalk.cli.evaluate", "measure a generated video"),
+    "export": Command("livetalk.cli.export", "write a published model in livetalk's own format"),
 }
 
 
@@ -112,7 +113,7 @@ def _one_line(error: Exception) -> str | None:
         return " ".join(str(error).split())
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "out of memory; close other programs, or choose another --device"
+        return "out of memory; close other programs, or ask livetalk doctor what fits"
     return None
 
 

@@ -1,5 +1,6 @@
 """The published model, assembled from the files that its owners have."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.models.clip_vision import prepare_clip_pixels
 from livetalk.models.dit import DiT
 from livetalk.models.text_tokenizer import load_text_tokenizer
+from livetalk.quantization.linear import quantize_linears
 from livetalk.runtime.model import AvatarModel, PortraitConfig, SessionDefaults
 from livetalk.runtime.placement import DiTPlacement, EncoderPlace, PlacementConfig
 from livetalk.runtime.prompt import PromptEmbeds
@@ -53,7 +55,9 @@ def load_published(
     infinitetalk: Path | None = None,
     progress: LoadProgress | None = None,
 ) -> AvatarModel:
-    """Load a published model; the text and the image encoder stay on disk until a session needs them.
+    """Load a published model, or one exported to our format.
+
+    The text and the image encoder stay on disk until a session needs them.
 
     Args:
         model_dir: folder of the model.
@@ -77,7 +81,7 @@ def load_published(
     speech = open_audio_encoder(files).load(device=device, dtype=torch.float32)
     return AvatarModel(
         name=files.name,
-        version=PUBLISHED_VERSION,
+        version=PUBLISHED_VERSION if files.manifest is None else files.manifest.version,
         models=Models(dit=dit, vae=vae, audio_encoder=speech),
         portrait=PUBLISHED_PORTRAIT,
         dtype=dtype,
@@ -97,11 +101,17 @@ def load_dit(
 ) -> DiT:
     """Load the transformer; each block goes to its form and place as soon as its weights have arrived.
 
+    Weights that are stored as bytes stay bytes: "full" means as they are stored.
+
     Raises:
         WeightsError: a file is damaged or does not fit.
     """
     network = open_dit(files)
     dit = network.build_empty()
+    if placement.weights == "full" and network.byte_format is not None:
+        placement = dataclasses.replace(placement, weights=network.byte_format)
+    if placement.weights != "full":
+        quantize_linears(dit, placement.weights)
     placing = DiTPlacement(dit, placement, device)
 
     def place(unit: str) -> None:

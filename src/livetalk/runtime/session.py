@@ -3,8 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
-from enum import Enum
-from typing import TypedDict, TypeVar
+from typing import TypedDict
 
 from livetalk.data.framing import CROPS, Crop
 from livetalk.errors import InputError
@@ -23,7 +22,8 @@ SIZES = {
 }
 """Names of usual picture sizes."""
 
-ChoiceT = TypeVar("ChoiceT", bound=Enum)
+SIDE_MULTIPLE = 16
+"""Pixels behind one token of a published model: both sides of a picture are multiples of it."""
 
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
@@ -84,31 +84,48 @@ class Session:
         }
 
 
+def check_options(options: SessionOptions) -> None:
+    """Refuse what no model can do; a moment's work, before a model is loaded.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    if (crop := options.get("crop")) is not None and crop not in CROPS:
+        raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
+    if (num_steps := options.get("num_steps")) is not None and num_steps < 1:
+        raise InputError(f"steps {num_steps}: at least 1 is needed")
+    if (seed := options.get("seed")) is not None and not 0 <= seed < 2**63:
+        raise InputError(f"seed {seed}: must be 0 or more and below 2**63")
+    if (size := options.get("size")) is not None:
+        parse_size(size)
+    for kind, name in ((AudioMode, "audio_mode"), (LoudnessMode, "loudness")):
+        choices = [str(choice.value) for choice in kind]
+        if (value := options.get(name)) is not None and value not in choices:
+            raise InputError(f"{name.replace('_', ' ')} {value}: is not one of {', '.join(choices)}")
+
+
 def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
     """Complete a user's options with the model's own choices.
 
     Raises:
-        InputError: an option cannot be used with this model.
+        InputError: an option cannot be used, or not with this model.
     """
-    seed, crop = options.get("seed"), options.get("crop")
-    crop = model.defaults.crop if crop is None else crop
-    if crop not in CROPS:
-        raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
-    loudness = options.get("loudness")
-    mode = model.defaults.loudness if loudness is None else _choice(LoudnessMode, loudness, "loudness")
+    check_options(options)
+    seed, crop, loudness = options.get("seed"), options.get("crop"), options.get("loudness")
     models = _with_steps(model.models, options.get("num_steps"))
+    mode = model.defaults.loudness if loudness is None else LoudnessMode(loudness)
     return Session(
         models=dataclasses.replace(models, loudness=mode),
         portrait=_portrait(model, options.get("size")),
-        seed=_seed(model.defaults.seed if seed is None else seed),
-        crop=crop,
+        seed=model.defaults.seed if seed is None else seed,
+        crop=model.defaults.crop if crop is None else crop,
         prompt=_prompt(model, options.get("prompt")),
-        audio_mode=_choice(AudioMode, options.get("audio_mode") or "stream", "audio mode"),
+        audio_mode=AudioMode(options.get("audio_mode") or AudioMode.STREAM),
     )
 
 
 def parse_size(size: str) -> PortraitConfig:
-    """Read a picture size: a name in `SIZES`, or "HEIGHTxWIDTH" in pixels.
+    """Read a picture size: a name in `SIZES`, or "HEIGHTxWIDTH" in pixels, both multiples of 16.
 
     Raises:
         InputError: it is neither.
@@ -118,13 +135,14 @@ def parse_size(size: str) -> PortraitConfig:
     match = _SIZE.fullmatch(size.strip())
     if match is None:
         raise InputError(f"size {size}: is neither HEIGHTxWIDTH nor one of {', '.join(SIZES)}")
-    return PortraitConfig(height=int(match[1]), width=int(match[2]))
-
-
-def size_multiple(models: Models) -> int:
-    """Return what both sides of a picture must be a multiple of: the pixels behind one token."""
-    patch = max(models.dit.config.patch_size[1:])
-    return models.vae.config.spatial_stride * patch
+    height, width = int(match[1]), int(match[2])
+    nearest = PortraitConfig(height=_round(height), width=_round(width))
+    if nearest != PortraitConfig(height=height, width=width):
+        raise InputError(
+            f"size {size}: height and width must be multiples of {SIDE_MULTIPLE}; the nearest is "
+            f"{nearest.height}x{nearest.width}"
+        )
+    return nearest
 
 
 def _portrait(model: AvatarModel, size: str | None) -> PortraitConfig:
@@ -133,32 +151,18 @@ def _portrait(model: AvatarModel, size: str | None) -> PortraitConfig:
     portrait, own = parse_size(size), model.portrait
     if not model.any_size and portrait != own:
         raise InputError(f"size {size}: the model {model.name} makes {own.height}x{own.width} pictures only")
-    multiple = size_multiple(model.models)
-    if portrait.height % multiple or portrait.width % multiple or not portrait.height * portrait.width:
-        raise InputError(
-            f"size {size}: height and width must be multiples of {multiple}; the nearest is "
-            f"{_round(portrait.height, multiple)}x{_round(portrait.width, multiple)}"
-        )
     return portrait
 
 
-def _round(pixels: int, multiple: int) -> int:
-    return max(1, round(pixels / multiple)) * multiple
+def _round(pixels: int) -> int:
+    return max(1, round(pixels / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
 def _with_steps(models: Models, num_steps: int | None) -> Models:
     if num_steps is None:
         return models
-    if num_steps < 1:
-        raise InputError(f"steps {num_steps}: at least 1 is needed")
     sampler = dataclasses.replace(models.config.sampler, num_steps=num_steps)
     return dataclasses.replace(models, config=dataclasses.replace(models.config, sampler=sampler))
-
-
-def _seed(seed: int) -> int:
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed {seed}: must be 0 or more and below 2**63")
-    return seed
 
 
 def _prompt(model: AvatarModel, prompt: str | None) -> str:
@@ -167,11 +171,3 @@ def _prompt(model: AvatarModel, prompt: str | None) -> str:
             raise InputError(f"prompt: the model {model.name} takes none; leave --prompt out")
         return ""
     return model.defaults.prompt if prompt is None else prompt
-
-
-def _choice(kind: type[ChoiceT], value: str, name: str) -> ChoiceT:
-    try:
-        return kind(value)
-    except ValueError as error:
-        choices = ", ".join(str(choice.value) for choice in kind)
-        raise InputError(f"{name} {value}: is not one of {choices}") from error
