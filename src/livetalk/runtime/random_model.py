@@ -73,12 +73,12 @@ class RandomModelConfig:
 
 
 def flashtalk_14b_config() -> RandomModelConfig:
-    """Return the published model: 18.9 billion parameters, 720x416 pictures."""
+    """Return the published model: 18.9 billion parameters, pictures of 720 rows and 416 columns."""
     return RandomModelConfig(
         dit=published_dit_config(),
         vae=published_vae_config(),
         speech=wav2vec2_base(),
-        portrait=PortraitConfig(height=416, width=720),
+        portrait=PortraitConfig(height=720, width=416),
     )
 
 

@@ -1,0 +1,196 @@
+"""The stages of a stream run on the meta device, to learn what memory each of them takes."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
+from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
+from livetalk.models.dit import DiT
+from livetalk.models.umt5 import UMT5Config, UMT5Encoder
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
+from livetalk.quantization.linear import count_weight_bytes, quantize_linears
+from livetalk.runtime.allocation import AllocationTracker
+from livetalk.runtime.build import PortraitConfig
+from livetalk.runtime.model_sizes import ModelSizes
+from livetalk.runtime.placement import WeightForm
+from livetalk.streaming.audio import AudioBuffer, buffer_samples
+from livetalk.streaming.color import measure_color
+from livetalk.streaming.state import StreamState
+from livetalk.streaming.step import (
+    Models,
+    decode_window,
+    denoise_window,
+    encode_audio_context,
+    prepare_conditioning,
+)
+from livetalk.types import Conditioning, VideoChunk
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+META = torch.device("meta")
+IMAGE_TOKENS = 257
+REHEARSED_STEPS = 2
+REHEARSED_LAYERS = 2
+"""Blocks of one network are alike, and their temporaries die with them: two tell what forty need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What a stream takes besides weights.
+
+    Attributes:
+        stages: bytes at the peak of each stage, with all that outlives it: "prompt", "reference", "speech",
+            "transformer", "decode".
+        kept: bytes that stay between chunks.
+    """
+
+    stages: dict[str, int]
+    kept: int
+
+
+@functools.lru_cache(maxsize=64)
+def rehearse(
+    sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
+) -> Rehearsal:
+    """Run a session's start and two chunks without numbers.
+
+    Args:
+        sizes: of the model.
+        portrait: picture size; both sides multiples of `sizes.size_multiple`.
+        dtype: of the transformer and the VAE.
+        weights: form of the transformer's weights, which are widened where they are used.
+    """
+    models = _build_models(sizes, dtype, weights)
+    peaks: dict[str, int] = {}
+    encoders = _build_prompt_encoders(sizes)
+    networks = (models.dit, models.vae, models.audio_encoder, *encoders)
+    known = [network for network in networks if isinstance(network, nn.Module)]
+    with torch.no_grad(), AllocationTracker(known) as tracker:
+        with tracker.stage(peaks, "prompt"):
+            text, image = _encode_prompt(sizes, *encoders)
+        picture = torch.empty(3, portrait.height, portrait.width, device=META)
+        with tracker.stage(peaks, "reference"):
+            conditioning = prepare_conditioning(models, picture, text, image)
+        state = _first_state(models, conditioning)
+        # The second chunk has more motion latents than the first.
+        for _ in range(2):
+            with tracker.stage(peaks, "speech"):
+                context = encode_audio_context(models, state.audio)
+            with tracker.stage(peaks, "transformer"):
+                latents = denoise_window(
+                    models, conditioning, context, state.motion_latents, torch.empty_like
+                )
+            with tracker.stage(peaks, "decode"):
+                pixels, motion_latents = decode_window(models, latents, state)
+                new = pixels[0, :, -models.config.geometry.chunk_frames :]
+                VideoChunk(pixels=new, first_frame=0).to_uint8()
+            seam = models.config.seam.enabled
+            state = replace(
+                state,
+                motion_latents=motion_latents,
+                chunk_index=1,
+                last_frame=pixels[:, :, -1] if seam else None,
+            )
+            del context, latents, pixels, new
+        return Rehearsal(stages=peaks, kept=tracker.live_bytes)
+
+
+def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
+    """Return the bytes of each part of a model, "block" standing for one of the transformer's.
+
+    The speech encoder computes in float32; text and image encoder in two bytes a number.
+    """
+    dit = _build_dit(sizes, dtype, weights, num_layers=1)
+    block = count_weight_bytes(dit.blocks)
+    parts = {
+        "block": block,
+        "transformer, other": count_weight_bytes(dit) - block,
+        "VAE": count_weight_bytes(_on_meta(lambda: CausalVideoVAE(sizes.vae)).to(dtype)),
+        "speech encoder": count_weight_bytes(_build_speech(sizes.speech)),
+    }
+    if sizes.text is not None:
+        parts["text encoder"] = count_weight_bytes(_build_text(sizes.text))
+    if sizes.image is not None:
+        parts["image encoder"] = count_weight_bytes(_build_image(sizes.image))
+    return parts
+
+
+def _build_models(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> Models:
+    vae = _on_meta(lambda: CausalVideoVAE(sizes.vae)).to(dtype)
+    vae.use_channels_last()
+    return Models(
+        dit=_build_dit(sizes, dtype, weights, min(REHEARSED_LAYERS, sizes.dit.num_layers)),
+        vae=vae,
+        audio_encoder=_build_speech(sizes.speech),
+        config=replace(sizes.stream, sampler=replace(sizes.stream.sampler, num_steps=REHEARSED_STEPS)),
+    )
+
+
+def _build_dit(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm, num_layers: int) -> DiT:
+    dit = _on_meta(lambda: DiT(replace(sizes.dit, num_layers=num_layers))).to(dtype)
+    if weights != "full":
+        quantize_linears(dit, weights)
+    return dit
+
+
+def _build_speech(config: SpeechEncoderConfig | Wav2Vec2Config) -> SpeechEncoder | Wav2Vec2Encoder:
+    if isinstance(config, Wav2Vec2Config):
+        return _on_meta(lambda: Wav2Vec2Encoder(config))
+    return _on_meta(lambda: SpeechEncoder(config))
+
+
+def _build_text(config: UMT5Config) -> UMT5Encoder:
+    return _on_meta(lambda: UMT5Encoder(config)).to(torch.bfloat16)
+
+
+def _build_image(config: CLIPVisionConfig) -> CLIPVisionEncoder:
+    return _on_meta(lambda: CLIPVisionEncoder(config)).to(torch.bfloat16)
+
+
+def _on_meta(build: Callable[[], ModuleT]) -> ModuleT:
+    with META:
+        return build().requires_grad_(False).eval()
+
+
+def _build_prompt_encoders(sizes: ModelSizes) -> tuple[UMT5Encoder | None, CLIPVisionEncoder | None]:
+    text, image = sizes.text, sizes.image
+    return (
+        None if text is None else _build_text(replace(text, num_layers=REHEARSED_LAYERS)),
+        None if image is None else _build_image(replace(image, num_layers=REHEARSED_LAYERS)),
+    )
+
+
+def _encode_prompt(
+    sizes: ModelSizes, text_encoder: UMT5Encoder | None, image_encoder: CLIPVisionEncoder | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Run what encodes the prompt and the portrait, or make the shapes of it where there is no encoder."""
+    text = image = None
+    if text_encoder is not None:
+        tokens = torch.empty(1, sizes.dit.text_len, dtype=torch.int64, device=META)
+        text = text_encoder(tokens, torch.ones_like(tokens))
+    elif sizes.dit.text_dim is not None:
+        text = torch.empty(1, sizes.dit.text_len, sizes.dit.text_dim, device=META)
+    if image_encoder is not None:
+        side = image_encoder.config.image_size
+        image = image_encoder(torch.empty(1, 3, side, side, device=META))
+    elif sizes.dit.image_dim is not None:
+        image = torch.empty(1, IMAGE_TOKENS, sizes.dit.image_dim, device=META)
+    return text, image
+
+
+def _first_state(models: Models, conditioning: Conditioning) -> StreamState:
+    """Return what `create_state` makes, without a random generator: the meta device has none."""
+    config = models.config
+    return StreamState(
+        motion_latents=conditioning.reference_latents,
+        audio=AudioBuffer.create(buffer_samples(config.geometry, config.audio), META),
+        rng_state=torch.empty(0, dtype=torch.uint8),
+        color=measure_color(conditioning.reference_pixels),
+        chunk_index=0,
+    )
