@@ -4,7 +4,7 @@ Shapes: C channels · F frames · T latent frames · H W frame height, width · 
 is a batch of one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import torch
@@ -234,22 +234,40 @@ def generate_chunk(
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
     samples, loudness = _adjust_level(models, audio, state.loudness)
     sound = state.audio.push(samples)
-    rng = restore_rng(state.rng_state, models.device)
     context = encode_audio_context(models, sound)
-    latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
-    pixels, motion_latents = decode_window(models, latents, state)
+    pixels, following = generate_window(models, conditioning, context, state)
     chunk = VideoChunk(
-        pixels=pixels[0, :, -geometry.chunk_frames :],
+        pixels=pixels[:, -geometry.chunk_frames :],
         first_frame=state.chunk_index * geometry.chunk_frames,
     )
-    return chunk, StreamState(
+    return chunk, replace(following, audio=sound, loudness=loudness)
+
+
+@torch.no_grad()
+def generate_window(
+    models: Models, conditioning: Conditioning, context: Tensor, state: StreamState
+) -> tuple[Tensor, StreamState]:
+    """Generate the next window of a stream from the speech around its frames: denoise, decode, go on.
+
+    Args:
+        models: networks and settings.
+        conditioning: of the stream.
+        context: speech, `[1, F, context, num_blocks, channels]`.
+        state: of the stream; it is not changed.
+
+    Returns:
+        Decoded frames `[3, F, H, W]` float32, -1..1, the chunk's new ones last (see `decode_window`), and
+        the state for the next window, its sound as it was.
+    """
+    rng = restore_rng(state.rng_state, models.device)
+    latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
+    pixels, motion_latents = decode_window(models, latents, state)
+    return pixels[0], replace(
+        state,
         motion_latents=motion_latents,
-        audio=sound,
         rng_state=rng.get_state(),
-        color=state.color,
         chunk_index=state.chunk_index + 1,
         last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
-        loudness=loudness,
     )
 
 

@@ -1,0 +1,82 @@
+"""`livetalk flashtalk-compat`: the published program's flags, so that scripts written for it go on."""
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+
+from livetalk.cli.byte_progress import ByteProgress
+from livetalk.cli.progress import VideoProgress
+from livetalk.compat.flashtalk import infer_params
+from livetalk.compat.pipeline import UNSEEDED
+from livetalk.data.files import require_output_file
+from livetalk.data.image import load_image
+from livetalk.data.media import open_audio
+from livetalk.runtime.avatar import Avatar
+from livetalk.runtime.placement import PlacementConfig
+from livetalk.runtime.published import PUBLISHED_DEFAULTS
+from livetalk.runtime.session import SessionOptions, check_options
+
+AUDIO_MODES = {"stream": "stream", "once": "whole"}
+"""Published names of the audio modes, and ours."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command and its options."""
+    parser = subparsers.add_parser(
+        "flashtalk-compat",
+        help="make a video with the published flags",
+        description="Make a video as generate_video.py of the published model does, with its flags. New "
+        "scripts should use livetalk generate.",
+    )
+    parser.add_argument("--ckpt_dir", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--wav2vec_dir", type=Path, required=True, help="folder of the speech encoder")
+    parser.add_argument("--cond_image", type=Path, required=True, help="portrait: any picture file")
+    parser.add_argument("--audio_path", type=Path, required=True, help="voice: any audio or video file")
+    parser.add_argument(
+        "--save_file", type=Path, help="the .mp4 to make (default: sample_results/res_DATE-TIME.mp4)"
+    )
+    parser.add_argument(
+        "--base_seed", type=int, default=UNSEEDED, help=f"of the noise; negative: {UNSEEDED} (default)"
+    )
+    parser.add_argument("--input_prompt", default=PUBLISHED_DEFAULTS.prompt, help="what the video shall show")
+    parser.add_argument("--audio_encode_mode", choices=AUDIO_MODES, default="stream", help="default: stream")
+    parser.add_argument(
+        "--cpu_offload", action="store_true", help="keep the transformer's blocks in host memory"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check what can be checked in a moment, load the model and make the video; an old result is replaced.
+
+    Raises:
+        LivetalkError: something the user can mend.
+        GenerationInterrupted: Ctrl-C.
+    """
+    output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=True)
+    options = SessionOptions(
+        seed=UNSEEDED if args.base_seed < 0 else args.base_seed,
+        prompt=args.input_prompt,
+        audio_mode=AUDIO_MODES[args.audio_encode_mode],
+        size=f"{infer_params['height']}x{infer_params['width']}",
+        loudness=infer_params["loudness"],
+        num_steps=infer_params["sample_steps"],
+    )
+    check_options(options)
+    load_image(args.cond_image)
+    audio = open_audio(args.audio_path)
+    with ByteProgress(f"loading {args.ckpt_dir}") as loading:
+        avatar = Avatar.load(
+            args.ckpt_dir,
+            wav2vec_dir=args.wav2vec_dir,
+            placement=PlacementConfig(resident_blocks=0 if args.cpu_offload else None),
+            progress=loading,
+        )
+    title = f"{avatar.model.name} on {avatar.model.models.device} in {avatar.model.precision}"
+    with VideoProgress(title, avatar.fps) as progress:
+        result = avatar.generate(args.cond_image, audio, output, overwrite=True, progress=progress, **options)
+    print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of sound")
+    return 0
+
+
+def _default_output() -> Path:
+    return Path("sample_results") / f"res_{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}.mp4"

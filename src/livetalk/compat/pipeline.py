@@ -1,0 +1,183 @@
+"""`FlashTalkPipeline` of the published code: one object, one speaker, parameters set and then used."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from livetalk.data.image import load_image
+from livetalk.errors import InputError
+from livetalk.runtime.model import AvatarModel
+from livetalk.runtime.session import parse_size
+from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.state import StreamState
+from livetalk.streaming.step import (
+    Models,
+    SamplerConfig,
+    create_state,
+    generate_window,
+    prepare_conditioning,
+)
+from livetalk.types import Conditioning
+
+RATE, FPS = 16_000, 25
+UNSEEDED = 9999
+"""Seed of a session that names none, or a negative one, as in the published program."""
+
+
+class FlashTalkPipeline:
+    """A loaded model together with one session of it.
+
+    New code should use `livetalk.Avatar`, whose sessions are independent of each other and of the model.
+    """
+
+    def __init__(self, model: AvatarModel, *, keep_motion_frames: bool = False) -> None:
+        """Wrap a model from `build_avatar`.
+
+        Args:
+            model: with a prompt encoder.
+            keep_motion_frames: what `generate` returns, see there.
+        """
+        self._model = model
+        self._keep_motion_frames = keep_motion_frames
+        self._session: tuple[Models, Conditioning] | None = None
+        self._state: StreamState | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self._model.models.device
+
+    def prepare_params(  # noqa: PLR0913  the published signature
+        self,
+        input_prompt: str,
+        cond_image: str | os.PathLike[str] | Image.Image,
+        target_size: tuple[int, int],
+        frame_num: int,
+        motion_frames_num: int,
+        sampling_steps: int,
+        seed: int | None = None,
+        shift: float = 5.0,
+        color_correction_strength: float = 0.0,
+    ) -> None:
+        """Start a session; one that was running ends.
+
+        Args:
+            input_prompt: what the video shall show.
+            cond_image: a picture file or a picture.
+            target_size: height and width of the video, pixels, multiples of 16.
+            frame_num: frames of a window, 1 + a multiple of 4.
+            motion_frames_num: frames that a window repeats of the one before it, 1 + a multiple of 4.
+            sampling_steps: denoising steps.
+            seed: of the noise; None or a negative number is 9999.
+            shift: of the noise schedule.
+            color_correction_strength: how far frames take the picture's colours, 0..1.
+
+        Raises:
+            InputError: the picture or a number cannot be used.
+        """
+        portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
+        models = self._models(frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength)
+        image = image_to_tensor(resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width))
+        encoder = self._model.prompt_encoder
+        if encoder is None:
+            raise InputError(f"model {self._model.name}: has no text and image encoder; use livetalk.Avatar")
+        embeds = encoder.encode(input_prompt, image[None].to(self.device))
+        conditioning = prepare_conditioning(models, image, embeds.text_embeds, embeds.image_embeds)
+        self._session = models, conditioning
+        self._state = create_state(models, conditioning, UNSEEDED if seed is None or seed < 0 else seed)
+
+    @torch.no_grad()
+    def preprocess_audio(self, speech_array: ArrayLike, sr: int = RATE, fps: int = FPS) -> Tensor:
+        """Encode a sound as it is.
+
+        Args:
+            speech_array: `[samples]`, -1..1.
+            sr: samples per second; 16000.
+            fps: frames per second; 25.
+
+        Returns:
+            `[samples // 640, layers, width]` float32 on the pipeline's device.
+
+        Raises:
+            InputError: another rate.
+        """
+        if (sr, fps) != (RATE, FPS):
+            raise InputError(f"audio of {sr} Hz at {fps} frames a second: only {RATE} Hz at {FPS} is known")
+        waveform = torch.as_tensor(np.asarray(speech_array, dtype=np.float32), device=self.device)
+        return self._model.models.audio_encoder(waveform[None])[0]
+
+    def generate(self, audio_embedding: Tensor) -> Tensor:
+        """Make the next frames of the session.
+
+        Args:
+            audio_embedding: `[1, frame_num, 5, layers, width]`, from `get_audio_embedding`.
+
+        Returns:
+            `[3, F, H, W]` float32, -1..1: the new frames, or with `keep_motion_frames` the whole window.
+
+        Raises:
+            InputError: no session was started, or the embedding has another length.
+        """
+        if self._session is None or self._state is None:
+            raise InputError("pipeline: call get_base_data (or prepare_params) before generating")
+        models, conditioning = self._session
+        geometry = models.config.geometry
+        if audio_embedding.shape[:2] != (1, geometry.window_frames):
+            shape = list(audio_embedding.shape)
+            raise InputError(f"audio embedding {shape}: a window needs [1, {geometry.window_frames}, ...]")
+        context = audio_embedding.to(self.device)
+        pixels, self._state = generate_window(models, conditioning, context, self._state)
+        return pixels if self._keep_motion_frames else pixels[:, -geometry.chunk_frames :]
+
+    def _models(
+        self, window_frames: int, motion_frames: int, num_steps: int, shift: float, color_strength: float
+    ) -> Models:
+        """Return the model's networks with the settings of a session."""
+        models = self._model.models
+        config = models.config
+        try:
+            geometry = dataclasses.replace(
+                config.geometry, window_frames=window_frames, motion_frames=motion_frames
+            )
+        except ValueError as error:
+            raise InputError(f"pipeline: {error}") from error
+        if num_steps < 1 or shift <= 0:
+            raise InputError(f"pipeline: {num_steps} steps with shift {shift} make no schedule")
+        sampler = SamplerConfig(
+            num_steps=num_steps, shift=shift, kind=config.sampler.kind, color_strength=color_strength
+        )
+        return dataclasses.replace(
+            models, config=dataclasses.replace(config, geometry=geometry, sampler=sampler)
+        )
+
+
+def _pixels(image: str | os.PathLike[str] | Image.Image) -> NDArray[np.uint8]:
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    return load_image(image)
+
+
+def default_params() -> dict[str, Any]:
+    """Return the published settings under their published names, and those that are ours."""
+    geometry, sampler = ChunkGeometry(), SamplerConfig()
+    return {
+        "frame_num": geometry.window_frames,
+        "motion_frames_num": geometry.motion_frames,
+        "tgt_fps": geometry.fps,
+        "sample_rate": geometry.sample_rate,
+        "sample_steps": sampler.num_steps,
+        "sample_shift": sampler.shift,
+        "color_correction_strength": sampler.color_strength,
+        "cached_audio_duration": 8,
+        "height": 768,
+        "width": 448,
+        "loudness": "running",
+        "keep_motion_frames": False,
+    }
