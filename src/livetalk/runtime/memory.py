@@ -37,6 +37,10 @@ HOST_CPU_BYTES = GIB
 SPLIT_OVERHEAD = 1.15
 """Several GPUs: the temporaries of a share of the tokens, with the buffers of the exchange."""
 
+VISITOR_ROOM_BYTES = 2 * GIB
+"""An encoder visits the GPU only where it leaves this much free."""
+
+PROMPT_STAGE = "prompt"
 ENCODER_PARTS = ("text encoder", "image encoder")
 
 
@@ -87,12 +91,14 @@ class MemoryPlan:
         weights: of each part that stays on a GPU.
         stages: peak of each stage beyond those weights.
         host_bytes: of the host.
+        visitor_bytes: the largest encoder that visits the GPU during the stage "prompt", 0 if none does.
     """
 
     request: MemoryRequest
     weights: dict[str, int]
     stages: dict[str, int]
     host_bytes: int
+    visitor_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -115,6 +121,18 @@ class MemoryPlan:
         cache = round(CACHE_SHARE * self.stages[self.peak_stage])
         return self.allocated_bytes + cache + CONTEXT_BYTES
 
+    def settle(self, gpu_bytes: int) -> "MemoryPlan":
+        """Return the plan on a GPU of so many free bytes: encoders that find no room compute on the host."""
+        room = gpu_bytes - self.weight_bytes - CONTEXT_BYTES - VISITOR_ROOM_BYTES
+        if not self.visitor_bytes or self.visitor_bytes <= room:
+            return self
+        return replace(
+            self,
+            stages={name: size for name, size in self.stages.items() if name != PROMPT_STAGE},
+            host_bytes=self.host_bytes + self.visitor_bytes,
+            visitor_bytes=0,
+        )
+
     def fits(self, gpu_bytes: int, host_bytes: int) -> bool:
         """Tell whether a machine can do it.
 
@@ -134,20 +152,26 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     encoders = {name: parts.pop(name) for name in ENCODER_PARTS if name in parts}
     num_waiting = len(placement.offloaded_blocks(sizes.dit.num_layers))
     num_resident = sizes.dit.num_layers - num_waiting
-    stages = _stages(request, dict(rehearsal.stages), encoders)
     weights = {f"{num_resident} transformer blocks": num_resident * block, **parts}
     if request.num_gpus == 0:
         weights |= encoders
-        needed = sum(weights.values()) + num_waiting * block + max(stages.values())
-        return MemoryPlan(request=request, weights=weights, stages=stages, host_bytes=needed + HOST_CPU_BYTES)
+        needed = sum(weights.values()) + num_waiting * block + max(rehearsal.stages.values())
+        return MemoryPlan(
+            request=request, weights=weights, stages=rehearsal.stages, host_bytes=needed + HOST_CPU_BYTES
+        )
     if num_waiting:
         weights["slots for waiting blocks"] = min(NUM_SLOTS, num_waiting) * block
     if placement.encoders == "resident":
         weights |= encoders
-    host = HOST_BYTES + num_waiting * pinned_bytes(block)
-    if placement.encoders != "resident":
-        host += sum(encoders.values())
-    return MemoryPlan(request=request, weights=weights, stages=stages, host_bytes=host)
+    visitor = max(encoders.values(), default=0) if placement.encoders == "cpu-after-use" else 0
+    at_home = sum(encoders.values()) if placement.encoders == "cpu" else 0
+    return MemoryPlan(
+        request=request,
+        weights=weights,
+        stages=_stages(request, rehearsal.stages, visitor),
+        host_bytes=HOST_BYTES + num_waiting * pinned_bytes(block) + at_home,
+        visitor_bytes=visitor,
+    )
 
 
 def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> MemoryPlan | None:
@@ -167,7 +191,7 @@ def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> Memory
     for portrait in (request.portrait, *smaller_sizes(request.sizes, request.portrait)):
         sized = replace(request, portrait=portrait)
         for placement in _frugal_placements(sized, gpu_bytes):
-            plan = plan_memory(replace(sized, placement=placement))
+            plan = plan_memory(replace(sized, placement=placement)).settle(gpu_bytes)
             if plan.fits(gpu_bytes, host_bytes):
                 return plan
     return None
@@ -198,14 +222,13 @@ def describe_size(portrait: PortraitConfig) -> str:
     return f"{portrait.height}x{portrait.width}"
 
 
-def _stages(request: MemoryRequest, stages: dict[str, int], encoders: dict[str, int]) -> dict[str, int]:
+def _stages(request: MemoryRequest, rehearsed: dict[str, int], visitor: int) -> dict[str, int]:
     """Adapt the rehearsed stages to where the encoders are and to the number of GPUs."""
-    place = request.placement.encoders
-    if not encoders or place == "cpu":
-        stages.pop("prompt")
-    elif place == "cpu-after-use" and request.num_gpus:
-        # One after the other visits the device.
-        stages["prompt"] += max(encoders.values())
+    stages = dict(rehearsed)
+    if visitor:
+        stages[PROMPT_STAGE] += visitor
+    elif request.placement.encoders != "resident":
+        del stages[PROMPT_STAGE]
     if request.num_gpus > 1:
         stages["transformer"] = round(stages["transformer"] / request.num_gpus * SPLIT_OVERHEAD)
     return stages

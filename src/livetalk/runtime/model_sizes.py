@@ -18,7 +18,9 @@ from livetalk.models.dit import DiTConfig
 from livetalk.models.umt5 import UMT5Config, umt5_xxl
 from livetalk.models.vae import VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config
-from livetalk.runtime.build import SPEECH_ENCODER_FILE, PortraitConfig, find_checkpoint
+from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint
+from livetalk.runtime.model import PortraitConfig
+from livetalk.runtime.published import PUBLISHED_PORTRAIT
 from livetalk.runtime.random_model import RANDOM_MODELS, random_model_config
 from livetalk.streaming.step import StreamConfig
 
@@ -97,7 +99,6 @@ def _known_sizes(name: str) -> ModelSizes:
 def _published_sizes(folder: Path, wav2vec_dir: Path | None) -> ModelSizes:
     files = find_published(folder, wav2vec_dir=wav2vec_dir)
     configs = read_configs(files)
-    usual = random_model_config(FLASHTALK)
     return ModelSizes(
         name=files.name,
         dit=configs.dit,
@@ -105,8 +106,8 @@ def _published_sizes(folder: Path, wav2vec_dir: Path | None) -> ModelSizes:
         speech=configs.audio_encoder,
         text=configs.text_encoder,
         image=configs.image_encoder,
-        stream=usual.stream,
-        portrait=usual.portrait,
+        stream=StreamConfig(),
+        portrait=PUBLISHED_PORTRAIT,
         any_size=True,
     )
 

@@ -15,9 +15,10 @@ from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
-from livetalk.runtime.build import AvatarModel, PortraitConfig, SessionDefaults
+from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.placement import DiTPlacement, PlacementConfig
 from livetalk.runtime.prompt import PromptEmbeds
+from livetalk.runtime.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
@@ -25,7 +26,6 @@ from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""
 
-PUBLISHED_SEED = 9999
 BIAS_STD = 0.02
 NORM_STD = 0.1
 TEXT_TOKENS = 64
@@ -73,12 +73,12 @@ class RandomModelConfig:
 
 
 def flashtalk_14b_config() -> RandomModelConfig:
-    """Return the published model: 18.9 billion parameters, pictures of 720 rows and 416 columns."""
+    """Return the published model: 18.9 billion parameters."""
     return RandomModelConfig(
         dit=published_dit_config(),
         vae=published_vae_config(),
         speech=wav2vec2_base(),
-        portrait=PortraitConfig(height=720, width=416),
+        portrait=PUBLISHED_PORTRAIT,
     )
 
 
@@ -182,7 +182,7 @@ def build_random_model(
         dtype=dtype,
         any_size=True,
         prompt_encoder=RandomPromptEncoder(config.dit, seed),
-        defaults=SessionDefaults(seed=PUBLISHED_SEED, crop="center"),
+        defaults=PUBLISHED_DEFAULTS,
         random_weights=True,
     )
 

@@ -1,0 +1,197 @@
+"""`livetalk doctor`: what this machine has, and whether a model will run on it."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from livetalk.ops.backends import AttentionBackend
+from livetalk.runtime.build import PRECISIONS
+from livetalk.runtime.diagnosis import Diagnosis, Question, describe_options, diagnose
+from livetalk.runtime.environment import Environment, inspect_environment
+from livetalk.runtime.memory import GIB, MemoryPlan, describe_size
+from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
+
+EXIT_DOES_NOT_FIT = 1
+
+_LABEL = 32
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command and its options."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="look at this machine and say whether a model will run",
+        description="Say what this machine has, what a model takes of it, and what to change if it does not "
+        "fit. Nothing is loaded. The exit code is 0 for yes and 1 for no.",
+    )
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        help="shipped model, flashtalk-14b (needs no files), or a checkpoint folder (default: embedded)",
+    )
+    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
+    parser.add_argument("--size", help="picture size, as for generate (default: the model's own)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="of the networks (default: auto)"
+    )
+    parser.add_argument("--weights", choices=WEIGHT_FORMS, default="full", help="as for generate")
+    parser.add_argument("--encoders", choices=ENCODER_PLACES, default="cpu-after-use", help="as for generate")
+    parser.add_argument("--resident-blocks", type=int, metavar="N", help="as for generate")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="GPUs for one stream; 0 for the CPU (default: 1 if there is one)",
+    )
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="answer for GPUs of this much memory, there or not"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; return 0 if the model fits and 1 if it does not.
+
+    Raises:
+        LivetalkError: there is no such model or size.
+    """
+    environment = inspect_environment()
+    diagnosis = diagnose(_question(args), environment)
+    if args.json:
+        print(json.dumps(to_json(environment, diagnosis), indent=2))
+    else:
+        print("\n".join((*describe_environment(environment, diagnosis.backends), "")))
+        print("\n".join(describe_diagnosis(diagnosis)))
+    return 0 if diagnosis.fits else EXIT_DOES_NOT_FIT
+
+
+def describe_environment(environment: Environment, backends: tuple[AttentionBackend, ...]) -> list[str]:
+    """Return lines about the machine."""
+    cuda = "without CUDA" if environment.cuda is None else f"for CUDA {environment.cuda}"
+    lines = [
+        _line("livetalk", f"{environment.livetalk} on Python {environment.python}, {environment.system}"),
+        _line("PyTorch", f"{environment.torch}, {cuda}, driver {environment.driver or 'not found'}"),
+    ]
+    for index, gpu in enumerate(environment.gpus):
+        memory = f"{_gib(gpu.free_bytes)} of {_gib(gpu.total_bytes)} free"
+        lines.append(_line(f"GPU {index}", f"{gpu.name}, {memory}, capability {gpu.capability}"))
+    if not environment.gpus:
+        lines.append(_line("GPU", "none that PyTorch can use"))
+    features = ", ".join(environment.cpu_features) or "no vector extensions of use"
+    lines.append(_line("CPU", f"{environment.cpu}, {environment.cpu_cores} cores, {features}"))
+    if environment.host_bytes is not None:
+        lines.append(_line("memory", f"{_gib(environment.host_bytes)} free"))
+    encoders = ", ".join(environment.video_encoders) or "no video encoder: videos cannot be written"
+    lines.append(_line("FFmpeg", f"{environment.ffmpeg}, {encoders}"))
+    for extra, missing in environment.missing_packages.items():
+        lines.append(_line(f"extra {extra}", f"lacks {', '.join(missing)}" if missing else "complete"))
+    for backend in backends:
+        mark = "chosen: " if backend.chosen else "there: " if backend.available else "not there: "
+        lines.append(_line(f"attention {backend.name}", mark + backend.reason))
+    return lines
+
+
+def describe_diagnosis(diagnosis: Diagnosis) -> list[str]:
+    """Return lines about the model and the verdict."""
+    plan = diagnosis.plan
+    lines = [*_describe_plan(plan), ""]
+    if diagnosis.fits:
+        lines.append(f"yes: {plan.request.sizes.name} fits, with {_room(diagnosis)} to spare")
+    else:
+        lines.append(f"no: {diagnosis.problem}")
+    if diagnosis.suggestion is not None:
+        lines.append(f"would fit here: {describe_options(diagnosis.suggestion)}")
+    elif not diagnosis.fits:
+        lines.append("no setting fits this machine")
+    for size, fitting in diagnosis.by_card.items():
+        answer = "no setting fits"
+        if fitting is not None:
+            answer = (
+                f"{describe_options(fitting)} ({_gib(fitting.gpu_bytes)}, host {_gib(fitting.host_bytes)})"
+            )
+        lines.append(_line(f"on a GPU of {size} GiB", answer))
+    return lines
+
+
+def to_json(environment: Environment, diagnosis: Diagnosis) -> dict[str, object]:
+    """Return everything as values that `json.dumps` writes."""
+    return {
+        "environment": dataclasses.asdict(environment),
+        "attention": [dataclasses.asdict(backend) for backend in diagnosis.backends],
+        "plan": _plan_to_json(diagnosis.plan),
+        "gpu_bytes": diagnosis.gpu_bytes,
+        "host_bytes": diagnosis.host_bytes,
+        "fits": diagnosis.fits,
+        "problem": diagnosis.problem,
+        "suggestion": _plan_to_json(diagnosis.suggestion),
+        "by_card": {str(size): _plan_to_json(plan) for size, plan in diagnosis.by_card.items()},
+    }
+
+
+def _question(args: argparse.Namespace) -> Question:
+    return Question(
+        model=args.model,
+        wav2vec_dir=args.wav2vec_dir,
+        size=args.size,
+        precision=args.precision,
+        placement=PlacementConfig(
+            weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
+        ),
+        num_gpus=args.gpus,
+        gpu_bytes=None if args.gpu_memory is None else round(args.gpu_memory * GIB),
+    )
+
+
+def _describe_plan(plan: MemoryPlan) -> list[str]:
+    request = plan.request
+    where = {0: "on the CPU", 1: "on one GPU"}.get(
+        request.num_gpus, f"on {request.num_gpus} GPUs (a forecast: this version runs a stream on one)"
+    )
+    dtype = str(request.dtype).removeprefix("torch.")
+    lines = [f"{request.sizes.name}, {describe_size(request.portrait)}, {dtype}, {where}"]
+    lines += [_line(f"  weights: {name}", _gib(size)) for name, size in plan.weights.items()]
+    lines += [
+        _line(f"  stage: {name}", _gib(size) + (", the peak" if name == plan.peak_stage else ""))
+        for name, size in plan.stages.items()
+    ]
+    if request.num_gpus:
+        lines.append(_line("  allocated at the peak", _gib(plan.allocated_bytes)))
+        lines.append(_line("  each GPU must have", f"{_gib(plan.gpu_bytes)}, cache and driver included"))
+    lines.append(_line("  the host must have", _gib(plan.host_bytes)))
+    return lines
+
+
+def _plan_to_json(plan: MemoryPlan | None) -> dict[str, object] | None:
+    if plan is None:
+        return None
+    request = plan.request
+    return {
+        "model": request.sizes.name,
+        "size": describe_size(request.portrait),
+        "precision": str(request.dtype).removeprefix("torch."),
+        "placement": dataclasses.asdict(request.placement),
+        "num_gpus": request.num_gpus,
+        "weights": plan.weights,
+        "stages": plan.stages,
+        "peak_stage": plan.peak_stage,
+        "allocated_bytes": plan.allocated_bytes,
+        "gpu_bytes": plan.gpu_bytes,
+        "host_bytes": plan.host_bytes,
+        "options": describe_options(plan),
+    }
+
+
+def _room(diagnosis: Diagnosis) -> str:
+    plan = diagnosis.plan
+    if plan.request.num_gpus:
+        return _gib(diagnosis.gpu_bytes - plan.gpu_bytes)
+    return _gib(diagnosis.host_bytes - plan.host_bytes)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{_LABEL}} {text}"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes < 10 * GIB else f"{num_bytes / GIB:.1f} GiB"

@@ -1,0 +1,163 @@
+"""What this machine has: interpreter, PyTorch, GPUs, processor, memory, FFmpeg, optional packages."""
+
+import importlib.metadata
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import torch
+
+from livetalk import __version__
+
+WANTED_CPU_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
+VIDEO_ENCODERS = ("libx264", "aac")
+
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+_MEMORY_FILE = Path("/proc/meminfo")
+_REQUIREMENT = re.compile(r"([\w.-]+).*;.*\bextra\s*==\s*['\"](\w+)['\"]")
+_DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuInfo:
+    """One CUDA device.
+
+    Attributes:
+        name: as the driver calls it.
+        capability: such as "9.0".
+        total_bytes: of its memory.
+        free_bytes: of it now.
+    """
+
+    name: str
+    capability: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What was found.
+
+    Attributes:
+        livetalk: version of the package.
+        python: version of the interpreter.
+        system: operating system and machine.
+        torch: version of PyTorch.
+        cuda: version of CUDA that PyTorch was built for, or None.
+        cudnn: version of cuDNN, or None.
+        driver: version of the NVIDIA driver, or None where there is none to be seen.
+        gpus: CUDA devices.
+        cpu: name of the processor.
+        cpu_cores: physical cores.
+        cpu_features: of `WANTED_CPU_FEATURES`, those that there are.
+        host_bytes: memory that programs can have now, or None where the system does not say.
+        ffmpeg: version of the FFmpeg that comes with PyAV.
+        video_encoders: of `VIDEO_ENCODERS`, those that there are.
+        missing_packages: of each optional extra of this package, what is not installed.
+    """
+
+    livetalk: str
+    python: str
+    system: str
+    torch: str
+    cuda: str | None
+    cudnn: int | None
+    driver: str | None
+    gpus: tuple[GpuInfo, ...]
+    cpu: str
+    cpu_cores: int
+    cpu_features: tuple[str, ...]
+    host_bytes: int | None
+    ffmpeg: str
+    video_encoders: tuple[str, ...]
+    missing_packages: dict[str, tuple[str, ...]]
+
+
+def inspect_environment() -> Environment:
+    """Look at this machine; with GPUs it starts CUDA, which takes a second."""
+    capabilities = torch.cpu.get_capabilities()
+    return Environment(
+        livetalk=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        cudnn=_cudnn_version(),
+        driver=_driver_version(),
+        gpus=tuple(_inspect_gpu(index) for index in range(torch.cuda.device_count())),
+        cpu=str(capabilities.get("cpu_name", platform.processor())),
+        cpu_cores=int(capabilities.get("num_physical_cores", 0)),
+        cpu_features=tuple(name for name in WANTED_CPU_FEATURES if capabilities.get(name, False)),
+        host_bytes=_available_bytes(),
+        ffmpeg=str(av.ffmpeg_version_info),
+        video_encoders=tuple(name for name in VIDEO_ENCODERS if _can_encode(name)),
+        missing_packages=find_missing_packages(importlib.metadata.requires("livetalk") or []),
+    )
+
+
+def find_missing_packages(requirements: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return, by extra, which of a distribution's optional requirements are not installed.
+
+    Args:
+        requirements: as `importlib.metadata.requires` gives them.
+    """
+    missing: dict[str, list[str]] = {}
+    for requirement in requirements:
+        match = _REQUIREMENT.match(requirement)
+        if match is not None:
+            package, extra = match.groups()
+            missing.setdefault(extra, [])
+            if not _is_installed(package):
+                missing[extra].append(package)
+    return {extra: tuple(packages) for extra, packages in sorted(missing.items())}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cudnn_version() -> int | None:
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
+
+
+def _inspect_gpu(index: int) -> GpuInfo:
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    return GpuInfo(
+        name=properties.name,
+        capability=f"{properties.major}.{properties.minor}",
+        total_bytes=total,
+        free_bytes=free,
+    )
+
+
+def _driver_version() -> str | None:
+    try:
+        match = _DRIVER.search(_DRIVER_FILE.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return None if match is None else match[1]
+
+
+def _available_bytes() -> int | None:
+    try:
+        match = re.search(r"MemAvailable:\s*(\d+) kB", _MEMORY_FILE.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return None if match is None else int(match[1]) * 1024
+
+
+def _can_encode(name: str) -> bool:
+    try:
+        av.codec.Codec(name, "w")
+    except ValueError:
+        return False
+    return True
