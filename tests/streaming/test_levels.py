@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.loudness import LoudnessMode, LoudnessState, normalize_published, normalize_running
 from livetalk.streaming.step import (
@@ -14,7 +15,7 @@ from livetalk.streaming.step import (
     generate_chunk,
     prepare_conditioning,
 )
-from tiny import IMAGE_SIDE, FrameEncoder, tiny_dit, tiny_models, tiny_vae
+from tiny import IMAGE_SIDE, FrameEncoder, randomize, tiny_dit, tiny_models, tiny_vae
 
 CHUNK = ChunkGeometry(window_frames=13).chunk_samples
 BUFFER = 2 * 16_000
@@ -95,3 +96,24 @@ def test_hiss_alone_is_lifted_by_the_published_gain_only() -> None:
     levels = {mode: rms(hear(mode, hiss)[-1][-CHUNK:]) for mode in LoudnessMode}
     assert levels[LoudnessMode.OFF] == levels[LoudnessMode.RUNNING]
     assert levels[LoudnessMode.PUBLISHED] > 30 * levels[LoudnessMode.OFF]
+
+
+def test_one_gain_for_all_that_is_heard_is_nothing_to_the_published_encoder() -> None:
+    config = Wav2Vec2Config(
+        width=32,
+        num_layers=2,
+        num_heads=4,
+        ffn_dim=48,
+        conv_dims=(16,) * 7,
+        position_kernel=16,
+        position_groups=4,
+    )
+    encoder = Wav2Vec2Encoder(config).eval()
+    randomize(encoder)
+    sound = babble(3, 0.02)
+    with torch.no_grad():
+        plain, lifted, ramped = (
+            encoder(heard[None]) for heard in (sound, 10 * sound, sound * torch.linspace(1, 10, len(sound)))
+        )
+    torch.testing.assert_close(plain, lifted, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(plain, ramped, atol=1e-2, rtol=1e-2)
