@@ -114,8 +114,10 @@ class VAELoss:
         video, weights = self._crop(video, face_weights(batch, config), rng)
         noise = torch.randn(self._latent_shape(video), generator=device_rng, device=device)
         frames = choose_frames(config, rng).to(device)
+        # One memory layout, whatever the augmentation returned: another one would compile everything again.
+        video = video.transpose(1, 2).contiguous()
         with mixed_precision(device):
-            scalars: dict[str, Tensor] = self._objective(video.transpose(1, 2), weights, noise, frames)
+            scalars: dict[str, Tensor] = self._objective(video, weights, noise, frames)
         return scalars
 
     def _crop(self, video: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
