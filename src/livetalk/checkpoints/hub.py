@@ -1,0 +1,342 @@
+"""Fetch published models from the Hugging Face hub or a mirror: resumed where it broke, checked by hash."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO
+
+from livetalk.checkpoints.layouts import (
+    IMAGE_ENCODER_NAME,
+    SPEECH_ENCODER_DIR,
+    TEXT_ENCODER_NAME,
+    TOKENIZER_NAME,
+    VAE_NAME,
+)
+from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
+
+FetchProgress = Callable[[int, int], None]
+"""Called with the bytes that are there so far and the bytes in all."""
+
+PART_SUFFIX = ".part"
+_READ_BYTES = 1 << 22
+# A file system needs a little more than the sum of the files.
+_SPARE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """Files of one repository that a model needs.
+
+    Attributes:
+        repo_id: owner and name.
+        folder: where they go, in the folder that the user names.
+        needed: patterns of files; each must match one at least.
+        wanted: patterns of files that are taken where they exist.
+        first_of: files of which the first that exists is taken, and one must.
+    """
+
+    repo_id: str
+    folder: str
+    needed: tuple[str, ...]
+    wanted: tuple[str, ...] = ()
+    first_of: tuple[str, ...] = ()
+
+
+MODELS: dict[str, tuple[Repository, ...]] = {
+    "flashtalk-14b": (
+        Repository(
+            repo_id="Soul-AILab/SoulX-FlashTalk-14B",
+            folder="SoulX-FlashTalk-14B",
+            needed=(
+                "config.json",
+                "diffusion_pytorch_model*.safetensors",
+                VAE_NAME,
+                TEXT_ENCODER_NAME,
+                IMAGE_ENCODER_NAME,
+                f"{TOKENIZER_NAME}/*",
+            ),
+            wanted=("diffusion_pytorch_model*.json", "LICENSE*"),
+        ),
+        Repository(
+            repo_id="TencentGameMate/chinese-wav2vec2-base",
+            folder=SPEECH_ENCODER_DIR,
+            needed=("config.json",),
+            wanted=("preprocessor_config.json", "LICENSE*"),
+            first_of=("model.safetensors", "pytorch_model.bin"),
+        ),
+    )
+}
+"""Models that can be fetched, by the name that users give them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """One file to fetch.
+
+    Attributes:
+        url: where it is.
+        path: where it goes.
+        num_bytes: its size.
+        sha256: hash of its bytes, for large files; None for files that the repository keeps as text.
+        git_sha1: hash of its bytes after git's header; None for large files.
+    """
+
+    url: str
+    path: Path
+    num_bytes: int
+    sha256: str | None
+    git_sha1: str | None
+
+    @property
+    def part_path(self) -> Path:
+        """Where its first bytes lie until it is complete."""
+        return self.path.with_name(self.path.name + PART_SUFFIX)
+
+    @property
+    def num_present_bytes(self) -> int:
+        """Bytes that are there: all of them, or those of an earlier attempt."""
+        for path in (self.path, self.part_path):
+            if path.is_file():
+                return min(path.stat().st_size, self.num_bytes)
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadPlan:
+    """What to fetch.
+
+    Attributes:
+        directory: the folder that everything goes to.
+        folders: the folders in it, and the repository of each.
+        files: what is to be there in the end.
+    """
+
+    directory: Path
+    folders: dict[str, str]
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def num_missing_bytes(self) -> int:
+        """Bytes still to be fetched."""
+        return sum(file.num_bytes - file.num_present_bytes for file in self.files)
+
+    @property
+    def num_free_bytes(self) -> int:
+        """Room on the disk."""
+        return shutil.disk_usage(_existing(self.directory)).free
+
+
+def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -> DownloadPlan:
+    """Ask the hub which files a model has; nothing is fetched.
+
+    Args:
+        model: a key of `MODELS`.
+        directory: where to; its folders are made by `fetch`.
+        endpoint: URL of a mirror; None takes the hub itself.
+
+    Raises:
+        LivetalkError: the hub's package is not installed, the hub cannot be reached, or its repository does
+            not have what it should.
+    """
+    hub = _import_hub()
+    api = hub.HfApi(endpoint=endpoint)
+    files: list[RemoteFile] = []
+    for repository in MODELS[model]:
+        try:
+            info = api.model_info(repository.repo_id, files_metadata=True)
+        except _network_errors(hub) as error:
+            raise _unreachable(repository.repo_id, api.endpoint, error) from error
+        listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+        for name in _choose(repository, listed):
+            sibling = listed[name]
+            url = hub.hf_hub_url(repository.repo_id, name, revision=info.sha, endpoint=endpoint)
+            files.append(
+                RemoteFile(
+                    url=url,
+                    path=directory / repository.folder / name,
+                    num_bytes=sibling.size or 0,
+                    sha256=None if sibling.lfs is None else sibling.lfs.sha256,
+                    git_sha1=sibling.blob_id if sibling.lfs is None else None,
+                )
+            )
+    folders = {repository.folder: repository.repo_id for repository in MODELS[model]}
+    return DownloadPlan(directory=directory, folders=folders, files=tuple(files))
+
+
+def require_room(plan: DownloadPlan) -> None:
+    """Check that the disk holds what is missing.
+
+    Raises:
+        OutputError: it does not.
+    """
+    missing, free = plan.num_missing_bytes, plan.num_free_bytes
+    if missing and missing + _SPARE_BYTES > free:
+        raise OutputError(
+            f"output {plan.directory}: {missing / 1e9:.1f} GB are still to be fetched, but only "
+            f"{free / 1e9:.1f} GB are free; choose another --dir or make room"
+        )
+
+
+def fetch(plan: DownloadPlan, progress: FetchProgress | None = None) -> None:
+    """Fetch what is missing and check every file against the hub's hash.
+
+    What an earlier attempt left is continued. A file has its name only when it is complete and right.
+
+    Args:
+        plan: from `plan_download`.
+        progress: is told how far it is.
+
+    Raises:
+        LivetalkError: the hub's package is not installed, or the connection broke; the same call continues.
+        WeightsError: a file has another hash than the hub says; it was removed.
+        OutputError: the disk refuses.
+    """
+    hub = _import_hub()
+    total, num_done = plan.num_bytes, 0
+
+    def tell(num_bytes: int) -> None:
+        if progress is not None:
+            progress(num_done + num_bytes, total)
+
+    for file in plan.files:
+        if not (file.path.is_file() and _has_right_hash(file, file.path)):
+            try:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                _fetch_one(hub, file, tell)
+            except _network_errors(hub) as error:
+                if isinstance(error, OSError) and error.errno is not None and not _is_http(hub, error):
+                    raise OutputError(f"output {file.path}: cannot be written ({error.strerror})") from error
+                raise _unreachable(file.path.name, file.url, error) from error
+            _keep(file)
+        num_done += file.num_bytes
+        tell(0)
+
+
+def _fetch_one(hub: ModuleType, file: RemoteFile, tell: Callable[[int], None]) -> None:
+    """Append what is missing to the file's beginning."""
+    with file.part_path.open("ab") as stream:
+        present = stream.tell()
+        if present > file.num_bytes:
+            # It belongs to another version of the file.
+            stream.truncate(0)
+            present = 0
+        if present < file.num_bytes or not file.num_bytes:
+            hub.file_download.http_get(
+                file.url,
+                _CountingStream(stream, tell),
+                resume_size=present,
+                headers=hub.utils.build_hf_headers(),
+                expected_size=file.num_bytes,
+            )
+
+
+class _CountingStream:
+    """A file that tells how long it has become; it has what the hub's package uses of a file."""
+
+    def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+
+    def write(self, data: bytes) -> int:
+        written = self._stream.write(data)
+        self._tell(self._stream.tell())
+        return written
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return self._stream.seek(position, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._stream.truncate(size)
+
+
+def _keep(file: RemoteFile) -> None:
+    """Give a complete file its name, if its bytes are right."""
+    if not _has_right_hash(file, file.part_path):
+        file.part_path.unlink()
+        raise WeightsError(
+            f"weights {file.path}: what arrived has another hash than {file.url} says; it was removed, "
+            "run the command again"
+        )
+    file.part_path.replace(file.path)
+
+
+def _has_right_hash(file: RemoteFile, path: Path) -> bool:
+    if path.stat().st_size != file.num_bytes:
+        return False
+    if file.sha256 is None and file.git_sha1 is None:
+        return True
+    digest = hashlib.sha256()
+    if file.sha256 is None:
+        digest = hashlib.sha1(f"blob {file.num_bytes}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest() == (file.sha256 or file.git_sha1)
+
+
+def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
+    """Return the files of a repository to fetch, in alphabetical order.
+
+    Raises:
+        WeightsError: some that are needed do not exist.
+    """
+    names = sorted(name for name in listed if ".." not in Path(name).parts)
+    missing = [pattern for pattern in repository.needed if not any(fnmatch(name, pattern) for name in names)]
+    alternatives = [name for name in repository.first_of if name in names]
+    if repository.first_of and not alternatives:
+        missing.append(" or ".join(repository.first_of))
+    if missing:
+        raise WeightsError(f"repository {repository.repo_id}: has no {', no '.join(missing)}")
+    patterns = (*repository.needed, *repository.wanted, *alternatives[:1])
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _import_hub() -> ModuleType:
+    try:
+        import huggingface_hub  # noqa: PLC0415, an optional package
+        import huggingface_hub.file_download  # noqa: PLC0415, an optional package
+        import huggingface_hub.utils  # noqa: PLC0415, an optional package
+    except ImportError as error:
+        raise LivetalkError(
+            "downloading needs the package huggingface_hub; install it with: pip install 'livetalk[download]'"
+        ) from error
+    # Progress is shown by whoever asked for it.
+    huggingface_hub.utils.disable_progress_bars()
+    return huggingface_hub
+
+
+def _network_errors(hub: ModuleType) -> tuple[type[BaseException], ...]:
+    """Return what the hub's package raises; the library below it, whose errors pass through, has changed."""
+    return (hub.errors.HfHubHTTPError, hub.errors.HfHubHTTPError.__bases__[0], OSError)
+
+
+def _is_http(hub: ModuleType, error: BaseException) -> bool:
+    return isinstance(error, hub.errors.HfHubHTTPError.__bases__[0])
+
+
+def _unreachable(what: str, where: str, error: BaseException) -> InputError:
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return InputError(
+        f"download {what}: {where} gives nothing ({reason}); check the network, or set HF_ENDPOINT to a "
+        "mirror, then run the command again: it continues where it broke off"
+    )
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,225 @@
+"""`livetalk download` against a hub on this machine: complete, resumed, checked, and clear when it fails."""
+
+import argparse
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hub_server import LARGE_BYTES, Hub, serve_hub
+from livetalk.checkpoints import hub as hub_module
+from livetalk.checkpoints.layouts import find_published
+from livetalk.cli import download
+from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
+from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
+
+pytest.importorskip("huggingface_hub", reason="DOWNLOADS NOT CHECKED: install the extra `download`")
+
+MODEL = "Soul-AILab/SoulX-FlashTalk-14B"
+SPEECH = "TencentGameMate/chinese-wav2vec2-base"
+VAE = "Wan2.1_VAE.pth"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Read every file of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> SyntheticCheckpoint:
+    """A model to serve."""
+    return make_synthetic_checkpoint(tmp_path_factory.mktemp("served"), speech_format="bin")
+
+
+@pytest.fixture
+def hub(model: SyntheticCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has the model and some files that nobody needs."""
+    repositories = {MODEL: contents(model.model_dir), SPEECH: contents(model.wav2vec_dir)}
+    repositories[MODEL] |= {
+        "README.md": b"read me",
+        "assets/clip.mp4": bytes(LARGE_BYTES),
+        "LICENSE": b"mine",
+    }
+    repositories[MODEL] |= {"xlm-roberta-large/tokenizer.json": b"{}", "google/umt5-xxl/../../x": b"escape"}
+    # Waiting a second before each new attempt is for people.
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with serve_hub(Hub(repositories)) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint + "/")
+        yield served
+
+
+@pytest.fixture
+def livetalk_download(hub: Hub, tmp_path: Path) -> Callable[..., int]:
+    """Run the command into `tmp_path / "models"`."""
+
+    def call(*arguments: str) -> int:
+        parser = argparse.ArgumentParser()
+        download.add_parser(parser.add_subparsers())
+        folder = str(tmp_path / "models")
+        return download.run(parser.parse_args(["download", "flashtalk-14b", "--dir", folder, *arguments]))
+
+    return call
+
+
+def test_a_model_is_fetched_complete(
+    livetalk_download: Callable[..., int],
+    model: SyntheticCheckpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert livetalk_download() == 0
+    fetched = tmp_path / "models" / "SoulX-FlashTalk-14B"
+    assert contents(fetched) == contents(model.model_dir) | {"LICENSE": b"mine"}
+    assert contents(tmp_path / "models" / "chinese-wav2vec2-base") == contents(model.wav2vec_dir)
+    assert find_published(fetched).name == "SoulX-FlashTalk-14B"
+    assert not list(tmp_path.rglob("x"))
+    shown = capsys.readouterr().out
+    assert "10 files" in shown
+    assert "free on that disk" in shown
+    assert f"livetalk generate --model {fetched}" in shown
+
+
+def test_newer_speech_files_are_preferred(
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path
+) -> None:
+    hub.repositories[SPEECH]["model.safetensors"] = b"new"
+    assert livetalk_download() == 0
+    speech = contents(tmp_path / "models" / "chinese-wav2vec2-base")
+    assert speech["model.safetensors"] == b"new"
+    assert "pytorch_model.bin" not in speech
+
+
+def test_a_second_call_fetches_nothing(livetalk_download: Callable[..., int], hub: Hub) -> None:
+    livetalk_download()
+    hub.requests.clear()
+    assert livetalk_download() == 0
+    assert hub.fetched() == []
+
+
+def test_a_dry_run_fetches_nothing(
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert livetalk_download("--dry-run") == 0
+    assert hub.fetched() == []
+    assert not (tmp_path / "models").exists()
+    assert "to fetch: 11.4 MB of 11.4 MB" in capsys.readouterr().out
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(
+    livetalk_download: Callable[..., int],
+    hub: Hub,
+    model: SyntheticCheckpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The package keeps what it has read of a block of this size only when the block is complete.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.break_after[VAE] = 1_050_000
+    assert livetalk_download() == 0
+    ranges = [span for _, path, span in hub.requests if path.endswith(VAE)]
+    assert ranges == [None, "bytes=1000000-"]
+    fetched = tmp_path / "models" / "SoulX-FlashTalk-14B" / VAE
+    assert fetched.read_bytes() == (model.model_dir / VAE).read_bytes()
+
+
+def test_a_later_call_continues_what_an_earlier_one_left(
+    livetalk_download: Callable[..., int], hub: Hub, model: SyntheticCheckpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
+    folder.mkdir(parents=True)
+    content = (model.model_dir / VAE).read_bytes()
+    (folder / f"{VAE}.part").write_bytes(content[:123_456])
+    assert livetalk_download() == 0
+    assert [span for _, path, span in hub.requests if path.endswith(VAE)] == ["bytes=123456-"]
+    assert (folder / VAE).read_bytes() == content
+    assert not (folder / f"{VAE}.part").exists()
+
+
+def test_a_server_that_cannot_resume_sends_all_again(
+    livetalk_download: Callable[..., int], hub: Hub, model: SyntheticCheckpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
+    folder.mkdir(parents=True)
+    (folder / f"{VAE}.part").write_bytes(b"other bytes")
+    hub.ignores_ranges = True
+    assert livetalk_download() == 0
+    assert (folder / VAE).read_bytes() == (model.model_dir / VAE).read_bytes()
+
+
+@pytest.mark.parametrize("name", [VAE, "config.json"])
+def test_a_wrong_hash_is_noticed(
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path, name: str
+) -> None:
+    hub.corrupt.add(name)
+    with pytest.raises(WeightsError, match=f"{name}: what arrived has another hash"):
+        livetalk_download()
+    folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
+    assert not (folder / name).exists()
+    assert not (folder / f"{name}.part").exists()
+    hub.corrupt.clear()
+    assert livetalk_download() == 0
+
+
+def test_a_damaged_file_on_the_disk_is_fetched_again(
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path
+) -> None:
+    livetalk_download()
+    vae = tmp_path / "models" / "SoulX-FlashTalk-14B" / VAE
+    content = vae.read_bytes()
+    vae.write_bytes(bytes(len(content)))
+    hub.requests.clear()
+    assert livetalk_download() == 0
+    assert vae.read_bytes() == content
+    assert hub.fetched() == [VAE]
+
+
+def test_a_full_disk_is_refused_before_anything_is_fetched(
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match=r"only 0\.0 GB are free"):
+        livetalk_download()
+    assert hub.fetched() == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_hub_that_refuses_is_named(livetalk_download: Callable[..., int], hub: Hub, status: int) -> None:
+    hub.status = status
+    with pytest.raises(InputError, match=f"download {MODEL}: {hub.endpoint} gives nothing") as caught:
+        livetalk_download()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_is_away_is_named(
+    livetalk_download: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="check the network, or set HF_ENDPOINT") as caught:
+        livetalk_download()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_without_its_files_is_named(livetalk_download: Callable[..., int], hub: Hub) -> None:
+    del hub.repositories[MODEL][VAE]
+    del hub.repositories[MODEL]["google/umt5-xxl/tokenizer.json"]
+    del hub.repositories[MODEL]["google/umt5-xxl/tokenizer_config.json"]
+    with pytest.raises(WeightsError, match=r"has no Wan2\.1_VAE\.pth, no google/umt5-xxl/\*"):
+        livetalk_download()
+
+
+def test_a_disk_that_refuses_is_named(livetalk_download: Callable[..., int], tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot be written \(Not a directory|File exists"):
+        livetalk_download()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(LivetalkError, match=r"pip install 'livetalk\[download\]'"):
+        hub_module.plan_download("flashtalk-14b", tmp_path)
