@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from livetalk.errors import InputError
-from livetalk.runtime.build import PortraitConfig
+from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.offload import NUM_SLOTS
 from livetalk.runtime.placement import EncoderPlace, PlacementConfig, WeightForm
@@ -147,7 +147,7 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     """Predict the memory of a setting."""
     sizes, placement = request.sizes, request.placement
     parts = weight_bytes(sizes, request.dtype, placement.weights)
-    rehearsal = rehearse(sizes, request.portrait, request.dtype, placement.weights)
+    stages = dict(rehearse(sizes, request.portrait, request.dtype, placement.weights))
     block = parts.pop("block")
     encoders = {name: parts.pop(name) for name in ENCODER_PARTS if name in parts}
     num_waiting = len(placement.offloaded_blocks(sizes.dit.num_layers))
@@ -155,10 +155,8 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     weights = {f"{num_resident} transformer blocks": num_resident * block, **parts}
     if request.num_gpus == 0:
         weights |= encoders
-        needed = sum(weights.values()) + num_waiting * block + max(rehearsal.stages.values())
-        return MemoryPlan(
-            request=request, weights=weights, stages=rehearsal.stages, host_bytes=needed + HOST_CPU_BYTES
-        )
+        needed = sum(weights.values()) + num_waiting * block + max(stages.values())
+        return MemoryPlan(request=request, weights=weights, stages=stages, host_bytes=needed + HOST_CPU_BYTES)
     if num_waiting:
         weights["slots for waiting blocks"] = min(NUM_SLOTS, num_waiting) * block
     if placement.encoders == "resident":
@@ -168,7 +166,7 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     return MemoryPlan(
         request=request,
         weights=weights,
-        stages=_stages(request, rehearsal.stages, visitor),
+        stages=_adapt_stages(request, stages, visitor),
         host_bytes=HOST_BYTES + num_waiting * pinned_bytes(block) + at_home,
         visitor_bytes=visitor,
     )
@@ -222,9 +220,8 @@ def describe_size(portrait: PortraitConfig) -> str:
     return f"{portrait.height}x{portrait.width}"
 
 
-def _stages(request: MemoryRequest, rehearsed: dict[str, int], visitor: int) -> dict[str, int]:
-    """Adapt the rehearsed stages to where the encoders are and to the number of GPUs."""
-    stages = dict(rehearsed)
+def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) -> dict[str, int]:
+    """Change the rehearsed stages for where the encoders are and for the number of GPUs."""
     if visitor:
         stages[PROMPT_STAGE] += visitor
     elif request.placement.encoders != "resident":

@@ -1,9 +1,11 @@
 """The stages of a stream run on the meta device, to learn what memory each of them takes."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
 from livetalk.quantization.linear import count_weight_bytes, quantize_linears
 from livetalk.runtime.allocation import AllocationTracker
-from livetalk.runtime.build import PortraitConfig
+from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.placement import WeightForm
+from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.streaming.audio import AudioBuffer, buffer_samples
 from livetalk.streaming.color import measure_color
 from livetalk.streaming.state import StreamState
@@ -33,6 +36,9 @@ from livetalk.types import Conditioning, VideoChunk
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+StageMeter: TypeAlias = Callable[[str], AbstractContextManager[object]]
+"""Name of a stage -> what surrounds it."""
+
 META = torch.device("meta")
 IMAGE_TOKENS = 257
 REHEARSED_STEPS = 2
@@ -40,24 +46,10 @@ REHEARSED_LAYERS = 2
 """Blocks of one network are alike, and their temporaries die with them: two tell what forty need."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """What a stream takes besides weights.
-
-    Attributes:
-        stages: bytes at the peak of each stage, with all that outlives it: "prompt", "reference", "speech",
-            "transformer", "decode".
-        kept: bytes that stay between chunks.
-    """
-
-    stages: dict[str, int]
-    kept: int
-
-
 @functools.lru_cache(maxsize=64)
 def rehearse(
     sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
-) -> Rehearsal:
+) -> Mapping[str, int]:
     """Run a session's start and two chunks without numbers.
 
     Args:
@@ -65,40 +57,54 @@ def rehearse(
         portrait: picture size; both sides multiples of `sizes.size_multiple`.
         dtype: of the transformer and the VAE.
         weights: form of the transformer's weights, which are widened where they are used.
+
+    Returns:
+        Bytes at the peak of each stage besides weights, with all that outlives it: "prompt", "reference",
+        "speech", "transformer", "decode".
     """
     models = _build_models(sizes, dtype, weights)
-    peaks: dict[str, int] = {}
     encoders = _build_prompt_encoders(sizes)
     networks = (models.dit, models.vae, models.audio_encoder, *encoders)
     known = [network for network in networks if isinstance(network, nn.Module)]
+    peaks: dict[str, int] = {}
     with torch.no_grad(), AllocationTracker(known) as tracker:
-        with tracker.stage(peaks, "prompt"):
+        stage = functools.partial(tracker.stage, peaks)
+        with stage("prompt"):
             text, image = _encode_prompt(sizes, *encoders)
         picture = torch.empty(3, portrait.height, portrait.width, device=META)
-        with tracker.stage(peaks, "reference"):
-            conditioning = prepare_conditioning(models, picture, text, image)
-        state = _first_state(models, conditioning)
-        # The second chunk has more motion latents than the first.
-        for _ in range(2):
-            with tracker.stage(peaks, "speech"):
-                context = encode_audio_context(models, state.audio)
-            with tracker.stage(peaks, "transformer"):
-                latents = denoise_window(
-                    models, conditioning, context, state.motion_latents, torch.empty_like
-                )
-            with tracker.stage(peaks, "decode"):
-                pixels, motion_latents = decode_window(models, latents, state)
-                new = pixels[0, :, -models.config.geometry.chunk_frames :]
-                VideoChunk(pixels=new, first_frame=0).to_uint8()
-            seam = models.config.seam.enabled
-            state = replace(
-                state,
-                motion_latents=motion_latents,
-                chunk_index=1,
-                last_frame=pixels[:, :, -1] if seam else None,
-            )
-            del context, latents, pixels, new
-        return Rehearsal(stages=peaks, kept=tracker.live_bytes)
+        prompt = PromptEmbeds(text_embeds=text, image_embeds=image)
+        run_stages(models, picture, prompt, stage)
+    return MappingProxyType(peaks)
+
+
+@torch.no_grad()
+def run_stages(models: Models, picture: Tensor, prompt: PromptEmbeds, stage: StageMeter) -> None:
+    """Run a session's start and two chunks, each stage in the meter's block.
+
+    Args:
+        models: on any device, the meta device included.
+        picture: `[3, H, W]`, -1..1, the framed portrait.
+        prompt: embeddings for the branches that the transformer has.
+        stage: called with "reference", "speech", "transformer" and "decode".
+    """
+    with stage("reference"):
+        conditioning = prepare_conditioning(models, picture, prompt.text_embeds, prompt.image_embeds)
+    state = _first_state(models, conditioning)
+    # The second chunk has more motion latents than the first.
+    for chunk_index in range(2):
+        with stage("speech"):
+            context = encode_audio_context(models, state.audio)
+        with stage("transformer"):
+            latents = denoise_window(models, conditioning, context, state.motion_latents, torch.randn_like)
+        with stage("decode"):
+            pixels, motion_latents = decode_window(models, latents, state)
+            new = pixels[0, :, -models.config.geometry.chunk_frames :]
+            VideoChunk(pixels=new, first_frame=0).to_uint8()
+        last_frame = pixels[:, :, -1] if models.config.seam.enabled else None
+        state = replace(
+            state, motion_latents=motion_latents, chunk_index=chunk_index + 1, last_frame=last_frame
+        )
+        del context, latents, pixels, new
 
 
 def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
@@ -185,11 +191,11 @@ def _encode_prompt(
 
 
 def _first_state(models: Models, conditioning: Conditioning) -> StreamState:
-    """Return what `create_state` makes, without a random generator: the meta device has none."""
+    """Return what `create_state` makes, without a random generator: the meta device knows none."""
     config = models.config
     return StreamState(
         motion_latents=conditioning.reference_latents,
-        audio=AudioBuffer.create(buffer_samples(config.geometry, config.audio), META),
+        audio=AudioBuffer.create(buffer_samples(config.geometry, config.audio), models.device),
         rng_state=torch.empty(0, dtype=torch.uint8),
         color=measure_color(conditioning.reference_pixels),
         chunk_index=0,

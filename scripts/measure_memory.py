@@ -1,0 +1,269 @@
+"""Compare the predicted memory of a model with what it takes: random weights, two chunks, several placements.
+
+On a CUDA device the allocator is asked; elsewhere every tensor is counted. Prints a table, then one line of
+JSON; the exit code is 1 when an allocated peak is more than 10 % off.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from livetalk.runtime.allocation import AllocationTracker
+from livetalk.runtime.memory import (
+    GIB,
+    WORKSPACE_BYTES,
+    MemoryPlan,
+    MemoryRequest,
+    describe_size,
+    plan_memory,
+)
+from livetalk.runtime.model import AvatarModel, PortraitConfig
+from livetalk.runtime.model_sizes import ModelSizes, read_model_sizes
+from livetalk.runtime.placement import PlacementConfig
+from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
+from livetalk.runtime.rehearsal import run_stages
+from livetalk.runtime.session import parse_size
+
+TOLERANCE = 0.10
+REHEARSED_STEPS = 2
+
+
+class Meter(Protocol):
+    """Measures the peak of stretches of work.
+
+    Attributes:
+        peaks: bytes by stage, all that was there before included.
+    """
+
+    peaks: dict[str, int]
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[object]:
+        """Measure a block."""
+
+
+class CudaMeter:
+    """Asks PyTorch's allocator."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start with nothing measured."""
+        self.peaks: dict[str, int] = {}
+        self._device = device
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield
+        peak = torch.cuda.max_memory_allocated(self._device)
+        self.peaks[name] = max(self.peaks.get(name, 0), peak)
+
+
+class TensorMeter:
+    """Counts tensors, on a device whose allocator cannot be asked."""
+
+    def __init__(self, tracker: AllocationTracker, weight_bytes: int) -> None:
+        """Count with a tracker at work; `weight_bytes` were there before it."""
+        self.peaks: dict[str, int] = {}
+        self._tracker = tracker
+        self._weight_bytes = weight_bytes
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        peaks: dict[str, int] = {}
+        with self._tracker.stage(peaks, name):
+            yield
+        self.peaks[name] = max(self.peaks.get(name, 0), peaks[name] + self._weight_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One placement, in bytes.
+
+    Attributes:
+        label: of the placement.
+        plan: the prediction.
+        loaded: allocated after the model was built.
+        stages: allocated at the peak of each stage.
+        reserved: held by the allocator at most; 0 off CUDA.
+        context: taken from the GPU besides that; 0 off CUDA.
+    """
+
+    label: str
+    plan: MemoryPlan
+    loaded: int
+    stages: dict[str, int]
+    reserved: int
+    context: int
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured allocated peak, less one."""
+        return self.predicted / max(self.stages.values()) - 1
+
+    @property
+    def predicted(self) -> int:
+        """Predicted allocated peak; off CUDA no library takes work space from the allocator."""
+        return self.plan.allocated_bytes - (0 if self.reserved else WORKSPACE_BYTES)
+
+
+def main() -> int:
+    """Measure and print."""
+    args = parse_arguments()
+    device = torch.device(args.device)
+    sizes = read_model_sizes(args.model)
+    portrait = sizes.portrait if args.size is None else parse_size(args.size)
+    dtype = getattr(torch, args.precision)
+    results = [measure(sizes, portrait, dtype, label, device) for label in args.placements]
+    print(f"{args.model}, {describe_size(portrait)}, {args.precision}, {device_name(device)}")
+    for result in results:
+        print("\n".join(describe(result)))
+    print(json.dumps([to_json(result) for result in results]))
+    return int(any(abs(result.error) > TOLERANCE for result in results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=RANDOM_MODELS, default="flashtalk-14b")
+    parser.add_argument("--size", help="HEIGHTxWIDTH (default: the model's own)")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--placements",
+        nargs="+",
+        default=["full", "float8", "full:20"],
+        metavar="FORM[:RESIDENT]",
+        help="form of the weights and, after a colon, blocks that stay on the device",
+    )
+    return parser.parse_args()
+
+
+def parse_placement(label: str) -> PlacementConfig:
+    """Read "float8" or "full:20"."""
+    form, _, resident = label.partition(":")
+    return PlacementConfig(
+        weights=form,  # type: ignore[arg-type]  # the networks refuse another
+        encoders="cpu",
+        resident_blocks=int(resident) if resident else None,
+    )
+
+
+def measure(
+    sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, label: str, device: torch.device
+) -> Measurement:
+    """Build a model, run it, and forget it."""
+    placement = parse_placement(label)
+    # Prompt encoders are no part of a model with random weights.
+    request = MemoryRequest(
+        sizes=replace(sizes, text=None, image=None), portrait=portrait, dtype=dtype, placement=placement
+    )
+    model = build_random_model(sizes.name, device=device, dtype=dtype, placement=placement, portrait=portrait)
+    loaded = torch.cuda.memory_allocated(device) if device.type == "cuda" else weight_bytes(model)
+    with open_meter(model, device, loaded) as meter:
+        run(model, device, meter)
+        stages = meter.peaks
+    reserved = context = 0
+    if device.type == "cuda":
+        reserved = torch.cuda.max_memory_reserved(device)
+        free, total = torch.cuda.mem_get_info(device)
+        context = total - free - torch.cuda.memory_reserved(device)
+    del model
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return Measurement(
+        label=label,
+        plan=plan_memory(request),
+        loaded=loaded,
+        stages=stages,
+        reserved=reserved,
+        context=context,
+    )
+
+
+@contextlib.contextmanager
+def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterator[Meter]:
+    """Measure with what the device offers."""
+    if device.type == "cuda":
+        yield CudaMeter(device)
+        return
+    with AllocationTracker(networks(model)) as tracker:
+        yield TensorMeter(tracker, loaded)
+
+
+def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
+    """Run two chunks of a grey portrait and silence."""
+    config = model.models.config
+    few = replace(config, sampler=replace(config.sampler, num_steps=REHEARSED_STEPS))
+    picture = torch.zeros(3, model.portrait.height, model.portrait.width, device=device)
+    assert model.prompt_encoder is not None
+    prompt = model.prompt_encoder.encode("", picture[None])
+    run_stages(replace(model.models, config=few), picture, prompt, meter.stage)
+
+
+def networks(model: AvatarModel) -> list[nn.Module]:
+    """List the networks of a model."""
+    models = model.models
+    return [part for part in (models.dit, models.vae, models.audio_encoder) if isinstance(part, nn.Module)]
+
+
+def weight_bytes(model: AvatarModel) -> int:
+    """Add up distinct storages of weights: blocks that share a slot count once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for network in networks(model)
+        for tensor in (*network.parameters(), *network.buffers())
+    }
+    return sum(storages.values())
+
+
+def describe(result: Measurement) -> list[str]:
+    """Return lines of a table."""
+    plan = result.plan
+    lines = [f"{result.label}:"]
+    rows = [("loaded", plan.weight_bytes, result.loaded)]
+    rows += [(name, plan.weight_bytes + plan.stages[name], peak) for name, peak in result.stages.items()]
+    rows.append(("allocated at the peak", result.predicted, max(result.stages.values())))
+    if result.reserved:
+        rows.append(("taken of the GPU", plan.gpu_bytes, result.reserved + result.context))
+        rows.append(("of it context", plan.gpu_bytes - plan.allocated_bytes, result.context))
+    for name, predicted, measured in rows:
+        off = predicted / measured - 1 if measured else 0.0
+        lines.append(
+            f"  {name:<24} predicted {predicted / GIB:8.3f} GiB  measured {measured / GIB:8.3f} GiB"
+            f"  {off:+7.1%}"
+        )
+    return lines
+
+
+def to_json(result: Measurement) -> dict[str, object]:
+    """Return values that `json.dumps` writes."""
+    return {
+        "placement": result.label,
+        "predicted_allocated": result.predicted,
+        "predicted_gpu": result.plan.gpu_bytes,
+        "predicted_stages": {k: v + result.plan.weight_bytes for k, v in result.plan.stages.items()},
+        "loaded": result.loaded,
+        "stages": result.stages,
+        "reserved": result.reserved,
+        "context": result.context,
+        "error": round(result.error, 4),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Name the hardware."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
