@@ -18,6 +18,7 @@ from livetalk.data.media import open_audio
 from livetalk.errors import InputError, WeightsError
 from livetalk.quantization.linear import QuantizedLinear
 from livetalk.runtime.avatar import NOISE_NOTICE
+from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.placement import ENCODER_PLACES, PlacementConfig
 from livetalk.runtime.published import PUBLISHED_DEFAULTS, PublishedPromptEncoder
 from livetalk.streaming.audio import AudioMode
@@ -240,3 +241,11 @@ def test_exports_load_like_their_originals(
     stored = storage if storage != "bfloat16" else "full"
     expected = load(files, PlacementConfig(weights=stored))  # type: ignore[arg-type]
     assert torch.equal(first_chunk(exported), first_chunk(expected))
+
+
+def test_warming_up_changes_no_result(
+    files: SyntheticCheckpoint, avatar: Avatar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetalk.runtime.published.PUBLISHED_PORTRAIT", PortraitConfig(height=16, width=16))
+    warm = Avatar.load(files.model_dir, device="cpu", precision="float32", warm_up=True)
+    assert torch.equal(first_chunk(avatar), first_chunk(warm))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from livetalk.data.image import load_image
 from livetalk.errors import InputError
-from livetalk.runtime.model import AvatarModel
+from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import parse_size
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.geometry import ChunkGeometry
@@ -22,7 +22,6 @@ from livetalk.streaming.step import (
     SamplerConfig,
     create_state,
     generate_window,
-    prepare_conditioning,
 )
 from livetalk.types import Conditioning
 
@@ -41,7 +40,7 @@ class FlashTalkPipeline:
         """Wrap a model from `build_avatar`.
 
         Args:
-            model: with a prompt encoder.
+            model: the published one, or one of its form.
             keep_motion_frames: what `generate` returns, see there.
         """
         self._model = model
@@ -85,11 +84,7 @@ class FlashTalkPipeline:
         portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
         models = self._models(frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength)
         image = image_to_tensor(resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width))
-        encoder = self._model.prompt_encoder
-        if encoder is None:
-            raise InputError(f"model {self._model.name}: has no text and image encoder; use livetalk.Avatar")
-        embeds = encoder.encode(input_prompt, image[None].to(self.device))
-        conditioning = prepare_conditioning(models, image, embeds.text_embeds, embeds.image_embeds)
+        conditioning = prepare_session(self._model, models, image, input_prompt)
         self._session = models, conditioning
         self._state = create_state(models, conditioning, UNSEEDED if seed is None or seed < 0 else seed)
 

@@ -31,13 +31,14 @@ from livetalk.runtime.build import (
     choose_dtype,
     set_threads,
 )
+from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
 
@@ -276,21 +277,13 @@ class Avatar:
     ) -> Iterator[VideoChunk]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
         models = session.models
-        conditioning = self._prepare(session, portrait)
+        image = image_to_tensor(portrait)
+        conditioning = prepare_session(self.model, session.models, image, session.prompt)
         feed, state = _start(session, conditioning, blocks)
         for piece in feed:
             with span("runtime.chunk"):
                 chunk, state = generate_chunk(models, conditioning, torch.from_numpy(piece.samples), state)
             yield dataclasses.replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
-
-    def _prepare(self, session: Session, portrait: NDArray[np.uint8]) -> Conditioning:
-        """Encode what stays the same through a session."""
-        image = image_to_tensor(portrait)
-        encoder = self.model.prompt_encoder
-        if encoder is None:
-            return prepare_conditioning(session.models, image)
-        embeds = encoder.encode(session.prompt, image[None].to(session.models.device))
-        return prepare_conditioning(session.models, image, embeds.text_embeds, embeds.image_embeds)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""
@@ -319,7 +312,8 @@ class Avatar:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
             pending: Future[None] | None = None
             for chunk in chunks:
-                frames = chunk.to_uint8().cpu().numpy()
+                with span("runtime.copy"):
+                    frames = chunk.to_uint8().cpu().numpy()
                 if stamp is not None:
                     frames = stamp.apply(frames)
                 if pending is not None:

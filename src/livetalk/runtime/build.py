@@ -18,9 +18,10 @@ from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
 from livetalk.runtime.model import SessionDefaults as SessionDefaults
+from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig, apply_placement
 from livetalk.runtime.published import load_published
-from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.step import Models, StreamConfig, create_state, generate_chunk
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -254,7 +255,7 @@ def _load_models(
 def _warm_up(model: AvatarModel) -> None:
     geometry = model.models.config.geometry
     grey = torch.zeros(3, model.portrait.height, model.portrait.width)
-    conditioning = prepare_conditioning(model.models, grey)
+    conditioning = prepare_session(model, model.models, grey, model.defaults.prompt)
     state = create_state(model.models, conditioning, seed=0)
     silence = torch.zeros(geometry.chunk_samples)
     # The second chunk has more motion latents than the first, and a shape is only warm once it has run.

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from livetalk.data.framing import Crop
 from livetalk.runtime.prompt import PromptEncoder
 from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import Models
+from livetalk.streaming.step import Models, prepare_conditioning
+from livetalk.types import Conditioning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +72,18 @@ class AvatarModel:
     def precision(self) -> str:
         """Name of the precision, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
+
+
+def prepare_session(model: AvatarModel, models: Models, image: Tensor, prompt: str) -> Conditioning:
+    """Encode what stays the same through a session.
+
+    Args:
+        model: whose encoders are used.
+        models: its networks with the settings of the session.
+        image: `[3, H, W]` float32, -1..1, the framed portrait.
+        prompt: for the text branch; not used by a model without one.
+    """
+    if model.prompt_encoder is None:
+        return prepare_conditioning(models, image)
+    embeds = model.prompt_encoder.encode(prompt, image[None].to(models.device))
+    return prepare_conditioning(models, image, embeds.text_embeds, embeds.image_embeds)

@@ -36,6 +36,7 @@ from livetalk.streaming.loudness import (
 )
 from livetalk.streaming.seams import SeamConfig, hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
+from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
 
 
@@ -279,7 +280,8 @@ def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tens
     waveform = sound.waveform
     if models.loudness is LoudnessMode.PUBLISHED:
         waveform = normalize_published(waveform, geometry.sample_rate)
-    features = models.audio_encoder(waveform[None])
+    with span("step.speech"):
+        features = models.audio_encoder(waveform[None])
     start = buffer_window_start(geometry, config)
     return audio_context(features, start, geometry.window_frames, config.context_frames)
 
@@ -314,14 +316,15 @@ def denoise_window(
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         timesteps = timesteps_from_sigma(sigma).expand(latents.shape[0])
-        velocity: Tensor = models.dit(
-            latents,
-            timesteps,
-            conditioning.condition,
-            context,
-            conditioning.text_embeds,
-            conditioning.image_embeds,
-        )
+        with span("step.transformer"):
+            velocity: Tensor = models.dit(
+                latents,
+                timesteps,
+                conditioning.condition,
+                context,
+                conditioning.text_embeds,
+                conditioning.image_embeds,
+            )
         return velocity
 
     pin = pin_motion(motion_latents)
@@ -339,9 +342,13 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
         `[1, C, M, h, w]`.
     """
     config = models.config
-    pixels = match_color(decode_pixels(models, latents), state.color, config.sampler.color_strength)
-    pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
-    motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
+    with span("step.decode"):
+        pixels = decode_pixels(models, latents)
+    with span("step.color"):
+        pixels = match_color(pixels, state.color, config.sampler.color_strength)
+        pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
+    with span("step.encode"):
+        motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
     return pixels, motion_latents.float()
 
 
