@@ -1,6 +1,7 @@
 """Fetch published models from the Hugging Face hub or a mirror: resumed where it broke, checked by hash."""
 
 import hashlib
+import importlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -305,16 +306,15 @@ def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
 
 def _import_hub() -> ModuleType:
     try:
-        import huggingface_hub  # noqa: PLC0415, an optional package
-        import huggingface_hub.file_download  # noqa: PLC0415, an optional package
-        import huggingface_hub.utils  # noqa: PLC0415, an optional package
+        hub = importlib.import_module("huggingface_hub")
+        importlib.import_module("huggingface_hub.file_download")
     except ImportError as error:
         raise LivetalkError(
             "downloading needs the package huggingface_hub; install it with: pip install 'livetalk[download]'"
         ) from error
     # Progress is shown by whoever asked for it.
-    huggingface_hub.utils.disable_progress_bars()
-    return huggingface_hub
+    hub.utils.disable_progress_bars()
+    return hub
 
 
 def _network_errors(hub: ModuleType) -> tuple[type[BaseException], ...]:
