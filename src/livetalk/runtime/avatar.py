@@ -198,7 +198,7 @@ class Avatar:
         """Make a video of the portrait speaking the sound: H.264 and AAC, ceil(duration * fps) frames.
 
         Memory does not grow with the length of the sound (in the audio mode "whole" by the sound itself,
-        64 kB a second). The video appears under its name only when it is complete.
+        128 kB a second). The video appears under its name only when it is complete.
 
         Args:
             image: a picture file, or pixels [H, W, 3], uint8, RGB.
