@@ -264,3 +264,16 @@ def test_ctrl_c_keeps_a_playable_part_and_says_so(checkpoint: Path, inputs: Path
     assert errors.endswith(f" s are in {inputs / 'out.partial.mp4'}\n")
     assert len(read_frames(inputs / "out.partial.mp4")) % 28 == 0
     assert sorted(entry.name for entry in inputs.iterdir()) == ["face.png", "out.partial.mp4", "voice.wav"]
+
+
+def test_the_embedded_model_needs_no_package_of_the_published_one() -> None:
+    script = (
+        "import sys\n"
+        "from livetalk import Avatar\n"
+        "import livetalk.cli.generate\n"
+        "Avatar.load(device='cpu')\n"
+        "optional = {'tokenizers', 'sentencepiece', 'ftfy', 'transformers', 'huggingface_hub', 'mediapipe'}\n"
+        "print(sorted(optional & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
