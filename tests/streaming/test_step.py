@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.diffusion.samplers import NoiseSource
 from livetalk.models.vae import VAEConfig
+from livetalk.streaming import step
+from livetalk.streaming.audio import AudioBuffer
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import (
@@ -77,6 +80,7 @@ def test_state_does_not_grow() -> None:
         _, state = generate_chunk(models, conditioning, speech(models, index), state)
         sizes.append(state.num_bytes)
         assert state.motion_latents.untyped_storage().nbytes() <= 4 * state.motion_latents.nbytes
+        assert isinstance(state.audio, AudioBuffer)
         assert state.audio.waveform.untyped_storage().nbytes() <= 2 * state.audio.waveform.nbytes
     assert len(set(sizes)) == 1
 
@@ -124,6 +128,7 @@ def test_lookahead_shifts_the_audio_only() -> None:
     torch.testing.assert_close(late[:, :-2], now[:, :-2])
     assert not torch.allclose(late[:, -2:], now[:, -2:])
     short = create_state(ahead, conditioning, 0, lead[:640])
+    assert isinstance(short.audio, AudioBuffer)
     assert torch.equal(short.audio.waveform[-2 * 640 :], torch.zeros(2 * 640))
     with pytest.raises(ValueError, match="640 samples longer"):
         create_state(ahead, conditioning, 0, torch.zeros(4 * 640))
@@ -164,3 +169,37 @@ def test_levels_are_truncated() -> None:
     pixels = torch.tensor([-1.0, 1.0, 0.0]).view(3, 1, 1, 1)
     chunk = VideoChunk(pixels=pixels, first_frame=0)
     assert chunk.to_uint8().flatten().tolist() == [0, 255, 127]
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "expected"),
+    [
+        (SamplerKind.RENOISE, torch.bfloat16, [torch.bfloat16, *[torch.float32] * 3]),
+        (SamplerKind.RENOISE, torch.float32, [torch.float32] * 4),
+        (SamplerKind.EULER, torch.bfloat16, [torch.float32]),
+    ],
+)
+def test_noise_is_drawn_in_the_published_order_and_precision(
+    monkeypatch: pytest.MonkeyPatch, kind: SamplerKind, precision: torch.dtype, expected: list[torch.dtype]
+) -> None:
+    models = tiny_models(sampler=SamplerConfig(num_steps=3, kind=kind))
+    models.dit.to(precision)
+    drawn: list[Tensor] = []
+    normal_noise = step.normal_noise
+
+    def keep(rng: torch.Generator) -> NoiseSource:
+        source = normal_noise(rng)
+
+        def draw(like: Tensor) -> Tensor:
+            drawn.append(source(like))
+            return drawn[-1]
+
+        return draw
+
+    monkeypatch.setattr(step, "normal_noise", keep)
+    stream(models, 1, seed=9999)
+    assert [noise.dtype for noise in drawn] == expected
+    # One generator for the session: the same numbers as drawing them one after the other.
+    rng = torch.Generator().manual_seed(9999)
+    for noise in drawn:
+        assert torch.equal(noise, torch.randn(noise.shape, generator=rng, dtype=noise.dtype))
