@@ -2,14 +2,16 @@
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from livetalk.checkpoints import tensor_files
 from livetalk.checkpoints.tensor_files import index_tensors, read_tensors
 from livetalk.errors import WeightsError
 
@@ -50,6 +52,32 @@ def test_every_kind_of_file_gives_the_same_tensors(tmp_path: Path, kind: str) ->
     for name, expected in (("a", A), ("b", B), ("c", C)):
         assert tensors[name].dtype == expected.dtype
         assert torch.equal(tensors[name], expected)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_large_file_is_mapped_again_and_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {f"w{index}": torch.full((4,), float(index)) for index in range(7)}
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    entries = index_tensors(path).entries
+    monkeypatch.setattr(tensor_files, "MAX_MAPPED_BYTES", 40)
+    opened: list[list[str]] = []
+    reader = "_read_torch_file" if suffix == ".pth" else "_read_safetensors"
+    read = getattr(tensor_files, reader)
+
+    def watch(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        opened.append(names)
+        return cast(Iterator[tuple[str, Tensor]], read(path, names))
+
+    monkeypatch.setattr(tensor_files, reader, watch)
+    tensors = {name: tensor.clone() for name, tensor in read_tensors(entries)}
+    assert [len(names) for names in opened] == [2, 2, 2, 1]
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
 
 
 def test_overlays_add_and_replace(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from livetalk import Avatar
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
 from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, open_dit, read_configs
 from livetalk.cli import export
@@ -118,6 +120,16 @@ def test_a_small_export_takes_half_the_room(
         find_published(exported).dit.stat().st_size - find_published(tmp_path / "small").dit.stat().st_size
     )
     assert saved > 0.9 * blocks
+
+
+def test_an_export_makes_the_same_pictures(model: SyntheticCheckpoint, exported: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    sound = np.sin(np.arange(3200) / 20).astype(np.float32)
+    chunks = [
+        next(Avatar.load(folder, device="cpu", precision="float32").stream(picture, [sound], size="16x16"))
+        for folder in (model.model_dir, exported)
+    ]
+    assert torch.equal(chunks[0].pixels, chunks[1].pixels)
 
 
 def test_shards_are_listed_and_missing_ones_named(model: SyntheticCheckpoint, tmp_path: Path) -> None:

@@ -128,8 +128,9 @@ def load_part(
 ) -> nn.Module:
     """Load one network of a published model.
 
-    Files are mapped and copied to the device tensor by tensor: unless that is the CPU, host memory holds the
-    pages of one file at most. `open_dit` and its like do the same in two steps, and know the network's type.
+    Files are mapped and copied to the device tensor by tensor: unless that is the CPU, host memory holds a
+    gigabyte of their pages, or the largest weight, at most. `open_dit` and its like do the same in two steps,
+    and know the network's type.
 
     Args:
         part: which network.

@@ -1,7 +1,7 @@
 """Files of tensors on disk, safetensors (sharded or not) and torch's own, listed first and read one by one.
 
-Files are mapped, not read: a tensor costs host memory only while it is copied to its place, and the pages of
-a file are given back before the next file is opened.
+Files are mapped, not read: a tensor costs host memory only while it is copied to its place. The pages that
+were touched are given back after every gigabyte, however large the file is.
 """
 
 import json
@@ -20,6 +20,9 @@ from torch import Tensor
 from livetalk.errors import WeightsError
 
 INDEX_SUFFIX = ".index.json"
+MAX_MAPPED_BYTES = 1 << 30
+"""Tensors that are read before the pages of their file are given back."""
+
 _MAX_NAMED = 3
 
 
@@ -99,10 +102,11 @@ def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tens
     files: dict[Path, dict[str, str]] = {}
     for key, entry in entries.items():
         files.setdefault(entry.file, {})[entry.name] = key
-    for path, names in files.items():
+    for path, keys in files.items():
         read = _read_safetensors if _is_safetensors(path) else _read_torch_file
-        for name, tensor in read(path, list(names)):
-            yield names[name], tensor
+        for names in _groups({name: entries[key].num_bytes for name, key in keys.items()}):
+            for name, tensor in read(path, names):
+                yield keys[name], tensor
 
 
 def shard_names(index_path: Path) -> list[str]:
@@ -112,6 +116,20 @@ def shard_names(index_path: Path) -> list[str]:
         WeightsError: it is missing, damaged or names anything but files beside it.
     """
     return list(dict.fromkeys(_read_weight_map(index_path).values()))
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Divide tensors of one file into runs to read with one mapping of it."""
+    group: list[str] = []
+    filled = 0
+    for name, size in sizes.items():
+        if group and filled + size > MAX_MAPPED_BYTES:
+            yield group
+            group, filled = [], 0
+        group.append(name)
+        filled += size
+    if group:
+        yield group
 
 
 def _index_one(path: Path) -> dict[str, TensorEntry]:
