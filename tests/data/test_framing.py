@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from livetalk.data.framing import FACE_CENTER, FACE_SIDE, find_face, frame_portrait
 from livetalk.data.image import load_image
 from livetalk.errors import InputError
+from livetalk.streaming.conditioning import resize_and_center_crop
 
 PORTRAITS = sorted((Path(str(resources.files("livetalk"))) / "assets" / "portraits").glob("*.png"))
 SIZE = 256
@@ -114,8 +115,16 @@ def test_center_takes_the_middle_and_none_the_whole() -> None:
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 1000), (1000, 33), (500, 400)])
-@pytest.mark.parametrize("crop", ["center", "none"])
+@pytest.mark.parametrize("crop", ["center", "none", "published"])
 def test_every_shape_gives_the_size_asked_for(shape: tuple[int, int], crop: str) -> None:
     framed = frame_portrait(pattern(*shape), 48, 80, crop=crop)  # type: ignore[arg-type]
     assert framed.shape == (48, 80, 3)
     assert framed.dtype == np.uint8
+
+
+def test_published_framing_is_the_published_function() -> None:
+    picture = pattern(120, 300)
+    framed = frame_portrait(picture, 64, 48, crop="published")
+    assert np.array_equal(framed, resize_and_center_crop(picture, 64, 48))
+    center = frame_portrait(picture, 64, 48, crop="center")
+    assert 0 < np.abs(framed.astype(int) - center).max() < 12

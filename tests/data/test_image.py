@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from livetalk.data.image import contact_sheet, load_image, save_png
+from livetalk.data.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.errors import InputError, OutputError
 
 
@@ -127,3 +127,16 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         save_png(tmp_path / "missing.txt" / ("x" * 300), np.zeros((4, 4, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 48), (416, 720)])
+def test_a_stamp_is_a_band_with_white_letters(height: int, width: int) -> None:
+    frames = np.full((2, height, width, 3), 100, dtype=np.uint8)
+    stamped = Stamp("NOISE").apply(frames)
+    assert (frames == 100).all()
+    assert np.array_equal(stamped[0], stamped[1])
+    changed = np.flatnonzero((stamped[0] != 100).any(axis=(1, 2)))
+    assert changed[0] >= height // 4 and changed[-1] < 3 * height // 4
+    assert len(changed) >= 8
+    assert stamped.min() == 0
+    assert width < 100 or stamped.max() > 240
