@@ -71,7 +71,12 @@ def embedded_vae_training() -> VAETrainConfig:
     """VAE stage on one H100."""
     return VAETrainConfig(
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, weight_decay=1e-4, betas=(0.9, 0.98), ema_decay=0.998, decay_from=0.5
+            learning_rate=5e-4,
+            weight_decay=1e-4,
+            betas=(0.9, 0.98),
+            use_muon=True,
+            ema_decay=0.998,
+            decay_from=0.45,
         ),
         batch_size=6,
     )
@@ -92,14 +97,14 @@ def embedded_sft() -> SFTConfig:
     """DiT stage on one H100."""
     return SFTConfig(
         optimizer=OptimizerConfig(
-            learning_rate=1e-3, weight_decay=0.01, use_muon=True, ema_decay=0.999, decay_from=0.55
+            learning_rate=8e-4, weight_decay=0.01, use_muon=True, ema_decay=0.999, decay_from=0.5
         ),
         batch_size=256,
     )
 
 
 def embedded_bank() -> BankConfig:
-    """Windows every 4 frames, two audio variants each."""
+    """Windows every 7 frames (28, the distance of chunks, is a multiple), two audio variants each."""
     return BankConfig()
 
 
