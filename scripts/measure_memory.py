@@ -10,7 +10,6 @@ import gc
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -28,32 +27,31 @@ from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes, read_model_sizes
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
-from livetalk.runtime.rehearsal import run_stages
 from livetalk.runtime.session import parse_size
+from livetalk.runtime.stages import Observer, StageInputs, run_stages
 
 TOLERANCE = 0.10
 REHEARSED_STEPS = 2
 
 
-class Meter(Protocol):
-    """Measures the peak of stretches of work.
+class Meter(Observer):
+    """Measures the peak of each stage.
 
     Attributes:
         peaks: bytes by stage, all that was there before included.
     """
 
-    peaks: dict[str, int]
+    def __init__(self) -> None:
+        """Start with nothing measured."""
+        self.peaks: dict[str, int] = {}
 
-    def stage(self, name: str) -> contextlib.AbstractContextManager[object]:
-        """Measure a block."""
 
-
-class CudaMeter:
+class CudaMeter(Meter):
     """Asks PyTorch's allocator."""
 
     def __init__(self, device: torch.device) -> None:
         """Start with nothing measured."""
-        self.peaks: dict[str, int] = {}
+        super().__init__()
         self._device = device
 
     @contextlib.contextmanager
@@ -65,12 +63,12 @@ class CudaMeter:
         self.peaks[name] = max(self.peaks.get(name, 0), peak)
 
 
-class TensorMeter:
+class TensorMeter(Meter):
     """Counts tensors, on a device whose allocator cannot be asked."""
 
     def __init__(self, tracker: AllocationTracker, weight_bytes: int) -> None:
         """Count with a tracker at work; `weight_bytes` were there before it."""
-        self.peaks: dict[str, int] = {}
+        super().__init__()
         self._tracker = tracker
         self._weight_bytes = weight_bytes
 
@@ -207,7 +205,9 @@ def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
     picture = torch.zeros(3, model.portrait.height, model.portrait.width, device=device)
     assert model.prompt_encoder is not None
     prompt = model.prompt_encoder.encode("", picture[None])
-    run_stages(replace(model.models, config=few), picture, prompt, meter.stage)
+    silence = torch.zeros(config.geometry.chunk_samples, device=device)
+    inputs = StageInputs(picture=picture, prompt=prompt, sounds=(silence,) * 2, noise=torch.randn_like)
+    run_stages(replace(model.models, config=few), inputs, meter)
 
 
 def networks(model: AvatarModel) -> list[nn.Module]:

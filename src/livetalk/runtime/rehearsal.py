@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +22,10 @@ from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.placement import WeightForm
 from livetalk.runtime.prompt import PromptEmbeds
-from livetalk.streaming.audio import AudioBuffer, buffer_samples
-from livetalk.streaming.color import measure_color
-from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import (
-    Models,
-    decode_window,
-    denoise_window,
-    encode_audio_context,
-    prepare_conditioning,
-)
-from livetalk.types import Conditioning, VideoChunk
+from livetalk.runtime.stages import Observer, StageInputs, run_stages
+from livetalk.streaming.step import Models
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-StageMeter: TypeAlias = Callable[[str], AbstractContextManager[object]]
-"""Name of a stage -> what surrounds it."""
 
 META = torch.device("meta")
 IMAGE_TOKENS = 257
@@ -68,43 +56,29 @@ def rehearse(
     known = [network for network in networks if isinstance(network, nn.Module)]
     peaks: dict[str, int] = {}
     with torch.no_grad(), AllocationTracker(known) as tracker:
-        stage = functools.partial(tracker.stage, peaks)
-        with stage("prompt"):
+        observer = _PeakObserver(tracker, peaks)
+        with observer.stage("prompt"):
             text, image = _encode_prompt(sizes, *encoders)
-        picture = torch.empty(3, portrait.height, portrait.width, device=META)
-        prompt = PromptEmbeds(text_embeds=text, image_embeds=image)
-        run_stages(models, picture, prompt, stage)
+        inputs = StageInputs(
+            picture=torch.empty(3, portrait.height, portrait.width, device=META),
+            prompt=PromptEmbeds(text_embeds=text, image_embeds=image),
+            # The second chunk has more motion latents than the first.
+            sounds=(torch.empty(sizes.stream.geometry.chunk_samples, device=META),) * 2,
+            noise=torch.empty_like,
+        )
+        run_stages(models, inputs, observer)
     return MappingProxyType(peaks)
 
 
-@torch.no_grad()
-def run_stages(models: Models, picture: Tensor, prompt: PromptEmbeds, stage: StageMeter) -> None:
-    """Run a session's start and two chunks, each stage in the meter's block.
+class _PeakObserver(Observer):
+    """Notes the peak of each stage."""
 
-    Args:
-        models: on any device, the meta device included.
-        picture: `[3, H, W]`, -1..1, the framed portrait.
-        prompt: embeddings for the branches that the transformer has.
-        stage: called with "reference", "speech", "transformer" and "decode".
-    """
-    with stage("reference"):
-        conditioning = prepare_conditioning(models, picture, prompt.text_embeds, prompt.image_embeds)
-    state = _first_state(models, conditioning)
-    # The second chunk has more motion latents than the first.
-    for chunk_index in range(2):
-        with stage("speech"):
-            context = encode_audio_context(models, state.audio)
-        with stage("transformer"):
-            latents = denoise_window(models, conditioning, context, state.motion_latents, torch.randn_like)
-        with stage("decode"):
-            pixels, motion_latents = decode_window(models, latents, state)
-            new = pixels[0, :, -models.config.geometry.chunk_frames :]
-            VideoChunk(pixels=new, first_frame=0).to_uint8()
-        last_frame = pixels[:, :, -1] if models.config.seam.enabled else None
-        state = replace(
-            state, motion_latents=motion_latents, chunk_index=chunk_index + 1, last_frame=last_frame
-        )
-        del context, latents, pixels, new
+    def __init__(self, tracker: AllocationTracker, peaks: dict[str, int]) -> None:
+        self._tracker = tracker
+        self._peaks = peaks
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        return self._tracker.stage(self._peaks, name)
 
 
 def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
@@ -188,15 +162,3 @@ def _encode_prompt(
     elif sizes.dit.image_dim is not None:
         image = torch.empty(1, IMAGE_TOKENS, sizes.dit.image_dim, device=META)
     return text, image
-
-
-def _first_state(models: Models, conditioning: Conditioning) -> StreamState:
-    """Return what `create_state` makes, without a random generator: the meta device knows none."""
-    config = models.config
-    return StreamState(
-        motion_latents=conditioning.reference_latents,
-        audio=AudioBuffer.create(buffer_samples(config.geometry, config.audio), models.device),
-        rng_state=torch.empty(0, dtype=torch.uint8),
-        color=measure_color(conditioning.reference_pixels),
-        chunk_index=0,
-    )
