@@ -17,7 +17,7 @@ PAGES = [ROOT / "docs" / name for name in ("flashtalk-14b.md", "flashtalk-14b.zh
 def options() -> dict[str, set[str]]:
     """Return the options of every command that the pages name."""
     found: dict[str, set[str]] = {}
-    for name in ("generate", "doctor", "download", "export", "flashtalk-compat"):
+    for name in ("generate", "doctor", "compare-numerics", "download", "export", "flashtalk-compat"):
         subparsers = argparse.ArgumentParser().add_subparsers()
         importlib.import_module(COMMANDS[name].module).add_parser(subparsers)
         found[name] = set(re.findall(r"--[a-z][a-z0-9_-]*", subparsers.choices[name].format_help()))

@@ -40,6 +40,7 @@ COMMANDS = {
     "train": Command("livetalk.cli.train", "train a model"),
     "evaluate": Command("livetalk.cli.evaluate", "measure a generated video"),
     "doctor": Command("livetalk.cli.doctor", "look at this machine and say whether a model will run"),
+    "compare-numerics": Command("livetalk.cli.compare_numerics", "compare two ways of running a model"),
     "download": Command("livetalk.cli.download", "fetch a published model"),
     "export": Command("livetalk.cli.export", "write a published model in livetalk's own format"),
     "flashtalk-compat": Command("livetalk.cli.flashtalk_compat", "make a video with the published flags"),
