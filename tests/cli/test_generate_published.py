@@ -188,6 +188,12 @@ def test_an_option_of_another_kind_of_model_is_refused(
     assert "the model embedded takes none; leave --prompt out" in capsys.readouterr().err
 
 
+def test_random_weights_come_from_no_file(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--wav2vec-dir", "--infinitetalk"):
+        assert main(arguments(inputs, "--random-weights", "tiny", option, "somewhere")) == 2
+        assert "random weights come from no file" in capsys.readouterr().err
+
+
 def test_random_weights_are_loudly_noise(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(inputs, "--random-weights", "tiny")) == 0
     told = capsys.readouterr().out

@@ -9,6 +9,7 @@ from livetalk.data.files import require_output_file
 from livetalk.data.framing import CROPS
 from livetalk.data.image import load_image
 from livetalk.data.media import open_audio
+from livetalk.errors import InputError
 from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
 from livetalk.runtime.build import PRECISIONS
 from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
@@ -150,11 +151,18 @@ def _session_options(args: argparse.Namespace) -> SessionOptions:
     )
 
 
+def _require_no_files(args: argparse.Namespace) -> None:
+    for option, value in (("wav2vec-dir", args.wav2vec_dir), ("infinitetalk", args.infinitetalk)):
+        if value is not None:
+            raise InputError(f"{option} {value}: random weights come from no file; leave it out")
+
+
 def _load(args: argparse.Namespace) -> Avatar:
     placement = PlacementConfig(
         weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
     )
     if args.random_weights is not None:
+        _require_no_files(args)
         return Avatar.with_random_weights(
             args.random_weights,
             device=args.device,

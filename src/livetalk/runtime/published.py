@@ -160,14 +160,24 @@ class PublishedPromptEncoder:
     @torch.no_grad()
     def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
         """Encode a prompt and a portrait `[1, 3, H, W]`, -1..1; see `PromptEncoder`."""
-        if prompt not in self._texts:
+        text_embeds = self._texts.get(prompt)
+        if text_embeds is None:
             with span("runtime.encode_text"):
-                self._texts = {prompt: self._encode_text(prompt).to(image.device)}
+                text_embeds = self._encode_text(prompt).to(image.device)
+            # One prompt only: a service may see any number of them.
+            self._texts = {prompt: text_embeds}
         with span("runtime.encode_image"):
-            encoder = self._borrow("image_encoder")
-            pixels = prepare_clip_pixels(image, self._image_size)
-            image_embeds: Tensor = encoder(pixels.to(_device_of(encoder)))
-        return PromptEmbeds(text_embeds=self._texts[prompt], image_embeds=image_embeds.to(image.device))
+            image_embeds = self._encode_image(image).to(image.device)
+        if self._place == "cpu-after-use" and self._device.type == "cuda":
+            # The encoders lay in pieces that the larger tensors of a stream cannot use.
+            torch.cuda.empty_cache()
+        return PromptEmbeds(text_embeds=text_embeds, image_embeds=image_embeds)
+
+    def _encode_image(self, image: Tensor) -> Tensor:
+        encoder = self._borrow("image_encoder")
+        pixels = prepare_clip_pixels(image, self._image_size)
+        embeds: Tensor = encoder(pixels.to(_device_of(encoder)))
+        return embeds
 
     def _encode_text(self, prompt: str) -> Tensor:
         encoder = self._borrow("text_encoder")
