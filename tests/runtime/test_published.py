@@ -249,3 +249,23 @@ def test_warming_up_changes_no_result(
     monkeypatch.setattr("livetalk.runtime.published.PUBLISHED_PORTRAIT", PortraitConfig(height=16, width=16))
     warm = Avatar.load(files.model_dir, device="cpu", precision="float32", warm_up=True)
     assert torch.equal(first_chunk(avatar), first_chunk(warm))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("audio_mode", MODES)
+@pytest.mark.parametrize("loudness", [mode.value for mode in LoudnessMode])
+def test_a_gpu_runs_it_wherever_the_weights_are(
+    files: SyntheticCheckpoint, audio_mode: str, loudness: str
+) -> None:
+    chunks = []
+    for placement in (
+        PlacementConfig(),
+        PlacementConfig(resident_blocks=0, encoders="cpu"),
+        PlacementConfig(resident_blocks=1, encoders="resident"),
+    ):
+        avatar = Avatar.load(files.model_dir, device="cuda", placement=placement)
+        chunks.append(first_chunk(avatar, audio_mode=audio_mode, loudness=loudness))
+    assert all(chunk.device.type == "cuda" and bool(chunk.isfinite().all()) for chunk in chunks)
+    # Encoders on the CPU round differently; blocks in host memory do not.
+    assert torch.equal(chunks[0], chunks[2])
