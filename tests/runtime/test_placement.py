@@ -2,11 +2,10 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from livetalk.errors import InputError
 from livetalk.quantization.linear import QuantizedLinear
-from livetalk.runtime.placement import ENCODER_PLACES, PlacementConfig, apply_placement, lend_device
+from livetalk.runtime.placement import PlacementConfig, apply_placement
 from tiny import DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
 CPU = torch.device("cpu")
@@ -44,31 +43,3 @@ def test_one_byte_weights_are_in_the_blocks_only() -> None:
     apply_placement(dit, PlacementConfig(weights="int8"), CPU)
     quantized = [name for name, module in dit.named_modules() if isinstance(module, QuantizedLinear)]
     assert quantized and all(name.startswith("blocks.") for name in quantized)
-
-
-@pytest.mark.parametrize("place", ENCODER_PLACES)
-def test_encoders_wait_where_they_should(place: str) -> None:
-    # The meta device stands for a GPU here: a network can go there, but not come back with its numbers.
-    moves: list[str] = []
-
-    class Encoder(nn.Module):
-        def to(self, device: torch.device) -> "Encoder":  # type: ignore[override]
-            moves.append(device.type)
-            return self
-
-    with lend_device(Encoder(), torch.device("meta"), place) as device:  # type: ignore[arg-type]
-        assert device.type == ("cpu" if place == "cpu" else "meta")
-    assert moves == {"resident": ["meta"], "cpu-after-use": ["meta", "cpu"], "cpu": ["cpu"]}[place]
-
-
-def test_an_encoder_leaves_the_device_after_a_failure_too() -> None:
-    moves: list[str] = []
-
-    class Encoder(nn.Module):
-        def to(self, device: torch.device) -> "Encoder":  # type: ignore[override]
-            moves.append(device.type)
-            return self
-
-    with pytest.raises(RuntimeError), lend_device(Encoder(), torch.device("meta"), "cpu-after-use"):
-        raise RuntimeError
-    assert moves == ["meta", "cpu"]

@@ -162,6 +162,6 @@ def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[
             if found.shape[0] == num_samples:
                 break
         samples = torch.from_numpy(np.pad(found, (0, num_samples - found.shape[0])))
-        return torch.split(samples, geometry.chunk_samples)  # type: ignore[no-untyped-call]
+        return torch.split(samples, geometry.chunk_samples)
 
     return read

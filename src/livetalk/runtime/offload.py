@@ -20,7 +20,7 @@ class CopyLane(Protocol):
     """Copies to the device that run beside its computation, ordered by marks."""
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:
-        """Start copying once the mark `after` (None: at once) has passed, and return the copy's mark."""
+        """Start copying once the mark `after` has passed, and return the copy's mark."""
 
     def wait(self, mark: Any) -> None:
         """Let the computation that is submitted from here on start after a mark."""
@@ -36,10 +36,11 @@ class CudaLane:
         """Open a stream on `device`."""
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def copy(self, target: Tensor, source: Tensor, after: torch.cuda.Event | None) -> torch.cuda.Event:
+    def copy(self, target: Tensor, source: Tensor, after: torch.cuda.Event) -> torch.cuda.Event:
         """Submit a copy; the host does not wait for it."""
-        if after is not None:
-            self._stream.wait_event(after)
+        self._stream.wait_event(after)
+        # A target that is dropped while its copy is under way is not handed out again before its end.
+        target.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
         event: torch.cuda.Event = self._stream.record_event()
@@ -159,8 +160,9 @@ class BlockOffload:
             packed.view_from(self._slots[turn % num_slots])
             block.register_forward_pre_hook(self._fetch_before(turn))
             block.register_forward_hook(self._load_after(turn))
+        # The memory of the slots may have been something else's, which pending work still uses.
         for turn in range(num_slots):
-            self._load(turn, after=None)
+            self._load(turn)
 
     @property
     def device_bytes(self) -> int:
@@ -176,7 +178,7 @@ class BlockOffload:
         def fetch(block: nn.Module, args: Any) -> None:
             slot = turn % len(self._slots)
             if self._loaded[slot] != turn:
-                self._load(turn, after=self._lane.mark())
+                self._load(turn)
             self._lane.wait(self._ready[slot])
 
         return fetch
@@ -187,14 +189,14 @@ class BlockOffload:
 
         def load(block: nn.Module, args: Any, output: Any) -> None:
             if self._loaded[turn % num_slots] != following:
-                self._load(following, after=self._lane.mark())
+                self._load(following)
 
         return load
 
-    def _load(self, turn: int, after: Any) -> None:
-        """Copy a block into its slot once everything before the mark `after` is done."""
+    def _load(self, turn: int) -> None:
+        """Copy a block into its slot once all that was submitted so far, which may read the slot, is done."""
         slot, data = turn % len(self._slots), self._order[turn].data
-        self._ready[slot] = self._lane.copy(self._slots[slot][: data.numel()], data, after)
+        self._ready[slot] = self._lane.copy(self._slots[slot][: data.numel()], data, self._lane.mark())
         self._loaded[slot] = turn
 
 

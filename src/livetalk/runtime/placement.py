@@ -4,8 +4,6 @@ The steps are separate and each can be left out: bytes instead of words, encoder
 are not needed, transformer blocks that wait in host memory.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -111,24 +109,3 @@ def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) 
     for index in range(dit.config.num_layers):
         work.place_block(index)
     return work.finish()
-
-
-@contextlib.contextmanager
-def lend_device(encoder: nn.Module, device: torch.device, place: EncoderPlace) -> Iterator[torch.device]:
-    """Bring an encoder to where it computes and, when the block ends, to where it waits.
-
-    Args:
-        encoder: moved in place.
-        device: that computes.
-        place: where the encoder lives.
-
-    Yields:
-        The device that its inputs belong on.
-    """
-    host = torch.device("cpu")
-    encoder.to(host if place == "cpu" else device)
-    try:
-        yield host if place == "cpu" else device
-    finally:
-        if place == "cpu-after-use":
-            encoder.to(host)
