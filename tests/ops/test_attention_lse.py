@@ -1,0 +1,103 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from livetalk.ops.attention import attention
+from livetalk.ops.attention_lse import (
+    attention_with_lse,
+    merge_attention,
+    pytorch_kernel_with_lse,
+    reference_attention_with_lse,
+)
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def qkv(
+    queries: int = 13,
+    keys: int = 29,
+    heads: int = 3,
+    width: int = 16,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(queries * keys)
+    shapes = ((2, queries, heads, width), (2, keys, heads, width), (2, keys, heads, width))
+    return [torch.randn(shape, generator=rng).to(device, dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_equals_its_definition(dtype: torch.dtype, tolerance: float) -> None:
+    q, k, v = qkv(dtype=dtype)
+    out, lse = attention_with_lse(q, k, v)
+    expected, expected_lse = reference_attention_with_lse(q, k, v)
+    assert out.dtype == dtype
+    assert out.shape == q.shape
+    assert lse.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(lse, expected_lse, rtol=tolerance, atol=tolerance)
+
+
+def test_output_is_attention() -> None:
+    q, k, v = qkv()
+    torch.testing.assert_close(reference_attention_with_lse(q, k, v)[0], attention(q, k, v))
+
+
+def test_rounds_queries_and_keys_to_the_values_first() -> None:
+    q, k, v = qkv()
+    out, _ = attention_with_lse(q, k, v.bfloat16())
+    torch.testing.assert_close(out, attention_with_lse(q.bfloat16(), k.bfloat16(), v.bfloat16())[0])
+
+
+@pytest.mark.parametrize("attend", [attention_with_lse, reference_attention_with_lse])
+def test_merged_parts_are_the_whole(attend: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    q, k, v = qkv()
+    parts = [attend(q, k[:, a:b], v[:, a:b]) for a, b in ((0, 1), (1, 1), (1, 20), (20, 29))]
+    assert parts[1][1].isneginf().all()
+    assert not parts[1][0].any()
+    out, lse = merge_attention(parts)
+    expected, expected_lse = attend(q, k, v)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(lse, expected_lse)
+
+
+def test_merging_stands_far_apart_logits() -> None:
+    q, k, v = qkv()
+    near, far = attention_with_lse(30 * q, k[:, :9], v[:, :9]), attention_with_lse(30 * q, k[:, 9:], v[:, 9:])
+    assert (near[1] - far[1]).abs().max() > 50
+    torch.testing.assert_close(merge_attention([near, far])[0], attention(30 * q, k, v))
+
+
+def test_no_queries() -> None:
+    q, k, v = qkv()
+    out, lse = attention_with_lse(q[:, :0], k, v)
+    assert out.shape == (2, 0, 3, 16)
+    assert lse.shape == (2, 0, 3)
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+@pytest.mark.parametrize(
+    "kernel", [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+)
+def test_cuda_kernels_equal_the_definition(kernel: SDPBackend) -> None:
+    q, k, v = qkv(queries=37, width=64, dtype=torch.bfloat16, device="cuda")
+    out, lse = pytorch_kernel_with_lse(kernel, *(x.transpose(1, 2) for x in (q, k, v)))
+    expected, expected_lse = reference_attention_with_lse(q, k, v)
+    torch.testing.assert_close(out.transpose(1, 2), expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(lse.transpose(1, 2), expected_lse, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+def test_cuda_choice_equals_the_definition() -> None:
+    q, k, v = qkv(queries=37, width=64, dtype=torch.bfloat16, device="cuda")
+    out, lse = attention_with_lse(q, k, v)
+    expected, expected_lse = reference_attention_with_lse(q, k, v)
+    torch.testing.assert_close(out, expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(lse, expected_lse, rtol=1e-3, atol=1e-3)
