@@ -1,6 +1,7 @@
 """`livetalk download` against a hub on this machine: complete, resumed, checked, and clear when it fails."""
 
 import argparse
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from livetalk.checkpoints import hub as hub_module
 from livetalk.checkpoints.layouts import find_published
 from livetalk.cli import download
 from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
-from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
+from synthetic_checkpoint import make_synthetic_checkpoint
 
 pytest.importorskip("huggingface_hub", reason="DOWNLOADS NOT CHECKED: install the extra `download`")
 
@@ -30,22 +31,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> SyntheticCheckpoint:
-    """A model to serve."""
-    return make_synthetic_checkpoint(tmp_path_factory.mktemp("served"), speech_format="bin")
+VAE_BYTES = random.Random(0).randbytes(3 * LARGE_BYTES)
+MODEL_FILES = {
+    "config.json": b"{}",
+    "diffusion_pytorch_model-00001-of-00001.safetensors": bytes(LARGE_BYTES),
+    "diffusion_pytorch_model.safetensors.index.json": b"{}",
+    VAE: VAE_BYTES,
+    "models_t5_umt5-xxl-enc-bf16.pth": bytes(LARGE_BYTES + 1),
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth": bytes(LARGE_BYTES + 2),
+    "google/umt5-xxl/tokenizer.json": b"{}",
+    "google/umt5-xxl/tokenizer_config.json": b"",
+    "LICENSE": b"mine",
+}
+NOT_NEEDED = {
+    "README.md": b"read me",
+    "assets/clip.mp4": bytes(LARGE_BYTES),
+    "xlm-roberta-large/tokenizer.json": b"{}",
+    "google/umt5-xxl/../../x": b"escape",
+}
+SPEECH_FILES = {"config.json": b"{}", "preprocessor_config.json": b"{}", "pytorch_model.bin": b"weights"}
 
 
 @pytest.fixture
-def hub(model: SyntheticCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that has the model and some files that nobody needs."""
-    repositories = {MODEL: contents(model.model_dir), SPEECH: contents(model.wav2vec_dir)}
-    repositories[MODEL] |= {
-        "README.md": b"read me",
-        "assets/clip.mp4": bytes(LARGE_BYTES),
-        "LICENSE": b"mine",
-    }
-    repositories[MODEL] |= {"xlm-roberta-large/tokenizer.json": b"{}", "google/umt5-xxl/../../x": b"escape"}
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has a model of the right names and some files that nobody needs."""
+    repositories = {MODEL: MODEL_FILES | NOT_NEEDED, SPEECH: dict(SPEECH_FILES)}
     # Waiting a second before each new attempt is for people.
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with serve_hub(Hub(repositories)) as served:
@@ -67,21 +77,25 @@ def livetalk_download(hub: Hub, tmp_path: Path) -> Callable[..., int]:
 
 
 def test_a_model_is_fetched_complete(
-    livetalk_download: Callable[..., int],
-    model: SyntheticCheckpoint,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    livetalk_download: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert livetalk_download() == 0
     fetched = tmp_path / "models" / "SoulX-FlashTalk-14B"
-    assert contents(fetched) == contents(model.model_dir) | {"LICENSE": b"mine"}
-    assert contents(tmp_path / "models" / "chinese-wav2vec2-base") == contents(model.wav2vec_dir)
-    assert find_published(fetched).name == "SoulX-FlashTalk-14B"
+    assert contents(fetched) == MODEL_FILES
+    assert contents(tmp_path / "models" / "chinese-wav2vec2-base") == SPEECH_FILES
     assert not list(tmp_path.rglob("x"))
     shown = capsys.readouterr().out
-    assert "10 files" in shown
+    assert "9 files" in shown
     assert "free on that disk" in shown
     assert f"livetalk generate --model {fetched}" in shown
+
+
+def test_what_was_fetched_is_a_model(livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path) -> None:
+    made = make_synthetic_checkpoint(tmp_path / "served", speech_format="bin")
+    hub.repositories.update({MODEL: contents(made.model_dir), SPEECH: contents(made.wav2vec_dir)})
+    assert livetalk_download() == 0
+    files = find_published(tmp_path / "models" / "SoulX-FlashTalk-14B")
+    assert files.name == "SoulX-FlashTalk-14B"
 
 
 def test_newer_speech_files_are_preferred(
@@ -107,48 +121,46 @@ def test_a_dry_run_fetches_nothing(
     assert livetalk_download("--dry-run") == 0
     assert hub.fetched() == []
     assert not (tmp_path / "models").exists()
-    assert "to fetch: 11.4 MB of 11.4 MB" in capsys.readouterr().out
+    assert "to fetch: 600.0 kB of 600.0 kB" in capsys.readouterr().out
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(
     livetalk_download: Callable[..., int],
     hub: Hub,
-    model: SyntheticCheckpoint,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The package keeps what it has read of a block of this size only when the block is complete.
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
-    hub.break_after[VAE] = 1_050_000
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.break_after[VAE] = 105_000
     assert livetalk_download() == 0
     ranges = [span for _, path, span in hub.requests if path.endswith(VAE)]
-    assert ranges == [None, "bytes=1000000-"]
+    assert ranges == [None, "bytes=100000-"]
     fetched = tmp_path / "models" / "SoulX-FlashTalk-14B" / VAE
-    assert fetched.read_bytes() == (model.model_dir / VAE).read_bytes()
+    assert fetched.read_bytes() == VAE_BYTES
 
 
 def test_a_later_call_continues_what_an_earlier_one_left(
-    livetalk_download: Callable[..., int], hub: Hub, model: SyntheticCheckpoint, tmp_path: Path
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
     folder.mkdir(parents=True)
-    content = (model.model_dir / VAE).read_bytes()
-    (folder / f"{VAE}.part").write_bytes(content[:123_456])
+    (folder / f"{VAE}.part").write_bytes(VAE_BYTES[:123_456])
     assert livetalk_download() == 0
     assert [span for _, path, span in hub.requests if path.endswith(VAE)] == ["bytes=123456-"]
-    assert (folder / VAE).read_bytes() == content
+    assert (folder / VAE).read_bytes() == VAE_BYTES
     assert not (folder / f"{VAE}.part").exists()
 
 
 def test_a_server_that_cannot_resume_sends_all_again(
-    livetalk_download: Callable[..., int], hub: Hub, model: SyntheticCheckpoint, tmp_path: Path
+    livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
     folder.mkdir(parents=True)
     (folder / f"{VAE}.part").write_bytes(b"other bytes")
     hub.ignores_ranges = True
     assert livetalk_download() == 0
-    assert (folder / VAE).read_bytes() == (model.model_dir / VAE).read_bytes()
+    assert (folder / VAE).read_bytes() == VAE_BYTES
 
 
 @pytest.mark.parametrize("name", [VAE, "config.json"])

@@ -255,7 +255,7 @@ def _can_hear(dit: Path, problems: list[str]) -> bool:
     try:
         return any(name.startswith(_AUDIO_PREFIX) for name in index_tensors(dit).entries)
     except WeightsError as error:
-        problems.append(str(error))
+        problems.append(str(error).removeprefix("weights "))
         return True
 
 

@@ -264,9 +264,9 @@ def _unreadable(path: Path, error: Exception) -> WeightsError:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error, short."""
+    """Return the first sentence of an error."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
 def _some(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from livetalk.checkpoints.export import ModelExport
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
+from livetalk.checkpoints.manifest import read_manifest, verify_files
 from livetalk.checkpoints.published import PartName
 from livetalk.cli.byte_progress import ByteProgress, describe_bytes
 from livetalk.data.files import TEMPORARY_PREFIX, explain
@@ -34,7 +35,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "original.",
     )
     parser.add_argument("model_dir", type=Path, help="folder of the published model")
-    parser.add_argument("output", type=Path, help="folder to make")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("output", type=Path, nargs="?", help="folder to make")
+    target.add_argument(
+        "--check", action="store_true", help="compare every file of an earlier export with its hash instead"
+    )
     parser.add_argument(
         "--storage",
         choices=STORAGES,
@@ -53,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         InputError: the model is in our own format already.
         OutputError: the folder exists, or the disk is too small.
     """
+    if args.check:
+        return _check(args.model_dir)
     if recognise_layout(args.model_dir) is not Layout.PUBLISHED:
         raise InputError(f"model {args.model_dir}: is in livetalk's own format already")
     files = find_published(args.model_dir, wav2vec_dir=args.wav2vec_dir, infinitetalk=args.infinitetalk)
@@ -68,6 +75,13 @@ def run(args: argparse.Namespace) -> int:
         manifest = export.write(folder, version=VERSION, progress=progress)
     size = sum(record.num_bytes for record in manifest.files.values())
     print(f"{args.output}: {files.name}, {len(manifest.files)} files, {describe_bytes(size)}")
+    return 0
+
+
+def _check(model_dir: Path) -> int:
+    manifest = read_manifest(model_dir)
+    verify_files(model_dir, manifest)
+    print(f"{model_dir}: {manifest.name}, all {len(manifest.files)} files have the right hash")
     return 0
 
 
