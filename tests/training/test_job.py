@@ -110,12 +110,13 @@ def test_stages_hand_over(paths: JobPaths) -> None:
             budget=Budget(minutes=5, max_steps=3),
             device=torch.device("cpu"),
             seed=0,
+            min_clips=2,
             max_clips=4,
         ),
         Quiet(),
     )
     assert (paths.run / "dit" / "state.json").exists()
-    assert "windows" in (paths.run / "metrics_dit.jsonl").read_text()
+    assert "encoded_clips" in (paths.run / "metrics_dit.jsonl").read_text()
 
 
 def test_shipped_weights_fit_the_recipe() -> None:

@@ -15,7 +15,7 @@ from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.training.bank import CACHE_FRAMES, BankBuilder, WindowBank, measure_latents
+from livetalk.training.bank import CACHE_FRAMES, BankBuilder, GrowingBank, WindowBank, measure_latents
 from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
@@ -90,6 +90,30 @@ def bank(store: ClipStore) -> WindowBank:
     return BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT).build(
         memory, RampSource(), 0
     )
+
+
+def test_a_growing_bank_ends_as_the_whole_one(
+    store: ClipStore, bank: WindowBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetalk.training.bank.PARTS_JOINED", 1)
+    torch.manual_seed(0)
+    encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
+    config = BankConfig(window_stride=4, lookahead_frames=(3,), variants=1, reencode_share=1.0)
+    builder = BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT)
+    growing = GrowingBank(builder, ClipMemory(store, CPU), RampSource(), 0)
+    sizes = [len(growing.current()) for _ in range(4)]
+    assert sizes == [10, 20, 30, 30]
+    assert growing.num_clips == 3
+    for name in ("latents", "motion", "features", "first", "count", "weights"):
+        assert torch.equal(getattr(growing.current(), name), getattr(bank, name))
+
+
+def test_a_growing_bank_without_clips_says_so(tmp_path: Path) -> None:
+    encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
+    builder = BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), BankConfig(), SFT)
+    growing = GrowingBank(builder, ClipMemory(ClipStore(tmp_path / "none"), CPU), RampSource(), 0)
+    with pytest.raises(ValueError, match="no clip"):
+        growing.current()
 
 
 def test_store_hands_over_finished_clips_only(store: ClipStore) -> None:

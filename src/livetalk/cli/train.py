@@ -36,6 +36,9 @@ WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 VAE_CLIPS = 1500
 """Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
 
+DIT_CLIPS = 300
+"""Encoded clips that the DiT waits for before its first step; more join while it trains."""
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command."""
@@ -164,6 +167,7 @@ def _dit(args: argparse.Namespace) -> None:
             budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),
             device=torch.device(args.device),
             seed=args.seed,
+            min_clips=min(DIT_CLIPS, args.clips),
             max_clips=args.clips,
         ),
         load_corpus(args.corpus),

@@ -25,6 +25,9 @@ CONTEXT_FRAMES = 2
 
 SILENCE_DECADES = -10.0
 
+PARTS_JOINED = 64
+"""Encoded clips that wait until they join the windows in use."""
+
 
 class LogMelSource(Protocol):
     """Log-mel spectrograms of the speech clips."""
@@ -59,6 +62,17 @@ class WindowBank:
     def __len__(self) -> int:
         """Number of windows."""
         return int(self.latents.shape[0])
+
+    def current(self) -> "WindowBank":
+        """Return the windows as they are; see `WindowSource`."""
+        return self
+
+
+class WindowSource(Protocol):
+    """Where a step draws its windows from."""
+
+    def current(self) -> WindowBank:
+        """Return the windows of now; there may be more at the next step."""
 
 
 def join_banks(parts: Sequence[WindowBank]) -> WindowBank:
@@ -143,7 +157,8 @@ class BankBuilder:
         video = (video.flip(-1) if mirrored else video)[0] * 2 - 1
         window = self._geometry.window_frames
         starts = list(range(0, frames.shape[0] - window + 1, self._config.window_stride))
-        latents = self._encode_windows(video, starts)
+        # Encoders return channels-last memory; a compiled step would be compiled again for it.
+        latents = self._encode_windows(video, starts).contiguous()
         reencode = bool(torch.rand((), generator=rng) < self._config.reencode_share)
         motion = self._motion_latents(latents, starts) if reencode else latents[:, :, :2].clone()
         features = self._features(source, memory.records[clip].spec, starts, rng, device)
@@ -220,6 +235,44 @@ class BankBuilder:
             index = torch.arange(first, first + window + 2 * CONTEXT_FRAMES, device=device)
             per_variant.append(encoded[:, index.clamp(0, CACHE_FRAMES - 1)])
         return torch.stack(per_variant, 1)
+
+
+class GrowingBank:
+    """Windows of the clips rendered so far: every step may add a clip while the renderer is still at work."""
+
+    def __init__(self, builder: BankBuilder, memory: ClipMemory, source: LogMelSource, seed: int) -> None:
+        """Start empty; the clips come from `memory`, which forgets each after it is encoded."""
+        self._builder = builder
+        self._memory = memory
+        self._source = source
+        self._seed = seed
+        self._joined: WindowBank | None = None
+        self._waiting: list[WindowBank] = []
+        self.num_clips = 0
+
+    def refresh(self, limit: int) -> int:
+        """Encode at most `limit` more finished clips; return how many were."""
+        count = self._memory.refresh(limit)
+        if count:
+            self._waiting.append(self._builder.build(self._memory, self._source, self._seed))
+            self._memory.clear()
+            self.num_clips += count
+        return count
+
+    def current(self) -> WindowBank:
+        """Add one clip if there is one, and return the windows, the latest few clips' left out.
+
+        Raises:
+            ValueError: nothing has been encoded yet.
+        """
+        self.refresh(1)
+        # Joining copies everything: only now and then.
+        if self._joined is None or len(self._waiting) >= PARTS_JOINED:
+            before = [] if self._joined is None else [self._joined]
+            if not before and not self._waiting:
+                raise ValueError("no clip has been encoded yet")
+            self._joined, self._waiting = join_banks([*before, *self._waiting]), []
+        return self._joined
 
 
 def pad_silence(log_mel: Tensor, num_frames: int) -> Tensor:

@@ -21,7 +21,7 @@ from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.training.bank import BankBuilder, LogMelSource, WindowBank, join_banks, measure_latents
+from livetalk.training.bank import BankBuilder, GrowingBank, LogMelSource, WindowBank, measure_latents
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConfig
 from livetalk.training.memory import ClipMemory
@@ -83,6 +83,7 @@ class DiTJob:
     budget: Budget
     device: torch.device
     seed: int
+    min_clips: int
     max_clips: int
 
 
@@ -188,11 +189,12 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     _warm_up(objective, job)
     while not (job.paths.run / VAE_FINISHED).exists():
         time.sleep(0.5)
-    bank, heldout = _encode_all(job, source, log)
+    bank, heldout = _open_banks(job, source, log)
     loss = SFTLoss(objective, job.training, bank, job.seed)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return validation_errors(SFTObjective(model), heldout, job.training)
+        errors = validation_errors(SFTObjective(model), heldout, job.training)
+        return errors | {"clips": float(bank.num_clips)}
 
     trainer.run(loss, job.budget, validate, validate_every=500)
     log.close()
@@ -216,24 +218,23 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
     torch.cuda.empty_cache()
 
 
-def _encode_all(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[WindowBank, WindowBank]:
+def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[GrowingBank, WindowBank]:
+    """Encode the clips there are, at least `min_clips`; the training bank goes on growing."""
     vae = load_trained_vae(job.paths.run, job.vae).to(job.device)
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
     builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)
-    parts: list[WindowBank] = []
-    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
-    clips = 0
-    while memory.refresh(CLIPS_PER_PART):
-        clips += len(memory)
-        parts.append(builder.build(memory, source, job.seed))
-        memory.clear()
-        if clips % (20 * CLIPS_PER_PART) == 0:
-            log.write("dit", {"encoded_clips": clips})
+    clips = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    bank = GrowingBank(builder, clips, source, job.seed)
+    while (encoded := bank.refresh(CLIPS_PER_PART)) or bank.num_clips < job.min_clips:
+        if not encoded:
+            time.sleep(0.5)
+        elif bank.num_clips % (20 * CLIPS_PER_PART) == 0:
+            log.write("dit", {"encoded_clips": bank.num_clips})
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
     heldout.refresh(limit=64)
-    bank, bank_heldout = join_banks(parts), builder.build(heldout, source, job.seed)
-    log.write("dit", {"encoded_clips": clips, "windows": len(bank), "heldout_windows": len(bank_heldout)})
+    bank_heldout = builder.build(heldout, source, job.seed)
+    log.write("dit", {"encoded_clips": bank.num_clips, "heldout_windows": len(bank_heldout)})
     return bank, bank_heldout
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from livetalk.diffusion.flow import add_noise
 from livetalk.diffusion.schedule import shift_sigmas
-from livetalk.training.bank import CONTEXT_FRAMES, WindowBank
+from livetalk.training.bank import CONTEXT_FRAMES, WindowBank, WindowSource
 from livetalk.training.config import SFTConfig
 from livetalk.training.precision import mixed_precision
 
@@ -47,22 +47,23 @@ class SFTObjective(nn.Module):
 
 
 class SFTLoss:
-    """Draws batches from a `WindowBank` and returns the objective's scalars."""
+    """Draws batches from a bank of windows and returns the objective's scalars."""
 
-    def __init__(self, objective: nn.Module, config: SFTConfig, bank: WindowBank, seed: int) -> None:
+    def __init__(self, objective: nn.Module, config: SFTConfig, source: WindowSource, seed: int) -> None:
         """Use `objective`, an `SFTObjective` or its compiled form."""
         self._objective = objective
         self._config = config
-        self._bank = bank
+        self._source = source
         self._seed = seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Loss of one step; draws depend on the seed and the step only."""
-        device = self._bank.latents.device
+        """Loss of one step; draws depend on the seed and the step only (and on the windows there are)."""
+        bank = self._source.current()
+        device = bank.latents.device
         rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
-        index = torch.randint(len(self._bank), (self._config.batch_size,), generator=rng, device=device)
+        index = torch.randint(len(bank), (self._config.batch_size,), generator=rng, device=device)
         sigma = sample_sigma(self._config, rng, device)
-        errors = window_errors(self._objective, self._bank, index, sigma, self._config, rng)
+        errors = window_errors(self._objective, bank, index, sigma, self._config, rng)
         return {"loss": errors.mean()}
 
 
