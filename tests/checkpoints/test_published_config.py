@@ -124,6 +124,16 @@ def test_a_wrong_field_of_the_speech_encoder_is_named(
     assert str(config.resolve()) in str(caught.value)
 
 
+@pytest.mark.parametrize(("field", "value"), [("do_normalize", False), ("sampling_rate", 8000)])
+def test_sound_that_is_prepared_otherwise_is_refused(model_dir: Path, field: str, value: object) -> None:
+    config = model_dir.parent / "chinese-wav2vec2-base" / "preprocessor_config.json"
+    change(config, **{field: value})
+    with pytest.raises(WeightsError, match=rf"preprocessor_config\.json: {field} is {value}"):
+        open_audio_encoder(find_published(model_dir))
+    config.unlink()
+    open_audio_encoder(find_published(model_dir))
+
+
 def test_the_speech_encoder_must_be_the_one_of_the_training(model_dir: Path, tmp_path: Path) -> None:
     other = make_synthetic_checkpoint(tmp_path / "other", size="tiny").wav2vec_dir
     files = find_published(model_dir, wav2vec_dir=other)

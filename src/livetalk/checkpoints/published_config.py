@@ -26,6 +26,7 @@ HEAD_DIM = 128
 IMAGE_HEAD_DIM = 80
 """Width of an attention head of the published image encoder, which its weights do not tell."""
 
+_PREPROCESSOR_NAME = "preprocessor_config.json"
 _PATCH = "patch_embedding.weight"
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -238,6 +239,7 @@ def read_speech_config(path: Path | None, weights: Path, shapes: Shapes) -> Wav2
         WeightsError: the network is not supported, or the weights contradict the file.
     """
     origin = weights if path is None else path
+    _check_preprocessor(weights.parent / _PREPROCESSOR_NAME)
     try:
         config = wav2vec2_config({} if path is None else read_json(path))
     except WeightsError as error:
@@ -259,6 +261,14 @@ def read_speech_config(path: Path | None, weights: Path, shapes: Shapes) -> Wav2
         if given != measured:
             raise _wrong(origin, name, given, f"{measured} as in {weights.name}")
     return config
+
+
+def _check_preprocessor(path: Path) -> None:
+    """Refuse a speech encoder that wants its sound prepared in another way than ours does it."""
+    fields = read_json(path) if path.is_file() else {}
+    for name, wanted in (("do_normalize", True), ("sampling_rate", 16_000)):
+        if fields.get(name, wanted) != wanted:
+            raise _wrong(path, name, fields[name], repr(wanted))
 
 
 def read_text_config(path: Path, shapes: Shapes) -> UMT5Config:
