@@ -8,8 +8,8 @@ from livetalk.streaming.audio import (
     MARGIN_SECONDS,
     PIECE_SECONDS,
     AudioConfig,
-    RecordedFeatures,
     Recording,
+    recorded_context,
 )
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.step import (
@@ -38,6 +38,15 @@ class CountingEncoder(FrameEncoder):
         return super().__call__(waveform)
 
 
+def read_through(encoder: FrameEncoder, waveform: Tensor, num_chunks: int) -> list[Tensor]:
+    """Return the context of each chunk."""
+    recording, contexts = Recording.create(waveform, GEOMETRY), []
+    for _ in range(num_chunks):
+        recording = recording.push(torch.zeros(CHUNK)).read(encoder, GEOMETRY)
+        contexts.append(recorded_context(recording, GEOMETRY, AudioConfig()))
+    return contexts
+
+
 def sound(num_samples: int) -> Tensor:
     return torch.randn(num_samples, generator=torch.Generator().manual_seed(3))
 
@@ -49,19 +58,20 @@ def test_each_frame_reads_the_same_sound_as_in_a_stream(num_samples: int) -> Non
     conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     live = create_state(models, conditioning, 0).audio
     whole = create_recorded_state(models, conditioning, 0, recording).audio
+    assert isinstance(whole, Recording)
     num_chunks = GEOMETRY.num_chunks(num_samples)
     padded = torch.nn.functional.pad(recording, (0, num_chunks * CHUNK - num_samples))
     for chunk in range(num_chunks):
         samples = padded[chunk * CHUNK : (chunk + 1) * CHUNK]
-        live, whole = live.push(samples), whole.push(samples)
+        live, whole = live.push(samples), whole.push(samples).read(models.audio_encoder, GEOMETRY)
         now, later = (encode_audio_context(models, audio) for audio in (live, whole))
         assert now.shape == later.shape
         # Only the last two frames of a window reach beyond what a stream has heard.
         torch.testing.assert_close(now[:, :-2], later[:, :-2])
         if chunk + 1 < num_chunks:
             assert not torch.allclose(now[:, -1], later[:, -1])
-    with pytest.raises(ValueError, match=f"ends before chunk {num_chunks}"):
-        encode_audio_context(models, whole.push(padded[:CHUNK]))
+    with pytest.raises(ValueError, match=f"has no chunk {num_chunks}"):
+        whole.push(padded[:CHUNK]).read(models.audio_encoder, GEOMETRY)
 
 
 def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> None:
@@ -86,8 +96,7 @@ def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
     encoder = CountingEncoder()
     num_chunks = 200
     waveform = sound(num_chunks * CHUNK)
-    pieces = RecordedFeatures(encoder, waveform, GEOMETRY, AudioConfig())
-    contexts = [pieces.context(chunk) for chunk in range(num_chunks)]
+    contexts = read_through(encoder, waveform, num_chunks)
     assert max(encoder.calls) <= LONGEST_AT_ONCE
     assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (PIECE_SECONDS * GEOMETRY.fps))
     # The encoder of this test sees one frame at a time, so that pieces change nothing.
@@ -99,16 +108,21 @@ def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
 
 def test_a_short_recording_is_encoded_at_once() -> None:
     encoder = CountingEncoder()
-    recording = RecordedFeatures(encoder, sound(60 * CHUNK), GEOMETRY, AudioConfig())
-    for chunk in range(60):
-        recording.context(chunk)
+    read_through(encoder, sound(60 * CHUNK), 60)
     assert encoder.calls == [5 + 60 * GEOMETRY.chunk_frames]
-    assert recording.num_bytes > 60 * CHUNK * 4
 
 
 def test_a_place_in_a_recording_is_a_value() -> None:
-    features = RecordedFeatures(FrameEncoder(), sound(3 * CHUNK), GEOMETRY, AudioConfig())
-    first = Recording(features).push(torch.zeros(CHUNK))
-    second = first.push(torch.zeros(CHUNK))
-    assert (first.num_heard, second.num_heard) == (1, 2)
-    assert first.num_bytes == features.num_bytes
+    start = Recording.create(sound(3 * CHUNK), GEOMETRY)
+    first = start.push(torch.zeros(CHUNK))
+    read = first.read(FrameEncoder(), GEOMETRY)
+    second = read.push(torch.zeros(CHUNK))
+    assert [place.num_heard for place in (start, first, read, second)] == [0, 1, 1, 2]
+    assert (start.piece, first.piece) == (None, None)
+    assert second.read(FrameEncoder(), GEOMETRY) is second
+    assert start.num_bytes == 4 * (3 * CHUNK + 5 * 640)
+    assert read.num_bytes == start.num_bytes + 4 * (3 * GEOMETRY.chunk_frames + 5) * 6
+    with pytest.raises(ValueError, match="has no chunk -1"):
+        start.read(FrameEncoder(), GEOMETRY)
+    with pytest.raises(ValueError, match="read the recording's piece first"):
+        recorded_context(first, GEOMETRY, AudioConfig())

@@ -69,65 +69,17 @@ class AudioBuffer:
         return self.waveform.nbytes
 
 
-class RecordedFeatures:
-    """Speech features of a whole recording, encoded as they are asked for; only the newest piece is kept.
+@dataclass(frozen=True, slots=True)
+class RecordedPiece:
+    """Speech features of a piece of a recording.
 
-    A recording of up to a piece and its margins is encoded at once.
+    Attributes:
+        first_row: row of the recording that the first of them belongs to.
+        features: `[1, rows, num_blocks, channels]`.
     """
 
-    def __init__(
-        self, encoder: AudioEncoder, waveform: Tensor, geometry: ChunkGeometry, audio: AudioConfig
-    ) -> None:
-        """Prepare a recording; nothing is encoded yet.
-
-        Args:
-            encoder: of the stream.
-            waveform: `[samples]` float32, on the encoder's device, at least one sample.
-            geometry: timeline of the stream.
-            audio: how much speech a frame reads.
-        """
-        # The published layout starts a recording at the first window, whose motion frames are never
-        # shown: that much silence before it keeps picture and sound together.
-        num_chunks = geometry.num_chunks(waveform.shape[0])
-        before = geometry.motion_frames * geometry.samples_per_frame
-        after = num_chunks * geometry.chunk_samples - waveform.shape[0]
-        self._waveform = F.pad(waveform, (before, after))
-        self._encoder = encoder
-        self._geometry = geometry
-        self._context_frames = audio.context_frames
-        self._num_rows = geometry.motion_frames + num_chunks * geometry.chunk_frames
-        self._piece: tuple[int, Tensor] | None = None
-
-    def context(self, chunk_index: int) -> Tensor:
-        """Return the speech around each frame of a chunk's window, `[1, F, context, num_blocks, channels]`.
-
-        Raises:
-            ValueError: the recording ended before this chunk.
-        """
-        geometry = self._geometry
-        start = whole_window_start(geometry, chunk_index)
-        if chunk_index >= whole_num_chunks(geometry, self._num_rows):
-            raise ValueError(f"the recording ends before chunk {chunk_index}")
-        rows = context_rows(start, geometry.window_frames, self._num_rows, self._context_frames)
-        first, last = self._bounds(start + geometry.window_frames // 2)
-        if self._piece is None or self._piece[0] != first:
-            span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
-            self._piece = first, self._encoder(self._waveform[None, span])
-        features = self._piece[1]
-        return features[:, (rows - first).to(features.device)]
-
-    def _bounds(self, row: int) -> tuple[int, int]:
-        """Return the rows that are encoded together for a window around `row`."""
-        piece, margin = (seconds * self._geometry.fps for seconds in (PIECE_SECONDS, MARGIN_SECONDS))
-        if self._num_rows <= piece + 2 * margin:
-            return 0, self._num_rows
-        start = row // piece * piece
-        return max(0, start - margin), min(self._num_rows, start + piece + margin)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in bytes."""
-        return self._waveform.nbytes + (0 if self._piece is None else self._piece[1].nbytes)
+    first_row: int
+    features: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +87,92 @@ class Recording:
     """A place in a whole recording: what `AudioBuffer` is to a live sound.
 
     Attributes:
-        features: of the whole recording, shared by all places in it.
+        waveform: `[samples]` float32: silence for the motion frames, the sound, silence up to a whole chunk.
         num_heard: chunks that were heard.
+        piece: features of the piece that was read last.
     """
 
-    features: RecordedFeatures
+    waveform: Tensor
     num_heard: int = 0
+    piece: RecordedPiece | None = None
+
+    @classmethod
+    def create(cls, sound: Tensor, geometry: ChunkGeometry) -> "Recording":
+        """Return the start of a recording `[samples]` float32, on the device of the speech encoder."""
+        # The published layout starts a recording at the first window, whose motion frames are never shown:
+        # that much silence before it keeps picture and sound together.
+        before = geometry.motion_frames * geometry.samples_per_frame
+        after = geometry.num_chunks(sound.shape[0]) * geometry.chunk_samples - sound.shape[0]
+        return cls(F.pad(sound, (before, after)))
 
     def push(self, samples: Tensor) -> "Recording":
         """Move on by a chunk; its samples are already part of the recording."""
         return replace(self, num_heard=self.num_heard + 1)
 
+    def read(self, encoder: AudioEncoder, geometry: ChunkGeometry) -> "Recording":
+        """Return this place with the piece around its newest window encoded, if it was not.
+
+        Args:
+            encoder: of the stream.
+            geometry: timeline of the stream.
+
+        Raises:
+            ValueError: nothing was heard yet, or the recording has ended.
+        """
+        num_rows = geometry.num_frames(self.waveform.shape[0])
+        if not 0 < self.num_heard <= whole_num_chunks(geometry, num_rows):
+            raise ValueError(f"the recording has no chunk {self.num_heard - 1}")
+        middle = whole_window_start(geometry, self.num_heard - 1) + geometry.window_frames // 2
+        first, last = piece_bounds(middle, num_rows, geometry.fps)
+        if self.piece is not None and self.piece.first_row == first:
+            return self
+        span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
+        return replace(self, piece=RecordedPiece(first, encoder(self.waveform[None, span])))
+
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
-        return self.features.num_bytes
+        return self.waveform.nbytes + (0 if self.piece is None else self.piece.features.nbytes)
+
+
+def piece_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
+    """Return the first row, and the one after the last, that are encoded together for a window around `row`.
+
+    A recording of up to a piece and its margins is encoded at once.
+
+    Args:
+        row: in the middle of the window.
+        num_rows: rows of the recording.
+        fps: rows per second.
+    """
+    piece, margin = PIECE_SECONDS * fps, MARGIN_SECONDS * fps
+    if num_rows <= piece + 2 * margin:
+        return 0, num_rows
+    start = row // piece * piece
+    return max(0, start - margin), min(num_rows, start + piece + margin)
+
+
+def recorded_context(recording: Recording, geometry: ChunkGeometry, config: AudioConfig) -> Tensor:
+    """Gather the features around each frame of a recording's newest window.
+
+    Args:
+        recording: after `Recording.read`.
+        geometry: timeline of the stream.
+        config: how much speech a frame reads.
+
+    Returns:
+        `[1, F, 2 * context_frames + 1, num_blocks, channels]`.
+
+    Raises:
+        ValueError: the piece was not read.
+    """
+    if recording.piece is None:
+        raise ValueError("read the recording's piece first")
+    num_rows = geometry.num_frames(recording.waveform.shape[0])
+    start = whole_window_start(geometry, recording.num_heard - 1)
+    rows = context_rows(start, geometry.window_frames, num_rows, config.context_frames)
+    features = recording.piece.features
+    return features[:, (rows - recording.piece.first_row).to(features.device)]
 
 
 def buffer_samples(geometry: ChunkGeometry, config: AudioConfig) -> int:

@@ -19,11 +19,11 @@ from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import (
     AudioBuffer,
     AudioConfig,
-    RecordedFeatures,
     Recording,
     audio_context,
     buffer_samples,
     buffer_window_start,
+    recorded_context,
 )
 from livetalk.streaming.color import match_color, measure_color
 from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
@@ -180,10 +180,8 @@ def create_recorded_state(
         recording, _ = normalize_running(recording, LoudnessState.create(), config.geometry.sample_rate)
     elif models.loudness is LoudnessMode.PUBLISHED:
         recording = normalize_published(recording, config.geometry.sample_rate)
-    features = RecordedFeatures(
-        models.audio_encoder, recording.to(models.device), config.geometry, config.audio
-    )
-    return _first_state(models, conditioning, seed, Recording(features))
+    sound = Recording.create(recording.to(models.device), config.geometry)
+    return _first_state(models, conditioning, seed, sound)
 
 
 def _first_state(
@@ -235,6 +233,9 @@ def generate_chunk(
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
     samples, loudness = _adjust_level(models, audio, state.loudness)
     sound = state.audio.push(samples)
+    if isinstance(sound, Recording):
+        with span("step.speech"):
+            sound = sound.read(models.audio_encoder, geometry)
     context = encode_audio_context(models, sound)
     pixels, following = generate_window(models, conditioning, context, state)
     chunk = VideoChunk(
@@ -273,10 +274,15 @@ def generate_window(
 
 
 def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tensor:
-    """Return the speech around each frame of the newest window: `[1, F, context, num_blocks, channels]`."""
+    """Return the speech around each frame of the newest window: `[1, F, context, num_blocks, channels]`.
+
+    Args:
+        models: networks and settings.
+        sound: with the newest chunk; a recording after `Recording.read`.
+    """
     geometry, config = models.config.geometry, models.config.audio
     if isinstance(sound, Recording):
-        return sound.features.context(sound.num_heard - 1)
+        return recorded_context(sound, geometry, config)
     waveform = sound.waveform
     if models.loudness is LoudnessMode.PUBLISHED:
         waveform = normalize_published(waveform, geometry.sample_rate)
