@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from livetalk.ops.attention import attention
+from livetalk.ops.attention import AttentionCore, attention
 from livetalk.ops.attention_lse import (
     attention_with_lse,
     merge_attention,
@@ -71,6 +71,14 @@ def test_merging_stands_far_apart_logits() -> None:
     near, far = attention_with_lse(30 * q, k[:, :9], v[:, :9]), attention_with_lse(30 * q, k[:, 9:], v[:, 9:])
     assert (near[1] - far[1]).abs().max() > 50
     torch.testing.assert_close(merge_attention([near, far])[0], attention(30 * q, k, v))
+
+
+def test_the_core_gives_both() -> None:
+    q, k, v = qkv()
+    core = AttentionCore()
+    out, lse = core.with_lse(q, k, v)
+    torch.testing.assert_close(out, core(q, k, v))
+    torch.testing.assert_close(lse, reference_attention_with_lse(q, k, v)[1])
 
 
 def test_no_queries() -> None:

@@ -6,6 +6,8 @@ Shapes: B batch · L queries · S keys · N heads · E head width.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from livetalk.ops.attention_lse import attention_with_lse
+
 
 def attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attend from every query to every key.
@@ -30,3 +32,7 @@ class AttentionCore(nn.Module):
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return `attention(q, k, v, mask)`; see there for shapes."""
         return attention(q_BLNE, k_BSNE, v_BSNE, mask)
+
+    def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return output and log-sum-exp as `attention_with_lse` does; the core of a ring calls this."""
+        return attention_with_lse(q_BLNE, k_BSNE, v_BSNE)
