@@ -47,7 +47,7 @@ $(VENV)/.core: $(INSTALLED) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(INSTALLED) | $(BIN)/python
-	$(PIP) install -qq --editable '.[dev]'
+	$(PIP) install -qq --editable '.[dev,download,flashtalk]'
 	@touch $@ $(VENV)/.core
 
 $(VENV)/.eval: $(INSTALLED) | $(BIN)/python
