@@ -1,4 +1,4 @@
-"""Linear layers that multiply in FP8: a scale per output channel of the weight, one per row of activations."""
+"""Linear layers that multiply in FP8: a scale per output channel of the weight, one per activation row."""
 
 import itertools
 from collections.abc import Collection
@@ -51,7 +51,7 @@ class Float8Linear(nn.Module):
             or self.in_features % FLOAT8_MULTIPLE
         ):
             raise ValueError(
-                f"FP8 takes e4m3 weights, sizes multiples of {FLOAT8_MULTIPLE}: {weight.dtype} {[*weight.shape]}"
+                f"FP8 needs e4m3 and multiples of {FLOAT8_MULTIPLE}: {weight.dtype} {[*weight.shape]}"
             )
         self.dtype = dtype
         self.register_buffer("weight", weight)
