@@ -5,7 +5,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-from livetalk.ops.backends import AttentionBackend
 from livetalk.runtime.build import PRECISIONS
 from livetalk.runtime.diagnosis import Diagnosis, Question, describe_options, diagnose
 from livetalk.runtime.environment import Environment, inspect_environment
@@ -61,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(to_json(environment, diagnosis), indent=2))
     else:
-        print("\n".join((*describe_environment(environment, diagnosis.backends), "")))
-        print("\n".join(describe_diagnosis(diagnosis)))
+        lines = describe_environment(environment) + describe_attention(diagnosis)
+        print("\n".join((*lines, "", *describe_diagnosis(diagnosis))))
     return 0 if diagnosis.fits else EXIT_DOES_NOT_FIT
 
 
-def describe_environment(environment: Environment, backends: tuple[AttentionBackend, ...]) -> list[str]:
+def describe_environment(environment: Environment) -> list[str]:
     """Return lines about the machine."""
     cuda = "without CUDA" if environment.cuda is None else f"for CUDA {environment.cuda}"
     lines = [
@@ -86,9 +85,16 @@ def describe_environment(environment: Environment, backends: tuple[AttentionBack
     lines.append(_line("FFmpeg", f"{environment.ffmpeg}, {encoders}"))
     for extra, missing in environment.missing_packages.items():
         lines.append(_line(f"extra {extra}", f"lacks {', '.join(missing)}" if missing else "complete"))
-    for backend in backends:
-        mark = "chosen: " if backend.chosen else "there: " if backend.available else "not there: "
-        lines.append(_line(f"attention {backend.name}", mark + backend.reason))
+    return lines
+
+
+def describe_attention(diagnosis: Diagnosis) -> list[str]:
+    """Return lines about the attention kernels."""
+    lines = []
+    for backend in diagnosis.backends:
+        mark = "chosen" if backend.chosen else "there" if backend.available else "not there"
+        label = f"attention on {diagnosis.backends_of}: {backend.name}"
+        lines.append(_line(label, f"{mark}: {backend.reason}"))
     return lines
 
 
@@ -118,6 +124,7 @@ def to_json(environment: Environment, diagnosis: Diagnosis) -> dict[str, object]
     """Return everything as values that `json.dumps` writes."""
     return {
         "environment": dataclasses.asdict(environment),
+        "attention_device": diagnosis.backends_of,
         "attention": [dataclasses.asdict(backend) for backend in diagnosis.backends],
         "plan": _plan_to_json(diagnosis.plan),
         "gpu_bytes": diagnosis.gpu_bytes,

@@ -56,7 +56,8 @@ class Diagnosis:
 
     Attributes:
         plan: memory of the setting that was asked about.
-        backends: attention kernels of the device that would compute.
+        backends: attention kernels of the device that would compute, or of the CPU where it is not there.
+        backends_of: "cuda" or "cpu", the device that was asked.
         gpu_bytes: memory that each GPU has for it; 0 for the CPU.
         host_bytes: memory that the host has for it.
         fits: yes or no.
@@ -69,6 +70,7 @@ class Diagnosis:
 
     plan: MemoryPlan
     backends: tuple[AttentionBackend, ...]
+    backends_of: str
     gpu_bytes: int
     host_bytes: int
     fits: bool
@@ -94,15 +96,11 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
     if problem is not None:
         reachable = replace(request, num_gpus=min(1, request.num_gpus))
         suggestion = first_fit(reachable, gpu_bytes, host_bytes)
-    real_gpu = request.num_gpus > 0 and bool(environment.gpus)
+    device = torch.device("cuda" if request.num_gpus and environment.gpus else "cpu")
     return Diagnosis(
         plan=plan,
-        backends=find_attention_backends(
-            torch.device("cuda" if real_gpu else "cpu"),
-            request.dtype,
-            sizes.dit.head_dim,
-            sizes.dit.num_heads,
-        ),
+        backends=find_attention_backends(device, request.dtype, sizes.dit.head_dim, sizes.dit.num_heads),
+        backends_of=device.type,
         gpu_bytes=gpu_bytes,
         host_bytes=host_bytes,
         fits=problem is None,

@@ -4,7 +4,6 @@ Weights are counted, temporaries rehearsed on the meta device; what libraries re
 H100 and stated below.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +13,7 @@ from livetalk.errors import InputError
 from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.offload import NUM_SLOTS
-from livetalk.runtime.placement import EncoderPlace, PlacementConfig, WeightForm
+from livetalk.runtime.placement import PlacementConfig, WeightForm
 from livetalk.runtime.rehearsal import rehearse, weight_bytes
 
 GIB = 2**30
@@ -239,12 +238,11 @@ def _frugal_placements(request: MemoryRequest, gpu_bytes: int) -> Iterator[Place
     if request.num_gpus == 0:
         yield from (replace(asked, weights=form) for form in forms)
         return
-    least = replace(asked, weights=forms[-1], encoders="cpu", resident_blocks=0)
-    if plan_memory(replace(request, placement=least)).gpu_bytes > gpu_bytes:
+    least = PlacementConfig(weights=forms[-1], resident_blocks=0)
+    if plan_memory(replace(request, placement=least)).settle(gpu_bytes).gpu_bytes > gpu_bytes:
         return
-    places: tuple[EncoderPlace, ...] = ("cpu-after-use", "cpu")
-    for form, place in itertools.product(forms, places):
-        yield PlacementConfig(weights=form, encoders=place, resident_blocks=asked.resident_blocks)
+    for form in forms:
+        yield PlacementConfig(weights=form, resident_blocks=asked.resident_blocks)
     for form in reversed(forms):
         yield from _offloaded(request, form, gpu_bytes)
 
@@ -257,4 +255,4 @@ def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iter
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
         most = request.sizes.dit.num_layers - NUM_SLOTS - 1
-        yield replace(bare, resident_blocks=max(0, min(most, spare // block)))
+        yield PlacementConfig(weights=form, resident_blocks=max(0, min(most, spare // block)))
