@@ -73,6 +73,7 @@ def test_the_blocks_multiply_in_fp8_and_the_edges_do_not(stored_first: bool) -> 
     exact = dit(*inputs)
     if stored_first:
         quantize_linears(dit)
+    linears = (nn.Linear, QuantizedLinear)
     per_block = sum(isinstance(module, linears) for module in dit.blocks.layers[0].modules())
     assert apply_float8(dit, allow_reference=True) == per_block * CONFIG.num_layers
     assert not any(isinstance(module, linears) for module in dit.blocks.modules())
