@@ -6,15 +6,17 @@ L video tokens · S context tokens · D model width.
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk.models.audio_projection import AudioProjection, AudioProjectionConfig
-from livetalk.models.dit_blocks import BlockConditioning, BlockConfig, BlockStack
+from livetalk.models.dit_blocks import BlockConfig, BlockStack
+from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.norm import LayerNorm, modulate
-from livetalk.ops.rope import axis_widths, grid_positions, rope_tables
+from livetalk.ops.rope import RopeTables, axis_widths, grid_positions, rope_tables
 
 IMAGE_NORM_EPS = 1e-5
 EMBEDDING_STD = 0.02
@@ -69,6 +71,26 @@ class DiTConfig:
         return self.dim // self.num_heads
 
 
+class StepInputs(NamedTuple):
+    """Everything that a step needs besides the latents; see `dit_constants` for when it can be made before.
+
+    Attributes:
+        condition_patches: `[B, L, C' * patch]`, the condition cut like the latents.
+        rope: rotary tables of the L tokens.
+        frame_ids: `[L]` int64, the latent frame of each token.
+        time: `[B, D]` or `[1, D]` float32, the time embedding.
+        modulation: `[B, 6, D]` or `[1, 6, D]` float32.
+        conditioning: what the tokens attend to.
+    """
+
+    condition_patches: Tensor
+    rope: RopeTables
+    frame_ids: Tensor
+    time: Tensor
+    modulation: Tensor
+    conditioning: BlockConditioning | StackConditioning
+
+
 class DiT(nn.Module):
     """Predict the velocity (noise - x0) of a window of latents from speech, a reference and optional text."""
 
@@ -117,6 +139,7 @@ class DiT(nn.Module):
         audio_context: Tensor,
         text_embeds: Tensor | None = None,
         image_embeds: Tensor | None = None,
+        prepared: StepInputs | None = None,
     ) -> Tensor:
         """Predict a velocity.
 
@@ -127,6 +150,7 @@ class DiT(nn.Module):
             audio_context: `[B, F, window, num_blocks, channels]`, F = 1 + stride * (T - 1).
             text_embeds: `[B, S, text_dim]`, S <= `text_len`; needed with a text branch.
             image_embeds: `[B, S, image_dim]`; needed with an image branch.
+            prepared: what a step makes of all the arguments but the latents, where it was made before.
 
         Returns:
             `[B, out_channels, T, H, W]` float32.
@@ -134,16 +158,29 @@ class DiT(nn.Module):
         Raises:
             ValueError: a shape does not fit, or an embedding is missing or not wanted.
         """
-        grid = self._grid(latents, condition, text_embeds, image_embeds)
-        tokens = self.patch_embedding(self._patchify(latents, condition)).to(
-            self.patch_embedding.weight.dtype
+        grid = self.token_grid(latents, condition, text_embeds, image_embeds)
+        if prepared is None:
+            time, modulation = self.time_embedding(timesteps)
+            positions = grid_positions(*grid, device=latents.device)
+            prepared = StepInputs(
+                condition_patches=self.patchify(condition),
+                rope=rope_tables(positions, self.config.head_dim),
+                frame_ids=positions[:, 0],
+                time=time,
+                modulation=modulation,
+                conditioning=BlockConditioning(
+                    audio=self.project_audio(audio_context),
+                    text=None if text_embeds is None else self.project_text(self.pad_text(text_embeds)),
+                    image=None if image_embeds is None else self.project_image(image_embeds),
+                    frame_lengths=(grid[1] * grid[2],) * grid[0],
+                ),
+            )
+        patches = torch.cat((self.patchify(latents), prepared.condition_patches), dim=-1)
+        tokens = self.patch_embedding(patches).to(self.dtype)
+        tokens = self.blocks(
+            tokens, prepared.rope, prepared.frame_ids, prepared.modulation, prepared.conditioning
         )
-        time, modulation = self.time_embedding(timesteps)
-        positions = grid_positions(*grid, device=latents.device)
-        rope = rope_tables(positions, self.config.head_dim)
-        conditioning = self._project_context(audio_context.to(tokens.dtype), text_embeds, image_embeds)
-        tokens = self.blocks(tokens, rope, positions[:, 0], modulation, conditioning)
-        return self._unpatchify(self.head(tokens, time), grid)
+        return self._unpatchify(self.head(tokens, prepared.time), grid)
 
     def init_weights(self) -> None:
         """Draw weights to train from: xavier for linear layers, and a zero head: the first velocity is 0."""
@@ -163,7 +200,12 @@ class DiT(nn.Module):
                 nn.init.normal_(parameter, std=self.config.dim**-0.5)
         nn.init.zeros_(self.head.linear.weight)
 
-    def _grid(
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the tokens between the blocks."""
+        return self.patch_embedding.weight.dtype
+
+    def token_grid(
         self, latents: Tensor, condition: Tensor, text: Tensor | None, image: Tensor | None
     ) -> tuple[int, int, int]:
         """Check the inputs and return the token grid (time, rows, columns)."""
@@ -190,13 +232,11 @@ class DiT(nn.Module):
         )
         return frames, rows, columns
 
-    def _patchify(self, latents: Tensor, condition: Tensor) -> Tensor:
-        """Cut `[B, C + C', T, H, W]` into tokens `[B, L, (C + C') * patch]`."""
-        dtype = self.patch_embedding.weight.dtype
-        x = torch.cat((latents.to(dtype), condition.to(dtype)), dim=1)
+    def patchify(self, x: Tensor) -> Tensor:
+        """Cut latents or the condition `[B, C, T, H, W]` into patches `[B, L, C * patch]` of `dtype`."""
         pt, ph, pw = self.config.patch_size
         b, c, t, h, w = x.shape
-        x = x.reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw)
+        x = x.to(self.dtype).reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw)
         return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
@@ -205,16 +245,29 @@ class DiT(nn.Module):
         x = tokens.reshape(tokens.shape[0], *grid, pt, ph, pw, self.config.out_channels)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
 
-    def _project_context(self, audio: Tensor, text: Tensor | None, image: Tensor | None) -> BlockConditioning:
-        """Bring speech, text and image to token width."""
-        dtype = audio.dtype
-        if text is not None and self.text_projection is not None:
-            # The padding is projected and attended to like text: the network was trained with it.
-            text = F.pad(text, (0, 0, 0, self.config.text_len - text.shape[1]))
-            text = self.text_projection(text.to(dtype))
-        if image is not None and self.image_projection is not None:
-            image = self.image_projection(image.to(dtype))
-        return BlockConditioning(self.audio_projection(audio), text, image)
+    def project_audio(self, audio_context: Tensor) -> Tensor:
+        """Return the speech tokens `[B, T, S, audio_dim]` of speech features; see `AudioProjection`."""
+        tokens: Tensor = self.audio_projection(audio_context.to(self.dtype))
+        return tokens
+
+    def pad_text(self, text_embeds: Tensor) -> Tensor:
+        """Append zeros to text embeddings: `[B, text_len, text_dim]`.
+
+        The padding is projected and attended to like text: the network was trained with it.
+        """
+        return F.pad(text_embeds, (0, 0, 0, self.config.text_len - text_embeds.shape[1]))
+
+    def project_text(self, text_embeds: Tensor) -> Tensor:
+        """Bring text embeddings `[B, S, text_dim]` to token width: `[B, S, D]`."""
+        assert self.text_projection is not None
+        tokens: Tensor = self.text_projection(text_embeds.to(self.dtype))
+        return tokens
+
+    def project_image(self, image_embeds: Tensor) -> Tensor:
+        """Bring image embeddings `[B, S, image_dim]` to token width: `[B, S, D]`."""
+        assert self.image_projection is not None
+        tokens: Tensor = self.image_projection(image_embeds.to(self.dtype))
+        return tokens
 
 
 class TimeEmbedding(nn.Module):

@@ -5,11 +5,22 @@ D model width.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from livetalk.models.dit_context import (
+    AbsorbedAudio,
+    AudioToAbsorb,
+    BlockConditioning,
+    FrameRun,
+    KeysValues,
+    StackConditioning,
+    absorb_audio,
+    frame_runs,
+    join_runs,
+    split_heads,
+)
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.norm import LayerNorm, RMSNorm, add_gated, modulate
 from livetalk.ops.rope import RopeTables, apply_rope
@@ -36,25 +47,6 @@ class BlockConfig:
     text: bool
     image: bool
     audio_dim: int
-
-
-class BlockConditioning(NamedTuple):
-    """What the tokens of every block attend to besides themselves.
-
-    Attributes:
-        audio: `[B, T, S, audio_dim]`; the tokens of latent frame t read `audio[:, t]` only.
-        text: `[B, S, D]`, or None when the network has no text branch.
-        image: `[B, S, D]`, or None when the network has no image branch.
-    """
-
-    audio: Tensor
-    text: Tensor | None = None
-    image: Tensor | None = None
-
-
-def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
-    """View `[B, L, D]` as `[B, L, N, E]`."""
-    return x_BLD.reshape(*x_BLD.shape[:-1], num_heads, -1)
 
 
 class SelfAttention(nn.Module):
@@ -86,9 +78,17 @@ class ContextBranch(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         """Build the key and value projections."""
         super().__init__()
+        self.num_heads = config.num_heads
         self.k = nn.Linear(config.dim, config.dim)
         self.v = nn.Linear(config.dim, config.dim)
         self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def forward(self, context: Tensor | KeysValues) -> KeysValues:
+        """Return the keys and values of context tokens `[B, S, D]`; those that are made already pass."""
+        if isinstance(context, KeysValues):
+            return context
+        keys = split_heads(self.norm_k(self.k(context)), self.num_heads)
+        return KeysValues(keys, split_heads(self.v(context), self.num_heads))
 
 
 class ContextAttention(nn.Module):
@@ -105,21 +105,19 @@ class ContextAttention(nn.Module):
         self.core = AttentionCore()
         self.out = nn.Linear(config.dim, config.dim)
 
-    def forward(self, x_BLD: Tensor, text: Tensor | None, image: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, text: Tensor | KeysValues | None, image: Tensor | KeysValues | None
+    ) -> Tensor:
         """Return `[B, L, D]`; a branch that was not built ignores its context."""
         q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
         total: Tensor | None = None
         for branch, context in ((self.text, text), (self.image, image)):
             if branch is not None:
-                y = self._attend(q, branch, context)
+                keys, values, bias = branch(context)
+                y = self.core(q, keys, values, bias).flatten(2)
                 total = y if total is None else total + y
         projected: Tensor = self.out(total)
         return projected
-
-    def _attend(self, q_BLNE: Tensor, branch: ContextBranch, context: Tensor | None) -> Tensor:
-        k = split_heads(branch.norm_k(branch.k(context)), self.num_heads)
-        y: Tensor = self.core(q_BLNE, k, split_heads(branch.v(context), self.num_heads)).flatten(2)
-        return y
 
 
 class AudioAttention(nn.Module):
@@ -134,28 +132,61 @@ class AudioAttention(nn.Module):
         self.core = AttentionCore()
         self.out = nn.Linear(config.dim, config.dim)
 
-    def forward(self, x_BLD: Tensor, frame_ids: Tensor, audio_BTSC: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BLD: Tensor,
+        frame_ids: Tensor,
+        audio: Tensor | KeysValues | AudioToAbsorb | AbsorbedAudio,
+        frame_lengths: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """Attend frame by frame.
 
         Args:
             x_BLD: video tokens.
             frame_ids: `[L]` integers, the latent frame of each token.
-            audio_BTSC: speech tokens `[B, T, S, audio_dim]`.
+            audio: speech tokens `[B, T, S, audio_dim]`, or what is made of them.
+            frame_lengths: how many tokens of each latent frame there are, one frame after the other; None, or
+                lengths that do not add up to L, have every token find its frame by `frame_ids`.
 
         Returns:
             `[B, L, D]`.
+
+        Raises:
+            ValueError: absorbed speech, without lengths that add up to L.
         """
-        num_frames, num_context = audio_BTSC.shape[1:3]
+        runs = frame_runs(frame_lengths, x_BLD.shape[1])
+        if isinstance(audio, AudioToAbsorb):
+            audio = absorb_audio(self.q, self.out, audio.context)
+        if isinstance(audio, AbsorbedAudio):
+            return audio.attend(x_BLD, runs)
+        keys, values, _ = self.keys_values(audio)
         q = split_heads(self.q(x_BLD), self.num_heads)
-        k, v = (split_heads(x, self.num_heads) for x in self.kv(audio_BTSC).chunk(2, dim=-1))
-        if x_BLD.shape[1] % num_frames == 0:
-            frames = q.reshape(-1, x_BLD.shape[1] // num_frames, *q.shape[2:])
-            y = self.core(frames, k.flatten(0, 1), v.flatten(0, 1)).reshape(q.shape)
+        if runs is None:
+            y = self._attend_masked(q, frame_ids, keys, values)
         else:
-            context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
-            y = self.core(q, k.flatten(1, 2), v.flatten(1, 2), frame_ids[:, None] == context_ids)
+            y = join_runs([self._attend_run(q, keys, values, run) for run in runs])
         projected: Tensor = self.out(y.flatten(2))
         return projected
+
+    def keys_values(self, audio: Tensor | KeysValues) -> KeysValues:
+        """Return keys and values `[B, T, S, N, E]` of speech tokens; those that are made already pass."""
+        if isinstance(audio, KeysValues):
+            return audio
+        keys, values = (split_heads(x, self.num_heads) for x in self.kv(audio).chunk(2, dim=-1))
+        return KeysValues(keys, values)
+
+    def _attend_run(self, q_BLNE: Tensor, keys: Tensor, values: Tensor, run: FrameRun) -> Tensor:
+        frames = slice(run.first_frame, run.first_frame + run.num_frames)
+        k, v = keys[:, frames].flatten(0, 1), values[:, frames].flatten(0, 1)
+        y: Tensor = self.core(run.split(q_BLNE).flatten(0, 1), k, v)
+        return y.reshape(q_BLNE.shape[0], -1, *y.shape[2:])
+
+    def _attend_masked(self, q_BLNE: Tensor, frame_ids: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        num_frames, num_context = keys.shape[1:3]
+        context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
+        mask = frame_ids[:, None] == context_ids
+        y: Tensor = self.core(q_BLNE, keys.flatten(1, 2), values.flatten(1, 2), mask)
+        return y
 
 
 class FeedForward(nn.Sequential):
@@ -200,7 +231,8 @@ class DiTBlock(nn.Module):
         if self.context_attention is not None and self.context_norm is not None:
             x = self.context_norm(tokens)
             tokens = tokens + self.context_attention(x, conditioning.text, conditioning.image)
-        tokens = tokens + self.audio_attention(self.audio_norm(tokens), frame_ids, conditioning.audio)
+        x = self.audio_norm(tokens)
+        tokens = tokens + self.audio_attention(x, frame_ids, conditioning.audio, conditioning.frame_lengths)
         x = modulate(self.ffn_norm(tokens), shift2, scale2).type_as(tokens)
         return add_gated(tokens, self.ffn(x), gate2)
 
@@ -219,7 +251,7 @@ class BlockStack(nn.Module):
         rope: RopeTables,
         frame_ids: Tensor,
         modulation: Tensor,
-        conditioning: BlockConditioning,
+        conditioning: BlockConditioning | StackConditioning,
     ) -> Tensor:
         """Run the blocks in order.
 
@@ -228,11 +260,11 @@ class BlockStack(nn.Module):
             rope: rotary tables of the L tokens.
             frame_ids: `[L]` int64, the latent frame of each token.
             modulation: `[B, 6, D]` float32, from the timestep.
-            conditioning: what the tokens attend to.
+            conditioning: what the tokens attend to, for all blocks or for each.
 
         Returns:
             `[B, L, D]` in the dtype of `tokens`.
         """
-        for layer in self.layers:
-            tokens = layer(tokens, rope, frame_ids, modulation, conditioning)
+        for index, layer in enumerate(self.layers):
+            tokens = layer(tokens, rope, frame_ids, modulation, conditioning.of_layer(index))
         return tokens
