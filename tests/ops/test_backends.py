@@ -1,33 +1,171 @@
+import logging
+
 import pytest
 import torch
+from torch import nn
 
-from livetalk.ops import backends
-from livetalk.ops.backends import find_attention_backends
+from livetalk.errors import InputError
+from livetalk.ops import fa3 as fa3_module
+from livetalk.ops.attention import AttentionCore, attention
+from livetalk.ops.attention_lse import reference_attention_with_lse
+from livetalk.ops.backends import (
+    ATTENTION_KERNELS,
+    AttentionWork,
+    KernelCore,
+    apply_attention,
+    fastest_attention,
+    find_attention_backends,
+    select_attention,
+)
+from tiny import DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
 CPU = torch.device("cpu")
+WORK = AttentionWork(CPU, torch.float32, 16, 3)
+GPU_WORK = AttentionWork(torch.device("cuda"), torch.bfloat16, 128, 5)
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def qkv(work: AttentionWork = WORK, queries: int = 11, keys: int = 19) -> list[torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(2, length, work.num_heads, work.head_dim, generator=rng).to(work.device, work.dtype)
+        for length in (queries, keys, keys)
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_of_pytorchs_own_kernels_is_chosen(dtype: torch.dtype) -> None:
     found = find_attention_backends(CPU, dtype, head_dim=64, num_heads=4)
-    assert [backend.name for backend in found] == ["cudnn", "flash", "efficient", "math", "fa3", "sage"]
+    assert [backend.name for backend in found] == list(ATTENTION_KERNELS)
     chosen = [backend for backend in found if backend.chosen]
     assert len(chosen) == 1 and chosen[0].available and chosen[0].name in ("flash", "math")
     assert all(backend.reason for backend in found)
 
 
-def test_packages_are_found_by_name_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(fa3_module, "PACKAGE", "no_such_kernels")
+    assert "no_such_kernels" in str(fa3_module.fa3_problem(cuda, torch.bfloat16, 128))
     # "antigravity" opens a browser when it is imported.
-    monkeypatch.setattr(
-        backends, "_OTHER_PACKAGES", {"fa3": ("no_such_kernels", "antigravity"), "sage": ("x_y",)}
+    monkeypatch.setattr(fa3_module, "PACKAGE", "antigravity")
+    assert fa3_module.fa3_problem(cuda, torch.bfloat16, 128) is None
+    assert "bfloat16" in str(fa3_module.fa3_problem(cuda, torch.float32, 128))
+    assert "257" in str(fa3_module.fa3_problem(cuda, torch.bfloat16, 257))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    assert "Hopper" in str(fa3_module.fa3_problem(cuda, torch.bfloat16, 128))
+
+
+def test_kernels_that_do_not_load_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fa3_module, "PACKAGE", "no_such_kernels")
+    with pytest.raises(InputError, match="no_such_kernels"):
+        fa3_module.load_fa3()
+
+
+def test_every_kernel_that_runs_here_is_attention() -> None:
+    q, k, v = qkv()
+    exact, exact_lse = reference_attention_with_lse(q, k, v)
+    ran = []
+    for name, kernel in ATTENTION_KERNELS.items():
+        if kernel.problem(WORK) is None:
+            core = KernelCore(select_attention(name, WORK))
+            tolerance = 1e-5 if kernel.exact else 0.3
+            torch.testing.assert_close(core(q, k, v), exact, rtol=0, atol=tolerance)
+            torch.testing.assert_close(core.with_lse(q, k, v)[1], exact_lse, rtol=0, atol=tolerance)
+            ran.append(name)
+    assert ran == ["flash", "math", "fp8-reference"]
+
+
+def test_the_choice_of_pytorch_is_named_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "livetalk"):
+        kernel = select_attention("auto", WORK)
+    assert kernel.name == "flash"
+    assert "attention: flash" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cudnn", "CUDA"), ("fa3-fp8", "CUDA"), ("fa4", "one of cudnn")]
+)
+def test_a_kernel_that_cannot_run_is_an_error(name: str, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        select_attention(name, WORK)
+
+
+def test_the_fastest_of_what_runs_is_taken() -> None:
+    order = iter((3.0, 1.0))
+    calls = []
+
+    def measure(call: object) -> float:
+        calls.append(call().__class__)  # type: ignore[operator]
+        return next(order)
+
+    kernel, times = fastest_attention(WORK, (11, 19), measure)
+    assert kernel.name == "math" and times == {"flash": 3.0, "math": 1.0}
+    assert calls == [tuple, tuple]
+    with pytest.raises(InputError, match="cudnn"):
+        fastest_attention(WORK, (11, 19), measure, names=("cudnn",))
+
+
+def test_a_named_kernel_takes_no_mask_and_rounds_to_the_values() -> None:
+    q, k, v = qkv()
+    core = KernelCore(ATTENTION_KERNELS["math"])
+    with pytest.raises(ValueError, match="math takes no mask"):
+        core(q, k, v, torch.ones(11, 19, dtype=torch.bool))
+    rounded = core(q, k, v.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        rounded, attention(q.bfloat16(), k.bfloat16(), v.bfloat16()), rtol=0.02, atol=0.02
     )
-    fa3, sage = find_attention_backends(CPU, torch.float32, head_dim=64, num_heads=4)[-2:]
-    assert fa3.available and not fa3.chosen and "antigravity is installed" in fa3.reason
-    assert not sage.available and "x_y" in sage.reason
+    out, lse = core.with_lse(q, k[:, :0], v[:, :0])
+    assert not out.any() and lse.isneginf().all()
+
+
+def test_parts_of_a_transformer_move_to_a_kernel() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    with torch.no_grad():
+        exact = dit(*inputs)
+        kernel = ATTENTION_KERNELS["math"]
+        assert apply_attention(dit, kernel, ("self_attention",)) == DIT_WITH_PROMPT.num_layers
+        block = dit.blocks.layers[0]
+        assert isinstance(block.get_submodule("self_attention.core"), KernelCore)
+        assert type(block.get_submodule("audio_attention.core")) is AttentionCore
+        torch.testing.assert_close(dit(*inputs), exact, rtol=1e-4, atol=1e-5)
+        apply_attention(dit, ATTENTION_KERNELS["fp8-reference"], ("self_attention",))
+        error = (dit(*inputs) - exact).norm() / exact.norm()
+        assert 1e-5 < error < 0.05
+
+
+def test_a_core_of_another_scheme_is_left_alone() -> None:
+    class RingCore(AttentionCore):
+        pass
+
+    owner = nn.Module()
+    owner.self_attention = nn.Module()
+    owner.self_attention.core = RingCore()
+    assert apply_attention(owner, ATTENTION_KERNELS["math"], ("self_attention",)) == 0
+    assert type(owner.self_attention.core) is RingCore
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 def test_on_a_gpu_bfloat16_does_not_fall_back_to_the_plain_form() -> None:
     found = find_attention_backends(torch.device("cuda"), torch.bfloat16, head_dim=128, num_heads=40)
     assert next(backend for backend in found if backend.chosen).name in ("cudnn", "flash")
+
+
+@pytest.mark.gpu
+@NEEDS_CUDA
+@pytest.mark.parametrize("name", list(ATTENTION_KERNELS))
+def test_every_kernel_of_a_gpu_is_attention(name: str) -> None:
+    kernel = ATTENTION_KERNELS[name]
+    problem = kernel.problem(GPU_WORK)
+    if problem is not None:
+        pytest.skip(problem)
+    q, k, v = qkv(GPU_WORK, 333, 257)
+    core = KernelCore(select_attention(name, GPU_WORK))
+    exact, exact_lse = reference_attention_with_lse(q, k, v)
+    error = (core(q, k, v).double() - exact.double()).norm() / exact.double().norm()
+    assert error < (5e-3 if kernel.exact else 0.06)
+    torch.testing.assert_close(
+        core.with_lse(q, k, v)[1], exact_lse, rtol=0, atol=1e-3 if kernel.exact else 0.1
+    )

@@ -32,7 +32,7 @@ def attention_with_lse(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[
     if not q.shape[2] or not k.shape[2]:
         return reference_attention_with_lse(q_BLNE, k_BSNE, v_BSNE)
     if q.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+        out, lse = pytorch_kernel_with_lse(SDPBackend.FLASH_ATTENTION, q, k, v)
     elif q.device.type == "cuda":
         kernel = SDPBackend(torch._fused_sdp_choice(q, k, v))
         if kernel == SDPBackend.MATH or q.shape[-1] % FLASH_WIDTH_STEP:
@@ -44,18 +44,20 @@ def attention_with_lse(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[
 
 
 def pytorch_kernel_with_lse(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Run one of PyTorch's CUDA kernels.
+    """Run one of PyTorch's fused kernels.
 
     Args:
-        kernel: CUDNN_ATTENTION, FLASH_ATTENTION or EFFICIENT_ATTENTION.
-        q: `[B, N, L, E]` on a CUDA device, of a precision and width that the kernel takes.
+        kernel: CUDNN_ATTENTION, FLASH_ATTENTION or EFFICIENT_ATTENTION; on a CPU, FLASH_ATTENTION.
+        q: `[B, N, L, E]`, of a device, precision and width that the kernel takes.
         k: `[B, N, S, E]`.
         v: `[B, N, S, E]`.
 
     Returns:
-        The output, `[B, N, L, E]`, and the log-sum-exp, `[B, N, L]` float32.
+        The output, `[B, N, L, E]`, and the log-sum-exp, `[B, N, L]` float32 (float64 for float64 values).
     """
-    if kernel == SDPBackend.CUDNN_ATTENTION:
+    if q.device.type == "cpu":
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    elif kernel == SDPBackend.CUDNN_ATTENTION:
         out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
     elif kernel == SDPBackend.FLASH_ATTENTION:
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]

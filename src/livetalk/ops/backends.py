@@ -1,36 +1,195 @@
-"""Which attention kernels this machine has, and which of them attention runs on.
+"""The kernels that attention can run on: what they are called, where they run, how one is chosen.
 
-Attention goes through PyTorch's own function, which chooses among PyTorch's kernels by device, precision and
-width. Kernels from other packages are found but not used by this version.
+The kernel that is asked for is the one that runs, or an error says why it cannot: none stands in for another.
 """
 
-import importlib.util
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams
 from torch.nn.attention import SDPBackend
+
+from livetalk.errors import InputError
+from livetalk.log import get_logger
+from livetalk.ops.attention import AttentionCore
+from livetalk.ops.attention_float8 import float8_attention, float8_attention_reference
+from livetalk.ops.attention_lse import (
+    FLASH_WIDTH_STEP,
+    pytorch_kernel_with_lse,
+    reference_attention_with_lse,
+)
+from livetalk.ops.fa3 import fa3, fa3_problem, load_fa3
 
 PROBE_LENGTH = 256
 """Tokens of the tensors that PyTorch is asked about; the choice does not depend on more of them."""
 
-_PYTORCH_KERNELS = {
-    "cudnn": (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.can_use_cudnn_attention),
-    "flash": (SDPBackend.FLASH_ATTENTION, torch.backends.cuda.can_use_flash_attention),
-    "efficient": (SDPBackend.EFFICIENT_ATTENTION, torch.backends.cuda.can_use_efficient_attention),
-}
-_OTHER_PACKAGES = {"fa3": ("fa3_fwd_interface", "flash_attn_interface"), "sage": ("sageattention",)}
+_log = get_logger(__name__)
+
+Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(queries `[B, L, N, E]`, keys, values `[B, S, N, E]`) -> (output, log-sum-exp `[B, L, N]`)."""
+
+
+class AttentionWork(NamedTuple):
+    """What attention is asked to do.
+
+    Attributes:
+        device: CPU or CUDA.
+        dtype: of queries, keys and values.
+        head_dim: width of a head.
+        num_heads: heads on this device.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+    num_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """One way of computing attention.
+
+    Attributes:
+        name: what it is asked for by.
+        attend: computes output and log-sum-exp.
+        problem: says in a few words why it cannot do some work; None if it can.
+        exact: it rounds to the precision of its input and no further.
+    """
+
+    name: str
+    attend: Attend
+    problem: Callable[[AttentionWork], str | None]
+    exact: bool = True
+
+
+class KernelCore(AttentionCore):
+    """Attention on one named kernel, in the place of the core that lets PyTorch choose."""
+
+    def __init__(self, kernel: AttentionKernel) -> None:
+        """Attend on `kernel`."""
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `[B, L, N, E]` in the dtype of `v_BSNE`.
+
+        Raises:
+            ValueError: there is a mask, which a named kernel does not take.
+        """
+        if mask is not None:
+            raise ValueError(f"attention kernel {self.kernel.name} takes no mask")
+        return self.with_lse(q_BLNE, k_BSNE, v_BSNE)[0]
+
+    def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
+        """Return output and log-sum-exp as `attention_with_lse` does."""
+        q, k = q_BLNE.type_as(v_BSNE), k_BSNE.type_as(v_BSNE)
+        if not q.shape[1] or not k.shape[1]:
+            return reference_attention_with_lse(q, k, v_BSNE)
+        return self.kernel.attend(q, k, v_BSNE)
+
+    def extra_repr(self) -> str:
+        """Name the kernel."""
+        return self.kernel.name
+
+
+def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
+    """Find the kernel of a name and make it ready.
+
+    Args:
+        name: a key of `ATTENTION_KERNELS`, or "auto" for PyTorch's first choice.
+        work: that it will do.
+
+    Raises:
+        InputError: there is no such kernel, or it cannot do this work here.
+    """
+    if name == "auto":
+        name = _PYTORCH_NAMES[_chosen_kernel(_probe(work))]
+    if name not in ATTENTION_KERNELS:
+        raise InputError(f"attention {name!r}: choose auto or one of {', '.join(ATTENTION_KERNELS)}")
+    kernel = ATTENTION_KERNELS[name]
+    problem = kernel.problem(work)
+    if problem is not None:
+        raise InputError(f"attention {name} cannot run here: {problem}")
+    if name in _FA3_NAMES:
+        load_fa3()
+    _log.info("attention: %s (%s, %d heads of %d)", name, work.dtype, work.num_heads, work.head_dim)
+    return kernel
+
+
+def fastest_attention(
+    work: AttentionWork,
+    lengths: tuple[int, int],
+    measure: Callable[[Callable[[], object]], float],
+    names: Collection[str] | None = None,
+) -> tuple[AttentionKernel, dict[str, float]]:
+    """Run the kernels that can do some work and take the fastest.
+
+    Args:
+        work: that they would do.
+        lengths: queries and keys of one call.
+        measure: runs a call as often as it likes and returns its time, in a unit of its own.
+        names: to choose among; None for all that are exact.
+
+    Returns:
+        The kernel, and the time of each that ran.
+
+    Raises:
+        InputError: none of them can run here.
+    """
+    if names is None:
+        names = [name for name, kernel in ATTENTION_KERNELS.items() if kernel.exact]
+    runnable = [name for name in names if ATTENTION_KERNELS[name].problem(work) is None]
+    if not runnable:
+        raise InputError(f"attention: none of {', '.join(names)} can run here")
+    rng = torch.Generator(work.device).manual_seed(0)
+    q, k, v = (
+        torch.randn((1, length, work.num_heads, work.head_dim), generator=rng, device=work.device).to(
+            work.dtype
+        )
+        for length in (lengths[0], lengths[1], lengths[1])
+    )
+    times = {}
+    for name in runnable:
+        attend = select_attention(name, work).attend
+        times[name] = measure(lambda attend=attend: attend(q, k, v))  # type: ignore[misc]
+    best = min(times, key=times.__getitem__)
+    _log.info("attention: %s is the fastest of %s", best, ", ".join(times))
+    return ATTENTION_KERNELS[best], times
+
+
+def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collection[str]) -> int:
+    """Let attention inside a network run on one kernel.
+
+    Cores that another scheme has put in place are left alone: it wraps the core that it found there.
+
+    Args:
+        module: changed in place.
+        kernel: from `select_attention`.
+        parts: names of the modules whose `core` is replaced, such as "self_attention".
+
+    Returns:
+        The cores replaced.
+    """
+    owners = [owner for name, owner in module.named_modules() if name.rpartition(".")[2] in parts]
+    replaced = 0
+    for owner in owners:
+        if type(getattr(owner, "core", None)) in (AttentionCore, KernelCore):
+            owner.core = KernelCore(kernel)
+            replaced += 1
+    return replaced
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionBackend:
-    """One kernel.
+    """One kernel as this machine sees it.
 
     Attributes:
-        name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "sage" other packages'.
+        name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" another package's.
         available: this device can run it.
-        chosen: attention runs on it.
+        chosen: attention runs on it unless another is asked for.
         reason: in a few words, why it is chosen or not.
     """
 
@@ -43,7 +202,7 @@ class AttentionBackend:
 def find_attention_backends(
     device: torch.device, dtype: torch.dtype, head_dim: int, num_heads: int
 ) -> tuple[AttentionBackend, ...]:
-    """Ask what attention runs on here; nothing is computed.
+    """Ask what attention can run on here, and what it runs on by itself; nothing is computed or imported.
 
     Args:
         device: CPU or CUDA.
@@ -51,32 +210,97 @@ def find_attention_backends(
         head_dim: width of a head.
         num_heads: heads.
     """
-    query = torch.empty(1, num_heads, PROBE_LENGTH, head_dim, dtype=dtype, device=device)
-    chosen = _chosen_kernel(query)
-    found = [_pytorch_backend(name, query, chosen) for name in _PYTORCH_KERNELS]
-    math_chosen = chosen == SDPBackend.MATH
-    reason = "no other takes this device and precision" if math_chosen else "the plain form, always there"
-    found.append(AttentionBackend("math", True, math_chosen, reason))
-    return (*found, *(_package_backend(name) for name in _OTHER_PACKAGES))
+    work = AttentionWork(device, dtype, head_dim, num_heads)
+    chosen = _PYTORCH_NAMES[_chosen_kernel(_probe(work))]
+    return tuple(_describe(kernel, work, chosen) for kernel in ATTENTION_KERNELS.values())
+
+
+def _describe(kernel: AttentionKernel, work: AttentionWork, chosen: str) -> AttentionBackend:
+    if kernel.name == chosen:
+        return AttentionBackend(
+            kernel.name, True, True, "PyTorch's first choice for this device and precision"
+        )
+    problem = kernel.problem(work)
+    if problem is not None:
+        return AttentionBackend(kernel.name, False, False, problem)
+    by_pytorch = kernel.name in _PYTORCH_NAMES.values()
+    reason = "PyTorch prefers another" if by_pytorch else "used when it is asked for"
+    return AttentionBackend(kernel.name, True, False, reason)
+
+
+def _probe(work: AttentionWork) -> Tensor:
+    shape = (1, work.num_heads, PROBE_LENGTH, work.head_dim)
+    return torch.empty(shape, dtype=work.dtype, device=work.device)
 
 
 def _chosen_kernel(query: Tensor) -> SDPBackend:
     return SDPBackend(torch._fused_sdp_choice(query, query, query))
 
 
-def _pytorch_backend(name: str, query: Tensor, chosen: SDPBackend) -> AttentionBackend:
-    kernel, can_use = _PYTORCH_KERNELS[name]
-    if kernel == chosen:
-        return AttentionBackend(name, True, True, "PyTorch's first choice for this device and precision")
-    if query.device.type != "cuda":
-        return AttentionBackend(name, False, False, "needs a CUDA device")
-    if can_use(SDPAParams(query, query, query, None, 0.0, False, False)):
-        return AttentionBackend(name, True, False, "PyTorch prefers another")
-    return AttentionBackend(name, False, False, "does not take this device and precision")
+def _on_pytorch(kernel: SDPBackend) -> Attend:
+    def attend(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = pytorch_kernel_with_lse(kernel, *(x.transpose(1, 2) for x in (q_BLNE, k_BSNE, v_BSNE)))
+        return out.transpose(1, 2), lse.transpose(1, 2)
+
+    return attend
 
 
-def _package_backend(name: str) -> AttentionBackend:
-    modules = [module for module in _OTHER_PACKAGES[name] if importlib.util.find_spec(module) is not None]
-    if not modules:
-        return AttentionBackend(name, False, False, f"no package {_OTHER_PACKAGES[name][0]}")
-    return AttentionBackend(name, True, False, f"{modules[0]} is installed; this version does not use it")
+def _on_fa3(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
+    out, lse = cast(tuple[Tensor, Tensor], fa3(q_BLNE, k_BSNE, v_BSNE))
+    return out, lse.transpose(1, 2)
+
+
+def _pytorch_problem(
+    kernel: SDPBackend, can_use: Callable[[SDPAParams], bool]
+) -> Callable[[AttentionWork], str | None]:
+    def problem(work: AttentionWork) -> str | None:
+        query = _probe(work)
+        if query.device.type != "cuda":
+            if kernel == SDPBackend.FLASH_ATTENTION and _chosen_kernel(query) == kernel:
+                return None
+            return "needs a CUDA device"
+        if kernel == SDPBackend.FLASH_ATTENTION and work.head_dim % FLASH_WIDTH_STEP:
+            return f"head width {work.head_dim} is not a multiple of {FLASH_WIDTH_STEP}"
+        if can_use(SDPAParams(query, query, query, None, 0.0, False, False)):
+            return None
+        return "does not take this device and precision"
+
+    return problem
+
+
+def _runs_everywhere(work: AttentionWork) -> str | None:
+    return None
+
+
+def _fa3_problem(work: AttentionWork) -> str | None:
+    return fa3_problem(work.device, work.dtype, work.head_dim)
+
+
+_PYTORCH_NAMES = {
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "efficient",
+    SDPBackend.MATH: "math",
+}
+_CAN_USE = {
+    SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.can_use_cudnn_attention,
+    SDPBackend.FLASH_ATTENTION: torch.backends.cuda.can_use_flash_attention,
+    SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.can_use_efficient_attention,
+}
+_FA3_NAMES = frozenset({"fa3", "fa3-fp8"})
+
+ATTENTION_KERNELS: Mapping[str, AttentionKernel] = {
+    **{
+        _PYTORCH_NAMES[kernel]: AttentionKernel(
+            _PYTORCH_NAMES[kernel], _on_pytorch(kernel), _pytorch_problem(kernel, can_use)
+        )
+        for kernel, can_use in _CAN_USE.items()
+    },
+    "math": AttentionKernel("math", reference_attention_with_lse, _runs_everywhere),
+    "fa3": AttentionKernel("fa3", _on_fa3, _fa3_problem),
+    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False),
+    "fp8-reference": AttentionKernel(
+        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False
+    ),
+}
+"""All kernels, by name. "fp8-reference" is the plain twin of "fa3-fp8"."""

@@ -1,0 +1,89 @@
+"""FlashAttention 3 from the package `fa3-fwd`, for Hopper GPUs: bfloat16 and FP8.
+
+The kernels are one opaque operator to the compiler, and are loaded when it is first called.
+"""
+
+import importlib
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from livetalk.errors import InputError
+from livetalk.ops.low_precision import FLOAT8
+
+PACKAGE = "fa3_fwd"
+CAPABILITY = (9, 0)
+HEAD_STEP = 8
+MAX_HEAD_DIM = 256
+
+
+def fa3_problem(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Say in a few words why FlashAttention 3 cannot run here; None where it can. Nothing is imported."""
+    if device.type != "cuda":
+        return "needs a CUDA device"
+    if torch.cuda.get_device_capability(device) != CAPABILITY:
+        return "needs a Hopper GPU (compute capability 9.0)"
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"no package {PACKAGE} (pip install fa3-fwd)"
+    if dtype != torch.bfloat16:
+        return f"computes in bfloat16, not {dtype}"
+    if head_dim % HEAD_STEP or head_dim > MAX_HEAD_DIM:
+        return f"head width {head_dim} is not a multiple of {HEAD_STEP} up to {MAX_HEAD_DIM}"
+    return None
+
+
+def load_fa3() -> None:
+    """Load the kernels.
+
+    Raises:
+        InputError: the package is missing or was built for another version of PyTorch or CUDA.
+    """
+    try:
+        importlib.import_module(f"{PACKAGE}._C")
+    except (ImportError, OSError) as error:
+        raise InputError(f"attention kernels of {PACKAGE} cannot be loaded: {error}") from error
+
+
+@torch.library.custom_op("livetalk::fa3", mutates_args=(), device_types="cuda")
+def fa3(
+    q_BLNE: Tensor,
+    k_BSNE: Tensor,
+    v_BSNE: Tensor,
+    q_scale: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend on FlashAttention 3.
+
+    Args:
+        q_BLNE: queries `[B, L, N, E]`, bfloat16 or e4m3; the last axis is contiguous, here and below.
+        k_BSNE: keys `[B, S, N, E]`, likewise.
+        v_BSNE: values `[B, S, N, E]`, likewise.
+        q_scale: `[B, N]` float32 that e4m3 queries are to be multiplied by, one for each head.
+        k_scale: the same for keys.
+        v_scale: the same for values.
+
+    Returns:
+        The output `[B, L, N, E]` bfloat16 and the log-sum-exp `[B, N, L]` float32.
+    """
+    load_fa3()
+    out, lse, *_ = torch.ops.fa3_fwd.fwd(
+        q_BLNE, k_BSNE, v_BSNE, q_descale=q_scale, k_descale=k_scale, v_descale=v_scale, num_splits=1
+    )
+    return out, lse
+
+
+@fa3.register_fake
+def _(
+    q_BLNE: Tensor,
+    k_BSNE: Tensor,
+    v_BSNE: Tensor,
+    q_scale: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    batch, queries, heads, width = q_BLNE.shape
+    dtype = torch.bfloat16 if q_BLNE.dtype == FLOAT8 else q_BLNE.dtype
+    out = q_BLNE.new_empty((batch, queries, heads, width), dtype=dtype)
+    return out, q_BLNE.new_empty((batch, heads, queries), dtype=torch.float32)
