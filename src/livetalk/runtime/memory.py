@@ -185,6 +185,8 @@ def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> Memory
     Returns:
         The first setting that fits, or None.
     """
+    if _is_hopeless(request, gpu_bytes, host_bytes):
+        return None
     for portrait in (request.portrait, *smaller_sizes(request.sizes, request.portrait)):
         sized = replace(request, portrait=portrait)
         for placement in _frugal_placements(sized, gpu_bytes):
@@ -228,6 +230,17 @@ def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) 
     if request.num_gpus > 1:
         stages["transformer"] = round(stages["transformer"] / request.num_gpus * SPLIT_OVERHEAD)
     return stages
+
+
+def _is_hopeless(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> bool:
+    """Tell whether the smallest form of the weights leaves no room for any picture."""
+    form: WeightForm = "float8" if request.placement.weights == "full" else request.placement.weights
+    parts = weight_bytes(request.sizes, request.dtype, form)
+    block = parts.pop("block")
+    if request.num_gpus == 0:
+        return request.sizes.dit.num_layers * block + sum(parts.values()) > host_bytes
+    least = sum(size for name, size in parts.items() if name not in ENCODER_PARTS)
+    return least + NUM_SLOTS * block + CONTEXT_BYTES > gpu_bytes
 
 
 def _frugal_placements(request: MemoryRequest, gpu_bytes: int) -> Iterator[PlacementConfig]:

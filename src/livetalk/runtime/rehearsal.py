@@ -38,7 +38,7 @@ REHEARSED_LAYERS = 2
 def rehearse(
     sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
 ) -> Mapping[str, int]:
-    """Run a session's start and two chunks without numbers.
+    """Run a session's start and its first chunks without numbers.
 
     Args:
         sizes: of the model.
@@ -62,8 +62,9 @@ def rehearse(
         inputs = StageInputs(
             picture=torch.empty(3, portrait.height, portrait.width, device=META),
             prompt=PromptEmbeds(text_embeds=text, image_embeds=image),
-            # The second chunk has more motion latents than the first.
-            sounds=(torch.empty(sizes.stream.geometry.chunk_samples, device=META),) * 2,
+            # A second chunk needs more than the first only where it remembers the last frame of that.
+            sounds=(torch.empty(sizes.stream.geometry.chunk_samples, device=META),)
+            * (2 if sizes.stream.seam.enabled else 1),
             noise=torch.empty_like,
         )
         run_stages(models, inputs, observer)
