@@ -8,6 +8,7 @@ from livetalk.runtime.numerics import (
     Configuration,
     StageError,
     StreamSource,
+    apply_configuration,
     compare_numerics,
     parse_configuration,
     relative_error,
@@ -27,7 +28,8 @@ def build(configuration: Configuration) -> AvatarModel:
     if configuration.compiled:
         # Traced and run as it is: what a compiler makes of it is not the matter here.
         model.models.dit.compile(backend="eager")
-    return model
+        return model
+    return apply_configuration(model, configuration)
 
 
 def compare(first: str, second: str) -> Comparison:
@@ -69,6 +71,11 @@ def test_one_byte_weights_are_the_transformers_matter_only() -> None:
     assert comparison.worst("chunk 1 velocity 1") == pytest.approx(alone["chunk 1 velocity 1"])
 
 
+def test_an_attention_kernel_of_choice_is_near_pytorchs() -> None:
+    comparison = compare("float32", "math-float32")
+    assert 0 < comparison.worst("velocity") < 1e-4
+
+
 def test_compiled_is_as_good_as_eager() -> None:
     assert compare("eager-float32", "compile-float32").worst("velocity") < 1e-4
 
@@ -81,14 +88,18 @@ def test_compiled_is_as_good_as_eager() -> None:
         ("compile-full-bfloat16", torch.bfloat16, True, PlacementConfig()),
         ("float8-bfloat16", torch.bfloat16, False, PlacementConfig(weights="float8")),
         ("offload-bfloat16", torch.bfloat16, False, PlacementConfig(resident_blocks=0)),
+        ("cudnn-bfloat16", torch.bfloat16, False, PlacementConfig()),
+        ("fa3fp8-bfloat16", torch.bfloat16, False, PlacementConfig()),
         ("int8-offload20-float32", torch.float32, False, PlacementConfig(weights="int8", resident_blocks=20)),
     ],
 )
 def test_configurations_are_words(
     name: str, dtype: torch.dtype, compiled: bool, placement: PlacementConfig
 ) -> None:
-    configuration = parse_configuration(name)
-    assert configuration == Configuration(name=name, dtype=dtype, compiled=compiled, placement=placement)
+    attention = {"cudnn-bfloat16": "cudnn", "fa3fp8-bfloat16": "fa3-fp8"}.get(name)
+    assert parse_configuration(name) == Configuration(
+        name=name, dtype=dtype, compiled=compiled, placement=placement, attention=attention
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from livetalk.runtime.numerics import (
     Comparison,
     Configuration,
     StreamSource,
+    apply_configuration,
     compare_numerics,
     parse_configuration,
 )
@@ -39,7 +40,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="compare two ways of running a model, stage by stage",
         description="Run a short stream in two configurations with the same weights, noise and inputs, and "
         "print relative errors. A configuration is words joined by hyphens: eager or compile; full, float8 "
-        "or int8 weights; offload or offloadN (N blocks stay on the device); float32 or bfloat16.",
+        "or int8 weights; offload or offloadN (N blocks stay on the device); the name of an attention "
+        "kernel without hyphens; float32 or bfloat16.",
         epilog="example: livetalk compare-numerics eager-float32 compile-float8-bfloat16",
     )
     parser.add_argument("first", help="the reference, such as eager-float32")
@@ -111,8 +113,7 @@ def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]
 
     def build(configuration: Configuration) -> AvatarModel:
         model = _build_random(args, configuration) if args.random_weights else _load(args, configuration)
-        if configuration.compiled:
-            model.models.dit.compile()
+        model = apply_configuration(model, configuration)
         session = plan_session(model, options)
         return dataclasses.replace(model, models=session.models, portrait=session.portrait)
 

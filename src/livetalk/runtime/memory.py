@@ -1,7 +1,7 @@
 """What a model takes of a GPU and of the host, and the first setting that fits, before anything is loaded.
 
-Weights are counted, temporaries rehearsed on the meta device; what libraries reserve is calibrated on an
-H100 and stated below.
+Weights are counted, temporaries rehearsed on the meta device; what drivers and libraries take besides is
+estimated by the constants below, which `scripts/measure_memory.py` checks on a GPU.
 """
 
 from collections.abc import Iterator

@@ -19,6 +19,7 @@ from livetalk.diffusion.samplers import NoiseSource
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import PlacementConfig, WeightForm
 from livetalk.runtime.prompt import PromptEmbeds
@@ -27,7 +28,11 @@ from livetalk.streaming.step import Models
 
 _OFFLOAD = re.compile(r"offload(\d*)")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_WORDS = "eager or compile, full, float8 or int8, offload or offloadN (N blocks stay), float32 or bfloat16"
+_ATTENTION = {name.replace("-", ""): name for name in ATTENTION_KERNELS}
+_WORDS = (
+    "eager or compile, full, float8 or int8, offload or offloadN (N blocks stay), float32 or bfloat16, or "
+    f"an attention kernel: {', '.join(_ATTENTION)}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +44,14 @@ class Configuration:
         dtype: of the transformer and the VAE.
         compiled: the transformer is compiled.
         placement: of its weights.
+        attention: kernel of its self-attention; None lets PyTorch choose.
     """
 
     name: str
     dtype: torch.dtype
     compiled: bool
     placement: PlacementConfig
+    attention: str | None = None
 
 
 def parse_configuration(name: str) -> Configuration:
@@ -57,6 +64,7 @@ def parse_configuration(name: str) -> Configuration:
     weights: WeightForm | None = None
     dtype: torch.dtype | None = None
     resident: int | None = None
+    attention: str | None = None
     for word in name.split("-"):
         offload = _OFFLOAD.fullmatch(word)
         if word in ("eager", "compile") and compiled is None:
@@ -67,6 +75,8 @@ def parse_configuration(name: str) -> Configuration:
             dtype = _DTYPES[word]
         elif offload is not None and resident is None:
             resident = int(offload[1] or 0)
+        elif word in _ATTENTION and attention is None:
+            attention = _ATTENTION[word]
         else:
             raise InputError(
                 f"configuration {name}: {word or 'an empty word'} does not fit there; use {_WORDS}"
@@ -74,7 +84,32 @@ def parse_configuration(name: str) -> Configuration:
     if dtype is None:
         raise InputError(f"configuration {name}: lacks float32 or bfloat16")
     placement = PlacementConfig(weights=weights or "full", resident_blocks=resident)
-    return Configuration(name=name, dtype=dtype, compiled=bool(compiled), placement=placement)
+    return Configuration(
+        name=name, dtype=dtype, compiled=bool(compiled), placement=placement, attention=attention
+    )
+
+
+def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
+    """Change a model that was built with a configuration's precision and placement to run as it says.
+
+    Args:
+        model: its transformer is changed in place.
+        configuration: of the run.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: its attention kernel cannot run on the model's device.
+    """
+    dit = model.models.dit
+    if configuration.attention is not None:
+        size = dit.config
+        work = AttentionWork(model.models.device, model.dtype, size.head_dim, size.num_heads)
+        apply_attention(dit, select_attention(configuration.attention, work), ("self_attention",))
+    if configuration.compiled:
+        dit.compile()
+    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
