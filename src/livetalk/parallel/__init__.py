@@ -1,0 +1,1 @@
+"""Several ranks at one model: what is cut, what is exchanged, how the ranks are started."""

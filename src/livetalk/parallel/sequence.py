@@ -1,0 +1,76 @@
+"""The transformer over several ranks: each holds a stretch of the window's tokens and all of the weights.
+
+Between the entry of the block stack and the exit of the head every rank sees its own tokens only. Self-attention
+is the one layer in which tokens meet; its core is swapped. All else is as it was.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from livetalk.models.dit import DiT
+from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_context import BlockConditioning, StackConditioning
+from livetalk.ops.rope import RopeTables
+from livetalk.parallel.collectives import gather
+from livetalk.parallel.mesh import ParallelMesh
+from livetalk.parallel.ring import RingAttention
+from livetalk.parallel.shard import Shard
+from livetalk.parallel.ulysses import UlyssesAttention
+
+BlockInputs = tuple[Tensor, RopeTables, Tensor, Tensor, BlockConditioning | StackConditioning]
+
+
+def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
+    """Let all ranks of a mesh share the work of every forward pass.
+
+    Each must then call the transformer with the same inputs at the same time; each gets the whole velocity,
+    bit for bit the same. Comes after quantisation and the choice of attention cores, and before compilation.
+
+    Args:
+        dit: on `mesh.device`, with the same weights on every rank; altered in place.
+        mesh: the ranks. A mesh of one leaves the transformer as it is.
+
+    Returns:
+        `dit`.
+
+    Raises:
+        InputError: an axis has more ranks than there are heads.
+        ValueError: the transformer is spread over ranks already.
+    """
+    if mesh.everyone.size == 1:
+        return dit
+    shard = Shard(mesh.everyone, "tokens")
+    for block in dit.blocks.layers:
+        assert isinstance(block, DiTBlock)
+        core: nn.Module = block.self_attention.core
+        if isinstance(core, UlyssesAttention | RingAttention):
+            raise ValueError("the transformer is spread over ranks already")
+        if mesh.ring.size > 1:
+            core = RingAttention(core, shard, mesh)
+        if mesh.ulysses.size > 1:
+            core = UlyssesAttention(core, shard, mesh, dit.config.num_heads)
+        block.self_attention.core = core
+    dit.blocks.register_forward_pre_hook(_cut_tokens(shard))
+    # Behind the head a token is 64 numbers, before it 5,120.
+    dit.head.register_forward_hook(_gather_tokens(shard))
+    return dit
+
+
+def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]:
+    def cut_tokens(blocks: nn.Module, inputs: BlockInputs) -> BlockInputs:
+        tokens, rope, frame_ids, modulation, conditioning = inputs
+        own = shard.enter(tokens.shape[1])
+        rope = RopeTables(rope.cos[own.span], rope.sin[own.span])
+        conditioning = conditioning.cut(own.start, own.stop)
+        return tokens[:, own.span], rope, frame_ids[own.span], modulation, conditioning
+
+    return cut_tokens
+
+
+def _gather_tokens(shard: Shard) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def gather_tokens(head: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return gather(output, 1, shard.sizes, shard.axis)
+
+    return gather_tokens

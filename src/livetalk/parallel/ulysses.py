@@ -1,0 +1,131 @@
+"""Attention of tokens that are spread over ranks: exchange tokens for heads, attend, exchange back.
+
+Shapes: B batch · L a rank's tokens · M the tokens of all ranks of the axis · N heads · H a rank's heads ·
+E head width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.errors import InputError
+from livetalk.parallel.collectives import exchange
+from livetalk.parallel.mesh import Axis, ParallelMesh, Piece, cut
+from livetalk.parallel.shard import Shard
+
+
+class UlyssesAttention(nn.Module):
+    """Takes the place of an attention core; every rank attends with some of the heads to all tokens."""
+
+    def __init__(self, core: nn.Module, shard: Shard, mesh: ParallelMesh, num_heads: int) -> None:
+        """Exchange around another core.
+
+        Args:
+            core: attends `[B, M, H, E]`; called with queries, keys and values.
+            shard: how the window's tokens are cut.
+            mesh: the ranks.
+            num_heads: heads N of the queries that come in; ranks may get different numbers of them.
+
+        Raises:
+            InputError: there are more ranks than heads.
+        """
+        super().__init__()
+        axis = mesh.ulysses
+        if num_heads < axis.size:
+            raise InputError(
+                f"{axis.size} GPUs cannot share {num_heads} attention heads; use a ring of groups of at most "
+                f"{num_heads} GPUs"
+            )
+        self.core = core
+        self._shard = shard
+        self._mesh = mesh
+        self._heads = cut(num_heads, axis.size)
+
+    def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend from this rank's tokens to all tokens.
+
+        Args:
+            q_BLNE: queries of this rank's tokens.
+            k_BSNE: their keys; S = L.
+            v_BSNE: their values. Queries and keys travel in its dtype, as attention would round them anyway.
+            mask: None; all tokens of a window see one another.
+
+        Returns:
+            `[B, L, N, E]` in the dtype of `v_BSNE`.
+
+        Raises:
+            ValueError: there is a mask.
+        """
+        if mask is not None:
+            raise ValueError("attention over ranks takes no mask")
+        axis = self._mesh.ulysses
+        tokens = group_sizes(self._shard, self._mesh, self._mesh.ring.rank)
+        qkv = scatter_heads((q_BLNE, k_BSNE, v_BSNE), tokens, self._heads, axis)
+        y: Tensor = self.core(*(qkv[:, :, part].transpose(0, 1) for part in range(3)))
+        return gather_heads(y, tokens, self._heads, axis)
+
+
+def group_sizes(shard: Shard, mesh: ParallelMesh, group: int) -> list[int]:
+    """Return the number of tokens of every rank of a group, by the group's place in the ring."""
+    size = mesh.ulysses.size
+    return shard.sizes[group * size : (group + 1) * size]
+
+
+def scatter_heads(
+    parts: Sequence[Tensor], tokens: Sequence[int], heads: Sequence[Piece], axis: Axis
+) -> Tensor:
+    """Turn some tokens with all heads into all tokens with some heads, in one exchange.
+
+    Args:
+        parts: queries, keys and values, each `[B, L, N, E]`.
+        tokens: number of tokens of each rank.
+        heads: that each rank gets.
+        axis: of the exchange.
+
+    Returns:
+        `[M, B, 3, H, E]` in the dtype of the last part.
+    """
+    dtype = parts[-1].dtype
+    batch, own, _, width = parts[0].shape
+    own_heads = heads[axis.rank].size
+    rows = [own * piece.size for piece in heads]
+    received = [count * own_heads for count in tokens]
+    row = (batch, len(parts), width)
+    if len({piece.size for piece in heads}) == 1:
+        # One pass over the data: [ranks, L, B, 3, H, E].
+        split = [x.to(dtype).unflatten(2, (axis.size, own_heads)).permute(2, 1, 0, 3, 4) for x in parts]
+        packed = torch.stack(split, dim=3)
+    else:
+        stacked = torch.stack([x.to(dtype).transpose(0, 1) for x in parts], dim=2)
+        packed = torch.cat([stacked[:, :, :, piece.span].flatten() for piece in heads])
+    size = batch * len(parts) * width
+    arrived = exchange(packed.reshape(-1, size), rows, received, axis)
+    return arrived.view(-1, row[0], row[1], own_heads, width)
+
+
+def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[Piece], axis: Axis) -> Tensor:
+    """Turn all tokens with some heads back into some tokens with all heads.
+
+    Args:
+        y_BMHE: what attention made.
+        tokens: number of tokens of each rank.
+        heads: that each rank has.
+        axis: of the exchange.
+
+    Returns:
+        `[B, L, N, E]`.
+    """
+    batch, _, own_heads, width = y_BMHE.shape
+    own = tokens[axis.rank]
+    sent = [count * own_heads for count in tokens]
+    received = [own * piece.size for piece in heads]
+    # Whole rows of (batch, width) travel; tokens are outermost, so that each rank's share is one stretch.
+    packed = y_BMHE.transpose(0, 1).reshape(-1, batch * width)
+    arrived = exchange(packed, sent, received, axis)
+    if len(set(received)) == 1:
+        spread = arrived.view(axis.size, own, batch, own_heads, width).permute(2, 1, 0, 3, 4)
+        return spread.flatten(2, 3)
+    pieces = arrived.split(received)
+    shaped = [x.view(own, batch, piece.size, width) for x, piece in zip(pieces, heads, strict=True)]
+    return torch.cat(shaped, dim=2).transpose(0, 1)
