@@ -1,0 +1,166 @@
+"""Triton kernels between a projection and attention: bias, norm, rotation, layout, rounding to one byte."""
+
+# A kernel is handed every pointer and stride by itself, untyped.
+# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from livetalk.ops.attention_float8 import QuantizedHeads
+from livetalk.ops.kernels.interface import HeadNorm, HeadRange
+from livetalk.ops.kernels.reference import head_scale
+from livetalk.ops.low_precision import FLOAT8
+from livetalk.ops.rope import RopeTables
+
+ROWS = 16
+"""Tokens of one program: enough that the ranges it writes are few beside the tokens."""
+
+
+@triton.jit
+def _split_heads_kernel(
+    x,
+    bias,
+    weight,
+    cos,
+    sin,
+    out,
+    ranges,
+    num_tokens,
+    x_batch_stride,
+    x_row_stride,
+    out_group_stride,
+    eps,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PAIRS: tl.constexpr,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    NORM: tl.constexpr,
+    ROPE: tl.constexpr,
+):
+    """Take some tokens of a sample to their heads, and note the range of every channel over them."""
+    part = tl.program_id(0)
+    sample = tl.program_id(1).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    pair = tl.arange(0, BLOCK // 2)
+    target = (column // GROUP).to(tl.int64) * out_group_stride + column % GROUP
+    lowest = tl.full((BLOCK,), float("inf"), tl.float32)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    summed = tl.zeros((BLOCK,), tl.float32)
+    for step in range(ROWS):
+        token = part * ROWS + step
+        here = inside & (token < num_tokens)
+        y = tl.load(
+            x + sample * x_batch_stride + token.to(tl.int64) * x_row_stride + column, mask=here, other=0.0
+        )
+        y = y.to(tl.float32)
+        if HAS_BIAS:
+            y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        if NORM:
+            y *= tl.rsqrt(tl.sum(y * y, 0) / WIDTH + eps)
+            y *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+        if ROPE:
+            angle = token * PAIRS + pair % PAIRS
+            turned = (pair < WIDTH // 2) & (token < num_tokens)
+            c = tl.load(cos + angle, mask=turned, other=0.0)
+            s = tl.load(sin + angle, mask=turned, other=0.0)
+            even, odd = tl.split(tl.reshape(y, (BLOCK // 2, 2)))
+            y = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK,))
+        rounded = y.to(out.dtype.element_ty)
+        tl.store(out + target + (sample * num_tokens + token) * GROUP, rounded, mask=here)
+        y = rounded.to(tl.float32)
+        lowest = tl.minimum(lowest, tl.where(here, y, float("inf")))
+        highest = tl.maximum(highest, tl.where(here, y, float("-inf")))
+        summed += tl.where(here, y, 0.0)
+    at = ranges + (sample * tl.num_programs(0) + part) * 3 * WIDTH + column
+    tl.store(at, lowest, mask=inside)
+    tl.store(at + WIDTH, highest, mask=inside)
+    tl.store(at + 2 * WIDTH, summed, mask=inside)
+
+
+@triton.jit
+def _quantize_heads_kernel(
+    x,
+    scale,
+    mean,
+    out,
+    num_tokens,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEAD: tl.constexpr,
+    CENTRE: tl.constexpr,
+):
+    """Round one token's heads to e4m3."""
+    row = tl.program_id(0).to(tl.int64)
+    sample = row // num_tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < WIDTH
+    y = tl.load(x + row * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    if CENTRE:
+        y -= tl.load(mean + sample * WIDTH + column, mask=inside, other=0.0)
+    s = tl.load(scale + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
+    y = tl.clamp(tl.div_rn(y, s), -448.0, 448.0)
+    tl.store(out + row * WIDTH + column, y.to(out.dtype.element_ty), mask=inside)
+
+
+def split_heads_on_triton(
+    x: Tensor, bias: Tensor | None, norm: HeadNorm | None, rope: RopeTables | None, heads: tuple[int, int]
+) -> tuple[Tensor, HeadRange]:
+    """Compute `FusedKernels.split_heads`; see there."""
+    batch, num_tokens, width = x.shape
+    num_heads, groups = heads
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    out = x.new_empty((groups, batch, num_tokens, num_heads // groups, width // num_heads))
+    parts = triton.cdiv(num_tokens, ROWS)
+    ranges = x.new_empty((batch, parts, 3, num_heads, width // num_heads), dtype=torch.float32)
+    _split_heads_kernel[(parts, batch)](
+        x,
+        x if bias is None else bias,
+        x if norm is None else norm.weight,
+        x if rope is None else rope.cos.contiguous(),
+        x if rope is None else rope.sin.contiguous(),
+        out,
+        ranges,
+        num_tokens,
+        x.stride(0),
+        x.stride(1),
+        out.stride(0),
+        0.0 if norm is None else norm.eps,
+        WIDTH=width,
+        BLOCK=triton.next_power_of_2(width),
+        PAIRS=width // num_heads // 2,
+        GROUP=width // groups,
+        ROWS=ROWS,
+        HAS_BIAS=bias is not None,
+        NORM=norm is not None,
+        ROPE=rope is not None,
+        num_warps=16 if width > 4096 else 8,
+    )
+    lowest, highest, summed = ranges.unbind(2)
+    return out, HeadRange(lowest.amin(1), highest.amax(1), summed.sum(1) / num_tokens)
+
+
+def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+    """Compute `FusedKernels.quantize_heads`; see there."""
+    batch, num_tokens, num_heads, head = x.shape
+    mean, scale = head_scale(spread, centre=centre)
+    out = torch.empty_like(x, dtype=FLOAT8)
+    width = num_heads * head
+    _quantize_heads_kernel[(batch * num_tokens,)](
+        x.contiguous(),
+        scale,
+        scale if mean is None else mean.contiguous(),
+        out,
+        num_tokens,
+        WIDTH=width,
+        BLOCK=triton.next_power_of_2(width),
+        HEAD=head,
+        CENTRE=centre,
+        num_warps=8,
+    )
+    return QuantizedHeads(out, scale)

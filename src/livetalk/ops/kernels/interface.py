@@ -1,0 +1,128 @@
+"""What fused kernels compute, whoever computes it.
+
+Shapes: B batch · L tokens · D model width · N heads · E head width · P groups of heads · C channels.
+"""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from livetalk.ops.attention_float8 import QuantizedHeads
+from livetalk.ops.matmul import QuantizedRows
+from livetalk.ops.rope import RopeTables
+
+
+class Branch(NamedTuple):
+    """What a branch of a block adds to the tokens: `(output + bias) * gate`.
+
+    Attributes:
+        output: `[B, L, D]`, of the branch's last linear layer.
+        bias: `[D]` that the layer left out; None where it is in already.
+        gate: `[B, 1, D]` float32; None for 1.
+    """
+
+    output: Tensor
+    bias: Tensor | None = None
+    gate: Tensor | None = None
+
+
+class Affine(NamedTuple):
+    """The map after a layer norm: `norm * weight + bias`, in float32.
+
+    Attributes:
+        weight: `[D]`, or `[B, 1, D]` (1 + scale of a modulation), any float dtype.
+        bias: of the shape of `weight` (shift of a modulation).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+
+class HeadNorm(NamedTuple):
+    """The norm of queries or keys, which spans all heads.
+
+    Attributes:
+        weight: `[D]`.
+        eps: added to the mean square.
+    """
+
+    weight: Tensor
+    eps: float
+
+
+class HeadRange(NamedTuple):
+    """What tokens take on in every channel of every head; each `[B, N, E]` float32.
+
+    Attributes:
+        lowest: over the tokens.
+        highest: over the tokens.
+        mean: over the tokens.
+    """
+
+    lowest: Tensor
+    highest: Tensor
+    mean: Tensor
+
+
+class FusedKernels(Protocol):
+    """All fused operations. Everything between reading and writing is float32 and is rounded once."""
+
+    @property
+    def name(self) -> str:
+        """Return "torch" or "triton"."""
+
+    def split_heads(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        norm: HeadNorm | None,
+        rope: RopeTables | None,
+        heads: tuple[int, int],
+    ) -> tuple[Tensor, HeadRange]:
+        """Add a bias, normalise, rotate, and lay out by groups of heads: a projection's way to attention.
+
+        Args:
+            x: `[B, L, D]`, of a linear layer; rows may be apart (a part of a wider tensor).
+            bias: `[D]`, or None.
+            norm: of queries and keys, or None.
+            rope: tables of the L tokens, or None.
+            heads: N, and the groups P that they are split into.
+
+        Returns:
+            `[P, B, L, N / P, E]` contiguous, in the dtype of `x`: group p is what rank p of an exchange of
+            heads gets. And the range of the rounded numbers.
+        """
+
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+        """Round heads to e4m3 by their known range.
+
+        Args:
+            x: `[B, L, N, E]` contiguous, of `split_heads`.
+            spread: of `x`.
+            centre: take the mean off first, as keys want.
+        """
+
+    def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Normalise and map `[B, L, D]`; the result is in the dtype of `x`, or e4m3 rows."""
+
+    def add(self, x: Tensor, branch: Branch) -> Tensor:
+        """Add a branch to the tokens `[B, L, D]`."""
+
+    def add_layer_norm(
+        self, x: Tensor, branch: Branch, affine: Affine, eps: float, *, quantize: bool
+    ) -> tuple[Tensor, Tensor | QuantizedRows]:
+        """Add a branch, then normalise the rounded sum for the next branch; return both."""
+
+    def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or e4m3 rows."""
+
+    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+        """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
+
+        Args:
+            x: `[B, C, T, H, W]` in channels_last_3d memory; all-zero pixels stay zero.
+            weight: `[C]`.
+            silu: apply it.
+            out: where to write, of the shape and layout of `x` but for the distance between samples: the end
+                of a longer buffer, say. None for a new tensor.
+        """

@@ -1,0 +1,102 @@
+"""The fused operations in plain PyTorch: what the kernels must equal, and what runs without them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from livetalk.ops.attention_float8 import QuantizedHeads
+from livetalk.ops.kernels.interface import Affine, Branch, HeadNorm, HeadRange
+from livetalk.ops.low_precision import FLOAT8, FLOAT8_MAX
+from livetalk.ops.matmul import LEAST_SCALE, QuantizedRows, quantize_rows
+from livetalk.ops.norm import CHANNEL_NORM_MIN
+from livetalk.ops.rope import RopeTables, rotate_real
+
+
+class TorchKernels:
+    """Fused operations one after the other, on any device; see `FusedKernels` for the arguments."""
+
+    name = "torch"
+
+    def split_heads(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        norm: HeadNorm | None,
+        rope: RopeTables | None,
+        heads: tuple[int, int],
+    ) -> tuple[Tensor, HeadRange]:
+        """Add a bias, normalise, rotate, and lay out by groups of heads."""
+        num_heads, groups = heads
+        y = x.float() if bias is None else x.float() + bias.float()
+        if norm is not None:
+            y = F.rms_norm(y, y.shape[-1:], norm.weight.float(), norm.eps)
+        y = y.view(*y.shape[:2], num_heads, -1)
+        if rope is not None:
+            y = rotate_real(y, rope)
+        rounded = y.type_as(x)
+        wide = rounded.float()
+        spread = HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
+        by_group = rounded.reshape(*rounded.shape[:2], groups, -1, rounded.shape[-1])
+        return by_group.movedim(2, 0).contiguous(), spread
+
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+        """Round heads to e4m3 by their known range."""
+        centred, scale = head_scale(spread, centre=centre)
+        wide = x.float() if centred is None else x.float() - centred[:, None]
+        levels = wide / scale[:, None, :, None]
+        return QuantizedHeads(levels.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+
+    def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Normalise and map."""
+        norm = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+        return _round(torch.addcmul(affine.bias.float(), norm, affine.weight.float()), x.dtype, quantize)
+
+    def add(self, x: Tensor, branch: Branch) -> Tensor:
+        """Add a branch to the tokens."""
+        y = branch.output.float()
+        if branch.bias is not None:
+            y = y + branch.bias.float()
+        if branch.gate is not None:
+            y = y * branch.gate.float()
+        return (x.float() + y).type_as(x)
+
+    def add_layer_norm(
+        self, x: Tensor, branch: Branch, affine: Affine, eps: float, *, quantize: bool
+    ) -> tuple[Tensor, Tensor | QuantizedRows]:
+        """Add a branch, then normalise the rounded sum for the next branch."""
+        total = self.add(x, branch)
+        return total, self.layer_norm(total, affine, eps, quantize=quantize)
+
+    def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Return the tanh GELU of `x + bias`."""
+        wide = x.float() if bias is None else x.float() + bias.float()
+        return _round(F.gelu(wide, approximate="tanh"), x.dtype, quantize)
+
+    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+        """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(CHANNEL_NORM_MIN)
+        y = wide * (x.shape[1] ** 0.5 / norm) * weight.float().view(-1, 1, 1, 1)
+        y = (F.silu(y) if silu else y).type_as(x)
+        return y if out is None else out.copy_(y)
+
+
+def head_scale(spread: HeadRange, *, centre: bool) -> tuple[Tensor | None, Tensor]:
+    """Find what to take off heads and what to divide them by.
+
+    Args:
+        spread: of the heads.
+        centre: take off the mean.
+
+    Returns:
+        The mean, `[B, N, E]`, or None; and the scale, `[B, N]`, both float32.
+    """
+    low, high, mean = spread
+    if centre:
+        low, high = low - mean, high - mean
+    peak = torch.maximum(high.amax(-1), -low.amin(-1))
+    return mean if centre else None, (peak / FLOAT8_MAX).clamp_min(LEAST_SCALE)
+
+
+def _round(wide: Tensor, dtype: torch.dtype, quantize: bool) -> Tensor | QuantizedRows:
+    return quantize_rows(wide) if quantize else wide.to(dtype)

@@ -1,0 +1,172 @@
+"""Triton kernels over rows of tokens: a program keeps a row in registers from reading to writing."""
+
+# A kernel is handed every pointer and stride by itself, untyped.
+# ruff: noqa: PLR0913
+# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from livetalk.ops.kernels.interface import Affine, Branch
+from livetalk.ops.low_precision import FLOAT8
+from livetalk.ops.matmul import QuantizedRows
+
+WIDE_BLOCK = 8192
+"""Rows beyond this width get 16 warps, others 8: 16 numbers and more for each thread."""
+
+
+@triton.jit
+def _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE: tl.constexpr):
+    """Write a row in the dtype of `out`, or in e4m3 with its scale."""
+    if QUANTIZE:
+        peak = tl.max(tl.where(inside, tl.abs(y), 0.0), 0)
+        scale = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
+        tl.store(out_scale + row, scale)
+        y = tl.clamp(tl.div_rn(y, scale), -448.0, 448.0)
+    tl.store(out + row * width + column, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _tokens_kernel(
+    x,
+    branch,
+    branch_bias,
+    gate,
+    weight,
+    bias,
+    total,
+    out,
+    out_scale,
+    num_tokens,
+    width,
+    gate_stride,
+    affine_stride,
+    eps,
+    BLOCK: tl.constexpr,
+    HAS_BRANCH: tl.constexpr,
+    HAS_BRANCH_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    NORM: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+):
+    """Add a branch to a token, write the sum, normalise it, map it, write that."""
+    row = tl.program_id(0).to(tl.int64)
+    sample = row // num_tokens
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BRANCH:
+        added = tl.load(branch + row * width + column, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BRANCH_BIAS:
+            added += tl.load(branch_bias + column, mask=inside, other=0.0).to(tl.float32)
+        if HAS_GATE:
+            added *= tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        rounded = (y + added).to(total.dtype.element_ty)
+        tl.store(total + row * width + column, rounded, mask=inside)
+        y = rounded.to(tl.float32)
+    if NORM:
+        centred = tl.where(inside, y - tl.sum(y, 0) / width, 0.0)
+        y = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+        at = sample * affine_stride + column
+        w = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+        y = y * w + tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+        _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
+
+
+@triton.jit
+def _gelu_kernel(
+    x, bias, out, out_scale, width, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr, QUANTIZE: tl.constexpr
+):
+    """Add a bias to a row, apply the tanh GELU, write it."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    # 0.5 * (1 + tanh(u)) is sigmoid(2 u); the constant is 2 * sqrt(2 / pi).
+    y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
+    _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
+
+
+def tokens_on_triton(
+    x: Tensor, branch: Branch | None, affine: Affine | None, eps: float, *, quantize: bool
+) -> tuple[Tensor, Tensor | QuantizedRows | None]:
+    """Add a branch to tokens, normalise the sum, or both.
+
+    Args:
+        x: `[B, L, D]`.
+        branch: to add; None for none.
+        affine: after the norm; None for no norm.
+        eps: of the norm.
+        quantize: return the norm as e4m3 rows.
+
+    Returns:
+        The sum (`x` itself without a branch) and the norm (None without one).
+    """
+    x = x.contiguous()
+    total = x if branch is None else torch.empty_like(x)
+    out = torch.empty_like(x, dtype=FLOAT8 if quantize else x.dtype) if affine is not None else x
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32) if quantize else x
+    added = Branch(x) if branch is None else branch
+    weight, affine_stride = (x, 0) if affine is None else _per_sample(affine.weight, x)
+    bias, _ = (x, 0) if affine is None else _per_sample(affine.bias, x)
+    gate, gate_stride = (x, 0) if added.gate is None else _per_sample(added.gate, x)
+    _tokens_kernel[(x.shape[0] * x.shape[1],)](
+        x,
+        added.output.contiguous(),
+        x if added.bias is None else added.bias,
+        gate,
+        weight,
+        bias,
+        total,
+        out,
+        scale,
+        x.shape[1],
+        x.shape[2],
+        gate_stride,
+        affine_stride,
+        eps,
+        **_row_options(x.shape[2]),
+        HAS_BRANCH=branch is not None,
+        HAS_BRANCH_BIAS=added.bias is not None,
+        HAS_GATE=added.gate is not None,
+        NORM=affine is not None,
+        QUANTIZE=quantize,
+    )
+    if affine is None:
+        return total, None
+    return total, QuantizedRows(out, scale) if quantize else out
+
+
+def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
+    """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x` or as e4m3 rows."""
+    x = x.contiguous()
+    out = torch.empty_like(x, dtype=FLOAT8 if quantize else x.dtype)
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32) if quantize else x
+    width = x.shape[-1]
+    _gelu_kernel[(x.numel() // width,)](
+        x,
+        x if bias is None else bias,
+        out,
+        scale,
+        width,
+        **_row_options(width),
+        HAS_BIAS=bias is not None,
+        QUANTIZE=quantize,
+    )
+    return QuantizedRows(out, scale) if quantize else out
+
+
+def _row_options(width: int) -> dict[str, int]:
+    block = triton.next_power_of_2(width)
+    return {"BLOCK": block, "num_warps": 16 if block > WIDE_BLOCK else 8}
+
+
+def _per_sample(vector: Tensor, x: Tensor) -> tuple[Tensor, int]:
+    """Return `[D]` or `[B, 1, D]` with unit stride, and the distance from one sample to the next."""
+    width = x.shape[-1]
+    flat = vector.reshape(-1, width).contiguous()
+    return flat, 0 if flat.shape[0] == 1 else width

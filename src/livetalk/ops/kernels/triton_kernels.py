@@ -1,0 +1,57 @@
+"""The fused operations on Triton."""
+
+from typing import cast
+
+from torch import Tensor
+
+from livetalk.ops.attention_float8 import QuantizedHeads
+from livetalk.ops.kernels.heads import quantize_heads_on_triton, split_heads_on_triton
+from livetalk.ops.kernels.interface import Affine, Branch, HeadNorm, HeadRange
+from livetalk.ops.kernels.pixels import channel_norm_on_triton
+from livetalk.ops.kernels.rows import gelu_on_triton, tokens_on_triton
+from livetalk.ops.matmul import QuantizedRows
+from livetalk.ops.rope import RopeTables
+
+
+class TritonKernels:
+    """Each fused operation as one kernel; see `FusedKernels` for the arguments."""
+
+    name = "triton"
+
+    def split_heads(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        norm: HeadNorm | None,
+        rope: RopeTables | None,
+        heads: tuple[int, int],
+    ) -> tuple[Tensor, HeadRange]:
+        """Add a bias, normalise, rotate, and lay out by groups of heads."""
+        return split_heads_on_triton(x, bias, norm, rope, heads)
+
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+        """Round heads to e4m3 by their known range."""
+        return quantize_heads_on_triton(x, spread, centre=centre)
+
+    def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Normalise and map."""
+        return cast(Tensor | QuantizedRows, tokens_on_triton(x, None, affine, eps, quantize=quantize)[1])
+
+    def add(self, x: Tensor, branch: Branch) -> Tensor:
+        """Add a branch to the tokens."""
+        return tokens_on_triton(x, branch, None, 0.0, quantize=False)[0]
+
+    def add_layer_norm(
+        self, x: Tensor, branch: Branch, affine: Affine, eps: float, *, quantize: bool
+    ) -> tuple[Tensor, Tensor | QuantizedRows]:
+        """Add a branch, then normalise the rounded sum for the next branch."""
+        total, norm = tokens_on_triton(x, branch, affine, eps, quantize=quantize)
+        return total, cast(Tensor | QuantizedRows, norm)
+
+    def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
+        """Return the tanh GELU of `x + bias`."""
+        return gelu_on_triton(x, bias, quantize=quantize)
+
+    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+        """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
+        return channel_norm_on_triton(x, weight, silu=silu, out=out)

@@ -1,0 +1,47 @@
+"""Triton's kernels run on the GPU where there is one, and under Triton's interpreter elsewhere."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+ON_GPU = torch.cuda.is_available()
+
+if HAS_TRITON and not ON_GPU:
+    # Read once, when a kernel is defined.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where Triton's kernels run."""
+    return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Triton's set of kernels; skips where Triton is not installed."""
+    if not HAS_TRITON:
+        pytest.skip("the kernels are NOT tested: no package triton (pip install triton)")
+    kernels = importlib.import_module("livetalk.ops.kernels.triton_kernels")
+    if not ON_GPU:
+        interpreter = importlib.import_module("triton.runtime.interpreter")
+        cuts = interpreter._convert_float
+        monkeypatch.setattr(interpreter, "_convert_float", lambda *a: round_to_nearest(cuts, *a))
+    yield kernels.TritonKernels()
+
+
+def round_to_nearest(cuts: Any, x: Any, source: Any, target: Any, mode: Any) -> Any:
+    """Narrow numbers as a GPU does. The interpreter cuts digits off, or loses the carry when it rounds."""
+    if str(source) != "fp32" or str(target) not in ("bf16", "fp8e4nv"):
+        return cuts(x, source, target, mode)
+    wide = torch.from_numpy(np.ascontiguousarray(x))
+    if str(target) == "bf16":
+        return wide.bfloat16().view(torch.uint16).numpy()
+    return wide.to(torch.float8_e4m3fn).view(torch.uint8).numpy()

@@ -1,0 +1,87 @@
+from typing import Any
+
+import pytest
+import torch
+
+from livetalk.ops.attention_float8 import quantize_heads
+from livetalk.ops.kernels.interface import FusedKernels, HeadNorm
+from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.norm import RMSNorm
+from livetalk.ops.rope import apply_rope, grid_positions, rope_tables
+
+TORCH = TorchKernels()
+HEADS, WIDTH, TOKENS = 6, 96, 21
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def tokens(device: torch.device, dtype: torch.dtype = torch.float32, parts: int = 3) -> torch.Tensor:
+    """Draw `[2, L, D]` out of the middle of a wider product, as queries, keys and values lie."""
+    rng = torch.Generator().manual_seed(parts)
+    wide = torch.randn(2, TOKENS, parts * WIDTH, generator=rng) + 0.5
+    return wide.to(device, dtype).chunk(parts, -1)[parts // 2]
+
+
+def parts_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    rng = torch.Generator().manual_seed(5)
+    bias, weight = (torch.randn(WIDTH, generator=rng).to(device, dtype) for _ in range(2))
+    rope = rope_tables(grid_positions(3, 1, 7, device), WIDTH // HEADS)
+    return {"bias": bias, "norm": HeadNorm(weight, 1e-6), "rope": rope}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("used", ["", "bias", "norm", "rope", "bias norm rope"])
+def test_split_heads(
+    triton: FusedKernels, device: torch.device, dtype: torch.dtype, groups: int, used: str
+) -> None:
+    x = tokens(device, dtype)
+    assert not x.is_contiguous()
+    arguments = {name: value if name in used else None for name, value in parts_of(device, dtype).items()}
+    out, spread = triton.split_heads(x, **arguments, heads=(HEADS, groups))
+    expected, expected_spread = TORCH.split_heads(x, **arguments, heads=(HEADS, groups))
+    assert out.shape == (groups, 2, TOKENS, HEADS // groups, WIDTH // HEADS)
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    for value, wanted in zip(spread, expected_spread, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("centre", [False, True])
+def test_quantize_heads(triton: FusedKernels, device: torch.device, dtype: torch.dtype, centre: bool) -> None:
+    x, spread = TORCH.split_heads(tokens(device, dtype), None, None, None, (HEADS, 1))
+    levels, scale = triton.quantize_heads(x[0], spread, centre=centre)
+    expected = TORCH.quantize_heads(x[0], spread, centre=centre)
+    assert torch.equal(scale, expected.scale)
+    steps = (levels.float() - expected.levels.float()).abs()
+    assert (steps <= expected.levels.float().abs() / 8 + 2.0**-9).all()
+    assert (steps > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_the_known_range_gives_what_looking_gives(centre: bool) -> None:
+    x, spread = TORCH.split_heads(tokens(torch.device("cpu")), None, None, None, (HEADS, 1))
+    heads = x[0]
+    looked = quantize_heads(heads - heads.mean(1, keepdim=True) if centre else heads)
+    known = TORCH.quantize_heads(heads, spread, centre=centre)
+    torch.testing.assert_close(known.scale, looked.scale)
+    torch.testing.assert_close(known.dequantize(), looked.dequantize(), rtol=0.13, atol=0.01)
+
+
+def test_the_twin_is_what_self_attention_computes() -> None:
+    device = torch.device("cpu")
+    x, parts = tokens(device), parts_of(device, torch.float32)
+    norm = RMSNorm(WIDTH, 1e-6)
+    norm.weight.data = parts["norm"].weight
+    expected = apply_rope(norm(x + parts["bias"]).unflatten(-1, (HEADS, -1)), parts["rope"])
+    out, spread = TORCH.split_heads(x, **parts, heads=(HEADS, 2))
+    torch.testing.assert_close(torch.cat(out.unbind(0), 2), expected)
+    torch.testing.assert_close(spread.highest, expected.amax(1))
+
+
+def test_an_exchange_of_heads_finds_its_groups_in_order(triton: FusedKernels, device: torch.device) -> None:
+    x = tokens(device)
+    whole = triton.split_heads(x, None, None, None, (HEADS, 1))[0][0]
+    groups = triton.split_heads(x, None, None, None, (HEADS, 3))[0]
+    for rank, group in enumerate(groups):
+        assert torch.equal(group, whole[:, :, 2 * rank : 2 * rank + 2])

@@ -1,0 +1,100 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels
+from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.matmul import QuantizedRows
+from livetalk.ops.norm import add_gated, modulate
+
+TORCH = TorchKernels()
+EPS = 1e-6
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def close(a: Any, b: Any, dtype: torch.dtype = torch.float32) -> None:
+    """Compare numbers but for the last place, and rows of one byte but for a level here and there."""
+    if isinstance(b, QuantizedRows):
+        torch.testing.assert_close(a.scale, b.scale, rtol=1e-5, atol=0)
+        steps = (a.levels.float() - b.levels.float()).abs()
+        assert (steps <= b.levels.float().abs() / 8 + 2.0**-9).all()
+        assert (steps > 0).float().mean() < 0.02
+        assert a.levels.dtype == b.levels.dtype
+        return
+    assert a.dtype == b.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+class Case:
+    """Tokens and all that is added to and mapped over them."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, shared: bool, width: int = 88) -> None:
+        rng = torch.Generator().manual_seed(width)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=rng).to(device)
+
+        self.x = (3 * draw(2, 5, width) + 1).to(dtype)
+        self.branch = Branch(draw(2, 5, width).to(dtype), draw(width).to(dtype), draw(2, 1, width))
+        self.affine = Affine(*(draw(*((width,) if shared else (2, 1, width))) for _ in range(2)))
+
+
+@pytest.fixture(params=[(dtype, shared) for dtype in DTYPES for shared in (False, True)])
+def case(request: pytest.FixtureRequest, device: torch.device) -> Case:
+    return Case(device, *request.param)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_layer_norm(triton: FusedKernels, case: Case, quantize: bool) -> None:
+    result = triton.layer_norm(case.x, case.affine, EPS, quantize=quantize)
+    close(result, TORCH.layer_norm(case.x, case.affine, EPS, quantize=quantize), case.x.dtype)
+
+
+@pytest.mark.parametrize("parts", ["output", "bias", "gate", "all"])
+def test_add(triton: FusedKernels, case: Case, parts: str) -> None:
+    branch = case.branch
+    if parts != "all":
+        kept = {name: None for name in ("bias", "gate") if name != parts}
+        branch = branch._replace(**kept)
+    close(triton.add(case.x, branch), TORCH.add(case.x, branch), case.x.dtype)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+def test_add_layer_norm(triton: FusedKernels, case: Case, quantize: bool) -> None:
+    arguments = (case.x, case.branch, case.affine, EPS)
+    total, norm = triton.add_layer_norm(*arguments, quantize=quantize)
+    expected_total, expected = TORCH.add_layer_norm(*arguments, quantize=quantize)
+    close(total, expected_total, case.x.dtype)
+    close(norm, expected, case.x.dtype)
+
+
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gelu(triton: FusedKernels, case: Case, quantize: bool, bias: bool) -> None:
+    vector = case.branch.bias if bias else None
+    close(
+        triton.gelu(case.x, vector, quantize=quantize),
+        TORCH.gelu(case.x, vector, quantize=quantize),
+        case.x.dtype,
+    )
+
+
+def test_a_row_of_zeros_is_quantised_to_zeros(triton: FusedKernels, device: torch.device) -> None:
+    rows = triton.gelu(torch.zeros(1, 2, 48, device=device), None, quantize=True)
+    assert isinstance(rows, QuantizedRows)
+    assert not rows.levels.float().any() and rows.scale.isfinite().all()
+
+
+def test_the_twin_is_what_the_blocks_compute() -> None:
+    case = Case(torch.device("cpu"), torch.float32, shared=False)
+    shift, scale = case.affine.bias, case.affine.weight - 1
+    norm = modulate(F.layer_norm(case.x, (88,), eps=EPS), shift, scale)
+    torch.testing.assert_close(TORCH.layer_norm(case.x, case.affine, EPS, quantize=False), norm)
+    assert case.branch.bias is not None and case.branch.gate is not None
+    total = add_gated(case.x, case.branch.output + case.branch.bias, case.branch.gate)
+    torch.testing.assert_close(TORCH.add(case.x, case.branch), total)
+    gelu = TORCH.gelu(case.x, case.branch.bias, quantize=False)
+    torch.testing.assert_close(gelu, F.gelu(case.x + case.branch.bias, approximate="tanh"))
