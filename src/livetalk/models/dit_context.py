@@ -193,12 +193,12 @@ def absorb_audio(query: nn.Module, output: nn.Module, context: KeysValues) -> Ab
         context: keys and values, `[B, T, S, N, E]`.
 
     Raises:
-        TypeError: a layer's weights cannot be read; see `dense_weight`.
+        TypeError: a layer is not one that `can_absorb` is true of.
     """
     keys, values, _ = context
     num_heads, width = keys.shape[3:]
     query_weight, output_weight = dense_weight(query, keys.dtype), dense_weight(output, keys.dtype)
-    logit_weight = torch.einsum("btsne,ned->btnsd", keys, query_weight.view(num_heads, width, -1))
+    logit_weight = torch.einsum("btsne,ned->btnsd", keys, query_weight.reshape(num_heads, width, -1))
     bias = split_heads(_bias(query), num_heads).float()
     logit_bias = torch.einsum("btsne,ne->btns", keys.float(), bias) * width**-0.5
     mixed = torch.einsum("btsne,dne->btnsd", values, split_heads(output_weight, num_heads))
@@ -215,22 +215,32 @@ def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:
     """Return the weight `[out, in]` of a linear layer as numbers to compute with.
 
     Args:
-        layer: `nn.Linear`, or a layer with levels `weight` and one `weight_scale` per output channel.
+        layer: that `can_absorb` is true of.
         dtype: of the result.
 
     Raises:
-        TypeError: the layer is neither.
+        TypeError: the layer is of another kind.
     """
     weight, scale = getattr(layer, "weight", None), getattr(layer, "weight_scale", None)
-    if isinstance(weight, Tensor) and isinstance(scale, Tensor) and scale.shape == (weight.shape[0], 1):
-        return dequantize_channels(weight, scale, dtype)
-    if isinstance(layer, nn.Linear) and scale is None:
-        return layer.weight.to(dtype)
-    raise TypeError(f"the weight of a {type(layer).__name__} cannot be read")
+    if not isinstance(weight, Tensor) or not can_absorb(layer):
+        raise TypeError(f"the weight of a {type(layer).__name__} cannot be read")
+    return weight.to(dtype) if scale is None else dequantize_channels(weight, scale, dtype)
+
+
+def can_absorb(layer: nn.Module) -> bool:
+    """Tell whether a layer is linear with a bias and a weight that can be read.
+
+    That is `nn.Linear`, or a layer of levels `weight`, `[out, in]`, with one `weight_scale` per output.
+    """
+    weight, scale = getattr(layer, "weight", None), getattr(layer, "weight_scale", None)
+    if not isinstance(weight, Tensor) or not isinstance(getattr(layer, "bias", None), Tensor):
+        return False
+    if scale is None:
+        return type(layer) is nn.Linear
+    return isinstance(scale, Tensor) and scale.shape == (weight.shape[0], 1)
 
 
 def _bias(layer: nn.Module) -> Tensor:
     bias = layer.bias
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"a {type(layer).__name__} without a bias is not a projection of the transformer")
+    assert isinstance(bias, Tensor)
     return bias

@@ -1,0 +1,312 @@
+"""What stays the same for a session or for a chunk, made once instead of in every step.
+
+The transformer runs the same lines with it and without it. Everything here is exact: the numbers differ from
+the plain ones by rounding only.
+
+Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S context tokens · N heads ·
+E head width · D model width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.dit import DiT, StepInputs
+from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_context import (
+    AbsorbedAudio,
+    AudioToAbsorb,
+    BlockConditioning,
+    KeysValues,
+    StackConditioning,
+    absorb_audio,
+    can_absorb,
+)
+from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
+
+FOLDING_ERROR = 1e-6
+"""Relative error of the weight that the keys standing for the padding have together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepareConfig:
+    """How much is made before the first step.
+
+    Attributes:
+        absorb_audio: multiply speech into the projections around it, where that saves work.
+        max_absorbed_bytes: of one chunk's products, for all blocks; where they need more, each block makes
+            its own in every step and forgets them.
+    """
+
+    absorb_audio: bool = True
+    max_absorbed_bytes: int = 1 << 30
+
+
+class SessionConstants(NamedTuple):
+    """What all steps of a session share.
+
+    Attributes:
+        grid: tokens of a window: latent frames, rows, columns.
+        condition_patches: `[B, L, C' * patch]`.
+        rope: rotary tables of the L tokens.
+        frame_ids: `[L]` int64.
+        timesteps: 0..1000, that `time` and `modulation` are of.
+        time: `[len(timesteps), D]` float32.
+        modulation: `[len(timesteps), 6, D]` float32.
+        text: keys and values of each block, or tokens `[B, S, D]` for a block that must be left alone; None
+            without a text branch.
+        image: likewise.
+    """
+
+    grid: tuple[int, int, int]
+    condition_patches: Tensor
+    rope: RopeTables
+    frame_ids: Tensor
+    timesteps: tuple[float, ...]
+    time: Tensor
+    modulation: Tensor
+    text: tuple[Tensor | KeysValues, ...] | None
+    image: tuple[Tensor | KeysValues, ...] | None
+
+
+class ChunkConstants(NamedTuple):
+    """What all steps of a chunk share.
+
+    Attributes:
+        session: of the chunk.
+        conditioning: of each block.
+    """
+
+    session: SessionConstants
+    conditioning: StackConditioning
+
+    def step(self, timestep: float) -> StepInputs:
+        """Return the inputs of a step.
+
+        Raises:
+            ValueError: the session was not prepared for this timestep.
+        """
+        session = self.session
+        if timestep not in session.timesteps:
+            raise ValueError(f"timestep {timestep} is not one of {session.timesteps}")
+        index = session.timesteps.index(timestep)
+        return StepInputs(
+            condition_patches=session.condition_patches,
+            rope=session.rope,
+            frame_ids=session.frame_ids,
+            time=session.time[index : index + 1],
+            modulation=session.modulation[index : index + 1],
+            conditioning=self.conditioning,
+        )
+
+
+@torch.no_grad()
+def prepare_session(
+    dit: DiT,
+    condition: Tensor,
+    timesteps: Sequence[float],
+    text_embeds: Tensor | None = None,
+    image_embeds: Tensor | None = None,
+) -> SessionConstants:
+    """Make what all steps of a session share.
+
+    Args:
+        dit: the transformer, its weights and their form final.
+        condition: `[B, C', T, H, W]`, on the transformer's device.
+        timesteps: that the steps will be at, 0..1000.
+        text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
+        image_embeds: `[B, S, image_dim]` for a transformer with an image branch.
+
+    Raises:
+        ValueError: a shape does not fit, or an embedding is missing or not wanted.
+    """
+    channels = dit.config.in_channels - condition.shape[1]
+    latents = condition[:, :1].expand(-1, channels, -1, -1, -1)
+    grid = dit.token_grid(latents, condition, text_embeds, image_embeds)
+    positions = grid_positions(*grid, device=condition.device)
+    time, modulation = _embed_timesteps(dit, timesteps, condition.device)
+    return SessionConstants(
+        grid=grid,
+        condition_patches=dit.patchify(condition),
+        rope=rope_tables(positions, dit.config.head_dim),
+        frame_ids=positions[:, 0].contiguous(),
+        timesteps=tuple(timesteps),
+        time=time,
+        modulation=modulation,
+        text=None if text_embeds is None else _prepare_text(dit, text_embeds),
+        image=None if image_embeds is None else _prepare_image(dit, image_embeds),
+    )
+
+
+@torch.no_grad()
+def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[float]) -> SessionConstants:
+    """Return the constants of a session for other timesteps; the same object for the same ones."""
+    if tuple(timesteps) == session.timesteps:
+        return session
+    time, modulation = _embed_timesteps(dit, timesteps, session.time.device)
+    return session._replace(timesteps=tuple(timesteps), time=time, modulation=modulation)
+
+
+@torch.no_grad()
+def prepare_chunk(
+    dit: DiT, session: SessionConstants, audio_context: Tensor, config: PrepareConfig | None = None
+) -> ChunkConstants:
+    """Make what all steps of a chunk share.
+
+    Args:
+        dit: that `session` was made with.
+        session: of the chunk.
+        audio_context: `[B, F, window, num_blocks, channels]`, F = 1 + stride * (T - 1).
+        config: what is made; None for the usual.
+
+    Raises:
+        ValueError: `audio_context` does not fit.
+    """
+    audio = dit.project_audio(audio_context)
+    num_frames, rows, columns = session.grid
+    lengths = (rows * columns,) * num_frames
+    absorb = _absorption(dit, audio, rows * columns, config or PrepareConfig())
+    layers = []
+    for index, layer in enumerate(dit.blocks.layers):
+        assert isinstance(layer, DiTBlock)
+        layers.append(
+            BlockConditioning(
+                audio=audio if _is_watched(layer) else _prepare_audio(layer, audio, absorb),
+                text=None if session.text is None else session.text[index],
+                image=None if session.image is None else session.image[index],
+                frame_lengths=lengths,
+            )
+        )
+    return ChunkConstants(session, StackConditioning(tuple(layers)))
+
+
+def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:
+    """Tell whether audio attention takes fewer multiplications absorbed, even when absorbed in every step.
+
+    Args:
+        frame_tokens: P, video tokens of a latent frame.
+        context_tokens: S, speech tokens of a latent frame.
+        num_heads: N.
+        dim: D.
+    """
+    plain = 2 * frame_tokens * dim * (dim + context_tokens)
+    absorbed = 2 * frame_tokens * dim * num_heads * context_tokens + 2 * context_tokens * dim * dim
+    return absorbed < plain
+
+
+def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Let a few keys stand for all the padding of text embeddings.
+
+    Equal keys share equal weight, so that n of them are one with log(n) added to its logits. That logarithm
+    rounded to `dtype` would be off by up to 3 %; the few keys have logarithms that `dtype` holds and whose
+    exponentials add up to n.
+
+    Args:
+        embeds: `[B, S, text_dim]`; rows of zeros at its end count as padding.
+        length: with the padding, S at least.
+        dtype: of the attention.
+
+    Returns:
+        Embeddings with fewer rows of zeros at their end, and what to add to their logits, `[1, S']` in
+        `dtype`; None where nothing is folded. Without numbers, on the meta device, zeros are not seen.
+    """
+    num_real = embeds.shape[1] if embeds.is_meta else _count_rows(embeds)
+    biases = _split_logarithm(length - num_real, dtype)
+    if num_real + len(biases) >= length:
+        return F.pad(embeds, (0, 0, 0, length - embeds.shape[1])), None
+    rows = F.pad(embeds[:, :num_real], (0, 0, 0, len(biases)))
+    return rows, embeds.new_tensor([[0.0] * num_real + biases], dtype=dtype)
+
+
+def _count_rows(embeds: Tensor) -> int:
+    """Return the number of rows before the zeros at the end; waits for the device, once a session."""
+    used = embeds.ne(0).any(dim=2).any(dim=0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
+
+
+def _split_logarithm(count: int, dtype: torch.dtype) -> list[float]:
+    """Return numbers of `dtype` whose exponentials add up to `count`, the greatest first."""
+    parts: list[float] = []
+    rest = float(count)
+    while rest > FOLDING_ERROR * count:
+        part = torch.tensor(math.log(rest), dtype=torch.float64).to(dtype)
+        if dtype != torch.float32 and math.exp(part.item()) > rest:
+            part = torch.nextafter(part, torch.full_like(part, -math.inf))
+        parts.append(part.item())
+        rest -= math.exp(part.item())
+    return parts
+
+
+def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    time, modulation = dit.time_embedding(torch.tensor(timesteps, dtype=torch.float32, device=device))
+    return time, modulation
+
+
+def _prepare_text(dit: DiT, embeds: Tensor) -> tuple[Tensor | KeysValues, ...]:
+    rows, bias = fold_padding(embeds, dit.config.text_len, dit.dtype)
+    folded, padded = dit.project_text(rows), None
+    context: list[Tensor | KeysValues] = []
+    for layer in dit.blocks.layers:
+        assert isinstance(layer, DiTBlock) and layer.context_attention is not None
+        branch = layer.context_attention.text
+        assert branch is not None
+        if _is_watched(layer):
+            padded = dit.project_text(dit.pad_text(embeds)) if padded is None else padded
+            context.append(padded)
+        else:
+            context.append(branch(folded)._replace(bias=bias))
+    return tuple(context)
+
+
+def _prepare_image(dit: DiT, embeds: Tensor) -> tuple[Tensor | KeysValues, ...]:
+    tokens = dit.project_image(embeds)
+    context: list[Tensor | KeysValues] = []
+    for layer in dit.blocks.layers:
+        assert isinstance(layer, DiTBlock) and layer.context_attention is not None
+        branch = layer.context_attention.image
+        assert branch is not None
+        context.append(tokens if _is_watched(layer) else branch(tokens))
+    return tuple(context)
+
+
+class _Absorption(NamedTuple):
+    """What to do with the speech of a chunk: absorb it at all, and if so keep the products."""
+
+    wanted: bool
+    kept: bool
+
+
+def _absorption(dit: DiT, audio: Tensor, frame_tokens: int, config: PrepareConfig) -> _Absorption:
+    cfg = dit.config
+    batch, num_frames, context_tokens = audio.shape[:3]
+    wanted = config.absorb_audio and absorption_saves_work(
+        frame_tokens=frame_tokens, context_tokens=context_tokens, num_heads=cfg.num_heads, dim=cfg.dim
+    )
+    numbers = 2 * batch * num_frames * context_tokens * cfg.num_heads * cfg.dim * cfg.num_layers
+    return _Absorption(wanted, numbers * audio.element_size() <= config.max_absorbed_bytes)
+
+
+def _prepare_audio(
+    layer: DiTBlock, audio: Tensor, absorption: _Absorption
+) -> KeysValues | AudioToAbsorb | AbsorbedAudio:
+    attention = layer.audio_attention
+    context = attention.keys_values(audio)
+    if not absorption.wanted or not (can_absorb(attention.q) and can_absorb(attention.out)):
+        return context
+    if not absorption.kept:
+        return AudioToAbsorb(context)
+    absorbed = absorb_audio(attention.q, attention.out, context)
+    return absorbed._replace(output_bias=absorbed.output_bias.detach())
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Tell whether somebody hooked into a block, who expects it to do all of its work itself.
+
+    Blocks that wait in host memory have their weights only between their hooks.
+    """
+    return bool(layer._forward_pre_hooks or layer._forward_hooks)

@@ -1,0 +1,320 @@
+"""Constants of a session and of a chunk: a prepared step predicts what a plain one does."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.dit_constants import (
+    ChunkConstants,
+    PrepareConfig,
+    absorption_saves_work,
+    fold_padding,
+    prepare_chunk,
+    prepare_session,
+    with_timesteps,
+)
+from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, BlockConditioning, KeysValues
+from livetalk.ops.attention import attention
+from livetalk.quantization.linear import quantize_linears
+from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
+
+CONFIGS = [
+    DIT,
+    DIT_WITH_PROMPT,
+    replace(DIT_WITH_PROMPT, text_len=64),
+    replace(DIT_WITH_PROMPT, image_dim=None),
+    replace(DIT_WITH_PROMPT, text_dim=None),
+]
+NAMES = ["audio", "text and image", "long padding", "text", "image"]
+PREPARED = [
+    (PrepareConfig(), AbsorbedAudio),
+    (PrepareConfig(max_absorbed_bytes=0), AudioToAbsorb),
+    (PrepareConfig(absorb_audio=False), KeysValues),
+]
+KINDS = ["absorbed once", "absorbed in each step", "keys and values"]
+TIMESTEPS = (1000.0, 600.0, 250.0)
+
+
+@pytest.fixture(autouse=True)
+def _inference() -> None:
+    torch.set_num_threads(1)
+
+
+def prepare(
+    dit: DiT, inputs: tuple[Tensor | None, ...], config: PrepareConfig | None = None
+) -> ChunkConstants:
+    """Make the constants of the inputs of a transformer."""
+    _, _, condition, audio, text, image = inputs
+    assert condition is not None and audio is not None
+    return prepare_chunk(dit, prepare_session(dit, condition, TIMESTEPS, text, image), audio, config)
+
+
+def both(
+    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, config: PrepareConfig | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the velocity of a plain and of a prepared step."""
+    latents, _, *others = inputs
+    assert latents is not None
+    timesteps = torch.full(latents.shape[:1], timestep)
+    with torch.no_grad():
+        plain = dit(latents, timesteps, *others)
+        prepared = dit(latents, timesteps, *others, prepared=prepare(dit, inputs, config).step(timestep))
+    return plain, prepared
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_a_prepared_step_is_a_plain_step(
+    config: DiTConfig, preparation: tuple[PrepareConfig, type[object]]
+) -> None:
+    dit, inputs = tiny_dit(config), dit_inputs(config, batch=2)
+    conditioning = prepare(dit, inputs, preparation[0]).conditioning
+    assert [type(layer.audio) for layer in conditioning.layers] == [preparation[1]] * config.num_layers
+    for timestep in TIMESTEPS:
+        plain, prepared = both(dit, inputs, timestep, preparation[0])
+        assert prepared.shape == plain.shape and prepared.dtype == plain.dtype
+        assert relative_error(prepared, plain) < 2e-6
+
+
+@pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
+def test_in_bfloat16_a_prepared_step_is_as_close_to_float32_as_a_plain_one(
+    preparation: tuple[PrepareConfig, type[object]],
+) -> None:
+    config = replace(DIT_WITH_PROMPT, text_len=64)
+    exact = tiny_dit(config)
+    rounded = tiny_dit(config).to(torch.bfloat16)
+    plain_errors, errors = [], []
+    for seed in range(12):
+        inputs = dit_inputs(config, seed=seed)
+        reference, _ = both(exact, inputs, 600.0)
+        plain, prepared = both(rounded, inputs, 600.0, preparation[0])
+        plain_errors.append(relative_error(plain, reference))
+        errors.append(relative_error(prepared, reference))
+    assert sum(errors) < 1.05 * sum(plain_errors)
+
+
+def test_a_prepared_step_reads_none_of_the_arguments_that_were_prepared() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    latents, _, *others = inputs
+    step = prepare(dit, inputs).step(600.0)
+    with torch.no_grad():
+        expected = dit(latents, torch.tensor([600.0]), *others, prepared=step)
+        nonsense = [None if x is None else torch.full_like(x, math.nan) for x in others]
+        found = dit(latents, torch.tensor([math.nan]), *nonsense, prepared=step)
+    assert torch.equal(found, expected)
+
+
+def test_a_prepared_step_leaves_out_what_was_done() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    step, used = prepare(dit, inputs).step(600.0), []
+
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
+        return lambda _module, _inputs, _output: used.append(name)
+
+    for name, module in dit.named_modules():
+        # Hooks of a block itself would tell the block to do all of its work.
+        if not name.startswith("blocks.layers") or name.count(".") > 2:
+            module.register_forward_hook(note(name))
+    latents, _, *others = inputs
+    with torch.no_grad():
+        dit(latents, torch.tensor([600.0]), *others, prepared=step)
+    skipped = (
+        "time_embedding",
+        "text_projection",
+        "image_projection",
+        "audio_projection",
+        *(f"blocks.layers.{i}.audio_attention.{part}" for i in range(2) for part in ("q", "kv")),
+        *(f"blocks.layers.{i}.context_attention.text.k" for i in range(2)),
+        *(f"blocks.layers.{i}.context_attention.image.v" for i in range(2)),
+    )
+    assert "blocks.layers.1.ffn.0" in used
+    assert [name for name in used if name.startswith(skipped)] == []
+
+
+@pytest.mark.parametrize("byte_format", ["int8", "float8"])
+def test_weights_of_one_byte_are_absorbed_as_they_are_used(byte_format: str) -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    quantize_linears(dit, byte_format)  # type: ignore[arg-type]
+    plain, prepared = both(dit, inputs, 600.0)
+    assert isinstance(prepare(dit, inputs).conditioning.layers[0].audio, AbsorbedAudio)
+    assert relative_error(prepared, plain) < 2e-6
+
+
+def test_layers_of_unknown_kind_are_not_absorbed() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
+    torch.manual_seed(0)
+    dit.get_submodule("blocks.layers.1.audio_attention").q = Doubled(DIT.dim, DIT.dim)
+    audio = [type(layer.audio) for layer in prepare(dit, inputs).conditioning.layers]
+    assert audio == [AbsorbedAudio, KeysValues]
+    plain, prepared = both(dit, inputs, 600.0)
+    assert relative_error(prepared, plain) < 2e-6
+
+
+def test_a_block_with_hooks_does_its_work_itself() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    block = dit.blocks.layers[1]
+    weights = {name: weight.clone() for name, weight in block.state_dict().items()}
+
+    def bring(module: nn.Module, _inputs: object) -> None:
+        module.load_state_dict(weights)
+
+    def spoil(module: nn.Module, _inputs: object, _output: object) -> None:
+        for parameter in module.parameters():
+            parameter.data.fill_(math.nan)
+
+    expected, _ = both(dit, inputs, 600.0)
+    block.register_forward_pre_hook(bring)
+    block.register_forward_hook(spoil)
+    for plain_or_prepared in both(dit, inputs, 600.0):
+        assert relative_error(plain_or_prepared, expected) < 2e-6
+
+
+@pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
+def test_compiles_without_graph_breaks(preparation: tuple[PrepareConfig, type[object]]) -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    compiled = torch.compile(dit, backend="eager", fullgraph=True)
+    constants = prepare(dit, inputs, preparation[0])
+    latents, _, *others = inputs
+    with torch.no_grad():
+        for timestep in TIMESTEPS:
+            step = constants.step(timestep)
+            expected = dit(latents, torch.tensor([timestep]), *others, prepared=step)
+            found = compiled(latents, torch.tensor([timestep]), *others, prepared=step)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
+def test_prepared_conditioning_is_cut_with_the_tokens(
+    preparation: tuple[PrepareConfig, type[object]],
+) -> None:
+    """Without self-attention tokens do not meet, so every stretch of them gives its part of the whole."""
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT, batch=2)
+    for name, parameter in dit.named_parameters():
+        if name.endswith("self_attention.out.weight"):
+            parameter.data.zero_()
+    constants = prepare(dit, inputs, preparation[0])
+    _, rope, frame_ids, _, modulation, conditioning = constants.step(600.0)
+    tokens = torch.randn(2, 18, DIT.dim, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        whole = dit.blocks(tokens, rope, frame_ids, modulation, conditioning)
+        # Nine tokens are one and a half of the three latent frames; 6 to 12 are one of them.
+        for start, stop in ((0, 9), (9, 18), (6, 12), (4, 17), (17, 18)):
+            cut = (type(rope)(*(table[start:stop] for table in rope)), frame_ids[start:stop], modulation)
+            part = dit.blocks(tokens[:, start:stop], *cut, conditioning.cut(start, stop))
+            torch.testing.assert_close(part, whole[:, start:stop], atol=1e-5, rtol=1e-5)
+
+
+def test_plain_conditioning_is_right_whether_it_is_cut_or_not() -> None:
+    dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
+    for name, parameter in dit.named_parameters():
+        if name.endswith("self_attention.out.weight"):
+            parameter.data.zero_()
+    seen: list[tuple[Any, ...]] = []
+    handle = dit.blocks.register_forward_pre_hook(lambda _module, args: seen.append(args))
+    with torch.no_grad():
+        dit(*inputs)
+        handle.remove()
+        tokens, rope, frame_ids, modulation, conditioning = seen[0]
+        assert isinstance(conditioning, BlockConditioning)
+        whole = dit.blocks(tokens, rope, frame_ids, modulation, conditioning)
+        rest = (type(rope)(*(table[:9] for table in rope)), frame_ids[:9], modulation)
+        for own in (conditioning, conditioning.cut(0, 9), conditioning._replace(frame_lengths=None)):
+            part = dit.blocks(tokens[:, :9], *rest, own)
+            torch.testing.assert_close(part, whole[:, :9], atol=1e-5, rtol=1e-5)
+
+
+def test_absorbed_speech_refuses_tokens_that_it_was_not_cut_for() -> None:
+    dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
+    _, rope, frame_ids, _, modulation, conditioning = prepare(dit, inputs).step(600.0)
+    cut = type(rope)(*(table[:9] for table in rope))
+    with pytest.raises(ValueError, match="cut"), torch.no_grad():
+        dit.blocks(torch.zeros(1, 9, DIT.dim), cut, frame_ids[:9], modulation, conditioning)
+
+
+def test_constants_hold_no_gradients() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    leaves, _ = torch.utils._pytree.tree_flatten(prepare(dit, inputs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    assert len(tensors) > 20
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
+def test_a_session_knows_its_timesteps() -> None:
+    dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
+    constants = prepare(dit, inputs)
+    with pytest.raises(ValueError, match="timestep 500"):
+        constants.step(500.0)
+    assert with_timesteps(dit, constants.session, TIMESTEPS) is constants.session
+    other = with_timesteps(dit, constants.session, (500.0,))
+    step = constants._replace(session=other).step(500.0)
+    with torch.no_grad():
+        time, modulation = dit.time_embedding(torch.tensor([500.0]))
+    torch.testing.assert_close(step.time, time)
+    torch.testing.assert_close(step.modulation, modulation)
+
+
+def test_refuses_shapes_that_do_not_fit() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    _, _, condition, audio, text, image = inputs
+    assert condition is not None and audio is not None
+    with pytest.raises(ValueError, match="text_embeds"):
+        prepare_session(dit, condition, TIMESTEPS, None, image)
+    session = prepare_session(dit, condition, TIMESTEPS, text, image)
+    with pytest.raises(ValueError, match="audio_context"):
+        prepare_chunk(dit, session, audio[:, :2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_real", [0, 1, 13, 60, 452])
+def test_a_few_keys_weigh_as_much_as_all_the_padding(dtype: torch.dtype, num_real: int) -> None:
+    embeds = torch.randn(1, num_real, 4, generator=torch.Generator().manual_seed(0))
+    rows, bias = fold_padding(F.pad(embeds, (0, 0, 0, 100)), 512, dtype)
+    assert bias is not None and bias.dtype == dtype and bias.shape == (1, rows.shape[1])
+    assert num_real < rows.shape[1] <= num_real + 4
+    assert torch.equal(rows[:, :num_real], embeds)
+    assert not rows[:, num_real:].any() and not bias[:, :num_real].any()
+    weight = bias[:, num_real:].double().exp().sum().item()
+    assert weight == pytest.approx(512 - num_real, rel=2e-6)
+
+
+def test_padding_that_is_short_stays() -> None:
+    embeds = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
+    for length in (5, 6):
+        rows, bias = fold_padding(embeds, length, torch.float32)
+        assert bias is None
+        assert torch.equal(rows, F.pad(embeds, (0, 0, 0, length - 5)))
+
+
+def test_attention_to_folded_padding_is_attention_to_all_of_it() -> None:
+    rng = torch.Generator().manual_seed(0)
+    q, real = torch.randn(2, 3, 2, 8, generator=rng), torch.randn(2, 6, 2, 8, generator=rng)
+    pad = torch.randn(2, 1, 2, 8, generator=rng)
+    rows, bias = fold_padding(torch.ones(2, 6, 1), 90, torch.float32)
+    everything = torch.cat((real, pad.expand(-1, 84, -1, -1)), dim=1)
+    folded = torch.cat((real, pad.expand(-1, rows.shape[1] - 6, -1, -1)), dim=1)
+    expected = attention(q, everything, everything.flip(-1))
+    torch.testing.assert_close(attention(q, folded, folded.flip(-1), bias), expected, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(attention(q, folded, folded.flip(-1)), expected, atol=1e-2)
+
+
+def test_absorption_is_chosen_where_it_saves_work() -> None:
+    published = {"context_tokens": 32, "num_heads": 40, "dim": 5120}
+    assert absorption_saves_work(frame_tokens=1170, **published)
+    assert not absorption_saves_work(frame_tokens=16, **published)
+    assert absorption_saves_work(frame_tokens=64, context_tokens=8, num_heads=7, dim=448)
+    assert not absorption_saves_work(frame_tokens=1000, context_tokens=64, num_heads=12, dim=512)
