@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 import torch
 
+from livetalk import Avatar
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
+from livetalk.runtime import avatar as avatar_module
 from livetalk.runtime.build import AvatarModel, PortraitConfig
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import (
@@ -13,6 +16,7 @@ from livetalk.runtime.random_model import (
     flashtalk_14b_config,
     random_model_config,
 )
+from livetalk.streaming.conditioning import image_to_tensor
 from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
 from tiny import dit_inputs
 
@@ -68,6 +72,20 @@ def test_no_weight_is_left_without_memory_or_with_a_gradient() -> None:
         for name, parameter in network.named_parameters():
             assert not parameter.is_meta and not parameter.requires_grad, name
         assert not network.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_are_scaled_in_the_precision_of_a_published_model(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    prepare = avatar_module.prepare_session
+    monkeypatch.setattr(
+        avatar_module, "prepare_session", lambda *args: seen.append(args[2]) or prepare(*args)
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    next(Avatar(build(dtype)).stream(picture, [np.zeros(17_920, np.float32)]))
+    assert torch.equal(seen[0], image_to_tensor(picture, dtype)) and seen[0].dtype == dtype
 
 
 def test_the_portrait_can_be_of_another_size() -> None:

@@ -83,7 +83,8 @@ class FlashTalkPipeline:
         """
         portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
         models = self._models(frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength)
-        image = image_to_tensor(resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width))
+        framed = resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width)
+        image = image_to_tensor(framed, self._model.image_dtype)
         conditioning = prepare_session(self._model, models, image, input_prompt)
         self._session = models, conditioning
         self._state = create_state(models, conditioning, UNSEEDED if seed is None or seed < 0 else seed)

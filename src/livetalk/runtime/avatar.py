@@ -277,7 +277,7 @@ class Avatar:
     ) -> Iterator[VideoChunk]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
         models = session.models
-        image = image_to_tensor(portrait)
+        image = image_to_tensor(portrait, self.model.image_dtype)
         conditioning = prepare_session(self.model, session.models, image, session.prompt)
         feed, state = _start(session, conditioning, blocks)
         for piece in feed:

@@ -52,6 +52,8 @@ class AvatarModel:
         models: networks and settings.
         portrait: picture size, or the usual one of a model that makes any size.
         dtype: precision of the transformer and the VAE.
+        image_dtype: precision in which a portrait's pixels are scaled; the published code does it in the
+            transformer's.
         any_size: the model makes pictures of any size that its strides divide.
         prompt_encoder: for a transformer with a text or an image branch.
         defaults: of its sessions.
@@ -63,6 +65,7 @@ class AvatarModel:
     models: Models
     portrait: PortraitConfig
     dtype: torch.dtype
+    image_dtype: torch.dtype = torch.float32
     any_size: bool = False
     prompt_encoder: PromptEncoder | None = None
     defaults: SessionDefaults = field(default_factory=SessionDefaults)
@@ -80,7 +83,7 @@ def prepare_session(model: AvatarModel, models: Models, image: Tensor, prompt: s
     Args:
         model: whose encoders are used.
         models: its networks with the settings of the session.
-        image: `[3, H, W]` float32, -1..1, the framed portrait.
+        image: `[3, H, W]`, -1..1, the framed portrait.
         prompt: for the text branch; not used by a model without one.
     """
     if model.prompt_encoder is None:

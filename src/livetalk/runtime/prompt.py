@@ -27,7 +27,7 @@ class PromptEncoder(Protocol):
 
         Args:
             prompt: what the video shall show.
-            image: `[1, 3, H, W]` float32, -1..1, the framed portrait, on the transformer's device.
+            image: `[1, 3, H, W]`, -1..1, the framed portrait, on the transformer's device.
 
         Returns:
             The embeddings on the device of `image`.

@@ -85,6 +85,7 @@ def load_published(
         models=Models(dit=dit, vae=vae, audio_encoder=speech),
         portrait=PUBLISHED_PORTRAIT,
         dtype=dtype,
+        image_dtype=dtype,
         any_size=True,
         prompt_encoder=encoder,
         defaults=PUBLISHED_DEFAULTS,

@@ -180,6 +180,7 @@ def build_random_model(
         models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream),
         portrait=portrait or config.portrait,
         dtype=dtype,
+        image_dtype=dtype,
         any_size=True,
         prompt_encoder=RandomPromptEncoder(config.dit, seed),
         defaults=PUBLISHED_DEFAULTS,

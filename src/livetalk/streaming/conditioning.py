@@ -41,7 +41,7 @@ def encode_conditioning(
 
     Args:
         vae: the VAE of the stream.
-        image: `[3, H, W]` float32, -1..1, on the device of the VAE; sides multiples of its spatial stride.
+        image: `[3, H, W]`, -1..1, on the device of the VAE; sides multiples of its spatial stride.
         geometry: timeline of the stream.
         layout: where the reference stands.
         text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
@@ -101,6 +101,14 @@ def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) ->
     return resized[top : top + height, left : left + width].copy()
 
 
-def image_to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Bring a picture `[H, W, 3]` uint8 to `[3, H, W]` float32, -1..1."""
-    return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255 - 0.5) * 2
+def image_to_tensor(image: NDArray[np.uint8], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Scale the pixels of a picture to -1..1.
+
+    Args:
+        image: `[H, W, 3]` uint8.
+        dtype: that each of the three operations rounds to; with bfloat16 the result is up to 2^-7 off.
+
+    Returns:
+        `[3, H, W]` of the dtype.
+    """
+    return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(dtype) / 255 - 0.5) * 2

@@ -119,7 +119,7 @@ def prepare_conditioning(
 
     Args:
         models: networks and settings.
-        image: `[3, H, W]` float32, -1..1.
+        image: `[3, H, W]`, -1..1.
         text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
         image_embeds: `[1, S, image_dim]` for a transformer with an image branch.
     """
