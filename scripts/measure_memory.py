@@ -194,7 +194,7 @@ def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterato
     if device.type == "cuda":
         yield CudaMeter(device)
         return
-    with AllocationTracker(networks(model)) as tracker:
+    with AllocationTracker() as tracker:
         yield TensorMeter(tracker, loaded)
 
 

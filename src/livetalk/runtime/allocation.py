@@ -5,12 +5,12 @@ The code that runs is the product's own, so its temporaries live exactly as long
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,31 +24,24 @@ _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 class AllocationTracker(contextlib.ExitStack):
     """Counts the bytes of all tensors made inside its `with` block, for as long as each of them lives.
 
-    Use it around code that works on the meta device. Kernels that a GPU has in one piece are counted so:
-    attention without its matrix of scores, the root-mean-square norm without its squares, convolutions in
-    the layout of their input. Work space that libraries take inside a kernel is not seen.
+    Weights and whatever else was there before are left out. Use it around code that works on the meta
+    device. Kernels that a GPU has in one piece are counted so: attention without its matrix of scores, the
+    root-mean-square norm without its squares, convolutions in the layout of their input. Work space that
+    libraries take inside a kernel is not seen.
     """
 
-    def __init__(self, networks: Iterable[nn.Module] = ()) -> None:
-        """Count from zero.
-
-        Args:
-            networks: their weights are not counted.
-        """
+    def __init__(self) -> None:
+        """Count from zero."""
         super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
         # References, for an address is used again once its owner is gone.
-        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        for network in networks:
-            for tensor in (*network.parameters(), *network.buffers()):
-                storage = tensor.untyped_storage()
-                self._seen[id(storage)] = weakref.ref(storage)
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __enter__(self) -> "AllocationTracker":
         """Start counting."""
         super().__enter__()
-        self.enter_context(_StorageWatch(self._see))
+        self.enter_context(_StorageWatch(self._meet, self._count))
         self.enter_context(FusedKernels())
         return self
 
@@ -64,32 +57,42 @@ class AllocationTracker(contextlib.ExitStack):
         yield
         peaks[name] = max(peaks.get(name, 0), self.peak_bytes)
 
-    def _see(self, tensor: Tensor) -> None:
+    def _meet(self, tensor: Tensor) -> None:
+        """Leave out what an operator is given and nobody has seen being made: it was there before."""
         storage = tensor.untyped_storage()
-        key = id(storage)
-        known = self._seen.get(key)
-        if known is not None and known() is storage:
+        if not self._knows(storage):
+            self._known[id(storage)] = weakref.ref(storage)
+
+    def _count(self, tensor: Tensor) -> None:
+        """Count what an operator returns, unless it only shows something known."""
+        storage = tensor.untyped_storage()
+        if self._knows(storage):
             return
         num_bytes = -(-storage.nbytes() // GRANULE) * GRANULE
-        self._seen[key] = weakref.ref(storage, self._forget(key, num_bytes))
+        self._known[id(storage)] = weakref.ref(storage, self._forget(id(storage), num_bytes))
         self.live_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def _knows(self, storage: torch.UntypedStorage) -> bool:
+        known = self._known.get(id(storage))
+        return known is not None and known() is storage
 
     def _forget(self, key: int, num_bytes: int) -> Callable[[object], None]:
         def forget(reference: object) -> None:
             self.live_bytes -= num_bytes
-            if self._seen.get(key) is reference:
-                del self._seen[key]
+            if self._known.get(key) is reference:
+                del self._known[key]
 
         return forget
 
 
 class _StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows every tensor that an operator returns to a callable."""
+    """Shows what every operator is given and what it returns to two callables."""
 
-    def __init__(self, see: Callable[[Tensor], None]) -> None:
+    def __init__(self, meet: Callable[[Tensor], None], count: Callable[[Tensor], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._see = see
+        self._meet = meet
+        self._count = count
 
     def __torch_dispatch__(
         self,
@@ -98,12 +101,15 @@ class _StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._meet(leaf)
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             result = _in_layout_of(result, args[0])
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._see(leaf)
+                self._count(leaf)
         return result
 
 

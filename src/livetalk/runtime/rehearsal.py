@@ -52,10 +52,8 @@ def rehearse(
     """
     models = _build_models(sizes, dtype, weights)
     encoders = _build_prompt_encoders(sizes)
-    networks = (models.dit, models.vae, models.audio_encoder, *encoders)
-    known = [network for network in networks if isinstance(network, nn.Module)]
     peaks: dict[str, int] = {}
-    with torch.no_grad(), AllocationTracker(known) as tracker:
+    with torch.no_grad(), AllocationTracker() as tracker:
         observer = _PeakObserver(tracker, peaks)
         with observer.stage("prompt"):
             text, image = _encode_prompt(sizes, *encoders)
