@@ -19,6 +19,7 @@ from livetalk.streaming.audio import (
 from livetalk.streaming.geometry import ChunkGeometry
 
 NAME = "audio_windows"
+STREAMED = {"stream.window_index", "stream.cache_layout", "random.windows"}
 
 
 def read(config: dict[str, Any], window: int) -> tuple[ChunkGeometry, AudioConfig]:
@@ -73,6 +74,7 @@ def test_parity_audio_windows_streamed() -> None:
             "stream.cache_layout": layout,
             "random.windows": context,
         }
+        assert set(got) == STREAMED
         reference.check(name, got)
 
 
@@ -80,6 +82,7 @@ def test_parity_audio_windows_whole() -> None:
     reference = Reference.load(NAME)
     config, facts = reference.meta["config"], reference.meta["facts"]
     for name in reference.meta["cases"]:
+        assert reference.expected(name) == STREAMED | {"once.window_index"}
         chunks, frames, window = reference.case(name)["once.window_index"].shape
         geometry, audio = read(config, window)
         num_frames = geometry.num_frames(config["once_samples"])
