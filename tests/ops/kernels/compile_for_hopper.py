@@ -1,0 +1,101 @@
+"""Compile every Triton kernel for a Hopper GPU, which needs none; print what each one uses as JSON lines.
+
+    python tests/ops/kernels/compile_for_hopper.py
+
+The pointers and strides are those of the published model: 5120 wide, 40 heads, bfloat16.
+"""
+
+# ruff: noqa: T201
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from livetalk.ops.kernels import color, heads, pixels, rows
+
+HOPPER = GPUTarget("cuda", 90, 32)
+BF16, F32, F8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
+SPACE, LINE = tuple(float(index) for index in range(9)), (0.008856, 7.787, 0.138)
+FRAMES = {"frames": INT, **{f"{name}_stride": INT for name in ("batch", "channel", "frame", "pixel")}}
+
+
+def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
+    """List (kernel, types of its arguments, constants, warps)."""
+    found = []
+    for quantize in (False, True):
+        out = F8 if quantize else BF16
+        tokens = {name: BF16 for name in ("x", "branch", "branch_bias", "total")}
+        tokens |= {name: F32 for name in ("gate", "weight", "bias", "out_scale")} | {
+            "out": out,
+            "eps": "fp32",
+        }
+        tokens |= {name: INT for name in ("num_tokens", "width", "gate_stride", "affine_stride")}
+        parts = dict.fromkeys(("HAS_BRANCH", "HAS_BRANCH_BIAS", "HAS_GATE", "NORM"), True)
+        found.append((rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, 8))
+        gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32, "width": INT}
+        found.append((rows._gelu_kernel, gelu, {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize}, 16))
+    split = {name: BF16 for name in ("x", "bias", "weight", "out")} | {
+        name: F32 for name in ("cos", "sin", "ranges")
+    }
+    split |= {name: INT for name in ("num_tokens", "x_batch_stride", "x_row_stride", "out_group_stride")}
+    sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
+    flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True}
+    found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, 16))
+    levels = {"x": BF16, "scale": F32, "mean": F32, "out": F8, "num_tokens": INT}
+    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "CENTRE": True}
+    found.append((heads._quantize_heads_kernel, levels, sizes, 8))
+    norm = {"x": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}
+    norm |= {"x_batch_stride": INT, "out_batch_stride": INT}
+    for channels in (96, 192, 384):
+        block = triton.next_power_of_2(channels)
+        sizes = {"CHANNELS": channels, "BLOCK": block, "PIXELS": pixels.VALUES // block, "SILU": True}
+        found.append((pixels._channel_norm_kernel, norm, sizes, 8))
+    lab = {"SPACE": SPACE, "LINE": LINE, "PIXELS": color.PIXELS}
+    measure = {"x": BF16, "moments": F32, "num_pixels": INT, **FRAMES}
+    found.append((color._measure_kernel, measure, lab, 4))
+    mapping = {"x": BF16, "gain": F32, "offset": F32, "out": F32, "num_pixels": INT, "strength": "fp32"}
+    found.append((color._map_kernel, mapping | FRAMES, lab | {"BACK": SPACE}, 4))
+    return found
+
+
+def compile_kernel(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int
+) -> dict[str, Any]:
+    """Compile one kernel down to machine code."""
+    names = kernel.arg_names
+    aligned = [name for name, kind in types.items() if kind.startswith("*") or "stride" in name]
+    source = ASTSource(
+        kernel,
+        {name: types.get(name, "constexpr") for name in names},
+        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        code = Path(folder) / "kernel.ptx"
+        code.write_text(compiled.asm["ptx"])
+        command = [str(assembler), "-arch=sm_90a", "-v", str(code), "-o", str(code.with_suffix(".cubin"))]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return {
+        "kernel": kernel.__name__,
+        "warps": warps,
+        "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
+        "spilled_bytes": sum(int(number) for number in re.findall(r"(\d+) bytes spill", report)),
+        "shared_bytes": compiled.metadata.shared,
+        "wide_loads": bool(re.search(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])),
+    }
+
+
+if __name__ == "__main__":
+    for case in cases():
+        print(json.dumps(compile_kernel(*case)))
+    sys.exit(0)

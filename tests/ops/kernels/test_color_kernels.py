@@ -1,0 +1,58 @@
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from livetalk.streaming import color
+from livetalk.streaming.color import ColorStatistics, match_color, measure_color
+
+
+def frames(device: torch.device) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 3, 29, 37, generator=rng) * torch.tensor([1.0, 0.6, 0.3])[:, None, None, None]
+    x = x * torch.linspace(0.5, 2.2, 3)[:, None, None] - 1
+    x[0, :, 1] = 0.25
+    x[1, :, 0] = 1.5
+    return x.to(device)
+
+
+def lab_space(kernels: Any) -> Any:
+    to_xyz = torch.tensor(color.RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(color.WHITE)[:, None]
+    return kernels.LabSpace(
+        tuple(to_xyz.flatten().tolist()),
+        tuple(torch.linalg.inv(to_xyz).flatten().tolist()),
+        color.CUBE_THRESHOLD,
+        color.LINEAR_SLOPE,
+        color.LINEAR_OFFSET,
+    )
+
+
+def target_of(kernels: Any, reference: ColorStatistics, strength: float) -> Any:
+    mean, std = reference.mean.flatten(1), reference.std.flatten(1)
+    return kernels.ColorTarget(mean, std, color.MIN_DEVIATION, strength)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "strength"),
+    [
+        ("planes", torch.float32, 1.0),
+        ("pixels", torch.bfloat16, 1.0),
+        ("pixels", torch.float32, 0.3),
+        ("cut", torch.float32, 1.0),
+    ],
+)
+@pytest.mark.usefixtures("triton")
+def test_colours_are_matched(device: torch.device, layout: str, dtype: torch.dtype, strength: float) -> None:
+    kernels = import_module("livetalk.ops.kernels.color")
+    x = frames(device).to(dtype)
+    if layout == "pixels":
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    if layout == "cut":
+        x = x[..., 3:]
+    reference = measure_color(frames(device)[:, :, 2:3].flip(0))
+    out = kernels.match_color_on_triton(x, target_of(kernels, reference, strength), lab_space(kernels))
+    expected = match_color(x, reference, strength)
+    assert out.dtype == torch.float32 and out.is_contiguous()
+    assert (expected - x.float()).abs().max() > 0.1
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-4)
