@@ -14,6 +14,15 @@ import torch.distributed as dist
 
 TIMEOUT_SECONDS = 120.0
 
+_PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "livetalk.runtime.numerics",
+    "livetalk.parallel.vae",
+]
+"""Imported once, by the server that all ranks are forks of; custom operators need PyTorch's compiler."""
+
 
 def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any) -> list[Any]:
     """Call `function(*args)` on every rank of a new gloo group.
@@ -30,8 +39,7 @@ def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any) -> list[
         AssertionError: a rank failed; the message has its traceback.
     """
     context = multiprocessing.get_context("forkserver")
-    # Every rank is a fork of one server, which imports the heavy packages once.
-    context.set_forkserver_preload(["torch", "livetalk.runtime.random_model", "torch.distributed"])
+    context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         # Bytes, for torch would hand over tensors as shared memory that ends with its process.
         call = pickle.dumps((function, args))
@@ -67,7 +75,7 @@ def _run_rank(pipe: Connection, rank: int, num_ranks: int, store: str, call: byt
     try:
         function, args = pickle.loads(call)
         answer = (None, function(*args))
-    except BaseException:
+    except Exception:  # noqa: BLE001  whatever it is, the test shall say it
         answer = (traceback.format_exc(), None)
     pipe.send_bytes(pickle.dumps(answer))
     dist.destroy_process_group()

@@ -2,20 +2,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parallel.gloo_ranks import run_ranks
-from tiny import VAE, VAE_PATCHED, tiny_vae
 from torch import Tensor
 
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.parallel.mesh import ParallelConfig, build_mesh
 from livetalk.parallel.vae import parallelize_vae
+from parallel.gloo_ranks import run_ranks
+from tiny import VAE, VAE_PATCHED, tiny_vae
 
 LATENT_COLUMNS = 7
 WHOLE_FRAME = replace(VAE, dim_multipliers=(1, 2, 2, 3), temporal_downsample=(False, True, True))
 
 
 def latents() -> Tensor:
-    return torch.randn(1, VAE.latent_channels, 3, 5, LATENT_COLUMNS, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        1, VAE.latent_channels, 3, 5, LATENT_COLUMNS, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def video(config: VAEConfig) -> Tensor:

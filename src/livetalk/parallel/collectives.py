@@ -61,8 +61,8 @@ def gather(x: Tensor, dim: int, sizes: Sequence[int], axis: Axis) -> Tensor:
         axis: that the pieces are cut along.
 
     Returns:
-        The whole tensor, `sum(sizes)` along `dim`, bit for bit equal on all ranks. Its memory is laid out with
-        `dim` outermost.
+        The whole tensor, `sum(sizes)` along `dim`, bit for bit equal on all ranks. In memory `dim` is
+        outermost.
 
     Raises:
         ValueError: `x` does not have this rank's size.
@@ -80,6 +80,6 @@ def gather(x: Tensor, dim: int, sizes: Sequence[int], axis: Axis) -> Tensor:
     )
     gathered = torch.ops._c10d_functional.wait_tensor(gathered)
     if min(sizes) < largest:
-        padded = gathered.split(largest)
+        padded = gathered.view(axis.size, largest, *rows.shape[1:]).unbind(0)
         gathered = torch.cat([part[:size] for part, size in zip(padded, sizes, strict=True)])
     return gathered.movedim(0, dim)

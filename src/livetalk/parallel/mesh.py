@@ -1,6 +1,7 @@
 """The ranks that work on one stream together, and how anything is cut into one piece for each of them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,9 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         """Refuse degrees below one."""
         if self.ulysses_degree < 1 or self.ring_degree < 1:
-            raise InputError(f"parallel degrees {self.ulysses_degree} x {self.ring_degree}: must be 1 or more")
+            raise InputError(
+                f"parallel degrees {self.ulysses_degree} x {self.ring_degree}: must be 1 or more"
+            )
 
     @property
     def num_ranks(self) -> int:
@@ -96,7 +99,7 @@ def cut(total: int, num_pieces: int) -> tuple[Piece, ...]:
     """Cut `total` things in order into pieces whose sizes differ by one at most, the larger ones first."""
     size, larger = divmod(total, num_pieces)
     starts = [index * size + min(index, larger) for index in range(num_pieces + 1)]
-    return tuple(Piece(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))
+    return tuple(Piece(start, stop) for start, stop in pairwise(starts))
 
 
 def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:

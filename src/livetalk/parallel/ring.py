@@ -3,7 +3,7 @@
 Shapes: B batch · L a group's tokens · H a rank's heads · E head width.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import group_sizes
 
 
+@runtime_checkable
 class PartialCore(Protocol):
     """An attention core that can attend to a part of the keys."""
 

@@ -1,7 +1,7 @@
 """The transformer over several ranks: each holds a stretch of the window's tokens and all of the weights.
 
-Between the entry of the block stack and the exit of the head every rank sees its own tokens only. Self-attention
-is the one layer in which tokens meet; its core is swapped. All else is as it was.
+From the entry of the block stack to the exit of the head every rank sees its own tokens only. Tokens meet in
+self-attention alone, whose core is swapped. All else is as it was.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
 from livetalk.parallel.mesh import ParallelMesh
-from livetalk.parallel.ring import RingAttention
+from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
 
@@ -37,6 +37,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
 
     Raises:
         InputError: an axis has more ranks than there are heads.
+        TypeError: there is a ring, and an attention core that cannot be part of it.
         ValueError: the transformer is spread over ranks already.
     """
     if mesh.everyone.size == 1:
@@ -48,10 +49,12 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
         if isinstance(core, UlyssesAttention | RingAttention):
             raise ValueError("the transformer is spread over ranks already")
         if mesh.ring.size > 1:
+            if not isinstance(core, PartialCore):
+                raise TypeError(f"a {type(core).__name__} cannot attend to a part of the keys")
             core = RingAttention(core, shard, mesh)
         if mesh.ulysses.size > 1:
             core = UlyssesAttention(core, shard, mesh, dit.config.num_heads)
-        block.self_attention.core = core
+        block.self_attention.register_module("core", core)
     dit.blocks.register_forward_pre_hook(_cut_tokens(shard))
     # Behind the head a token is 64 numbers, before it 5,120.
     dit.head.register_forward_hook(_gather_tokens(shard))

@@ -5,6 +5,7 @@ E head width.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -89,19 +90,19 @@ def scatter_heads(
     dtype = parts[-1].dtype
     batch, own, _, width = parts[0].shape
     own_heads = heads[axis.rank].size
-    rows = [own * piece.size for piece in heads]
+    sent = [own * piece.size for piece in heads]
     received = [count * own_heads for count in tokens]
-    row = (batch, len(parts), width)
     if len({piece.size for piece in heads}) == 1:
         # One pass over the data: [ranks, L, B, 3, H, E].
-        split = [x.to(dtype).unflatten(2, (axis.size, own_heads)).permute(2, 1, 0, 3, 4) for x in parts]
+        shape = (batch, own, axis.size, own_heads, width)
+        split = [x.to(dtype).view(shape).permute(2, 1, 0, 3, 4) for x in parts]
         packed = torch.stack(split, dim=3)
     else:
         stacked = torch.stack([x.to(dtype).transpose(0, 1) for x in parts], dim=2)
         packed = torch.cat([stacked[:, :, :, piece.span].flatten() for piece in heads])
-    size = batch * len(parts) * width
-    arrived = exchange(packed.reshape(-1, size), rows, received, axis)
-    return arrived.view(-1, row[0], row[1], own_heads, width)
+    # Whole rows of (batch, part, width) travel. Tokens come first: then each rank's share is one stretch.
+    arrived = exchange(packed.reshape(-1, batch * len(parts) * width), sent, received, axis)
+    return arrived.view(-1, batch, len(parts), own_heads, width)
 
 
 def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[Piece], axis: Axis) -> Tensor:
@@ -120,12 +121,14 @@ def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[Piece], 
     own = tokens[axis.rank]
     sent = [count * own_heads for count in tokens]
     received = [own * piece.size for piece in heads]
-    # Whole rows of (batch, width) travel; tokens are outermost, so that each rank's share is one stretch.
     packed = y_BMHE.transpose(0, 1).reshape(-1, batch * width)
     arrived = exchange(packed, sent, received, axis)
     if len(set(received)) == 1:
         spread = arrived.view(axis.size, own, batch, own_heads, width).permute(2, 1, 0, 3, 4)
         return spread.flatten(2, 3)
-    pieces = arrived.split(received)
-    shaped = [x.view(own, batch, piece.size, width) for x, piece in zip(pieces, heads, strict=True)]
+    starts = accumulate(received, initial=0)
+    shaped = [
+        arrived[start : start + own * piece.size].view(own, batch, piece.size, width)
+        for start, piece in zip(starts, heads, strict=False)
+    ]
     return torch.cat(shaped, dim=2).transpose(0, 1)

@@ -103,10 +103,11 @@ def shard_layer(layer: nn.Module, shard: Shard) -> nn.Module:
 
 def _reach(layer: nn.Module) -> Reach:
     if isinstance(layer, CausalConv):
-        return Reach(left=layer.padding[2], right=layer.padding[2])
+        beyond = layer.kernel_size[2] // 2
+        return Reach(left=beyond, right=beyond)
     if isinstance(layer, ResidualBlock):
         # Both convolutions at once: one exchange, and a column more at a cut is computed twice.
-        beyond = layer.conv1.padding[2] + layer.conv2.padding[2]
+        beyond = layer.conv1.kernel_size[2] // 2 + layer.conv2.kernel_size[2] // 2
         return Reach(left=beyond, right=beyond)
     if isinstance(layer, SpatialUp):
         return Reach(left=1, right=1, up=2)
