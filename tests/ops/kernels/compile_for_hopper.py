@@ -71,7 +71,8 @@ def compile_kernel(
 ) -> dict[str, Any]:
     """Compile one kernel down to machine code."""
     names = kernel.arg_names
-    aligned = [name for name, kind in types.items() if kind.startswith("*") or "stride" in name]
+    # What a launch finds out by itself: where tensors start and how long their rows are.
+    aligned = [name for name, kind in types.items() if kind[0] == "*" or name == "width" or "stride" in name]
     source = ASTSource(
         kernel,
         {name: types.get(name, "constexpr") for name in names},
