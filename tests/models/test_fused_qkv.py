@@ -13,7 +13,6 @@ from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
 @pytest.mark.parametrize("config", [DIT, DIT_WITH_PROMPT], ids=["audio", "text and image"])
 def test_fused_projections_are_the_three_projections(config: DiTConfig) -> None:
-    torch.set_num_threads(1)
     dit, inputs = tiny_dit(config), dit_inputs(config, batch=2)
     fused = fuse_qkv(copy.deepcopy(dit))
     for layer in fused.blocks.layers:

@@ -19,6 +19,7 @@ from livetalk.models.dit_context import (
     absorb_audio,
     frame_runs,
     join_runs,
+    rebase_runs,
     split_heads,
 )
 from livetalk.ops.attention import AttentionCore
@@ -156,7 +157,7 @@ class AudioAttention(nn.Module):
         """
         runs = frame_runs(frame_lengths, x_BLD.shape[1])
         if isinstance(audio, AudioToAbsorb):
-            audio = absorb_audio(self.q, self.out, audio.context)
+            audio, runs = absorb_audio(self.q, self.out, audio.of_runs(runs)), rebase_runs(runs)
         if isinstance(audio, AbsorbedAudio):
             return audio.attend(x_BLD, runs)
         keys, values, _ = self.keys_values(audio)

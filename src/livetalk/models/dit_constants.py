@@ -29,8 +29,11 @@ from livetalk.models.dit_context import (
 )
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 
-FOLDING_ERROR = 1e-6
-"""Relative error of the weight that the keys standing for the padding have together."""
+FOLDED_STEP = 64
+"""Folded text has a multiple of so many rows: few lengths to compile for, and none that kernels dislike."""
+
+FOLDING_KEYS = {torch.bfloat16: 4, torch.float16: 4}
+"""How many keys stand for the padding together, its weight met to one part in a million; 1 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,10 +203,10 @@ def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: 
 
 
 def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Let a few keys stand for all the padding of text embeddings.
+    """Let a few keys stand for most of the padding of text embeddings.
 
     Equal keys share equal weight, so that n of them are one with log(n) added to its logits. That logarithm
-    rounded to `dtype` would be off by up to 3 %; the few keys have logarithms that `dtype` holds and whose
+    rounded to bfloat16 would be off by up to 3 %; the few keys have logarithms that `dtype` holds and whose
     exponentials add up to n.
 
     Args:
@@ -212,15 +215,19 @@ def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tenso
         dtype: of the attention.
 
     Returns:
-        Embeddings with fewer rows of zeros at their end, and what to add to their logits, `[1, S']` in
-        `dtype`; None where nothing is folded. Without numbers, on the meta device, zeros are not seen.
+        Embeddings with a multiple of `FOLDED_STEP` rows, zeros at their end, and what to add to their logits,
+        `[1, S']` in `dtype`. Where that is no shorter, embeddings with all the padding, and None. Without
+        numbers, on the meta device, zeros are not seen.
     """
     num_real = embeds.shape[1] if embeds.is_meta else _count_rows(embeds)
-    biases = _split_logarithm(length - num_real, dtype)
-    if num_real + len(biases) >= length:
+    num_keys = FOLDING_KEYS.get(dtype, 1)
+    num_rows = -(-(num_real + num_keys) // FOLDED_STEP) * FOLDED_STEP
+    if num_rows >= length:
         return F.pad(embeds, (0, 0, 0, length - embeds.shape[1])), None
-    rows = F.pad(embeds[:, :num_real], (0, 0, 0, len(biases)))
-    return rows, embeds.new_tensor([[0.0] * num_real + biases], dtype=dtype)
+    alone = num_rows - num_real - num_keys
+    biases = [0.0] * (num_real + alone) + _split_logarithm(length - num_real - alone, num_keys, dtype)
+    rows = F.pad(embeds[:, :num_real], (0, 0, 0, num_rows - num_real))
+    return rows, torch.tensor([biases], dtype=dtype, device=embeds.device)
 
 
 def _count_rows(embeds: Tensor) -> int:
@@ -229,13 +236,16 @@ def _count_rows(embeds: Tensor) -> int:
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _split_logarithm(count: int, dtype: torch.dtype) -> list[float]:
-    """Return numbers of `dtype` whose exponentials add up to `count`, the greatest first."""
+def _split_logarithm(total: int, num_parts: int, dtype: torch.dtype) -> list[float]:
+    """Return numbers of `dtype` whose exponentials add up to `total`, the greatest first."""
     parts: list[float] = []
-    rest = float(count)
-    while rest > FOLDING_ERROR * count:
+    rest = float(total)
+    for _ in range(num_parts):
+        if rest <= 0:
+            parts.append(torch.finfo(dtype).min)
+            continue
         part = torch.tensor(math.log(rest), dtype=torch.float64).to(dtype)
-        if dtype != torch.float32 and math.exp(part.item()) > rest:
+        if num_parts > 1 and math.exp(part.item()) > rest:
             part = torch.nextafter(part, torch.full_like(part, -math.inf))
         parts.append(part.item())
         rest -= math.exp(part.item())
@@ -243,8 +253,9 @@ def _split_logarithm(count: int, dtype: torch.dtype) -> list[float]:
 
 
 def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    time, modulation = dit.time_embedding(torch.tensor(timesteps, dtype=torch.float32, device=device))
-    return time, modulation
+    # One by one, as a plain step does: a product of several rows may round otherwise.
+    rows = [dit.time_embedding(torch.tensor([timestep], device=device)) for timestep in timesteps]
+    return torch.cat([time for time, _ in rows]), torch.cat([modulation for _, modulation in rows])
 
 
 def _prepare_text(dit: DiT, embeds: Tensor) -> tuple[Tensor | KeysValues, ...]:

@@ -37,6 +37,13 @@ class AudioToAbsorb(NamedTuple):
 
     context: KeysValues
 
+    def of_runs(self, runs: Sequence["FrameRun"] | None) -> KeysValues:
+        """Return the context from the first to the last frame of `runs`, or of all frames."""
+        if not runs:
+            return self.context
+        frames = slice(runs[0].first_frame, runs[-1].first_frame + runs[-1].num_frames)
+        return KeysValues(self.context.keys[:, frames], self.context.values[:, frames])
+
 
 class FrameRun(NamedTuple):
     """Neighbouring latent frames with equally many tokens.
@@ -177,6 +184,13 @@ def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[
             runs.append(FrameRun(frame, count, token, token + count * length))
         frame, token = frame + count, token + count * length
     return tuple(runs)
+
+
+def rebase_runs(runs: tuple[FrameRun, ...] | None) -> tuple[FrameRun, ...] | None:
+    """Count frames from the first one that has tokens."""
+    if not runs:
+        return runs
+    return tuple(run._replace(first_frame=run.first_frame - runs[0].first_frame) for run in runs)
 
 
 def join_runs(parts: Sequence[Tensor]) -> Tensor:
