@@ -1,12 +1,15 @@
-"""Measure the host memory of `Avatar.generate` over a long clip, with random weights at a tiny size.
+"""Measure the host memory of `Avatar.generate` over a long clip.
 
     python scripts/measure_generate_memory.py --minutes 10 --audio-mode stream
+    python scripts/measure_generate_memory.py --minutes 10 --model embedded --num-steps 1
 
-Prints the process's anonymous memory (what is no mapped file) as the clip grows; a flat column is the point.
-The networks are tiny, so that anything that grows with the clip would stand out.
+Prints the process's anonymous memory (what is no mapped file) as the clip grows, and its peak resident size
+at the end; a flat column is the point. Without `--model` the networks are random and tiny, so that anything
+that grows with the clip would stand out.
 """
 
 import argparse
+import resource
 import tempfile
 from pathlib import Path
 
@@ -25,9 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure host memory over a long clip.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--audio-mode", choices=["stream", "whole"], default="stream")
-    parser.add_argument("--size", default="16x16")
+    parser.add_argument(
+        "--model", help="a shipped model or a checkpoint folder; default: tiny and random"
+    )
+    parser.add_argument("--num-steps", type=int, help="fewer steps are quicker and take the same memory")
     args = parser.parse_args()
-    avatar = Avatar.with_random_weights("tiny", device="cpu", precision="float32", threads=1)
+    if args.model is None:
+        avatar = Avatar.with_random_weights("tiny", device="cpu", precision="float32", threads=1)
+    else:
+        avatar = Avatar.load(args.model, device="cpu", threads=1)
     portrait = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     last = -REPORT_FRAMES
 
@@ -43,12 +52,14 @@ def main() -> None:
             portrait,
             sound,
             Path(folder) / "out.mp4",
-            size=args.size,
+            crop="center",
+            size="16x16" if args.model is None else None,
+            num_steps=args.num_steps,
             audio_mode=args.audio_mode,
-            loudness="running",
             progress=report,
         )
     print(f"{args.audio_mode}: {result.num_frames} frames for {result.duration_seconds:.2f} s")
+    print(f"peak resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.1f} MB")
 
 
 def write_voice(path: Path, minutes: float) -> Path:
