@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from livetalk.ops.attention_float8 import quantize_heads
-from livetalk.ops.kernels.interface import FusedKernels, HeadNorm
+from livetalk.ops.kernels.interface import FusedKernels, HeadNorm, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.norm import RMSNorm
 from livetalk.ops.rope import apply_rope, grid_positions, rope_tables
@@ -28,6 +28,12 @@ def parts_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"bias": bias, "norm": HeadNorm(weight, 1e-6), "rope": rope}
 
 
+def measured(x: torch.Tensor) -> tuple[torch.Tensor, HeadRange]:
+    heads, spread = TORCH.split_heads(x, None, None, None, (HEADS, 1), measure=True)
+    assert spread is not None
+    return heads, spread
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("used", ["", "bias", "norm", "rope", "bias norm rope"])
@@ -37,8 +43,11 @@ def test_split_heads(
     x = tokens(device, dtype)
     assert not x.is_contiguous()
     arguments = {name: value if name in used else None for name, value in parts_of(device, dtype).items()}
-    out, spread = triton.split_heads(x, **arguments, heads=(HEADS, groups))
-    expected, expected_spread = TORCH.split_heads(x, **arguments, heads=(HEADS, groups))
+    out, spread = triton.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
+    expected, expected_spread = TORCH.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
+    unmeasured, nothing = triton.split_heads(x, **arguments, heads=(HEADS, groups))
+    assert torch.equal(unmeasured, out) and nothing is None
+    assert spread is not None and expected_spread is not None
     assert out.shape == (groups, 2, TOKENS, HEADS // groups, WIDTH // HEADS)
     tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
@@ -49,7 +58,7 @@ def test_split_heads(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centre", [False, True])
 def test_quantize_heads(triton: FusedKernels, device: torch.device, dtype: torch.dtype, centre: bool) -> None:
-    x, spread = TORCH.split_heads(tokens(device, dtype), None, None, None, (HEADS, 1))
+    x, spread = measured(tokens(device, dtype))
     levels, scale = triton.quantize_heads(x[0], spread, centre=centre)
     expected = TORCH.quantize_heads(x[0], spread, centre=centre)
     assert torch.equal(scale, expected.scale)
@@ -60,7 +69,7 @@ def test_quantize_heads(triton: FusedKernels, device: torch.device, dtype: torch
 
 @pytest.mark.parametrize("centre", [False, True])
 def test_the_known_range_gives_what_looking_gives(centre: bool) -> None:
-    x, spread = TORCH.split_heads(tokens(torch.device("cpu")), None, None, None, (HEADS, 1))
+    x, spread = measured(tokens(torch.device("cpu")))
     heads = x[0]
     looked = quantize_heads(heads - heads.mean(1, keepdim=True) if centre else heads)
     known = TORCH.quantize_heads(heads, spread, centre=centre)
@@ -74,7 +83,8 @@ def test_the_twin_is_what_self_attention_computes() -> None:
     norm = RMSNorm(WIDTH, 1e-6)
     norm.weight.data = parts["norm"].weight
     expected = apply_rope(norm(x + parts["bias"]).unflatten(-1, (HEADS, -1)), parts["rope"])
-    out, spread = TORCH.split_heads(x, **parts, heads=(HEADS, 2))
+    out, spread = TORCH.split_heads(x, **parts, heads=(HEADS, 2), measure=True)
+    assert spread is not None
     torch.testing.assert_close(torch.cat(out.unbind(0), 2), expected)
     torch.testing.assert_close(spread.highest, expected.amax(1))
 

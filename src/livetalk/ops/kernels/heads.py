@@ -41,6 +41,7 @@ def _split_heads_kernel(
     HAS_BIAS: tl.constexpr,
     NORM: tl.constexpr,
     ROPE: tl.constexpr,
+    MEASURE: tl.constexpr,
 ):
     """Take some tokens of a sample to their heads, and note the range of every channel over them."""
     part = tl.program_id(0)
@@ -73,14 +74,16 @@ def _split_heads_kernel(
             y = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK,))
         rounded = y.to(out.dtype.element_ty)
         tl.store(out + target + (sample * num_tokens + token) * GROUP, rounded, mask=here)
-        y = rounded.to(tl.float32)
-        lowest = tl.minimum(lowest, tl.where(here, y, float("inf")))
-        highest = tl.maximum(highest, tl.where(here, y, float("-inf")))
-        summed += tl.where(here, y, 0.0)
-    at = ranges + (sample * tl.num_programs(0) + part) * 3 * WIDTH + column
-    tl.store(at, lowest, mask=inside)
-    tl.store(at + WIDTH, highest, mask=inside)
-    tl.store(at + 2 * WIDTH, summed, mask=inside)
+        if MEASURE:
+            y = rounded.to(tl.float32)
+            lowest = tl.minimum(lowest, tl.where(here, y, float("inf")))
+            highest = tl.maximum(highest, tl.where(here, y, float("-inf")))
+            summed += tl.where(here, y, 0.0)
+    if MEASURE:
+        at = ranges + (sample * tl.num_programs(0) + part) * 3 * WIDTH + column
+        tl.store(at, lowest, mask=inside)
+        tl.store(at + WIDTH, highest, mask=inside)
+        tl.store(at + 2 * WIDTH, summed, mask=inside)
 
 
 @triton.jit
@@ -109,15 +112,23 @@ def _quantize_heads_kernel(
 
 
 def split_heads_on_triton(
-    x: Tensor, bias: Tensor | None, norm: HeadNorm | None, rope: RopeTables | None, heads: tuple[int, int]
-) -> tuple[Tensor, HeadRange]:
+    x: Tensor,
+    bias: Tensor | None,
+    norm: HeadNorm | None,
+    rope: RopeTables | None,
+    heads: tuple[int, int],
+    *,
+    measure: bool,
+) -> tuple[Tensor, HeadRange | None]:
     """Compute `FusedKernels.split_heads`; see there."""
     batch, num_tokens, width = x.shape
     num_heads, groups = heads
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = x.new_empty((groups, batch, num_tokens, num_heads // groups, width // num_heads))
-    parts = triton.cdiv(num_tokens, ROWS)
-    ranges = x.new_empty((batch, parts, 3, num_heads, width // num_heads), dtype=torch.float32)
+    # Whoever measures writes once for many tokens; whoever does not starts more programs.
+    rows = ROWS if measure else 1
+    parts = triton.cdiv(num_tokens, rows)
+    ranges = x.new_empty((batch, parts * measure, 3, num_heads, width // num_heads), dtype=torch.float32)
     _split_heads_kernel[(parts, batch)](
         x,
         x if bias is None else bias,
@@ -135,12 +146,15 @@ def split_heads_on_triton(
         BLOCK=triton.next_power_of_2(width),
         PAIRS=width // num_heads // 2,
         GROUP=width // groups,
-        ROWS=ROWS,
+        ROWS=rows,
         HAS_BIAS=bias is not None,
         NORM=norm is not None,
         ROPE=rope is not None,
+        MEASURE=measure,
         num_warps=16 if width > 4096 else 8,
     )
+    if not measure:
+        return out, None
     lowest, highest, summed = ranges.unbind(2)
     return out, HeadRange(lowest.amin(1), highest.amax(1), summed.sum(1) / num_tokens)
 

@@ -78,7 +78,9 @@ class FusedKernels(Protocol):
         norm: HeadNorm | None,
         rope: RopeTables | None,
         heads: tuple[int, int],
-    ) -> tuple[Tensor, HeadRange]:
+        *,
+        measure: bool = False,
+    ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads: a projection's way to attention.
 
         Args:
@@ -87,10 +89,11 @@ class FusedKernels(Protocol):
             norm: of queries and keys, or None.
             rope: tables of the L tokens, or None.
             heads: N, and the groups P that they are split into.
+            measure: note the range of the result, which rounding to one byte needs.
 
         Returns:
             `[P, B, L, N / P, E]` contiguous, in the dtype of `x`: group p is what rank p of an exchange of
-            heads gets. And the range of the rounded numbers.
+            heads gets. And the range of these rounded numbers, or None.
         """
 
     def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:

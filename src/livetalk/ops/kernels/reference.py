@@ -24,7 +24,9 @@ class TorchKernels:
         norm: HeadNorm | None,
         rope: RopeTables | None,
         heads: tuple[int, int],
-    ) -> tuple[Tensor, HeadRange]:
+        *,
+        measure: bool = False,
+    ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
         num_heads, groups = heads
         y = x.float() if bias is None else x.float() + bias.float()
@@ -34,8 +36,10 @@ class TorchKernels:
         if rope is not None:
             y = rotate_real(y, rope)
         rounded = y.type_as(x)
-        wide = rounded.float()
-        spread = HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
+        spread = None
+        if measure:
+            wide = rounded.float()
+            spread = HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
         by_group = rounded.reshape(*rounded.shape[:2], groups, -1, rounded.shape[-1])
         return by_group.movedim(2, 0).contiguous(), spread
 

@@ -25,9 +25,11 @@ class TritonKernels:
         norm: HeadNorm | None,
         rope: RopeTables | None,
         heads: tuple[int, int],
-    ) -> tuple[Tensor, HeadRange]:
+        *,
+        measure: bool = False,
+    ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
-        return split_heads_on_triton(x, bias, norm, rope, heads)
+        return split_heads_on_triton(x, bias, norm, rope, heads, measure=measure)
 
     def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
