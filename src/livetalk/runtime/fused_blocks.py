@@ -1,0 +1,233 @@
+"""Blocks of the transformer and norms of the VAE on fused kernels, put in place from outside.
+
+A fused block has the parts and the state dict of the block it stands for, and its plain form stays beside it
+in `livetalk.models`. Linear layers that multiply in FP8 get their input in one byte from the kernel before
+them, and leave their bias to the kernel after them.
+
+Shapes: B batch · L video tokens · N heads · E head width · D model width.
+"""
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.dit import DiT
+from livetalk.models.dit_blocks import ContextAttention, DiTBlock
+from livetalk.models.dit_context import BlockConditioning
+from livetalk.models.fused_qkv import FusedSelfAttention
+from livetalk.models.vae_blocks import ChannelNorm
+from livetalk.ops.attention_float8 import QuantizedAttention, attend_quantized
+from livetalk.ops.backends import KernelCore
+from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
+from livetalk.ops.matmul import QuantizedRows
+from livetalk.ops.norm import LayerNorm, RMSNorm
+from livetalk.ops.rope import RopeTables
+from livetalk.quantization.float8 import Float8Linear
+
+FLOAT8_CORES = frozenset({"fa3-fp8", "fp8-reference"})
+"""Attention kernels whose input the kernel before them can write in one byte."""
+
+
+class FusedBlock(DiTBlock):
+    """A block whose elementwise work runs in fused kernels between its matrix products."""
+
+    def __init__(self, block: DiTBlock, kernels: FusedKernels) -> None:
+        """Take over the parts of `block`."""
+        # The parts of a block exist already: a block's own constructor would make new ones.
+        nn.Module.__init__(self)
+        self.train(block.training)
+        self._kernels = kernels
+        self.modulation = block.modulation
+        self.self_norm = block.self_norm
+        self.self_attention = block.self_attention
+        self.context_norm = block.context_norm
+        self.context_attention = block.context_attention
+        self.audio_norm = block.audio_norm
+        self.audio_attention = block.audio_attention
+        self.ffn_norm = block.ffn_norm
+        self.ffn = block.ffn
+
+    def forward(
+        self,
+        tokens: Tensor,
+        rope: RopeTables,
+        frame_ids: Tensor,
+        modulation: Tensor,
+        conditioning: BlockConditioning,
+    ) -> Tensor:
+        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
+        kernels = self._kernels
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).chunk(6, dim=1)
+        quantize = takes_rows(_query_of(self.self_attention))
+        x = kernels.layer_norm(tokens, Affine(1 + scale1, shift1), self.self_norm.eps, quantize=quantize)
+        branch = self._attend_to_tokens(x, rope)._replace(gate=gate1)
+        if self.context_attention is not None and self.context_norm is not None:
+            quantize = takes_rows(self.context_attention.q)
+            tokens, x = kernels.add_layer_norm(
+                tokens, branch, _affine(self.context_norm), self.context_norm.eps, quantize=quantize
+            )
+            branch = self._attend_to_context(self.context_attention, x, conditioning)
+        tokens, x = kernels.add_layer_norm(
+            tokens, branch, _affine(self.audio_norm), self.audio_norm.eps, quantize=False
+        )
+        assert isinstance(x, Tensor)
+        y = self.audio_attention(x, frame_ids, conditioning.audio, conditioning.frame_lengths)
+        widen, narrow = self.ffn[0], self.ffn[2]
+        tokens, x = kernels.add_layer_norm(
+            tokens, Branch(y), Affine(1 + scale2, shift2), self.ffn_norm.eps, quantize=takes_rows(widen)
+        )
+        hidden, bias = multiply(widen, x)
+        x = kernels.gelu(hidden, bias, quantize=takes_rows(narrow))
+        return kernels.add(tokens, Branch(*multiply(narrow, x), gate2))
+
+    def _attend_to_tokens(self, x: Tensor | QuantizedRows, rope: RopeTables) -> Branch:
+        """Return the self-attention of normed tokens."""
+        attention = self.self_attention
+        core = attention.core
+        in_bytes = isinstance(core, KernelCore) and core.kernel.name in FLOAT8_CORES
+        parts = []
+        norms: tuple[RMSNorm | None, ...] = (attention.norm_q, attention.norm_k, None)
+        for (projected, bias), norm in zip(_project_tokens(attention, x), norms, strict=True):
+            heads, spread = self._kernels.split_heads(
+                projected,
+                bias,
+                None if norm is None else HeadNorm(norm.weight, norm.eps),
+                None if norm is None else rope,
+                (attention.num_heads, 1),
+                measure=in_bytes,
+            )
+            parts.append((heads[0], spread))
+        if in_bytes:
+            q, k, v = (
+                self._kernels.quantize_heads(heads, spread, centre=index == 1)
+                for index, (heads, spread) in enumerate(parts)
+                if spread is not None
+            )
+            y = attend_quantized(QuantizedAttention(q, k, v))
+        else:
+            y = core(*(heads for heads, _ in parts))
+        return Branch(*multiply(attention.out, y.type_as(parts[0][0]).flatten(2)))
+
+    def _attend_to_context(
+        self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
+    ) -> Branch:
+        """Return the attention of normed tokens to text and image."""
+        projected, bias = multiply(attention.q, x)
+        norm = HeadNorm(attention.norm_q.weight, attention.norm_q.eps)
+        q = self._kernels.split_heads(projected, bias, norm, None, (attention.num_heads, 1))[0][0]
+        total: Tensor | None = None
+        for part, context in (
+            (attention.text, conditioning.text),
+            (attention.image, conditioning.image),
+        ):
+            if part is not None:
+                assert context is not None
+                keys, values, key_bias = part(context)
+                y = attention.core(q, keys, values, key_bias).flatten(2)
+                total = y if total is None else total + y
+        return Branch(*multiply(attention.out, cast(Tensor, total)))
+
+
+class FusedChannelNorm(ChannelNorm):
+    """A norm of the VAE, with its SiLU, as one kernel."""
+
+    def __init__(self, norm: ChannelNorm, kernels: FusedKernels) -> None:
+        """Take over the weight of `norm`."""
+        nn.Module.__init__(self)
+        self.train(norm.training)
+        self._kernels = kernels
+        self.silu = norm.silu
+        self.weight = norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape and dtype of `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
+        if x.ndim == 4:
+            return self._kernels.channel_norm(x.unsqueeze(2), self.weight, silu=self.silu).squeeze(2)
+        return self._kernels.channel_norm(x, self.weight, silu=self.silu)
+
+
+def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
+    """Run the blocks of a transformer on fused kernels.
+
+    Comes after `fuse_qkv` and before blocks are offloaded, spread over ranks or compiled: hooks would be
+    lost. Layers may be quantised before or after.
+
+    Args:
+        dit: changed in place, for inference; its parameters and state dict stay.
+        kernels: from `select_kernels`.
+
+    Returns:
+        The blocks replaced.
+
+    Raises:
+        ValueError: a block has hooks already.
+    """
+    for index, block in enumerate(dit.blocks.layers):
+        assert isinstance(block, DiTBlock)
+        if block._forward_hooks or block._forward_pre_hooks:
+            raise ValueError(
+                f"block {index} has hooks already: fuse blocks before they are offloaded or spread"
+            )
+        dit.blocks.layers[index] = FusedBlock(block, kernels)
+    return len(dit.blocks.layers)
+
+
+def fuse_channel_norms(network: nn.Module, kernels: FusedKernels) -> int:
+    """Run the norms inside a VAE on fused kernels.
+
+    Args:
+        network: changed in place, for inference; its parameters and state dict stay.
+        kernels: from `select_kernels`.
+
+    Returns:
+        The norms replaced.
+    """
+    replaced = 0
+    for name, child in list(network.named_children()):
+        if isinstance(child, ChannelNorm):
+            setattr(network, name, FusedChannelNorm(child, kernels))
+            replaced += 1
+        else:
+            replaced += fuse_channel_norms(child, kernels)
+    return replaced
+
+
+def takes_rows(layer: nn.Module) -> bool:
+    """Tell whether a layer wants its input in one byte."""
+    return isinstance(layer, Float8Linear)
+
+
+def multiply(layer: nn.Module, x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
+    """Apply a linear layer without its bias where that can be left out.
+
+    Args:
+        layer: linear; stored in any form.
+        x: its input, `[..., in]`; in one byte only if `takes_rows`.
+
+    Returns:
+        The product `[..., out]`, and the bias `[out]` that is still to be added, or None.
+    """
+    if isinstance(layer, Float8Linear):
+        return layer.without_bias(x), layer.bias
+    if type(layer) is nn.Linear:
+        assert isinstance(x, Tensor)
+        return F.linear(x, layer.weight), layer.bias
+    return layer(x), None
+
+
+def _project_tokens(attention: nn.Module, x: Tensor | QuantizedRows) -> list[tuple[Tensor, Tensor | None]]:
+    """Return queries, keys and values, `[B, L, D]`, and the bias that each still lacks."""
+    if isinstance(attention, FusedSelfAttention):
+        product, bias = multiply(attention.qkv, x)
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        return list(zip(product.chunk(3, dim=-1), biases, strict=True))
+    return [multiply(attention.get_submodule(name), x) for name in ("q", "k", "v")]
+
+
+def _query_of(attention: nn.Module) -> nn.Module:
+    return attention.get_submodule("qkv" if isinstance(attention, FusedSelfAttention) else "q")
+
+
+def _affine(norm: LayerNorm) -> Affine:
+    return Affine(norm.weight, norm.bias)
