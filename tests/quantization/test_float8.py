@@ -8,7 +8,7 @@ from torch import nn
 from livetalk.errors import InputError
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.matmul import quantize_rows
-from livetalk.quantization.float8 import Float8Linear, apply_float8
+from livetalk.quantization.float8 import PREPARED_KEEP, Float8Linear, apply_float8
 from livetalk.quantization.linear import QuantizedLinear, quantize_linears
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
@@ -90,6 +90,13 @@ def test_kept_parts_and_odd_sizes_stay() -> None:
     assert not any(isinstance(module, Float8Linear) for module in first.modules())
     assert type(second.get_submodule("ffn.0")) is nn.Linear
     assert type(second.get_submodule("ffn.2")) is Float8Linear
+    dit = tiny_dit(CONFIG)
+    # Three projections and the output of self-attention, query and output to context, two of the feed-forward.
+    assert apply_float8(dit, keep=PREPARED_KEEP, allow_reference=True) == 8 * CONFIG.num_layers
+    block = dit.blocks.layers[1]
+    assert type(block.get_submodule("audio_attention.q")) is nn.Linear
+    assert type(block.get_submodule("context_attention.text.k")) is nn.Linear
+    assert type(block.get_submodule("context_attention.q")) is Float8Linear
     odd = nn.Sequential(nn.Linear(24, 32), nn.Linear(32, 40), nn.Linear(32, 32))
     assert apply_float8(odd, allow_reference=True) == 1
 

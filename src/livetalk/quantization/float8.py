@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ from livetalk.ops.matmul import (
     scaled_matmul,
 )
 from livetalk.quantization.linear import DIT_KEEP, QuantizedLinear
+
+PREPARED_KEEP = (
+    *DIT_KEEP,
+    "blocks.layers.*.audio_attention",
+    "blocks.layers.*.context_attention.text",
+    "blocks.layers.*.context_attention.image",
+)
+"""What the steps do not run where speech is absorbed and keys and values are made once: rounding the weights
+would cost precision and save memory only.
+"""
 
 
 class Float8Linear(nn.Module):
@@ -98,7 +109,7 @@ def apply_float8(
 
     Args:
         module: changed in place, layer by layer; on the device that will compute.
-        keep: qualified names of parts to leave alone, with all that is in them.
+        keep: qualified names of parts to leave alone, with all that is in them; * stands for any characters.
         allow_reference: replace on a device without FP8 tensor cores too, where the plain twin computes.
 
     Returns:
@@ -110,7 +121,13 @@ def apply_float8(
     problem = None if allow_reference else float8_problem(_device_of(module))
     if problem is not None:
         raise InputError(problem)
-    return _replace(module, keep)
+    linears = [name for name, child in module.named_modules() if name and can_be_float8(child)]
+    replaced = [name for name in linears if not _is_kept(name, keep)]
+    for name in replaced:
+        layer = module.get_submodule(name)
+        assert isinstance(layer, nn.Linear | QuantizedLinear)
+        module.set_submodule(name, Float8Linear.from_linear(layer))
+    return len(replaced)
 
 
 def _device_of(module: nn.Module) -> torch.device:
@@ -118,19 +135,11 @@ def _device_of(module: nn.Module) -> torch.device:
     return next((weight.device for weight in weights), torch.device("cpu"))
 
 
-def _replace(module: nn.Module, keep: Collection[str]) -> int:
-    replaced = 0
-    for name, child in list(module.named_children()):
-        if name in keep:
-            continue
-        if can_be_float8(child):
-            assert isinstance(child, nn.Linear | QuantizedLinear)
-            setattr(module, name, Float8Linear.from_linear(child))
-            replaced += 1
-        else:
-            inner = {kept.removeprefix(f"{name}.") for kept in keep if kept.startswith(f"{name}.")}
-            replaced += _replace(child, inner)
-    return replaced
+def _is_kept(name: str, keep: Collection[str]) -> bool:
+    """Tell whether a module, or one that it is in, is among the kept."""
+    parts = name.split(".")
+    prefixes = [".".join(parts[: length + 1]) for length in range(len(parts))]
+    return any(fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in keep)
 
 
 def can_be_float8(module: nn.Module) -> bool:
