@@ -119,6 +119,8 @@ def main() -> int:
     sizes = read_model_sizes(args.model)
     portrait = sizes.portrait if args.size is None else parse_size(args.size)
     dtype = getattr(torch, args.precision)
+    if not args.with_encoders:
+        sizes = replace(sizes, text=None, image=None)
     results = [measure(sizes, portrait, dtype, label, device) for label in args.placements]
     print(f"{args.model}, {describe_size(portrait)}, {args.precision}, {device_name(device)}")
     for result in results:
@@ -141,6 +143,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FORM[:RESIDENT]",
         help="form of the weights and, after a colon, blocks that stay on the device",
     )
+    parser.add_argument(
+        "--with-encoders",
+        action="store_true",
+        help="encode a prompt with random encoders, too",
+    )
     return parser.parse_args()
 
 
@@ -149,7 +156,6 @@ def parse_placement(label: str) -> PlacementConfig:
     form, _, resident = label.partition(":")
     return PlacementConfig(
         weights=form,  # type: ignore[arg-type]  # the networks refuse another
-        encoders="cpu",
         resident_blocks=int(resident) if resident else None,
     )
 
@@ -159,11 +165,15 @@ def measure(
 ) -> Measurement:
     """Build a model, run it, and forget it."""
     placement = parse_placement(label)
-    # Prompt encoders are no part of a model with random weights.
-    request = MemoryRequest(
-        sizes=replace(sizes, text=None, image=None), portrait=portrait, dtype=dtype, placement=placement
+    request = MemoryRequest(sizes=sizes, portrait=portrait, dtype=dtype, placement=placement)
+    model = build_random_model(
+        sizes.name,
+        device=device,
+        dtype=dtype,
+        placement=placement,
+        portrait=portrait,
+        with_encoders=sizes.text is not None,
     )
-    model = build_random_model(sizes.name, device=device, dtype=dtype, placement=placement, portrait=portrait)
     loaded = torch.cuda.memory_allocated(device) if device.type == "cuda" else weight_bytes(model)
     with open_meter(model, device, loaded) as meter:
         run(model, device, meter)
@@ -204,7 +214,8 @@ def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
     few = replace(config, sampler=replace(config.sampler, num_steps=REHEARSED_STEPS))
     picture = torch.zeros(3, model.portrait.height, model.portrait.width, device=device)
     assert model.prompt_encoder is not None
-    prompt = model.prompt_encoder.encode("", picture[None])
+    with meter.stage("prompt"):
+        prompt = model.prompt_encoder.encode("", picture[None])
     silence = torch.zeros(config.geometry.chunk_samples, device=device)
     inputs = StageInputs(picture=picture, prompt=prompt, sounds=(silence,) * 2, noise=torch.randn_like)
     run_stages(replace(model.models, config=few), inputs, meter)
@@ -231,7 +242,9 @@ def describe(result: Measurement) -> list[str]:
     plan = result.plan
     lines = [f"{result.label}:"]
     rows = [("loaded", plan.weight_bytes, result.loaded)]
-    rows += [(name, plan.weight_bytes + plan.stages[name], peak) for name, peak in result.stages.items()]
+    rows += [
+        (name, plan.weight_bytes + plan.stages.get(name, 0), peak) for name, peak in result.stages.items()
+    ]
     rows.append(("allocated at the peak", result.predicted, max(result.stages.values())))
     if result.reserved:
         rows.append(("taken of the GPU", plan.gpu_bytes, result.reserved + result.context))
@@ -252,6 +265,7 @@ def to_json(result: Measurement) -> dict[str, object]:
         "predicted_allocated": result.predicted,
         "predicted_gpu": result.plan.gpu_bytes,
         "predicted_stages": {k: v + result.plan.weight_bytes for k, v in result.plan.stages.items()},
+        "predicted_loaded": result.plan.weight_bytes,
         "loaded": result.loaded,
         "stages": result.stages,
         "reserved": result.reserved,

@@ -8,7 +8,7 @@ from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.runtime import avatar as avatar_module
 from livetalk.runtime.build import AvatarModel, PortraitConfig
-from livetalk.runtime.placement import PlacementConfig
+from livetalk.runtime.placement import ENCODER_PLACES, EncoderPlace, PlacementConfig
 from livetalk.runtime.random_model import (
     RANDOM_MODELS,
     RANDOM_VERSION,
@@ -107,3 +107,26 @@ def test_unknown_names_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="is not one of flashtalk-14b, tiny"):
         random_model_config("flashtalk")
     assert set(RANDOM_MODELS) == {"flashtalk-14b", "tiny"}
+
+
+@pytest.mark.parametrize("place", ENCODER_PLACES)
+def test_encoders_with_random_weights_answer_like_real_ones(place: EncoderPlace) -> None:
+    model = build_random_model(
+        "tiny",
+        device=CPU,
+        dtype=torch.float32,
+        placement=PlacementConfig(encoders=place),
+        with_encoders=True,
+    )
+    picture = torch.rand(1, 3, 64, 48) * 2 - 1
+    assert model.prompt_encoder is not None
+    embeds = model.prompt_encoder.encode("", picture)
+    again, other = model.prompt_encoder.encode("", picture), model.prompt_encoder.encode("", -picture)
+    assert embeds.text_embeds is not None and embeds.image_embeds is not None
+    assert again.image_embeds is not None and other.image_embeds is not None
+    config = model.models.dit.config
+    assert embeds.text_embeds.shape == (1, config.text_len, config.text_dim)
+    assert embeds.image_embeds.shape == (1, 5, config.image_dim)
+    assert torch.equal(embeds.image_embeds, again.image_embeds)
+    assert not torch.equal(embeds.image_embeds, other.image_embeds), "the portrait is really looked at"
+    prepare_conditioning(model.models, picture[0], embeds.text_embeds, embeds.image_embeds)

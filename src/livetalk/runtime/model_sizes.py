@@ -13,9 +13,9 @@ from livetalk.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from livetalk.checkpoints.published import read_configs
 from livetalk.errors import WeightsError
 from livetalk.models.audio_encoder import SpeechEncoderConfig
-from livetalk.models.clip_vision import CLIPVisionConfig, clip_vit_h14
+from livetalk.models.clip_vision import CLIPVisionConfig
 from livetalk.models.dit import DiTConfig
-from livetalk.models.umt5 import UMT5Config, umt5_xxl
+from livetalk.models.umt5 import UMT5Config
 from livetalk.models.vae import VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config
 from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint
@@ -82,14 +82,13 @@ def read_model_sizes(model: str | Path, wav2vec_dir: Path | None = None) -> Mode
 
 def _known_sizes(name: str) -> ModelSizes:
     config = random_model_config(name)
-    published = name == FLASHTALK
     return ModelSizes(
         name=name,
         dit=config.dit,
         vae=config.vae,
         speech=config.speech,
-        text=umt5_xxl() if published else None,
-        image=clip_vit_h14() if published else None,
+        text=config.text,
+        image=config.image,
         stream=config.stream,
         portrait=config.portrait,
         any_size=True,

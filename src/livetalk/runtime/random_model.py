@@ -7,50 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
 
 from livetalk.checkpoints.adapters import published_dit_config, published_vae_config
 from livetalk.errors import InputError
 from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.clip_vision import CLIPVisionConfig, clip_vit_h14
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.umt5 import UMT5Config, umt5_xxl
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.placement import DiTPlacement, PlacementConfig
-from livetalk.runtime.prompt import PromptEmbeds
+from livetalk.runtime.prompt import PromptEncoder
 from livetalk.runtime.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT
+from livetalk.runtime.random_prompt import RandomEncoders, RandomPromptEncoder
+from livetalk.runtime.random_weights import draw_weights
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
 
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""
-
-BIAS_STD = 0.02
-NORM_STD = 0.1
-TEXT_TOKENS = 64
-IMAGE_TOKENS = 257
-
-
-class RandomPromptEncoder:
-    """Stands for the text and the image encoder: random embeddings, whatever the prompt and the portrait."""
-
-    def __init__(self, config: DiTConfig, seed: int = 0) -> None:
-        """Draw for a transformer of the size of `config`; equal numbers every time."""
-        self._config = config
-        self._seed = seed
-
-    def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
-        """Draw embeddings on the device of `image`; see `PromptEncoder` for their shapes."""
-        rng = torch.Generator(image.device).manual_seed(self._seed)
-
-        def draw(num_tokens: int, width: int | None) -> Tensor | None:
-            if width is None:
-                return None
-            return torch.randn(1, num_tokens, width, generator=rng, device=image.device)
-
-        text = draw(min(TEXT_TOKENS, self._config.text_len), self._config.text_dim)
-        return PromptEmbeds(text_embeds=text, image_embeds=draw(IMAGE_TOKENS, self._config.image_dim))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +38,8 @@ class RandomModelConfig:
         dit: of the transformer.
         vae: of the VAE.
         speech: of the speech encoder.
+        text: of the text encoder.
+        image: of the image encoder.
         portrait: picture size.
         stream: timeline, audio window and sampler; the defaults are the published ones.
     """
@@ -68,6 +47,8 @@ class RandomModelConfig:
     dit: DiTConfig
     vae: VAEConfig
     speech: Wav2Vec2Config
+    text: UMT5Config
+    image: CLIPVisionConfig
     portrait: PortraitConfig
     stream: StreamConfig = field(default_factory=StreamConfig)
 
@@ -78,6 +59,8 @@ def flashtalk_14b_config() -> RandomModelConfig:
         dit=published_dit_config(),
         vae=published_vae_config(),
         speech=wav2vec2_base(),
+        text=umt5_xxl(),
+        image=clip_vit_h14(),
         portrait=PUBLISHED_PORTRAIT,
     )
 
@@ -110,6 +93,8 @@ def tiny_config() -> RandomModelConfig:
         speech=Wav2Vec2Config(
             width=8, num_layers=2, num_heads=2, ffn_dim=16, conv_dims=(8,) * 7, position_groups=2
         ),
+        text=UMT5Config(vocabulary=64, dim=32, attention_dim=16, ffn_dim=32, num_heads=2, num_layers=2),
+        image=CLIPVisionConfig(image_size=28, patch_size=14, dim=16, ffn_dim=32, num_heads=2, num_layers=2),
         portrait=PortraitConfig(height=64, width=48),
         stream=StreamConfig(
             geometry=ChunkGeometry(window_frames=13),
@@ -145,6 +130,7 @@ def build_random_model(
     seed: int = 0,
     placement: PlacementConfig | None = None,
     portrait: PortraitConfig | None = None,
+    with_encoders: bool = False,
 ) -> AvatarModel:
     """Build a model with random weights, drawn where they stay: nothing passes through host memory.
 
@@ -156,6 +142,8 @@ def build_random_model(
             as published ones are.
         placement: of the transformer, which is placed block by block as it is drawn; None keeps it whole.
         portrait: picture size, or None for the model's own.
+        with_encoders: encode prompts with the networks of the real encoders, drawn when a session starts;
+            otherwise embeddings are drawn.
 
     Raises:
         InputError: there is no such model.
@@ -165,7 +153,8 @@ def build_random_model(
     with torch.device("meta"):
         dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
         speech = Wav2Vec2Encoder(config.speech)
-    placing = DiTPlacement(dit, placement or PlacementConfig(), device)
+    placement = placement or PlacementConfig()
+    placing = DiTPlacement(dit, placement, device)
     for index, block in enumerate(dit.blocks.layers):
         draw_weights(block, device=device, dtype=dtype, rng=rng)
         placing.place_block(index)
@@ -182,38 +171,27 @@ def build_random_model(
         dtype=dtype,
         image_dtype=dtype,
         any_size=True,
-        prompt_encoder=RandomPromptEncoder(config.dit, seed),
+        prompt_encoder=_prompt_encoder(config, dtype, placement, seed, with_encoders=with_encoders),
         defaults=PUBLISHED_DEFAULTS,
         random_weights=True,
     )
 
 
-def draw_weights(
-    module: nn.Module, *, device: torch.device, dtype: torch.dtype, rng: torch.Generator
-) -> None:
-    """Give a network from the meta device random weights, each layer keeping about the size of its input.
-
-    Args:
-        module: its parameters and buffers that are on the meta device are replaced; the rest stays. It comes
-            back in evaluation mode, without gradients.
-        device: where they shall be.
-        dtype: of the weights.
-        rng: on `device`.
-    """
-    for owner in module.modules():
-        for name, parameter in owner.named_parameters(recurse=False):
-            if parameter.is_meta:
-                weight = _draw(name, parameter.shape, rng).to(torch.bfloat16).to(dtype)
-                setattr(owner, name, nn.Parameter(weight, requires_grad=False))
-    module.requires_grad_(False).eval()
-
-
-def _draw(name: str, shape: torch.Size, rng: torch.Generator) -> Tensor:
-    noise = torch.randn(shape, generator=rng, device=rng.device)
-    if name == "modulation":
-        return noise.mul_(shape[-1] ** -0.5)
-    if name == "weight" and len(shape) == 1:
-        return noise.mul_(NORM_STD).add_(1)
-    if len(shape) == 1:
-        return noise.mul_(BIAS_STD)
-    return noise.mul_(shape[1:].numel() ** -0.5)
+def _prompt_encoder(
+    config: RandomModelConfig,
+    dtype: torch.dtype,
+    placement: PlacementConfig,
+    seed: int,
+    *,
+    with_encoders: bool,
+) -> PromptEncoder:
+    if not with_encoders:
+        return RandomPromptEncoder(config.text, config.image, config.dit.text_len, seed)
+    return RandomEncoders(
+        config.text,
+        config.image,
+        text_len=config.dit.text_len,
+        dtype=dtype,
+        place=placement.encoders,
+        seed=seed,
+    )
