@@ -91,7 +91,7 @@ def test_kept_parts_and_odd_sizes_stay() -> None:
     assert type(second.get_submodule("ffn.0")) is nn.Linear
     assert type(second.get_submodule("ffn.2")) is Float8Linear
     dit = tiny_dit(CONFIG)
-    # Three projections and the output of self-attention, query and output to context, two of the feed-forward.
+    # Four layers of self-attention, query and output of the context, two of the feed-forward.
     assert apply_float8(dit, keep=PREPARED_KEEP, allow_reference=True) == 8 * CONFIG.num_layers
     block = dit.blocks.layers[1]
     assert type(block.get_submodule("audio_attention.q")) is nn.Linear

@@ -1,0 +1,91 @@
+"""One transformer block of `kernels.py`, as every next step of speed is added to it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from kernel_timing import Bench, relative
+from torch import Tensor
+
+from livetalk.models.dit import DiT
+from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
+from livetalk.models.fused_qkv import fuse_qkv
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
+from livetalk.ops.kernels.interface import FusedKernels
+from livetalk.ops.matmul import float8_problem
+from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
+from livetalk.runtime.fused_blocks import fuse_blocks
+from livetalk.runtime.random_weights import draw_weights
+
+TEXT_TOKENS = 100
+"""Of a prompt of ordinary length; the rest of the published 512 is padding."""
+
+TIMESTEP = 750.0
+AUTO = "auto"
+
+
+def time_block(bench: Bench) -> None:
+    """Time one block, speech absorbed, context prepared, queries, keys and values from one product."""
+    config = bench.sizes.config
+    work = AttentionWork(bench.device, bench.dtype, config.head_dim, config.num_heads)
+    cpu = bench.device.type == "cpu"
+    precisions = ("bf16", "fp8") if cpu or float8_problem(bench.device) is None else ("bf16",)
+    attentions = [name for name in ("fa3", "fa3-fp8") if ATTENTION_KERNELS[name].problem(work) is None]
+    exact: Tensor | None = None
+    for kernels in (None, *bench.kernel_sets()):
+        for precision in precisions:
+            for name in (AUTO, *attentions):
+                dit, call, tokens = build_block(bench, kernels, precision, name)
+                change = call() - tokens
+                exact = change if exact is None else exact
+                label = f"block, attention {name}"
+                form = f"{'plain' if kernels is None else kernels.name} {precision}"
+                bench.add("block", label, form, call, error=relative(change, exact))
+                # Triton's kernels need no compiler around them.
+                if bench.compiled and (kernels is None or kernels.name == "torch"):
+                    dit.blocks.layers[0].compile()
+                    bench.add("block", label, f"{form} compiled", call)
+
+
+def build_block(
+    bench: Bench, kernels: FusedKernels | None, precision: str, attention: str
+) -> tuple[DiT, Callable[[], Tensor], Tensor]:
+    """Build a transformer of one block.
+
+    Args:
+        bench: sizes and device.
+        kernels: of the elementwise work; None for the plain block.
+        precision: "bf16" or "fp8", of the products.
+        attention: kernel of the self-attention, or `AUTO`.
+
+    Returns:
+        The transformer, a call that runs its block with everything prepared, and the tokens it starts from.
+    """
+    config = replace(bench.sizes.config, num_layers=1)
+    with torch.device("meta"):
+        dit = DiT(config)
+    rng = torch.Generator(bench.device).manual_seed(0)
+    draw_weights(dit, device=bench.device, dtype=bench.dtype, rng=rng)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, device=bench.device).to(bench.dtype)
+
+    audio, frames = config.audio, bench.sizes.latents[0]
+    condition = draw(1, config.in_channels - config.out_channels, *bench.sizes.latents)
+    speech = draw(1, 1 + audio.latent_stride * (frames - 1), audio.window, audio.num_blocks, audio.channels)
+    text = None if config.text_dim is None else draw(1, min(TEXT_TOKENS, config.text_len), config.text_dim)
+    image = None if config.image_dim is None else draw(1, bench.sizes.image_tokens, config.image_dim)
+    session = prepare_session(dit, condition, (TIMESTEP,), text, image)
+    chunk = prepare_chunk(dit, session, speech, PrepareConfig(max_absorbed_bytes=1 << 40))
+    step, tokens = chunk.step(TIMESTEP), draw(1, bench.sizes.tokens, config.dim)
+    fuse_qkv(dit)
+    if precision == "fp8":
+        apply_float8(dit, PREPARED_KEEP, allow_reference=bench.device.type == "cpu")
+    if attention != AUTO:
+        work = AttentionWork(bench.device, bench.dtype, config.head_dim, config.num_heads)
+        apply_attention(dit, select_attention(attention, work), ("self_attention",))
+    if kernels is not None:
+        fuse_blocks(dit, kernels)
+    run = partial(dit.blocks, tokens, step.rope, step.frame_ids, step.modulation, step.conditioning)
+    return dit, run, tokens

@@ -1,0 +1,135 @@
+"""What `kernels.py` times with: sizes, a clock for one device, a report."""
+
+# ruff: noqa: T201, TID251  a program that measures and prints
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from livetalk.models.dit import DiTConfig
+from livetalk.ops.kernels.interface import FusedKernels
+from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.kernels.selection import select_kernels, triton_problem
+from livetalk.runtime.random_model import random_model_config
+
+WARMUP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is timed.
+
+    Attributes:
+        config: of the transformer; one block of it is built.
+        latents: frames, rows and columns of a window.
+        pixels: (channels, frames, rows, columns) of stages of the VAE's decoder.
+        image_tokens: of the portrait.
+    """
+
+    config: DiTConfig
+    latents: tuple[int, int, int]
+    pixels: tuple[tuple[int, int, int, int], ...]
+    image_tokens: int
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of a window: frames, rows, columns."""
+        frames, rows, columns = self.latents
+        return frames, rows // 2, columns // 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a window."""
+        frames, rows, columns = self.grid
+        return frames * rows * columns
+
+
+def sizes_of(name: str) -> Sizes:
+    """Return the published sizes at 720x416, or tiny ones."""
+    if name == "published":
+        stages = ((384, 9, 52, 90), (384, 17, 104, 180), (192, 33, 208, 360), (96, 33, 416, 720))
+        return Sizes(random_model_config("flashtalk-14b").dit, (9, 52, 90), stages, 257)
+    config = replace(random_model_config("tiny").dit, dim=64, ffn_dim=128)
+    return Sizes(config, (3, 8, 12), ((8, 3, 8, 12),), 5)
+
+
+class Bench:
+    """Times calls on one device and keeps what it saw."""
+
+    def __init__(self, device: torch.device, sizes: Sizes, repeats: int, *, compiled: bool) -> None:
+        """Time on `device`; each number is the median of `repeats`."""
+        self.device = device
+        self.sizes = sizes
+        self.repeats = repeats
+        self.compiled = compiled
+        self.dtype = torch.bfloat16
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self._rng = torch.Generator(device).manual_seed(0)
+
+    def draw(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Draw normally distributed numbers."""
+        noise = torch.randn(shape, generator=self._rng, device=self.device)
+        return noise.to(dtype or self.dtype)
+
+    def kernel_sets(self) -> list[FusedKernels]:
+        """Return the plain twins, and Triton's kernels where they can run."""
+        found: list[FusedKernels] = [TorchKernels()]
+        if triton_problem(self.device) is None:
+            found.append(select_kernels("triton", self.device))
+        return found
+
+    def milliseconds(self, call: Callable[[], object]) -> float:
+        """Run a call, a few times to warm up, and return its median time."""
+        for _ in range(min(WARMUP, self.repeats)):
+            call()
+        times = []
+        for _ in range(self.repeats):
+            if self.device.type == "cuda":
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                call()
+                end.record()
+                end.synchronize()
+                times.append(float(start.elapsed_time(end)))
+            else:
+                began = perf_counter()
+                call()
+                times.append(1000 * (perf_counter() - began))
+        return statistics.median(times)
+
+    def add(self, section: str, name: str, form: str, call: Callable[[], object], **facts: float) -> None:
+        """Time a call and print its line; one that fails is reported and the others go on.
+
+        Args:
+            section: of the report.
+            name: what is computed.
+            form: how.
+            call: computes it.
+            facts: `flop` and `bytes` of the call become TFLOP/s and GB/s; others are kept as they are.
+        """
+        row: dict[str, Any] = {"name": name, "form": form}
+        self.rows.setdefault(section, []).append(row)
+        try:
+            ms = self.milliseconds(call)
+        except RuntimeError as error:
+            row["failed"] = str(error).splitlines()[0][:160]
+            print(f"{name:40}{form:24}failed: {row['failed']}")
+            return
+        row["ms"] = round(ms, 4)
+        if "flop" in facts:
+            row["tflops"] = round(facts.pop("flop") / ms / 1e9, 1)
+        if "bytes" in facts:
+            row["gb_per_s"] = round(facts.pop("bytes") / ms / 1e6, 1)
+        row |= {key: float(f"{value:.3g}") for key, value in facts.items()}
+        rest = "  ".join(f"{key} {value}" for key, value in list(row.items())[3:])
+        print(f"{name:40}{form:24}{ms:9.3f} ms  {rest}")
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Norm of the difference over the norm of the second."""
+    return float((a.double() - b.double()).norm() / b.double().norm())
