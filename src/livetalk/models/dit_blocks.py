@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from livetalk.models.dit_context import (
     AbsorbedAudio,
+    AudioContext,
     AudioToAbsorb,
     BlockConditioning,
+    Context,
     FrameRun,
     KeysValues,
     StackConditioning,
+    WeightedTokens,
     absorb_audio,
     frame_runs,
     join_runs,
@@ -84,12 +87,13 @@ class ContextBranch(nn.Module):
         self.v = nn.Linear(config.dim, config.dim)
         self.norm_k = RMSNorm(config.dim, config.eps)
 
-    def forward(self, context: Tensor | KeysValues) -> KeysValues:
+    def forward(self, context: Context) -> KeysValues:
         """Return the keys and values of context tokens `[B, S, D]`; those that are made already pass."""
         if isinstance(context, KeysValues):
             return context
-        keys = split_heads(self.norm_k(self.k(context)), self.num_heads)
-        return KeysValues(keys, split_heads(self.v(context), self.num_heads))
+        tokens, bias = context if isinstance(context, WeightedTokens) else WeightedTokens(context)
+        keys = split_heads(self.norm_k(self.k(tokens)), self.num_heads)
+        return KeysValues(keys, split_heads(self.v(tokens), self.num_heads), bias)
 
 
 class ContextAttention(nn.Module):
@@ -106,9 +110,7 @@ class ContextAttention(nn.Module):
         self.core = AttentionCore()
         self.out = nn.Linear(config.dim, config.dim)
 
-    def forward(
-        self, x_BLD: Tensor, text: Tensor | KeysValues | None, image: Tensor | KeysValues | None
-    ) -> Tensor:
+    def forward(self, x_BLD: Tensor, text: Context | None, image: Context | None) -> Tensor:
         """Return `[B, L, D]`; a branch that was not built ignores its context."""
         q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
         total: Tensor | None = None
@@ -137,7 +139,7 @@ class AudioAttention(nn.Module):
         self,
         x_BLD: Tensor,
         frame_ids: Tensor,
-        audio: Tensor | KeysValues | AudioToAbsorb | AbsorbedAudio,
+        audio: AudioContext,
         frame_lengths: tuple[int, ...] | None = None,
     ) -> Tensor:
         """Attend frame by frame.
@@ -157,7 +159,8 @@ class AudioAttention(nn.Module):
         """
         runs = frame_runs(frame_lengths, x_BLD.shape[1])
         if isinstance(audio, AudioToAbsorb):
-            audio, runs = absorb_audio(self.q, self.out, audio.of_runs(runs)), rebase_runs(runs)
+            context = self.keys_values(audio.context).of_runs(runs)
+            audio, runs = absorb_audio(self.q, self.out, context), rebase_runs(runs)
         if isinstance(audio, AbsorbedAudio):
             return audio.attend(x_BLD, runs)
         keys, values, _ = self.keys_values(audio)

@@ -10,20 +10,21 @@ E head width · D model width.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk.models.dit import DiT, StepInputs
-from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_blocks import ContextBranch, DiTBlock
 from livetalk.models.dit_context import (
-    AbsorbedAudio,
+    AudioContext,
     AudioToAbsorb,
     BlockConditioning,
-    KeysValues,
+    Context,
     StackConditioning,
+    WeightedTokens,
     absorb_audio,
     can_absorb,
 )
@@ -42,12 +43,12 @@ class PrepareConfig:
 
     Attributes:
         absorb_audio: multiply speech into the projections around it, where that saves work.
-        max_absorbed_bytes: of one chunk's products, for all blocks; where they need more, each block makes
-            its own in every step and forgets them.
+        max_absorbed_bytes: of one block's products of a chunk; where they need more, each block makes its own
+            in every step and forgets them, which takes a little more work and the memory of one block.
     """
 
     absorb_audio: bool = True
-    max_absorbed_bytes: int = 1 << 30
+    max_absorbed_bytes: int = 1 << 26
 
 
 class SessionConstants(NamedTuple):
@@ -61,8 +62,8 @@ class SessionConstants(NamedTuple):
         timesteps: 0..1000, that `time` and `modulation` are of.
         time: `[len(timesteps), D]` float32.
         modulation: `[len(timesteps), 6, D]` float32.
-        text: keys and values of each block, or tokens `[B, S, D]` for a block that must be left alone; None
-            without a text branch.
+        text: keys and values of each block, or tokens for a block that must do its work itself; None without
+            a text branch.
         image: likewise.
     """
 
@@ -73,8 +74,8 @@ class SessionConstants(NamedTuple):
     timesteps: tuple[float, ...]
     time: Tensor
     modulation: Tensor
-    text: tuple[Tensor | KeysValues, ...] | None
-    image: tuple[Tensor | KeysValues, ...] | None
+    text: tuple[Context, ...] | None
+    image: tuple[Context, ...] | None
 
 
 class ChunkConstants(NamedTuple):
@@ -179,7 +180,7 @@ def prepare_chunk(
         assert isinstance(layer, DiTBlock)
         layers.append(
             BlockConditioning(
-                audio=audio if _is_watched(layer) else _prepare_audio(layer, audio, absorb),
+                audio=_prepare_audio(layer, audio, absorb),
                 text=None if session.text is None else session.text[index],
                 image=None if session.image is None else session.image[index],
                 frame_lengths=lengths,
@@ -258,29 +259,24 @@ def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device)
     return torch.cat([time for time, _ in rows]), torch.cat([modulation for _, modulation in rows])
 
 
-def _prepare_text(dit: DiT, embeds: Tensor) -> tuple[Tensor | KeysValues, ...]:
+def _prepare_text(dit: DiT, embeds: Tensor) -> tuple[Context, ...]:
     rows, bias = fold_padding(embeds, dit.config.text_len, dit.dtype)
-    folded, padded = dit.project_text(rows), None
-    context: list[Tensor | KeysValues] = []
-    for layer in dit.blocks.layers:
-        assert isinstance(layer, DiTBlock) and layer.context_attention is not None
-        branch = layer.context_attention.text
-        assert branch is not None
-        if _is_watched(layer):
-            padded = dit.project_text(dit.pad_text(embeds)) if padded is None else padded
-            context.append(padded)
-        else:
-            context.append(branch(folded)._replace(bias=bias))
-    return tuple(context)
+    return _project_in_blocks(dit, "text", WeightedTokens(dit.project_text(rows), bias))
 
 
-def _prepare_image(dit: DiT, embeds: Tensor) -> tuple[Tensor | KeysValues, ...]:
-    tokens = dit.project_image(embeds)
-    context: list[Tensor | KeysValues] = []
+def _prepare_image(dit: DiT, embeds: Tensor) -> tuple[Context, ...]:
+    return _project_in_blocks(dit, "image", WeightedTokens(dit.project_image(embeds)))
+
+
+def _project_in_blocks(
+    dit: DiT, name: Literal["text", "image"], tokens: WeightedTokens
+) -> tuple[Context, ...]:
+    """Return each block's keys and values of one kind of context."""
+    context: list[Context] = []
     for layer in dit.blocks.layers:
         assert isinstance(layer, DiTBlock) and layer.context_attention is not None
-        branch = layer.context_attention.image
-        assert branch is not None
+        branch = getattr(layer.context_attention, name)
+        assert isinstance(branch, ContextBranch)
         context.append(tokens if _is_watched(layer) else branch(tokens))
     return tuple(context)
 
@@ -298,16 +294,17 @@ def _absorption(dit: DiT, audio: Tensor, frame_tokens: int, config: PrepareConfi
     wanted = config.absorb_audio and absorption_saves_work(
         frame_tokens=frame_tokens, context_tokens=context_tokens, num_heads=cfg.num_heads, dim=cfg.dim
     )
-    numbers = 2 * batch * num_frames * context_tokens * cfg.num_heads * cfg.dim * cfg.num_layers
+    numbers = 2 * batch * num_frames * context_tokens * cfg.num_heads * cfg.dim
     return _Absorption(wanted, numbers * audio.element_size() <= config.max_absorbed_bytes)
 
 
-def _prepare_audio(
-    layer: DiTBlock, audio: Tensor, absorption: _Absorption
-) -> KeysValues | AudioToAbsorb | AbsorbedAudio:
+def _prepare_audio(layer: DiTBlock, audio: Tensor, absorption: _Absorption) -> AudioContext:
     attention = layer.audio_attention
+    absorb = absorption.wanted and can_absorb(attention.q) and can_absorb(attention.out)
+    if _is_watched(layer):
+        return AudioToAbsorb(audio) if absorb else audio
     context = attention.keys_values(audio)
-    if not absorption.wanted or not (can_absorb(attention.q) and can_absorb(attention.out)):
+    if not absorb:
         return context
     if not absorption.kept:
         return AudioToAbsorb(context)

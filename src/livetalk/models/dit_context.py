@@ -6,7 +6,7 @@ E head width · D model width.
 
 from collections.abc import Sequence
 from itertools import accumulate, groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +27,34 @@ class KeysValues(NamedTuple):
     values: Tensor
     bias: Tensor | None = None
 
+    def of_runs(self, runs: Sequence["FrameRun"] | None) -> "KeysValues":
+        """Return what is speech of the first to the last frame of `runs`; all of it for None."""
+        if not runs:
+            return self
+        frames = slice(runs[0].first_frame, runs[-1].first_frame + runs[-1].num_frames)
+        return KeysValues(self.keys[:, frames], self.values[:, frames])
+
+
+class WeightedTokens(NamedTuple):
+    """Tokens whose keys count more than once, for a block that makes keys and values itself.
+
+    Attributes:
+        tokens: `[B, S, D]`.
+        bias: `[1, S]`, added to the logits of every query; None for none.
+    """
+
+    tokens: Tensor
+    bias: Tensor | None = None
+
 
 class AudioToAbsorb(NamedTuple):
     """Speech that a block shall multiply into its query and output projections when it comes to it.
 
     Attributes:
-        context: keys and values, `[B, T, S, N, E]`.
+        context: `[B, T, S, audio_dim]`, or keys and values, `[B, T, S, N, E]`.
     """
 
-    context: KeysValues
-
-    def of_runs(self, runs: Sequence["FrameRun"] | None) -> KeysValues:
-        """Return the context from the first to the last frame of `runs`, or of all frames."""
-        if not runs:
-            return self.context
-        frames = slice(runs[0].first_frame, runs[-1].first_frame + runs[-1].num_frames)
-        return KeysValues(self.context.keys[:, frames], self.context.values[:, frames])
+    context: Tensor | KeysValues
 
 
 class FrameRun(NamedTuple):
@@ -110,20 +122,27 @@ class AbsorbedAudio(NamedTuple):
         return (weights.type_as(x) @ self.output_weight[:, frames]).flatten(1, 2)
 
 
+Context: TypeAlias = Tensor | WeightedTokens | KeysValues
+"""Text or image: tokens that a block projects, or what was made of them."""
+
+AudioContext: TypeAlias = Tensor | KeysValues | AudioToAbsorb | AbsorbedAudio
+"""Speech: tokens that a block projects, or what was made of them."""
+
+
 class BlockConditioning(NamedTuple):
     """What the tokens of a block attend to besides themselves.
 
     Attributes:
         audio: `[B, T, S, audio_dim]`, or what is made of it; tokens of latent frame t read its part t only.
-        text: `[B, S, D]`, its keys and values, or None when the network has no text branch.
-        image: `[B, S, D]`, its keys and values, or None when the network has no image branch.
+        text: `[B, S, D]`, or what is made of it; None when the network has no text branch.
+        image: `[B, S, D]`, or what is made of it; None when the network has no image branch.
         frame_lengths: how many of the tokens belong to each latent frame, frame by frame; None when nobody
             counted.
     """
 
-    audio: Tensor | KeysValues | AudioToAbsorb | AbsorbedAudio
-    text: Tensor | KeysValues | None = None
-    image: Tensor | KeysValues | None = None
+    audio: AudioContext
+    text: Context | None = None
+    image: Context | None = None
     frame_lengths: tuple[int, ...] | None = None
 
     def of_layer(self, index: int) -> "BlockConditioning":
