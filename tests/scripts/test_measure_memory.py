@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "measure_memory.py"
 PLACEMENTS = ["full:1", "float8"]
 
@@ -19,6 +21,7 @@ def measure(*options: str) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.slow
 def test_every_tensor_of_a_small_model_is_predicted() -> None:
     """The same run on a GPU asks the allocator; here each tensor of a real computation is counted."""
     results = measure("--with-encoders")
