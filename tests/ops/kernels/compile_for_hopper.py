@@ -80,17 +80,18 @@ def compile_kernel(
         {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    reader = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "kernel.ptx"
-        code.write_text(compiled.asm["ptx"])
-        command = [str(assembler), "-arch=sm_90a", "-v", str(code), "-o", str(code.with_suffix(".cubin"))]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        code = Path(folder) / "kernel.cubin"
+        code.write_bytes(compiled.asm["cubin"])
+        command = [str(reader), "--dump-resource-usage", str(code)]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", report)}
     return {
         "kernel": kernel.__name__,
         "warps": warps,
-        "registers": int(re.findall(r"Used (\d+) registers", report)[0]),
-        "spilled_bytes": sum(int(number) for number in re.findall(r"(\d+) bytes spill", report)),
+        "registers": used["REG"],
+        "spilled_bytes": used["STACK"] + used["LOCAL"],
         "shared_bytes": compiled.metadata.shared,
         "wide_loads": bool(re.search(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])),
     }

@@ -55,7 +55,8 @@ def _split_heads_kernel(
     summed = tl.zeros((BLOCK,), tl.float32)
     for step in range(ROWS):
         token = part * ROWS + step
-        here = inside & (token < num_tokens)
+        # The last program of a sample has less to do.
+        here = column < tl.where(token < num_tokens, WIDTH, 0)
         y = tl.load(
             x + sample * x_batch_stride + token.to(tl.int64) * x_row_stride + column, mask=here, other=0.0
         )
@@ -67,7 +68,7 @@ def _split_heads_kernel(
             y *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
         if ROPE:
             angle = token * PAIRS + pair % PAIRS
-            turned = (pair < WIDTH // 2) & (token < num_tokens)
+            turned = pair < tl.where(token < num_tokens, WIDTH // 2, 0)
             c = tl.load(cos + angle, mask=turned, other=0.0)
             s = tl.load(sin + angle, mask=turned, other=0.0)
             even, odd = tl.split(tl.reshape(y, (BLOCK // 2, 2)))
