@@ -139,6 +139,21 @@ def test_a_core_of_another_scheme_is_asked_for_attention(monkeypatch: pytest.Mon
     assert CountingCore.calls == PROMPT.num_layers
 
 
+@pytest.mark.parametrize("attention", ["auto", "flash"])
+def test_the_compiler_sees_a_block_as_one_graph(attention: str) -> None:
+    torch._dynamo.reset()
+    inputs = dit_inputs(PROMPT)
+    dit = fuse_qkv(tiny_dit(PROMPT))
+    apply_float8(dit, allow_reference=True)
+    if attention != "auto":
+        apply_attention(dit, ATTENTION_KERNELS[attention], ("self_attention",))
+    fuse_blocks(dit, KERNELS)
+    expected = dit(*inputs)
+    for block in dit.blocks.layers:
+        block.compile(backend="eager", fullgraph=True)
+    assert relative(dit(*inputs), expected) < 1e-5
+
+
 def test_blocks_with_hooks_are_refused() -> None:
     dit = tiny_dit(PROMPT)
     dit.blocks.layers[1].register_forward_pre_hook(lambda module, arguments: None)

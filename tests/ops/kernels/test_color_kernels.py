@@ -1,11 +1,8 @@
-from importlib import import_module
-from typing import Any
-
 import pytest
 import torch
 
-from livetalk.streaming import color
-from livetalk.streaming.color import ColorStatistics, match_color, measure_color
+from livetalk.runtime.fused_color import match_color_fused
+from livetalk.streaming.color import match_color, measure_color
 
 
 def frames(device: torch.device) -> torch.Tensor:
@@ -15,22 +12,6 @@ def frames(device: torch.device) -> torch.Tensor:
     x[0, :, 1] = 0.25
     x[1, :, 0] = 1.5
     return x.to(device)
-
-
-def lab_space(kernels: Any) -> Any:
-    to_xyz = torch.tensor(color.RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(color.WHITE)[:, None]
-    return kernels.LabSpace(
-        tuple(to_xyz.flatten().tolist()),
-        tuple(torch.linalg.inv(to_xyz).flatten().tolist()),
-        color.CUBE_THRESHOLD,
-        color.LINEAR_SLOPE,
-        color.LINEAR_OFFSET,
-    )
-
-
-def target_of(kernels: Any, reference: ColorStatistics, strength: float) -> Any:
-    mean, std = reference.mean.flatten(1), reference.std.flatten(1)
-    return kernels.ColorTarget(mean, std, color.MIN_DEVIATION, strength)
 
 
 @pytest.mark.parametrize(
@@ -44,15 +25,19 @@ def target_of(kernels: Any, reference: ColorStatistics, strength: float) -> Any:
 )
 @pytest.mark.usefixtures("triton")
 def test_colours_are_matched(device: torch.device, layout: str, dtype: torch.dtype, strength: float) -> None:
-    kernels = import_module("livetalk.ops.kernels.color")
     x = frames(device).to(dtype)
     if layout == "pixels":
         x = x.contiguous(memory_format=torch.channels_last_3d)
     if layout == "cut":
         x = x[..., 3:]
     reference = measure_color(frames(device)[:, :, 2:3].flip(0))
-    out = kernels.match_color_on_triton(x, target_of(kernels, reference, strength), lab_space(kernels))
+    out = match_color_fused(x, reference, strength)
     expected = match_color(x, reference, strength)
     assert out.dtype == torch.float32 and out.is_contiguous()
     assert (expected - x.float()).abs().max() > 0.1
     torch.testing.assert_close(out, expected, rtol=0, atol=2e-4)
+
+
+def test_without_strength_frames_stay(device: torch.device) -> None:
+    x = frames(device).bfloat16()
+    assert torch.equal(match_color_fused(x, measure_color(x[:, :, :1]), 0), x.float())
