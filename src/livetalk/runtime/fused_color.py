@@ -1,4 +1,4 @@
-"""Colour matching in two passes over the frames: the Triton form of `livetalk.streaming.color.match_color`."""
+"""Colour matching in two passes over the frames: `livetalk.streaming.color.match_color` on Triton."""
 
 import functools
 import importlib
