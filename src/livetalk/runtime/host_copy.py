@@ -1,0 +1,89 @@
+"""Frames from the device to the host, beside the work that follows them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from livetalk.tracing import span
+from livetalk.types import VideoChunk
+
+
+@dataclass(frozen=True, slots=True)
+class PendingFrames:
+    """Frames on their way to the host.
+
+    Attributes:
+        first_frame: index of the first of them in the stream.
+        num_frames: how many.
+    """
+
+    first_frame: int
+    num_frames: int
+    _frames: Tensor
+    _arrive: Callable[[], None]
+
+    def wait(self) -> NDArray[np.uint8]:
+        """Wait until they are there; any thread may.
+
+        Returns:
+            `[F, H, W, 3]` uint8, RGB.
+        """
+        self._arrive()
+        frames: NDArray[np.uint8] = self._frames.numpy()
+        return frames
+
+
+class HostCopy:
+    """Takes chunks from a device to the host.
+
+    From a GPU they travel on a stream of their own, into memory that the GPU writes by itself: neither the
+    next chunk's work nor the thread that starts it waits for them. Elsewhere there is nothing to wait for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare to copy from `device`."""
+        self._lane = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def start(self, chunk: VideoChunk) -> PendingFrames:
+        """Begin to copy a chunk, once the work that makes it is done."""
+        if self._lane is None:
+            with span("runtime.copy"):
+                frames = chunk.to_uint8().cpu()
+            return PendingFrames(chunk.first_frame, frames.shape[0], frames, _nothing)
+        return self._start_on_lane(chunk, self._lane)
+
+    def _start_on_lane(self, chunk: VideoChunk, lane: torch.cuda.Stream) -> PendingFrames:
+        frames = chunk.to_uint8().contiguous()
+        # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
+        arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
+        lane.wait_stream(torch.cuda.current_stream(frames.device))
+        with torch.cuda.stream(lane):
+            with span("runtime.copy"):
+                arrived.copy_(frames, non_blocking=True)
+            # The frames' memory must not be given to later work before the copy has read it.
+            frames.record_stream(lane)
+            done = torch.cuda.Event()
+            done.record(lane)
+        return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
+
+
+def to_device(samples: Tensor, device: torch.device) -> Tensor:
+    """Copy sound to a device without waiting for what the device is at.
+
+    From ordinary host memory a copy begins only when the device has done all it was given before.
+
+    Args:
+        samples: `[n]` on the host.
+        device: where to.
+    """
+    if device.type != "cuda":
+        return samples.to(device)
+    return samples.pin_memory().to(device, non_blocking=True)
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
