@@ -1,6 +1,33 @@
-"""The only reader of the environment: debugging switches and a mirror, none of which changes a result."""
+"""The only reader of the environment: a debug switch, a mirror, a worker's place. None changes a result."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_LIFELINE = "LIVETALK_LIFELINE"
+_RENDEZVOUS = "LIVETALK_RENDEZVOUS"
+_NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0"}
+"""NVLink multicast leaves resources of the switch taken when a process is killed; nothing here needs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlace:
+    """Which of several processes at one model this is.
+
+    Attributes:
+        rank: 0 leads.
+        num_ranks: processes in all.
+        local_rank: number of its GPU on this machine.
+        rendezvous: where they meet, as PyTorch names it.
+        lifeline: file descriptor that ends when the process that started this one does; None if another
+            program than livetalk started it.
+    """
+
+    rank: int
+    num_ranks: int
+    local_rank: int
+    rendezvous: str
+    lifeline: int | None = None
 
 
 def debug_enabled() -> bool:
@@ -11,3 +38,36 @@ def debug_enabled() -> bool:
 def huggingface_endpoint() -> str | None:
     """Return the mirror that HF_ENDPOINT names, without a slash at its end; None for the hub itself."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def worker_place() -> WorkerPlace | None:
+    """Return what livetalk, or torchrun, says about this process; None for one that was started alone."""
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return None
+    lifeline = os.environ.get(_LIFELINE)
+    return WorkerPlace(
+        rank=int(os.environ["RANK"]),
+        num_ranks=int(os.environ["WORLD_SIZE"]),
+        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
+        rendezvous=os.environ.get(_RENDEZVOUS, "env://"),
+        lifeline=None if lifeline is None else int(lifeline),
+    )
+
+
+def worker_environment(place: WorkerPlace) -> Mapping[str, str]:
+    """Return the environment to start a worker in: this one's, and the worker's place."""
+    added = {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.num_ranks),
+        "LOCAL_RANK": str(place.local_rank),
+        _RENDEZVOUS: place.rendezvous,
+        **_NO_MULTICAST,
+    }
+    if place.lifeline is not None:
+        added[_LIFELINE] = str(place.lifeline)
+    return {**os.environ, **added}
+
+
+def keep_multicast_off() -> None:
+    """Tell NCCL, before it starts, to leave NVLink multicast alone."""
+    os.environ.update(_NO_MULTICAST)

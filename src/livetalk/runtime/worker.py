@@ -1,0 +1,217 @@
+"""Streams on several GPUs: rank 0 decides what to do next, all ranks do it.
+
+Every rank runs the whole of `livetalk.streaming.step`, with the same state and the same noise. Only the
+transformer and the VAE, which `spread_model` has altered, share the work and exchange data. So the ranks stay
+together, and nothing but sound travels from chunk to chunk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from livetalk.env import WorkerPlace
+from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
+from livetalk.parallel.launch import EXIT_LOST
+from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
+from livetalk.parallel.sequence import parallelize_dit
+from livetalk.parallel.vae import parallelize_vae
+from livetalk.runtime.model import AvatarModel, prepare_session
+from livetalk.runtime.session import SessionOptions, plan_session
+from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.state import StreamState
+from livetalk.streaming.step import Models, create_recorded_state, create_state, generate_chunk
+from livetalk.types import Conditioning, VideoChunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStream:
+    """Begin a stream.
+
+    Attributes:
+        stream: its number, of the leader's choice.
+        picture: `[3, H, W]` float32, -1..1, the framed portrait, on the CPU.
+        sound: float32 on the CPU: for "stream" what is heard before the first chunk, for "whole" all.
+        options: of the session.
+    """
+
+    stream: int
+    picture: Tensor
+    sound: Tensor
+    options: SessionOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextChunk:
+    """Make the next chunk of a stream.
+
+    Attributes:
+        stream: its number.
+        samples: `[chunk_samples]` float32, -1..1, on the CPU.
+    """
+
+    stream: int
+    samples: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseStream:
+    """Forget a stream.
+
+    Attributes:
+        stream: its number.
+    """
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorkers:
+    """End the work."""
+
+
+Command = OpenStream | NextChunk | CloseStream | StopWorkers
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    models: Models
+    conditioning: Conditioning
+    state: StreamState
+
+
+class StreamTable:
+    """The streams of one model on one rank."""
+
+    def __init__(self, model: AvatarModel) -> None:
+        """Start with no stream."""
+        self.model = model
+        self._streams: dict[int, _Stream] = {}
+
+    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+        """Do what a command says.
+
+        Returns:
+            The frames of `NextChunk`, on the model's device; None for the others.
+
+        Raises:
+            InputError: an option cannot be used with this model.
+            KeyError: there is no such stream.
+        """
+        if isinstance(command, OpenStream):
+            self._streams[command.stream] = self._open(command)
+        elif isinstance(command, CloseStream):
+            del self._streams[command.stream]
+        else:
+            stream = self._streams[command.stream]
+            chunk, state = generate_chunk(stream.models, stream.conditioning, command.samples, stream.state)
+            self._streams[command.stream] = replace(stream, state=state)
+            return chunk
+        return None
+
+    def _open(self, command: OpenStream) -> _Stream:
+        session = plan_session(self.model, command.options)
+        conditioning = prepare_session(self.model, session.models, command.picture, session.prompt)
+        create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
+        state = create(session.models, conditioning, session.seed, command.sound)
+        return _Stream(session.models, conditioning, state)
+
+
+class Leader:
+    """Rank 0: runs commands on all ranks. As a context manager it sends the others home at the end."""
+
+    def __init__(self, streams: StreamTable, line: ControlLine) -> None:
+        """Lead the followers at the other end of a line."""
+        self._streams = streams
+        self._line = line
+
+    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+        """Do what a command says on all ranks; see `StreamTable.run`.
+
+        Raises:
+            InputError: an option cannot be used with this model; no rank has begun.
+            PeerLostError: a follower has gone.
+        """
+        if isinstance(command, OpenStream):
+            plan_session(self._streams.model, command.options)
+        with self._line.in_step():
+            self._line.send(command)
+            return self._streams.run(command)
+
+    def __enter__(self) -> Self:
+        """Return the leader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the followers, if they listen; if not, whoever started them stops them."""
+        if self._line.intact:
+            self._line.send(StopWorkers())
+
+
+def follow(streams: StreamTable, line: ControlLine) -> None:
+    """Do what the leader says until it says no more.
+
+    Raises:
+        PeerLostError: another worker has gone.
+    """
+    while not isinstance(command := line.receive(), StopWorkers):
+        with line.in_step():
+            streams.run(command)
+
+
+def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> ParallelMesh:
+    """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
+
+    Args:
+        model: with the same weights on every rank; its networks are altered in place. Not compiled yet.
+        config: degrees, or None for those that `choose_degrees` takes.
+
+    Raises:
+        InputError: the degrees do not fit the number of ranks or of heads.
+    """
+    dit = model.models.dit
+    config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
+    mesh = build_mesh(config, model.models.device)
+    parallelize_dit(dit, mesh)
+    parallelize_vae(model.models.vae, mesh.everyone)
+    return mesh
+
+
+def run_worker(
+    place: WorkerPlace,
+    device: torch.device,
+    build: Callable[[], AvatarModel],
+    lead: Callable[[Leader], int],
+) -> int:
+    """Live the whole life of one of several workers.
+
+    Args:
+        place: of this process, from `livetalk.env.worker_place`.
+        device: where it computes, such as `cuda:<local rank>`.
+        build: makes the model on that device, with the same weights on every rank.
+        lead: what the leader does; the followers do what it says.
+
+    Returns:
+        The exit code: that of `lead`, 0 for followers, `EXIT_LOST` when another worker has gone.
+
+    Raises:
+        LivetalkError: what the user can mend; `lead` and `build` may raise anything else, too.
+    """
+    try:
+        with join_workers(place, device) as line:
+            model = build()
+            spread_model(model)
+            streams = StreamTable(model)
+            if line.leads:
+                with Leader(streams, line) as leader:
+                    return lead(leader)
+            follow(streams, line)
+    except PeerLostError:
+        return EXIT_LOST
+    return 0
