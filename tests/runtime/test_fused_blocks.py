@@ -9,7 +9,8 @@ from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention import AttentionCore
-from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
+from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
+from livetalk.ops.kernels.interface import HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
 from livetalk.ops.matmul import QuantizedRows
@@ -137,6 +138,27 @@ def test_a_core_of_another_scheme_is_asked_for_attention(monkeypatch: pytest.Mon
         block.get_submodule("self_attention").core = CountingCore()
     assert relative(fused(*inputs), tiny_dit(PROMPT)(*inputs)) < 1e-5
     assert CountingCore.calls == PROMPT.num_layers
+
+
+def test_heads_from_other_ranks_are_rounded_by_the_kernels() -> None:
+    measured = []
+
+    class CountingKernels(TorchKernels):
+        def measure_heads(self, x: torch.Tensor) -> HeadRange:
+            measured.append(x.shape)
+            return super().measure_heads(x)
+
+    dit = tiny_dit(PROMPT)
+    apply_attention(dit, ATTENTION_KERNELS["fp8-reference"], ("self_attention",))
+    plain = dit.blocks.layers[0].get_submodule("self_attention.core")
+    fuse_blocks(dit, CountingKernels())
+    core = dit.blocks.layers[0].get_submodule("self_attention.core")
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 19, 4, 16, generator=rng) for _ in range(3))
+    assert isinstance(plain, KernelCore) and isinstance(core, KernelCore)
+    for result, expected in zip(core.with_lse(q, k + 3, v), plain.with_lse(q, k + 3, v), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
+    assert len(measured) == 3
 
 
 @pytest.mark.parametrize("attention", ["auto", "flash"])

@@ -6,6 +6,7 @@ spend its range on it.
 Shapes: B batch · L queries · S keys · N heads · E head width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,9 @@ def quantize_attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[
     return parts, mean
 
 
+Quantize = Callable[[Tensor, Tensor, Tensor], tuple[QuantizedAttention, Tensor]]
+
+
 def restore_lse(lse_BNL: Tensor, q_BLNE: Tensor, key_mean_B1NE: Tensor) -> Tensor:
     """Add to a log-sum-exp what taking the mean off the keys took away.
 
@@ -90,16 +94,30 @@ def restore_lse(lse_BNL: Tensor, q_BLNE: Tensor, key_mean_B1NE: Tensor) -> Tenso
     return lse_BNL.transpose(1, 2) + offset
 
 
-def float8_attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
-    """Attend in FP8 on FlashAttention 3; arguments and results as for `attention_with_lse`, in bfloat16."""
-    (q, k, v), mean = quantize_attention(q_BLNE, k_BSNE, v_BSNE)
+def float8_attention(
+    q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, quantize: Quantize = quantize_attention
+) -> tuple[Tensor, Tensor]:
+    """Attend in FP8 on FlashAttention 3.
+
+    Args:
+        q_BLNE: queries, as for `attention_with_lse`.
+        k_BSNE: keys.
+        v_BSNE: values.
+        quantize: does what `quantize_attention` does.
+
+    Returns:
+        What `attention_with_lse` returns, in bfloat16.
+    """
+    (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = fa3(q.levels, k.levels, v.levels, q.scale, k.scale, v.scale)
     return out, restore_lse(lse, q_BLNE, mean)
 
 
-def float8_attention_reference(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
+def float8_attention_reference(
+    q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, quantize: Quantize = quantize_attention
+) -> tuple[Tensor, Tensor]:
     """Quantise, dequantise and attend in float32: `float8_attention` but for the kernel's own rounding."""
-    (q, k, v), mean = quantize_attention(q_BLNE, k_BSNE, v_BSNE)
+    (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = reference_attention_with_lse(q.dequantize(), k.dequantize(), v.dequantize())
     return out.type_as(v_BSNE), restore_lse(lse.transpose(1, 2), q_BLNE, mean)
 

@@ -7,6 +7,8 @@ them, and leave their bias to the kernel after them.
 Shapes: B batch · L video tokens · N heads · E head width · D model width.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch.nn.functional as F
@@ -17,7 +19,12 @@ from livetalk.models.dit_blocks import ContextAttention, DiTBlock
 from livetalk.models.dit_context import BlockConditioning
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.models.vae_blocks import ChannelNorm
-from livetalk.ops.attention_float8 import QuantizedAttention, attend_quantized
+from livetalk.ops.attention_float8 import (
+    QuantizedAttention,
+    attend_quantized,
+    float8_attention,
+    float8_attention_reference,
+)
 from livetalk.ops.backends import KernelCore
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
 from livetalk.ops.matmul import QuantizedRows
@@ -25,7 +32,7 @@ from livetalk.ops.norm import LayerNorm, RMSNorm
 from livetalk.ops.rope import RopeTables
 from livetalk.quantization.float8 import Float8Linear
 
-FLOAT8_CORES = frozenset({"fa3-fp8", "fp8-reference"})
+FLOAT8_CORES = {"fa3-fp8": float8_attention, "fp8-reference": float8_attention_reference}
 """Attention kernels whose input the kernel before them can write in one byte."""
 
 
@@ -150,8 +157,8 @@ class FusedChannelNorm(ChannelNorm):
 def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
     """Run the blocks of a transformer on fused kernels.
 
-    Comes after `fuse_qkv` and before blocks are offloaded, spread over ranks or compiled: hooks would be
-    lost. Layers may be quantised before or after.
+    Comes after `fuse_qkv` and the choice of attention kernels, and before blocks are offloaded, spread over
+    ranks or compiled: hooks would be lost. Layers may be quantised before or after.
 
     Args:
         dit: changed in place, for inference; its parameters and state dict stay.
@@ -170,6 +177,7 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
                 f"block {index} has hooks already: fuse blocks before they are offloaded or spread"
             )
         dit.blocks.layers[index] = FusedBlock(block, kernels)
+        _fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
 
 
@@ -191,6 +199,25 @@ def fuse_channel_norms(network: nn.Module, kernels: FusedKernels) -> int:
         else:
             replaced += fuse_channel_norms(child, kernels)
     return replaced
+
+
+def _fuse_rounding(attention: nn.Module, kernels: FusedKernels) -> None:
+    """Let FP8 attention round on fused kernels what it is given in 16 bits, as ranks give each other."""
+    core = attention.core
+    if isinstance(core, KernelCore) and core.kernel.name in FLOAT8_CORES:
+        attend = FLOAT8_CORES[core.kernel.name]
+        fused = partial(attend, quantize=partial(quantize_attention_fused, kernels))
+        attention.core = KernelCore(replace(core.kernel, attend=fused))
+
+
+def quantize_attention_fused(
+    kernels: FusedKernels, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor
+) -> tuple[QuantizedAttention, Tensor]:
+    """Do what `quantize_attention` does on fused kernels; see there."""
+    spread = kernels.measure_heads(k_BSNE)
+    q, v = (kernels.quantize_heads(x, kernels.measure_heads(x), centre=False) for x in (q_BLNE, v_BSNE))
+    k = kernels.quantize_heads(k_BSNE, spread, centre=True)
+    return QuantizedAttention(q, k, v), spread.mean[:, None]
 
 
 def takes_rows(layer: nn.Module) -> bool:

@@ -47,9 +47,10 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     }
     split |= {name: INT for name in ("num_tokens", "x_batch_stride", "x_row_stride", "out_group_stride")}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
-    flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "MEASURE": True}
+    flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "STORE": True, "MEASURE": True}
     found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, 16))
     levels = {"x": BF16, "scale": F32, "mean": F32, "out": F8, "num_tokens": INT}
+    levels |= {"x_batch_stride": INT, "x_row_stride": INT}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "CENTRE": True}
     found.append((heads._quantize_heads_kernel, levels, sizes, 8))
     norm = {"x": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}

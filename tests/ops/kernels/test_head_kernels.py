@@ -95,3 +95,19 @@ def test_an_exchange_of_heads_finds_its_groups_in_order(triton: FusedKernels, de
     groups = triton.split_heads(x, None, None, None, (HEADS, 3))[0]
     for rank, group in enumerate(groups):
         assert torch.equal(group, whole[:, :, 2 * rank : 2 * rank + 2])
+
+
+def test_heads_of_an_exchange_are_measured_and_rounded_where_they_lie(
+    triton: FusedKernels, device: torch.device
+) -> None:
+    # What queries, keys and values that travelled together look like: neither contiguous nor in order.
+    wide = tokens(device).view(2, TOKENS, HEADS, -1).transpose(0, 1).repeat(1, 1, 2, 1)
+    for x in (wide[:, :, :HEADS].transpose(0, 1), wide.transpose(0, 1)[:, :, ::2]):
+        assert not x.is_contiguous()
+        spread, expected = triton.measure_heads(x), TORCH.measure_heads(x)
+        for value, wanted in zip(spread, expected, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+        heads, wanted_heads = (k.quantize_heads(x, expected, centre=True) for k in (triton, TORCH))
+        assert torch.equal(heads.scale, wanted_heads.scale)
+        torch.testing.assert_close(heads.dequantize(), wanted_heads.dequantize(), rtol=0.13, atol=0.01)
+        assert heads.levels.is_contiguous()

@@ -4,6 +4,8 @@
 # ruff: noqa: PLR0913
 # mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
+from typing import cast
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +19,9 @@ from livetalk.ops.rope import RopeTables
 
 ROWS = 16
 """Tokens of one program: enough that the ranges it writes are few beside the tokens."""
+
+WIDE = 4096
+"""Tokens wider than this get 16 warps, others 8."""
 
 
 @triton.jit
@@ -41,6 +46,7 @@ def _split_heads_kernel(
     HAS_BIAS: tl.constexpr,
     NORM: tl.constexpr,
     ROPE: tl.constexpr,
+    STORE: tl.constexpr,
     MEASURE: tl.constexpr,
 ):
     """Take some tokens of a sample to their heads, and note the range of every channel over them."""
@@ -74,7 +80,8 @@ def _split_heads_kernel(
             even, odd = tl.split(tl.reshape(y, (BLOCK // 2, 2)))
             y = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK,))
         rounded = y.to(out.dtype.element_ty)
-        tl.store(out + target + (sample * num_tokens + token) * GROUP, rounded, mask=here)
+        if STORE:
+            tl.store(out + target + (sample * num_tokens + token) * GROUP, rounded, mask=here)
         if MEASURE:
             y = rounded.to(tl.float32)
             lowest = tl.minimum(lowest, tl.where(here, y, float("inf")))
@@ -94,6 +101,8 @@ def _quantize_heads_kernel(
     mean,
     out,
     num_tokens,
+    x_batch_stride,
+    x_row_stride,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
@@ -104,7 +113,8 @@ def _quantize_heads_kernel(
     sample = row // num_tokens
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
-    y = tl.load(x + row * WIDTH + column, mask=inside, other=0.0).to(tl.float32)
+    start = sample * x_batch_stride + row % num_tokens * x_row_stride
+    y = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
     if CENTRE:
         y -= tl.load(mean + sample * WIDTH + column, mask=inside, other=0.0)
     s = tl.load(scale + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
@@ -124,8 +134,29 @@ def split_heads_on_triton(
     """Compute `FusedKernels.split_heads`; see there."""
     batch, num_tokens, width = x.shape
     num_heads, groups = heads
-    x = x if x.stride(-1) == 1 else x.contiguous()
     out = x.new_empty((groups, batch, num_tokens, num_heads // groups, width // num_heads))
+    return out, _split(x, bias, norm, rope, num_heads, out, measure=measure)
+
+
+def measure_heads_on_triton(x: Tensor) -> HeadRange:
+    """Compute `FusedKernels.measure_heads`; see there."""
+    spread = _split(x.flatten(2), None, None, None, x.shape[2], None, measure=True)
+    return cast(HeadRange, spread)
+
+
+def _split(
+    x: Tensor,
+    bias: Tensor | None,
+    norm: HeadNorm | None,
+    rope: RopeTables | None,
+    num_heads: int,
+    out: Tensor | None,
+    *,
+    measure: bool,
+) -> HeadRange | None:
+    """Take `x`, `[B, L, D]`, to `out`, `[P, B, L, N / P, E]`, and measure what is taken there."""
+    batch, num_tokens, width = x.shape
+    x = x if x.stride(-1) == 1 else x.contiguous()
     # Whoever measures writes once for many tokens; whoever does not starts more programs.
     rows = ROWS if measure else 1
     parts = triton.cdiv(num_tokens, rows)
@@ -136,42 +167,47 @@ def split_heads_on_triton(
         x if norm is None else norm.weight,
         x if rope is None else rope.cos.contiguous(),
         x if rope is None else rope.sin.contiguous(),
-        out,
+        x if out is None else out,
         ranges,
         num_tokens,
         x.stride(0),
         x.stride(1),
-        out.stride(0),
+        0 if out is None else out.stride(0),
         0.0 if norm is None else norm.eps,
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
         PAIRS=width // num_heads // 2,
-        GROUP=width // groups,
+        GROUP=width if out is None else out.shape[3] * out.shape[4],
         ROWS=rows,
         HAS_BIAS=bias is not None,
         NORM=norm is not None,
         ROPE=rope is not None,
+        STORE=out is not None,
         MEASURE=measure,
-        num_warps=16 if width > 4096 else 8,
+        num_warps=16 if width > WIDE else 8,
     )
     if not measure:
-        return out, None
+        return None
     lowest, highest, summed = ranges.unbind(2)
-    return out, HeadRange(lowest.amin(1), highest.amax(1), summed.sum(1) / num_tokens)
+    return HeadRange(lowest.amin(1), highest.amax(1), summed.sum(1) / num_tokens)
 
 
 def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
     """Compute `FusedKernels.quantize_heads`; see there."""
     batch, num_tokens, num_heads, head = x.shape
     mean, scale = head_scale(spread, centre=centre)
-    out = torch.empty_like(x, dtype=FLOAT8)
+    rows = x.flatten(2)
+    rows = rows if rows.stride(-1) == 1 else rows.contiguous()
+    out = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
     width = num_heads * head
     _quantize_heads_kernel[(batch * num_tokens,)](
-        x.contiguous(),
+        rows,
         scale,
         scale if mean is None else mean.contiguous(),
         out,
         num_tokens,
+        rows.stride(0),
+        rows.stride(1),
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
         HEAD=head,

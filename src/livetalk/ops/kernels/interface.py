@@ -96,11 +96,14 @@ class FusedKernels(Protocol):
             heads gets. And the range of these rounded numbers, or None.
         """
 
+    def measure_heads(self, x: Tensor) -> HeadRange:
+        """Find the range of heads that come from elsewhere; `x` is `[B, L, N, E]`, of any strides."""
+
     def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range.
 
         Args:
-            x: `[B, L, N, E]` contiguous, of `split_heads`.
+            x: `[B, L, N, E]`, of any strides.
             spread: of `x`.
             centre: take the mean off first, as keys want.
         """

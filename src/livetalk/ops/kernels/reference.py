@@ -36,12 +36,14 @@ class TorchKernels:
         if rope is not None:
             y = rotate_real(y, rope)
         rounded = y.type_as(x)
-        spread = None
-        if measure:
-            wide = rounded.float()
-            spread = HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
+        spread = self.measure_heads(rounded) if measure else None
         by_group = rounded.reshape(*rounded.shape[:2], groups, -1, rounded.shape[-1])
         return by_group.movedim(2, 0).contiguous(), spread
+
+    def measure_heads(self, x: Tensor) -> HeadRange:
+        """Find the range of heads."""
+        wide = x.float()
+        return HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
 
     def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""

@@ -5,7 +5,11 @@ from typing import cast
 from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
-from livetalk.ops.kernels.heads import quantize_heads_on_triton, split_heads_on_triton
+from livetalk.ops.kernels.heads import (
+    measure_heads_on_triton,
+    quantize_heads_on_triton,
+    split_heads_on_triton,
+)
 from livetalk.ops.kernels.interface import Affine, Branch, HeadNorm, HeadRange
 from livetalk.ops.kernels.pixels import channel_norm_on_triton
 from livetalk.ops.kernels.rows import gelu_on_triton, tokens_on_triton
@@ -30,6 +34,10 @@ class TritonKernels:
     ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
         return split_heads_on_triton(x, bias, norm, rope, heads, measure=measure)
+
+    def measure_heads(self, x: Tensor) -> HeadRange:
+        """Find the range of heads."""
+        return measure_heads_on_triton(x)
 
     def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
