@@ -19,6 +19,13 @@ while len(list(folder.glob("started?"))) < int(os.environ["WORLD_SIZE"]):
 """
 """Start of every worker's program here: leave a trace, and wait for the others."""
 
+HANG = """
+rank == 0 and (folder / "ready").touch()
+while True:
+    time.sleep(0.1)
+"""
+"""End of a program that does not end."""
+
 LAUNCH = """
 import sys
 from livetalk.parallel.launch import launch_workers
@@ -113,26 +120,33 @@ def test_followers_may_end_before_the_leader(tmp_path: Path) -> None:
 def test_ctrl_c_goes_to_the_leader_who_completes_its_work(tmp_path: Path) -> None:
     program = """
 try:
+    (folder / f"ready{rank}").touch()
     time.sleep(100)
 except KeyboardInterrupt:
     (folder / f"interrupted{rank}").touch()
     sys.exit(130)
 """
     launcher = launch_apart(tmp_path, program)
+    wait_for(lambda: len(list(tmp_path.glob("ready?"))) == 3)
     launcher.send_signal(signal.SIGINT)
     assert launcher.wait(30) == 130
     assert [path.name for path in tmp_path.glob("interrupted?")] == ["interrupted0"]
     assert_nothing_is_left(tmp_path)
 
 
+def test_a_leader_that_does_not_catch_ctrl_c_is_no_failure(tmp_path: Path) -> None:
+    launcher = launch_apart(tmp_path, "signal.signal(signal.SIGINT, signal.SIG_DFL)" + HANG)
+    wait_for(lambda: (tmp_path / "ready").exists())
+    launcher.send_signal(signal.SIGINT)
+    assert launcher.wait(30) == 130
+    assert_nothing_is_left(tmp_path)
+
+
 def test_a_second_ctrl_c_ends_a_leader_that_does_not_listen(tmp_path: Path) -> None:
     program = """
 signal.signal(signal.SIGINT, lambda *_: (folder / "heard").touch())
-(folder / "ready").touch()
-while True:
-    time.sleep(0.1)
 """
-    launcher = launch_apart(tmp_path, program)
+    launcher = launch_apart(tmp_path, program + HANG)
     wait_for(lambda: (tmp_path / "ready").exists())
     launcher.send_signal(signal.SIGINT)
     wait_for(lambda: (tmp_path / "heard").exists())

@@ -20,6 +20,7 @@ EXIT_LOST = 75
 """A worker ends so when another one has gone: whoever asks why must ask that one."""
 
 _FAILED = 1
+_INTERRUPTED = 130
 
 
 class WorkerError(LivetalkError):
@@ -107,6 +108,8 @@ class _Supervisor:
             code = self._workers[rank].returncode
             if code == EXIT_LOST:
                 rank, code = self._find_cause(rank)
+            if interrupted and rank == 0 and code == -signal.SIGINT:
+                return _INTERRUPTED
             if rank == 0 or code != 0:
                 return self._conclude(rank, code)
 
