@@ -39,6 +39,7 @@ COMMANDS = {
     "data": Command("livetalk.cli.data", "make training data"),
     "train": Command("livetalk.cli.train", "train a model"),
     "evaluate": Command("livetalk.cli.evaluate", "measure a generated video"),
+    "bench": Command("livetalk.cli.bench", "measure how fast a model runs here"),
     "doctor": Command("livetalk.cli.doctor", "look at this machine and say whether a model will run"),
     "compare-numerics": Command("livetalk.cli.compare_numerics", "compare two ways of running a model"),
     "download": Command("livetalk.cli.download", "fetch a published model"),

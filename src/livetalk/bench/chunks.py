@@ -1,0 +1,216 @@
+"""A stream whose chunks are timed: the engine's own steps, the next one under way while one is copied."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from livetalk.bench.machine import peak_process_gb
+from livetalk.bench.options import BenchOptions
+from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan
+from livetalk.runtime.host_copy import HostCopy, PendingFrames
+from livetalk.runtime.model import AvatarModel, PortraitConfig
+from livetalk.runtime.session import SessionOptions, plan_session
+from livetalk.runtime.worker import CloseStream, NextChunk, OpenStream
+from livetalk.tracing import observe_spans, span
+from livetalk.types import VideoChunk
+
+Run = Callable[[OpenStream | NextChunk | CloseStream], VideoChunk | None]
+Progress = Callable[[int, int], None]
+
+FIRST_CHUNKS = 3
+"""Streams that are begun to measure how soon the first frame comes."""
+
+_IN_FLIGHT = 2
+"""Chunks that run besides the measured ones: an interval begins with an arrival, and ends under the next
+chunk."""
+
+_PITCH_HERTZ = 180
+_SYLLABLES_HERTZ = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What the clocks said.
+
+    Attributes:
+        intervals_ms: between the arrivals of consecutive chunks' frames in host memory.
+        first_ms: of each new stream, from its sound in hand to its first frames in host memory.
+        spans: of the measured chunks and those in flight around them.
+        num_span_chunks: chunks that the spans are of.
+        peak_memory_gb: see `BenchRecord`.
+        peak_reserved_gb: likewise.
+        memory_growth_gb: likewise.
+    """
+
+    intervals_ms: tuple[float, ...]
+    first_ms: tuple[float, ...]
+    spans: tuple[TimedSpan, ...]
+    num_span_chunks: int
+    peak_memory_gb: float
+    peak_reserved_gb: float | None
+    memory_growth_gb: float | None
+
+
+class ChunkBench:
+    """Runs the streams of one measurement."""
+
+    def __init__(self, model: AvatarModel, run: Run, options: BenchOptions) -> None:
+        """Prepare.
+
+        Args:
+            model: of this process, ready.
+            run: does a command, on all ranks if there are several.
+            options: of the measurement.
+        """
+        self._run = run
+        self._device = model.models.device
+        self._copy = HostCopy(self._device)
+        self._session: SessionOptions = {"size": options.size, "num_steps": options.steps}
+        session = plan_session(model, self._session)
+        self._picture = draw_picture(session.portrait)
+        self._rate = session.models.config.geometry.sample_rate
+        self._chunk_samples = session.models.config.geometry.chunk_samples
+        self._num_chunks, self._warm_up = options.chunks, options.warm_up
+        self._num_streams = 0
+
+    def measure(self, progress: Progress) -> Measurement:
+        """Warm up, measure chunks, then begin new streams.
+
+        Args:
+            progress: told the chunks done, and the chunks in all.
+        """
+        total = self._warm_up + self._num_chunks + _IN_FLIGHT + FIRST_CHUNKS
+        done = 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total)
+
+        launches = self._launch_chunks(self._warm_up + self._num_chunks + _IN_FLIGHT)
+        for _ in range(self._warm_up):
+            next(launches).wait()
+            advance()
+        memory = _MemoryWatch(self._device)
+        timer = SpanTimer(self._device)
+        with observe_spans(timer):
+            arrivals = _time_arrivals(launches, advance)
+        spans = tuple(timer.read())
+        peak_gb, reserved_gb, growth_gb = memory.read()
+        first_ms = tuple(self._time_first_chunk(advance) for _ in range(FIRST_CHUNKS))
+        return Measurement(
+            intervals_ms=tuple(1000 * (after - before) for before, after in itertools.pairwise(arrivals)),
+            first_ms=first_ms,
+            spans=spans,
+            num_span_chunks=self._num_chunks + _IN_FLIGHT,
+            peak_memory_gb=peak_gb,
+            peak_reserved_gb=reserved_gb,
+            memory_growth_gb=growth_gb,
+        )
+
+    def _launch_chunks(self, num_chunks: int) -> Iterator[PendingFrames]:
+        """Start chunk after chunk of a new stream, each when it is asked for."""
+        stream = self._open()
+        for index in range(num_chunks):
+            yield self._launch(stream, index)
+        self._run(CloseStream(stream=stream))
+
+    def _time_first_chunk(self, advance: Callable[[], None]) -> float:
+        stream = self._open()
+        wait_for(self._device)
+        began = perf_counter()
+        self._launch(stream, 0).wait()
+        elapsed = perf_counter() - began
+        self._run(CloseStream(stream=stream))
+        advance()
+        return 1000 * elapsed
+
+    def _open(self) -> int:
+        self._num_streams += 1
+        self._run(
+            OpenStream(
+                stream=self._num_streams,
+                picture=self._picture,
+                sound=torch.zeros(0),
+                options=self._session,
+            )
+        )
+        return self._num_streams
+
+    def _launch(self, stream: int, index: int) -> PendingFrames:
+        samples = hum(index * self._chunk_samples, self._chunk_samples, self._rate)
+        with span(CHUNK_SPAN):
+            chunk = self._run(NextChunk(stream=stream, samples=samples))
+        assert chunk is not None
+        return self._copy.start(chunk)
+
+
+def _time_arrivals(launches: Iterator[PendingFrames], advance: Callable[[], None]) -> list[float]:
+    """Return when the frames of each chunk were there, with the next one started; the last is not counted.
+
+    So a GPU always has work before it, as in a stream, and on a CPU, where starting a chunk is doing it, the
+    intervals are those of whole chunks just the same.
+    """
+    arrivals = []
+    pending = next(launches)
+    for following in launches:
+        pending.wait()
+        arrivals.append(perf_counter())
+        advance()
+        pending = following
+    pending.wait()
+    advance()
+    return arrivals
+
+
+class _MemoryWatch:
+    """Watches the memory of a device from here on; of the process where there is no GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._at_start = torch.cuda.memory_allocated(device)
+            self._reserved = torch.cuda.memory_reserved(device)
+
+    def read(self) -> tuple[float, float | None, float | None]:
+        """Return peak, peak reserved and growth in 10^9 bytes, see `BenchRecord`."""
+        if self._device.type != "cuda":
+            return peak_process_gb(), None, None
+        torch.cuda.synchronize(self._device)
+        growth = torch.cuda.memory_allocated(self._device) - self._at_start
+        # What was reserved before is still so: PyTorch gives nothing back by itself.
+        reserved = max(self._reserved, torch.cuda.max_memory_reserved(self._device))
+        return torch.cuda.max_memory_allocated(self._device) / 1e9, reserved / 1e9, growth / 1e9
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def draw_picture(portrait: PortraitConfig) -> Tensor:
+    """Draw waves of colour, `[3, H, W]`, -1..1: no run of equal numbers that a kernel could be quick at."""
+    rows, columns = (torch.linspace(0, 1, side) for side in (portrait.height, portrait.width))
+    return torch.stack(
+        [torch.sin(math.tau * (k * rows[:, None] + (4 - k) * columns[None])) for k in (1, 2, 3)]
+    )
+
+
+def hum(start: int, num_samples: int, sample_rate: int) -> Tensor:
+    """Return a tone that rises and falls like syllables, `[n]` float32, -1..1.
+
+    Args:
+        start: sample of the stream that the first one is.
+        num_samples: n.
+        sample_rate: samples per second.
+    """
+    time = torch.arange(start, start + num_samples, dtype=torch.float64) / sample_rate
+    envelope = 0.5 + 0.5 * torch.sin(math.tau * _SYLLABLES_HERTZ * time)
+    return (0.3 * envelope * torch.sin(math.tau * _PITCH_HERTZ * time)).float()

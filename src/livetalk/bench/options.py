@@ -1,0 +1,78 @@
+"""What to measure, and the command line that asks for it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from livetalk.errors import InputError
+from livetalk.runtime.build import Precision
+from livetalk.runtime.placement import WeightForm
+
+DEFAULT_CHUNKS = 20
+DEFAULT_WARM_UP = 3
+"""The first chunk of a stream has fewer motion latents than the others; each shape runs at least once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """One measurement.
+
+    Attributes:
+        model: a shipped model or a checkpoint folder; not used with `random_weights`.
+        random_weights: the graph of a model without its weights.
+        wav2vec_dir: speech encoder of a published model.
+        gpus: GPUs that share a stream; with device "cpu" processes.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        size: of the picture, or None for the model's own.
+        precision: of the networks.
+        weights: form of the transformer's weights.
+        attention: kernel of the self-attention, "auto" for PyTorch's choice.
+        steps: denoising steps, or None for the model's own.
+        fused: run the transformer and the VAE on fused kernels, queries, keys and values in one product.
+        float8: multiply the transformer's blocks in FP8.
+        compile: compile the transformer.
+        resident_blocks: transformer blocks that stay on the device, or None for all.
+        chunks: that are measured.
+        warm_up: chunks before them.
+        threads: CPU threads of a process, or None for PyTorch's choice.
+        commit: of the source, where it cannot be asked from its repository.
+    """
+
+    model: str = "embedded"
+    random_weights: str | None = None
+    wav2vec_dir: Path | None = None
+    gpus: int = 1
+    device: str = "auto"
+    size: str | None = None
+    precision: Precision = "auto"
+    weights: WeightForm = "full"
+    attention: str = "auto"
+    steps: int | None = None
+    fused: bool = False
+    float8: bool = False
+    compile: bool = False
+    resident_blocks: int | None = None
+    chunks: int = DEFAULT_CHUNKS
+    warm_up: int = DEFAULT_WARM_UP
+    threads: int | None = None
+    commit: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        least = {"gpus": 1, "chunks": 2, "warm_up": 2}
+        for name, number in least.items():
+            if (value := getattr(self, name)) < number:
+                raise InputError(f"{name.replace('_', '-')} {value}: at least {number} is needed")
+        if self.float8 and self.weights != "full":
+            raise InputError(f"float8: multiplies full weights, not those stored as {self.weights}")
+
+    def to_arguments(self) -> list[str]:
+        """Return the arguments of `livetalk bench` that ask for this, defaults left out."""
+        arguments = []
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value == self.__dataclass_fields__[name].default:
+                continue
+            arguments.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                arguments.append(str(value))
+        return arguments

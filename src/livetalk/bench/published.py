@@ -1,0 +1,60 @@
+"""What others have reported for the published model, to stand beside what is measured here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTiming:
+    """A row of a published table, milliseconds; None where it does not say.
+
+    Attributes:
+        source: where it stands.
+        gpu: name of the GPU.
+        num_gpus: GPUs that shared a stream.
+        speech_ms: of a chunk.
+        step_ms: of one denoising step.
+        decode_ms: of a window.
+        encode_ms: of the motion frames.
+        chunk_ms: of a whole chunk of 28 frames.
+    """
+
+    source: str
+    gpu: str
+    num_gpus: int
+    speech_ms: float | None = None
+    step_ms: float
+    decode_ms: float
+    encode_ms: float
+    chunk_ms: float | None = None
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second."""
+        return None if self.chunk_ms is None else 28 * 1000 / self.chunk_ms
+
+
+PAPER = "SoulX-FlashTalk, arXiv 2512.23379"
+
+TABLE_4 = (
+    PublishedTiming(
+        source=f"{PAPER}, table 4", gpu="H800", num_gpus=1, step_ms=1070, decode_ms=988, encode_ms=97
+    ),
+    PublishedTiming(
+        source=f"{PAPER}, table 4", gpu="H800", num_gpus=8, step_ms=193, decode_ms=192, encode_ms=21
+    ),
+)
+"""Its rows for 2 and 4 GPUs are not known to us."""
+
+FIGURE_6 = PublishedTiming(
+    source=f"{PAPER}, figure 6",
+    gpu="H800",
+    num_gpus=8,
+    speech_ms=33,
+    step_ms=154,
+    decode_ms=187,
+    encode_ms=14,
+    chunk_ms=876,
+)
+"""With FlashAttention 3; table 4 is without."""
+
+PUBLISHED = (*TABLE_4, FIGURE_6)

@@ -1,0 +1,66 @@
+"""The same measurement with several numbers of GPUs, each in processes of its own."""
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from livetalk.bench.options import BenchOptions
+from livetalk.bench.record import BenchRecord
+from livetalk.runtime.build import choose_device
+
+COUNTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What came of it.
+
+    Attributes:
+        records: one for each number that was measured.
+        skipped: numbers that were not, and why.
+    """
+
+    records: tuple[BenchRecord, ...]
+    skipped: dict[int, str]
+
+
+def bench_command(options: BenchOptions, *more: str) -> list[str]:
+    """Return program and arguments that measure what `options` say, in another process."""
+    return [sys.executable, "-m", "livetalk", "bench", *options.to_arguments(), *more]
+
+
+def measure_scaling(
+    options: BenchOptions, counts: Sequence[int] = COUNTS, announce: Callable[[str], None] = lambda line: None
+) -> Scaling:
+    """Measure with each number of GPUs that this machine has.
+
+    Args:
+        options: of the measurement; its own number is not used. With device "cpu", processes stand for GPUs.
+        counts: numbers of GPUs.
+        announce: told what begins.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    device = choose_device(options.device)
+    records, skipped = [], {}
+    for count in counts:
+        if device.type == "cuda" and count > torch.cuda.device_count():
+            skipped[count] = f"this machine has {torch.cuda.device_count()}"
+            continue
+        announce(f"{count} {'GPU' if device.type == 'cuda' else 'process'}{'s' if count > 1 else ''}")
+        with tempfile.TemporaryDirectory(prefix="livetalk-bench-") as folder:
+            path = Path(folder) / "record.json"
+            command = bench_command(dataclasses.replace(options, gpus=count), "--output", str(path))
+            code = subprocess.run(command).returncode
+            if code == 0:
+                records.append(BenchRecord.load(path))
+            else:
+                skipped[count] = f"it ended with exit code {code}, see above"
+    return Scaling(tuple(records), skipped)
