@@ -1,4 +1,4 @@
-"""Run a function on several processes that talk through gloo, and collect what each returns."""
+"""Run a function on several processes that exchange tensors, and collect what each returns."""
 
 import multiprocessing
 import pickle
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from livetalk.env import keep_multicast_off
+
 TIMEOUT_SECONDS = 120.0
 
 _PRELOADED = [
@@ -24,13 +26,14 @@ _PRELOADED = [
 """Imported once, by the server that all ranks are forks of; custom operators need PyTorch's compiler."""
 
 
-def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any) -> list[Any]:
-    """Call `function(*args)` on every rank of a new gloo group.
+def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, backend: str = "gloo") -> list[Any]:
+    """Call `function(*args)` on every rank of a new process group.
 
     Args:
         function: of a module; it finds its rank by `torch.distributed`.
         num_ranks: processes.
         *args: picklable.
+        backend: "gloo" for the CPU, "nccl" for one GPU per rank.
 
     Returns:
         The ranks' results, in order.
@@ -46,7 +49,7 @@ def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any) -> list[
         store = (Path(folder) / "store").as_uri()
         pipes = [context.Pipe(duplex=False) for _ in range(num_ranks)]
         ranks = [
-            context.Process(target=_run_rank, args=(pipe[1], rank, num_ranks, store, call))
+            context.Process(target=_run_rank, args=(pipe[1], rank, num_ranks, (backend, store), call))
             for rank, pipe in enumerate(pipes)
         ]
         for rank in ranks:
@@ -68,10 +71,14 @@ def _receive(pipe: Connection, rank: int) -> Any:
     return result
 
 
-def _run_rank(pipe: Connection, rank: int, num_ranks: int, store: str, call: bytes) -> None:
+def _run_rank(pipe: Connection, rank: int, num_ranks: int, meeting: tuple[str, str], call: bytes) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=num_ranks)
+    backend, store = meeting
+    if backend == "nccl":
+        keep_multicast_off()
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=num_ranks)
     try:
         function, args = pickle.loads(call)
         answer = (None, function(*args))

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from livetalk.errors import InputError
 from livetalk.ops.attention import AttentionCore, attention
+from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
 from livetalk.parallel.ring import RingAttention
 from livetalk.parallel.shard import Shard
@@ -78,6 +79,28 @@ def test_a_ring_is_within_the_rounding_of_bfloat16() -> None:
     assert found.dtype == torch.bfloat16
     # Each part is rounded once, and their sum once more.
     assert error < 2 * (one_rank.float() - exact).norm() / exact.norm()
+
+
+def attend_in_bytes() -> Tensor:
+    """Attend around a ring with a kernel that subtracts the mean of the keys it is given."""
+    mesh = build_mesh(ParallelConfig(ulysses_degree=1, ring_degree=3), CPU)
+    shard = Shard(mesh.everyone, "tokens")
+    own = shard.enter(31).span
+    q, k, v = far_keys()
+    core = KernelCore(ATTENTION_KERNELS["fp8-reference"])
+    return RingAttention(core, shard, mesh)(q[:, own], k[:, own], v[:, own])
+
+
+def far_keys() -> tuple[Tensor, Tensor, Tensor]:
+    """Draw keys whose mean differs from piece to piece."""
+    q, k, v = qkv(31, 4)
+    return q, k + torch.linspace(-3, 3, 31)[:, None, None], v
+
+
+def test_a_ring_weighs_the_parts_of_a_kernel_that_shifts_keys_rightly() -> None:
+    found = torch.cat(run_ranks(attend_in_bytes, 3), dim=1)
+    exact = attention(*far_keys())
+    assert (found - exact).norm() / exact.norm() < 0.1
 
 
 def mesh_of(ulysses: int) -> ParallelMesh:

@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.fused_qkv import fuse_qkv
+from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
+from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
 from livetalk.parallel.sequence import parallelize_dit
+from livetalk.runtime.fused_blocks import fuse_blocks
 from parallel.gloo_ranks import run_ranks
 from tiny import DIT_WITH_PROMPT, tiny_dit
 
@@ -70,6 +75,27 @@ def compiled_velocities(degrees: Degrees) -> list[Tensor]:
     # A graph break would be an error.
     dit.compile(backend="aot_eager", fullgraph=True)
     return [dit(*draw_inputs(*size)) for size in SIZES[:1]]
+
+
+def fast_velocities(degrees: Degrees) -> list[Tensor]:
+    """Predict with everything that makes a transformer faster and runs here, one on top of the other."""
+    config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
+    dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
+    fuse_blocks(dit, TorchKernels())
+    apply_attention(dit, ATTENTION_KERNELS["math"], ("self_attention",))
+    parallelize_dit(dit, build_mesh(config, CPU))
+    velocities = []
+    for size in SIZES:
+        inputs = draw_inputs(*size)
+        session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
+        chunk = prepare_chunk(dit, session, inputs[3])
+        velocities.append(dit(*inputs, prepared=chunk.step(500.0)))
+    return velocities
+
+
+@pytest.mark.parametrize("degrees", [(2, 1), (2, 2)])
+def test_fused_blocks_and_prepared_constants_are_cut_like_plain_ones(degrees: Degrees) -> None:
+    assert_all_equal_one(run_ranks(fast_velocities, degrees[0] * degrees[1], degrees))
 
 
 @pytest.mark.slow

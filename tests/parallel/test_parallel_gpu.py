@@ -1,0 +1,104 @@
+"""Two GPUs against one. None of this has a CPU form: see the tests beside it for the same on gloo."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.parallel.mesh import ParallelConfig, build_mesh
+from livetalk.parallel.sequence import parallelize_dit
+from livetalk.parallel.vae import parallelize_vae
+from parallel.gloo_ranks import run_ranks
+from tiny import DIT_WITH_PROMPT, VAE, randomize
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+]
+
+CONFIG = replace(DIT_WITH_PROMPT, dim=512, ffn_dim=1024, num_heads=8)
+FRAMES, ROWS, COLUMNS = 9, 13, 9
+"""1,053 tokens, which two ranks cannot share evenly."""
+
+
+def build_dit(dtype: torch.dtype, config: DiTConfig = CONFIG) -> DiT:
+    dit = DiT(config).eval()
+    randomize(dit)
+    return dit.to("cuda", dtype)
+
+
+def build_vae(dtype: torch.dtype) -> CausalVideoVAE:
+    vae = CausalVideoVAE(replace(VAE, base_dim=32)).eval()
+    randomize(vae)
+    vae.to("cuda", dtype)
+    vae.use_channels_last()
+    return vae
+
+
+def exact_products() -> None:
+    """Keep float32 products float32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def velocity(dit: nn.Module) -> Tensor:
+    rng = torch.Generator().manual_seed(0)
+    audio = CONFIG.audio
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(1, *shape, generator=rng).cuda()
+
+    grid = (FRAMES, 2 * ROWS, 2 * COLUMNS)
+    with torch.no_grad():
+        found: Tensor = dit(
+            draw(CONFIG.out_channels, *grid),
+            torch.full((1,), 500.0, device="cuda"),
+            draw(CONFIG.in_channels - CONFIG.out_channels, *grid),
+            draw(4 * FRAMES - 3, audio.window, audio.num_blocks, audio.channels),
+            draw(3, CONFIG.text_dim or 0),
+            draw(7, CONFIG.image_dim or 0),
+        )
+    return found.cpu()
+
+
+def pictures(vae: CausalVideoVAE) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    latents = torch.randn(1, VAE.latent_channels, 3, 12, 17, generator=rng).cuda()
+    video = torch.rand(1, 3, 5, 48, 68, generator=rng).cuda() * 2 - 1
+    with torch.no_grad():
+        return vae.decode_raw(latents).float().cpu(), vae.encode(video)[0].float().cpu()
+
+
+def on_two(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    exact_products()
+    config = ParallelConfig(ulysses_degree=1 if ring else 2, ring_degree=2 if ring else 1)
+    mesh = build_mesh(config, torch.device("cuda", dist.get_rank()))
+    dit = parallelize_dit(build_dit(dtype), mesh)
+    vae = parallelize_vae(build_vae(dtype), mesh.everyone)
+    if compiled:
+        dit.compile(fullgraph=True)
+    return velocity(dit), *pictures(vae)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("ring", [False, True], ids=["ulysses", "ring"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_two_gpus_give_what_one_gives(dtype: torch.dtype, ring: bool, compiled: bool) -> None:
+    exact_products()
+    found = run_ranks(on_two, 2, dtype, ring, compiled, backend="nccl")
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+    exact = (velocity(build_dit(torch.float32)), *pictures(build_vae(torch.float32)))
+    one = (velocity(build_dit(dtype)), *pictures(build_vae(dtype)))
+    for own, one_gpu, truth in zip(found[0], one, exact, strict=True):
+        # In bfloat16 two GPUs round other sums than one; they must not be further from the truth.
+        limit = 1e-5 if dtype is torch.float32 else 1.5 * relative(one_gpu, truth)
+        assert relative(own, truth) < limit
