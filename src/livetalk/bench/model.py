@@ -4,17 +4,13 @@ import torch
 
 from livetalk.bench.options import BenchOptions
 from livetalk.env import WorkerPlace
-from livetalk.models.fused_qkv import fuse_qkv
-from livetalk.ops.backends import AttentionWork, apply_attention, find_attention_backends, select_attention
-from livetalk.ops.kernels.selection import select_kernels
-from livetalk.quantization.float8 import apply_float8
+from livetalk.errors import InputError
+from livetalk.ops.backends import AttentionKernel, AttentionWork, apply_attention, select_attention
+from livetalk.runtime.acceleration import AUTO, AccelerationConfig, accelerate
 from livetalk.runtime.build import BuildConfig, build_avatar, choose_device, choose_dtype
-from livetalk.runtime.fused_blocks import fuse_blocks, fuse_channel_norms
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
-
-_SELF_ATTENTION = ("self_attention",)
 
 
 def choose_worker_device(options: BenchOptions, place: WorkerPlace | None) -> torch.device:
@@ -27,6 +23,21 @@ def choose_worker_device(options: BenchOptions, place: WorkerPlace | None) -> to
     if device.type == "cuda" and place is not None:
         return torch.device("cuda", place.local_rank)
     return device
+
+
+def require_gpus(options: BenchOptions) -> None:
+    """Refuse more GPUs than there are, before any process is started.
+
+    Raises:
+        InputError: there are fewer, or no such device.
+    """
+    if options.gpus == 1 or options.device == "cpu":
+        return
+    there = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else 0
+    if there < options.gpus:
+        raise InputError(
+            f"gpus {options.gpus}: this machine has {there}; with --device cpu, processes stand for GPUs"
+        )
 
 
 def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
@@ -54,36 +65,29 @@ def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
         )
         model = build_avatar(config)
     _accelerate(model, options)
+    if options.compile:
+        # Compilation happens at the first step, after whatever spreads the model.
+        model.models.dit.compile()
     return model
 
 
 def _accelerate(model: AvatarModel, options: BenchOptions) -> None:
-    """Put fast paths in place, in the only order in which each finds what it replaces."""
     dit, device = model.models.dit, model.models.device
-    if options.fused:
-        fuse_qkv(dit)
-    if options.float8:
-        apply_float8(dit)
-    if options.attention != "auto":
-        work = _attention_work(model)
-        apply_attention(dit, select_attention(options.attention, work), _SELF_ATTENTION)
-    if options.fused:
-        kernels = select_kernels("auto", device)
-        fuse_blocks(dit, kernels)
-        fuse_channel_norms(model.models.vae, kernels)
-    if options.compile:
-        # Compilation happens at the first step, after whatever spreads the model.
-        dit.compile()
+    if options.accelerated:
+        config = AccelerationConfig(
+            float8=options.float8, attention=options.attention, kernels=options.kernels
+        )
+        accelerate(dit, model.models.vae, device, config)
+    elif options.attention != AUTO:
+        apply_attention(dit, _select_kernel(model, options), ("self_attention",))
 
 
 def name_attention(model: AvatarModel, options: BenchOptions) -> str:
     """Return the kernel that the self-attention runs on."""
-    if options.attention != "auto":
-        return options.attention
-    work = _attention_work(model)
-    return next(backend.name for backend in find_attention_backends(*work) if backend.chosen)
+    return _select_kernel(model, options).name
 
 
-def _attention_work(model: AvatarModel) -> AttentionWork:
+def _select_kernel(model: AvatarModel, options: BenchOptions) -> AttentionKernel:
     config = model.models.dit.config
-    return AttentionWork(model.models.device, model.dtype, config.head_dim, config.num_heads)
+    work = AttentionWork(model.models.device, model.dtype, config.head_dim, config.num_heads)
+    return select_attention(options.attention, work)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from livetalk.bench.record import require_commit
 from livetalk.errors import InputError
+from livetalk.ops.kernels.selection import KernelChoice
 from livetalk.runtime.build import Precision
 from livetalk.runtime.placement import WeightForm
 
@@ -27,8 +29,9 @@ class BenchOptions:
         weights: form of the transformer's weights.
         attention: kernel of the self-attention, "auto" for PyTorch's choice.
         steps: denoising steps, or None for the model's own.
-        fused: run the transformer and the VAE on fused kernels, queries, keys and values in one product.
-        float8: multiply the transformer's blocks in FP8.
+        fast: put the fast forms in place that change numbers by rounding only, see `AccelerationConfig`.
+        kernels: of the elementwise work of the fast forms.
+        float8: multiply the transformer's blocks in FP8; brings the other fast forms with it.
         compile: compile the transformer.
         resident_blocks: transformer blocks that stay on the device, or None for all.
         chunks: that are measured.
@@ -47,7 +50,8 @@ class BenchOptions:
     weights: WeightForm = "full"
     attention: str = "auto"
     steps: int | None = None
-    fused: bool = False
+    fast: bool = False
+    kernels: KernelChoice = "auto"
     float8: bool = False
     compile: bool = False
     resident_blocks: int | None = None
@@ -62,8 +66,19 @@ class BenchOptions:
         for name, number in least.items():
             if (value := getattr(self, name)) < number:
                 raise InputError(f"{name.replace('_', '-')} {value}: at least {number} is needed")
+        if self.commit is not None:
+            require_commit(self.commit)
         if self.float8 and self.weights != "full":
             raise InputError(f"float8: multiplies full weights, not those stored as {self.weights}")
+        if self.accelerated and self.resident_blocks is not None:
+            raise InputError("fast and float8: need all blocks on the device; leave resident-blocks out")
+        if self.kernels != "auto" and not self.accelerated:
+            raise InputError(f"kernels {self.kernels}: are part of the fast forms; ask for --fast, too")
+
+    @property
+    def accelerated(self) -> bool:
+        """The fast forms are put in place."""
+        return self.fast or self.float8
 
     def to_arguments(self) -> list[str]:
         """Return the arguments of `livetalk bench` that ask for this, defaults left out."""

@@ -87,8 +87,7 @@ class BenchRecord:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be: it would be quoted."""
-        if not _COMMIT.fullmatch(self.commit):
-            raise InputError(f"bench record: commit {self.commit} is no commit")
+        require_commit(self.commit)
         if not _SIZE.fullmatch(self.size):
             raise InputError(f"bench record: size {self.size} is not HEIGHTxWIDTH")
         positive = (self.fps, self.chunk_ms_median, self.first_frame_ms, self.steps, self.chunks)
@@ -138,6 +137,16 @@ class BenchRecord:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"bench record {path}: {error.strerror}") from error
+
+
+def require_commit(commit: str) -> None:
+    """Refuse what is not 40 hexadecimal digits, with or without "-dirty" behind them, or "unknown".
+
+    Raises:
+        InputError: it is not.
+    """
+    if not _COMMIT.fullmatch(commit):
+        raise InputError(f"commit {commit}: is not one, 40 hexadecimal digits")
 
 
 def now() -> str:

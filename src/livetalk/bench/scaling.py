@@ -54,7 +54,8 @@ def measure_scaling(
         if device.type == "cuda" and count > torch.cuda.device_count():
             skipped[count] = f"this machine has {torch.cuda.device_count()}"
             continue
-        announce(f"{count} {'GPU' if device.type == 'cuda' else 'process'}{'s' if count > 1 else ''}")
+        unit = ("GPU", "GPUs") if device.type == "cuda" else ("process", "processes")
+        announce(f"{count} {unit[count > 1]}")
         with tempfile.TemporaryDirectory(prefix="livetalk-bench-") as folder:
             path = Path(folder) / "record.json"
             command = bench_command(dataclasses.replace(options, gpus=count), "--output", str(path))

@@ -90,7 +90,7 @@ class SpanTimer:
         return perf_counter() if self._origin is None else self._mark_device()
 
     def _mark_device(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         # Of the stream that the work goes to, which need not be the one that the timer was made on.
         event.record(torch.cuda.current_stream(self._device))
         return event

@@ -10,7 +10,7 @@ import torch
 
 from livetalk.bench.chunks import ChunkBench, Measurement, wait_for
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
-from livetalk.bench.model import build_model, choose_worker_device, name_attention
+from livetalk.bench.model import build_model, choose_worker_device, name_attention, require_gpus
 from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
 from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
@@ -20,6 +20,7 @@ from livetalk.bench.spans import Trace, percentile, summarize_stages
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError, OutputError
 from livetalk.ops.backends import ATTENTION_KERNELS
+from livetalk.ops.kernels.selection import KERNEL_CHOICES
 from livetalk.parallel.launch import launch_workers
 from livetalk.runtime.build import PRECISIONS, set_threads
 from livetalk.runtime.model import AvatarModel
@@ -68,8 +69,15 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="kernel of the self-attention; auto is PyTorch's choice (default: auto)",
     )
-    parser.add_argument("--fused", action="store_true", help="run blocks and norms on fused kernels")
-    parser.add_argument("--float8", action="store_true", help="multiply the transformer's blocks in FP8")
+    parser.add_argument(
+        "--fast", action="store_true", help="put the fast forms in place that change numbers by rounding only"
+    )
+    parser.add_argument(
+        "--kernels", choices=KERNEL_CHOICES, default="auto", help="of the fast forms (default: auto)"
+    )
+    parser.add_argument(
+        "--float8", action="store_true", help="the fast forms, and the blocks' products in FP8"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the transformer")
 
 
@@ -100,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
     if args.scaling:
         return _run_scaling(args, options)
     if options.gpus > 1 and place is None:
+        require_gpus(options)
         return launch_workers(bench_command(options, *_result_arguments(args)), options.gpus)
     set_threads(options.threads)
     device = choose_worker_device(options, place)

@@ -46,7 +46,9 @@ class HostCopy:
 
     def __init__(self, device: torch.device) -> None:
         """Prepare to copy from `device`."""
-        self._lane = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._lane: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._lane = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def start(self, chunk: VideoChunk) -> PendingFrames:
         """Begin to copy a chunk, once the work that makes it is done."""
@@ -66,7 +68,7 @@ class HostCopy:
                 arrived.copy_(frames, non_blocking=True)
             # The frames' memory must not be given to later work before the copy has read it.
             frames.record_stream(lane)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(lane)
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
 

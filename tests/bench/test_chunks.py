@@ -1,0 +1,86 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
+from livetalk.bench.options import BenchOptions
+from livetalk.bench.spans import CHUNK_SPAN
+from livetalk.errors import InputError
+from livetalk.runtime.model import AvatarModel, PortraitConfig
+from livetalk.runtime.random_model import build_random_model
+from livetalk.runtime.worker import CloseStream, NextChunk, OpenStream, StreamTable
+from livetalk.types import VideoChunk
+
+OPTIONS = BenchOptions(random_weights="tiny", device="cpu", chunks=2, warm_up=2, size="32x16", steps=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> AvatarModel:
+    return build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_it_runs_the_streams_and_chunks_that_it_says(model: AvatarModel) -> None:
+    table = StreamTable(model)
+    commands: list[OpenStream | NextChunk | CloseStream] = []
+
+    def run(command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+        commands.append(command)
+        return table.run(command)
+
+    told: list[tuple[int, int]] = []
+    measured = ChunkBench(model, run, OPTIONS).measure(lambda done, total: told.append((done, total)))
+
+    assert len(measured.intervals_ms) == 2 and min(measured.intervals_ms) > 0
+    assert len(measured.first_ms) == FIRST_CHUNKS and min(measured.first_ms) > 0
+    total = 2 + 2 + 2 + FIRST_CHUNKS
+    assert told == [(done, total) for done in range(1, total + 1)]
+    opened = [command.stream for command in commands if isinstance(command, OpenStream)]
+    assert opened == [1, 2, 3, 4]
+    assert [command.stream for command in commands if isinstance(command, CloseStream)] == opened
+    chunks = [command.stream for command in commands if isinstance(command, NextChunk)]
+    assert chunks == [1] * 6 + [2, 3, 4]
+    assert commands[0].options == {"size": "32x16", "num_steps": 1}  # type: ignore[union-attr]
+
+
+def test_spans_are_those_of_the_measured_chunks(model: AvatarModel) -> None:
+    options = replace(OPTIONS, steps=3)
+    measured = ChunkBench(model, StreamTable(model).run, options).measure(lambda done, total: None)
+    names = [timed.name for timed in measured.spans]
+    assert measured.num_span_chunks == 4
+    for name, count in ((CHUNK_SPAN, 4), ("step.transformer", 12), ("step.decode", 4), ("runtime.copy", 4)):
+        assert names.count(name) == count, name
+    whole = [timed for timed in measured.spans if timed.name == CHUNK_SPAN]
+    # An interval is a chunk and its copy, so it is not shorter than the shortest chunk.
+    assert min(measured.intervals_ms) >= min(timed.duration_ms for timed in whole)
+    assert measured.peak_memory_gb > 0.05 and measured.peak_reserved_gb is None
+
+
+def test_the_sound_goes_on_from_chunk_to_chunk() -> None:
+    whole = hum(0, 3200, 16_000)
+    assert whole.dtype == torch.float32 and 0.1 < whole.abs().max() <= 1
+    assert torch.equal(torch.cat((hum(0, 1600, 16_000), hum(1600, 1600, 16_000))), whole)
+
+
+def test_the_picture_is_in_range_and_nowhere_flat() -> None:
+    picture = draw_picture(PortraitConfig(height=32, width=48))
+    assert picture.shape == (3, 32, 48) and picture.abs().max() <= 1
+    assert (picture.diff(dim=2).abs() > 0).float().mean() > 0.95
+    assert not math.isclose(picture[0].std().item(), 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunks": 1}, "chunks 1: at least 2"),
+        ({"warm_up": 1}, "warm-up 1: at least 2"),
+        ({"gpus": 0}, "gpus 0: at least 1"),
+        ({"float8": True, "weights": "int8"}, "float8: multiplies full weights"),
+        ({"fast": True, "resident_blocks": 3}, "fast and float8: .* resident-blocks"),
+        ({"kernels": "torch"}, "kernels torch: .*--fast"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BenchOptions(**options)  # type: ignore[arg-type]
