@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
+from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, KeysValues
 from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention import AttentionCore
@@ -21,6 +22,11 @@ from tiny import AUDIO, DIT, DIT_WITH_PROMPT, VAE, dit_inputs, tiny_dit, tiny_va
 PROMPT = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replace(AUDIO, output_dim=16))
 PLAIN = replace(PROMPT, text_dim=None, image_dim=None)
 KERNELS = TorchKernels()
+AUDIO_KINDS = {
+    PrepareConfig(absorb_audio=False): KeysValues,
+    PrepareConfig(): AbsorbedAudio,
+    PrepareConfig(max_absorbed_bytes=0): AudioToAbsorb,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -95,17 +101,23 @@ def test_fp8_layers_get_bytes_from_the_kernel_before_them(
 
     monkeypatch.setattr(Float8Linear, "_multiply", watch)
     result = fused(*inputs)
-    # By kernels: self-attention's input, the context query, both layers of the feed-forward.
-    assert sum(in_bytes) == PROMPT.num_layers * (1 + 1 + 2 if qkv else 3 + 1 + 2)
+    # Self-attention's way in and out, the same of the context, both layers of the feed-forward.
+    assert sum(in_bytes) == PROMPT.num_layers * ((1 if qkv else 3) + 1 + 2 + 2)
     assert relative(result, exact) < 1.2 * relative(unfused(*inputs), exact)
 
 
-def test_prepared_constants_pass_through() -> None:
+@pytest.mark.parametrize("config", list(AUDIO_KINDS))
+def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, config: PrepareConfig) -> None:
+    # At this size absorbing does not pay; here it shall happen all the same.
+    monkeypatch.setattr("livetalk.models.dit_constants.absorption_saves_work", lambda **sizes: True)
     plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
     latents, _, condition, audio, text, image = dit_inputs(PROMPT)
     assert latents is not None and condition is not None and audio is not None
     session = prepare_session(fused, condition, (750.0,), text, image)
-    prepared = prepare_chunk(fused, session, audio).step(750.0)
+    chunk = prepare_chunk(fused, session, audio, config)
+    kinds = {type(layer.audio) for layer in chunk.conditioning.layers}
+    assert kinds == {AUDIO_KINDS[config]}
+    prepared = chunk.step(750.0)
     timesteps = torch.tensor([750.0])
     result = fused(latents, timesteps, condition, audio, text, image, prepared=prepared)
     assert relative(result, plain(latents, timesteps, condition, audio, text, image)) < 1e-5

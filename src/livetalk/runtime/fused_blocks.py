@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import ContextAttention, DiTBlock
-from livetalk.models.dit_context import BlockConditioning
+from livetalk.models.dit_context import (
+    AbsorbedAudio,
+    AudioToAbsorb,
+    BlockConditioning,
+    FrameRun,
+    absorb_audio,
+    frame_runs,
+    join_runs,
+    rebase_runs,
+)
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention_float8 import (
@@ -78,11 +87,10 @@ class FusedBlock(DiTBlock):
         tokens, x = kernels.add_layer_norm(
             tokens, branch, _affine(self.audio_norm), self.audio_norm.eps, quantize=False
         )
-        assert isinstance(x, Tensor)
-        y = self.audio_attention(x, frame_ids, conditioning.audio, conditioning.frame_lengths)
+        branch = self._attend_to_speech(cast(Tensor, x), frame_ids, conditioning)
         widen, narrow = self.ffn[0], self.ffn[2]
         tokens, x = kernels.add_layer_norm(
-            tokens, Branch(y), Affine(1 + scale2, shift2), self.ffn_norm.eps, quantize=takes_rows(widen)
+            tokens, branch, Affine(1 + scale2, shift2), self.ffn_norm.eps, quantize=takes_rows(widen)
         )
         hidden, bias = multiply(widen, x)
         x = kernels.gelu(hidden, bias, quantize=takes_rows(narrow))
@@ -114,7 +122,7 @@ class FusedBlock(DiTBlock):
             y = attend_quantized(QuantizedAttention(q, k, v))
         else:
             y = core(*(heads for heads, _ in parts))
-        return Branch(*multiply(attention.out, y.type_as(parts[0][0]).flatten(2)))
+        return self._project(attention.out, y.type_as(parts[0][0]).flatten(2))
 
     def _attend_to_context(
         self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
@@ -123,17 +131,40 @@ class FusedBlock(DiTBlock):
         projected, bias = multiply(attention.q, x)
         norm = HeadNorm(attention.norm_q.weight, attention.norm_q.eps)
         q = self._kernels.split_heads(projected, bias, norm, None, (attention.num_heads, 1))[0][0]
-        total: Tensor | None = None
-        for part, context in (
-            (attention.text, conditioning.text),
-            (attention.image, conditioning.image),
-        ):
+        found = []
+        for part, context in ((attention.text, conditioning.text), (attention.image, conditioning.image)):
             if part is not None:
                 assert context is not None
                 keys, values, key_bias = part(context)
-                y = attention.core(q, keys, values, key_bias).flatten(2)
-                total = y if total is None else total + y
-        return Branch(*multiply(attention.out, cast(Tensor, total)))
+                found.append(attention.core(q, keys, values, key_bias).flatten(2))
+        return self._project(attention.out, *found)
+
+    def _attend_to_speech(self, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning) -> Branch:
+        """Return the attention of normed tokens to the speech of their latent frame."""
+        attention, audio = self.audio_attention, conditioning.audio
+        runs = frame_runs(conditioning.frame_lengths, x.shape[1])
+        if isinstance(audio, AudioToAbsorb):
+            context = attention.keys_values(audio.context).of_runs(runs)
+            audio, runs = absorb_audio(attention.q, attention.out, context), rebase_runs(runs)
+        if not isinstance(audio, AbsorbedAudio) or runs is None:
+            return Branch(attention(x, frame_ids, audio, conditioning.frame_lengths))
+        parts = [self._weigh_speech(x, audio, run) for run in runs]
+        return Branch(join_runs(parts), audio.output_bias)
+
+    def _weigh_speech(self, x: Tensor, audio: AbsorbedAudio, run: FrameRun) -> Tensor:
+        """Return what `AbsorbedAudio.attend` returns for some frames, without the output bias."""
+        frames = slice(run.first_frame, run.first_frame + run.num_frames)
+        scale = (x.shape[-1] // audio.num_heads) ** -0.5
+        products = run.split(x) @ audio.logit_weight[:, frames].transpose(2, 3)
+        bias = audio.logit_bias[:, frames]
+        weights = self._kernels.softmax_heads(products, bias, scale, audio.num_heads)
+        return (weights @ audio.output_weight[:, frames]).flatten(1, 2)
+
+    def _project(self, layer: nn.Module, x: Tensor, other: Tensor | None = None) -> Branch:
+        """Apply an output projection to one result of attention, or to the sum of two."""
+        if takes_rows(layer):
+            return Branch(*multiply(layer, self._kernels.quantize_rows(x, other)))
+        return Branch(*multiply(layer, x if other is None else x + other))
 
 
 class FusedChannelNorm(ChannelNorm):

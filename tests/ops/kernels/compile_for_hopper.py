@@ -42,6 +42,11 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
         found.append((rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, 8))
         gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32, "width": INT}
         found.append((rows._gelu_kernel, gelu, {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize}, 16))
+    rounding = {"x": BF16, "other": BF16, "out": F8, "out_scale": F32, "width": INT}
+    found.append((rows._quantize_rows_kernel, rounding, {"BLOCK": 8192, "HAS_OTHER": True}, 8))
+    softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
+    sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}
+    found.append((rows._softmax_heads_kernel, softmax, sizes, 4))
     split = {name: BF16 for name in ("x", "bias", "weight", "out")} | {
         name: F32 for name in ("cos", "sin", "ranges")
     }

@@ -82,6 +82,26 @@ def test_gelu(triton: FusedKernels, case: Case, quantize: bool, bias: bool) -> N
     )
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_quantize_rows(triton: FusedKernels, case: Case, both: bool) -> None:
+    other = case.branch.output if both else None
+    close(triton.quantize_rows(case.x, other), TORCH.quantize_rows(case.x, other))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "keys"), [(4, 8), (3, 5)])
+def test_softmax_heads(
+    triton: FusedKernels, device: torch.device, dtype: torch.dtype, heads: int, keys: int
+) -> None:
+    rng = torch.Generator().manual_seed(keys)
+    products = (20 * torch.randn(2, 3, 4, heads * keys, generator=rng)).to(device, dtype)
+    bias = torch.randn(2, 3, 1, heads * keys, generator=rng).to(device)
+    weights = triton.softmax_heads(products, bias, 0.25, heads)
+    close(weights, TORCH.softmax_heads(products, bias, 0.25, heads), dtype)
+    total = weights.float().unflatten(-1, (heads, keys)).sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0.02, atol=0)
+
+
 def test_a_row_of_zeros_is_quantised_to_zeros(triton: FusedKernels, device: torch.device) -> None:
     rows = triton.gelu(torch.zeros(1, 2, 48, device=device), None, quantize=True)
     assert isinstance(rows, QuantizedRows)

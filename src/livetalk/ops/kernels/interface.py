@@ -122,6 +122,22 @@ class FusedKernels(Protocol):
     def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
         """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or e4m3 rows."""
 
+    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+        """Round `x`, or `x + other`, to e4m3 rows; both `[..., D]`."""
+
+    def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
+        """Turn what absorbed speech was multiplied by into weights: the softmax of `products * scale + bias`.
+
+        Args:
+            products: `[B, T, P, N * S]`, for P tokens of T latent frames and S speech tokens of each.
+            bias: `[B, T, 1, N * S]` float32.
+            scale: of the products.
+            num_heads: N; each head's S weights add up to 1.
+
+        Returns:
+            The shape and dtype of `products`.
+        """
+
     def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
 

@@ -78,6 +78,16 @@ class TorchKernels:
         wide = x.float() if bias is None else x.float() + bias.float()
         return _round(F.gelu(wide, approximate="tanh"), x.dtype, quantize)
 
+    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+        """Round `x`, or `x + other`, to e4m3 rows."""
+        return quantize_rows(x if other is None else x.float() + other.float())
+
+    def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
+        """Turn what absorbed speech was multiplied by into weights."""
+        logits = torch.add(bias.float(), products.float(), alpha=scale)
+        weights = logits.reshape(*logits.shape[:-1], num_heads, -1).softmax(dim=-1)
+        return weights.flatten(-2).type_as(products)
+
     def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
         wide = x.float()

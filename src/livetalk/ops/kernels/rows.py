@@ -91,6 +91,45 @@ def _gelu_kernel(
     _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
 
 
+@triton.jit
+def _quantize_rows_kernel(x, other, out, out_scale, width, BLOCK: tl.constexpr, HAS_OTHER: tl.constexpr):
+    """Round a row, or the sum of two, to e4m3."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_OTHER:
+        y += tl.load(other + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    _store_row(out, out_scale, row, column, inside, y, width, True)
+
+
+@triton.jit
+def _softmax_heads_kernel(
+    x,
+    bias,
+    out,
+    rows_of_a_bias,
+    scale,
+    HEADS: tl.constexpr,
+    KEYS: tl.constexpr,
+    HEADS_BLOCK: tl.constexpr,
+    KEYS_BLOCK: tl.constexpr,
+):
+    """Weigh the keys of every head of one token."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS_BLOCK)[:, None]
+    key = tl.arange(0, KEYS_BLOCK)[None, :]
+    inside = (head < HEADS) & (key < KEYS)
+    at = head * KEYS + key
+    y = tl.load(x + row * HEADS * KEYS + at, mask=inside, other=0.0).to(tl.float32)
+    y = y * scale + tl.load(bias + row // rows_of_a_bias * HEADS * KEYS + at, mask=inside, other=0.0)
+    # Heads that only fill the block keep finite numbers, and are not written.
+    y = tl.where(key < KEYS, y, float("-inf"))
+    y = tl.exp(y - tl.max(y, 1)[:, None])
+    y = tl.div_rn(y, tl.sum(y, 1)[:, None] + tl.zeros_like(y))
+    tl.store(out + row * HEADS * KEYS + at, y.to(out.dtype.element_ty), mask=inside)
+
+
 def tokens_on_triton(
     x: Tensor, branch: Branch | None, affine: Affine | None, eps: float, *, quantize: bool
 ) -> tuple[Tensor, Tensor | QuantizedRows | None]:
@@ -158,6 +197,38 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
         QUANTIZE=quantize,
     )
     return QuantizedRows(out, scale) if quantize else out
+
+
+def quantize_rows_on_triton(x: Tensor, other: Tensor | None) -> QuantizedRows:
+    """Round `x`, or `x + other`, `[..., D]`, to e4m3 rows."""
+    x = x.contiguous()
+    out = torch.empty_like(x, dtype=FLOAT8)
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    width = x.shape[-1]
+    added = x if other is None else other.contiguous()
+    _quantize_rows_kernel[(x.numel() // width,)](
+        x, added, out, scale, width, **_row_options(width), HAS_OTHER=other is not None
+    )
+    return QuantizedRows(out, scale)
+
+
+def softmax_heads_on_triton(products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
+    """Compute `FusedKernels.softmax_heads`; see there."""
+    products = products.contiguous()
+    out = torch.empty_like(products)
+    num_keys = products.shape[-1] // num_heads
+    _softmax_heads_kernel[(products.numel() // products.shape[-1],)](
+        products,
+        bias.contiguous(),
+        out,
+        products.shape[2],
+        scale,
+        HEADS=num_heads,
+        KEYS=num_keys,
+        HEADS_BLOCK=triton.next_power_of_2(num_heads),
+        KEYS_BLOCK=triton.next_power_of_2(num_keys),
+    )
+    return out
 
 
 def _row_options(width: int) -> dict[str, int]:

@@ -12,7 +12,12 @@ from livetalk.ops.kernels.heads import (
 )
 from livetalk.ops.kernels.interface import Affine, Branch, HeadNorm, HeadRange
 from livetalk.ops.kernels.pixels import channel_norm_on_triton
-from livetalk.ops.kernels.rows import gelu_on_triton, tokens_on_triton
+from livetalk.ops.kernels.rows import (
+    gelu_on_triton,
+    quantize_rows_on_triton,
+    softmax_heads_on_triton,
+    tokens_on_triton,
+)
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.ops.rope import RopeTables
 
@@ -61,6 +66,14 @@ class TritonKernels:
     def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
         """Return the tanh GELU of `x + bias`."""
         return gelu_on_triton(x, bias, quantize=quantize)
+
+    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+        """Round `x`, or `x + other`, to e4m3 rows."""
+        return quantize_rows_on_triton(x, other)
+
+    def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
+        """Turn what absorbed speech was multiplied by into weights."""
+        return softmax_heads_on_triton(products, bias, scale, num_heads)
 
     def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
