@@ -30,9 +30,12 @@ from livetalk.ops.attention_lse import reference_attention_with_lse
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, KernelCore, select_attention
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.kernels.selection import triton_problem
 from livetalk.ops.matmul import QuantizedRows, quantize_rows
 from livetalk.ops.rope import grid_positions, rope_tables
 from livetalk.quantization.float8 import Float8Linear
+from livetalk.runtime.fused_color import match_color_fused
+from livetalk.streaming.color import match_color, measure_color
 
 PLAIN_FORMS = ("math", "fp8-reference")
 """They hold every logit, which at the published size are tens of gigabytes."""
@@ -101,6 +104,16 @@ def token_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], ob
             wide.numel() * (2.0 + out),
         )
     yield "gate + residual", lambda k: k.add(x, branch), x.numel() * 6.0
+    yield "attention -> fp8", lambda k: k.quantize_rows(x), x.numel() * 3.0
+    yield "text + image -> fp8", lambda k: k.quantize_rows(x, y), x.numel() * 5.0
+    frames, width = bench.sizes.latents[0], config.num_heads * config.audio.context_tokens
+    products = bench.draw(1, frames, tokens // frames, width)
+    speech_bias = bench.draw(1, frames, 1, width, dtype=torch.float32)
+    yield (
+        "speech softmax",
+        lambda k: k.softmax_heads(products, speech_bias, 0.1, config.num_heads),
+        products.numel() * 4.0,
+    )
 
 
 def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
@@ -148,6 +161,24 @@ def time_elementwise(bench: Bench) -> None:
                 error = largest_error(call(kernels), call(plain))
                 run = partial(call, kernels)
                 bench.add("elementwise", name, kernels.name, run, bytes=size, error=error)
+    time_color(bench)
+
+
+def time_color(bench: Bench) -> None:
+    """Time colour matching of a window, plain and, where Triton runs, fused."""
+    _, frames, rows, columns = bench.sizes.pixels[-1]
+    pixels = bench.draw(1, 3, frames, rows, columns).clamp(-1, 1)
+    pixels = pixels.contiguous(memory_format=torch.channels_last_3d)
+    reference = measure_color(pixels[:, :, :1].flip(3) * 0.8)
+    size, label = pixels.numel() * 6.0, f"colour {frames}x{rows}x{columns}"
+    bench.add("elementwise", label, "torch", partial(match_color, pixels, reference), bytes=size)
+    if bench.compiled:
+        compiled = partial(torch.compile(match_color), pixels, reference)
+        bench.add("elementwise", label, "torch compiled", compiled, bytes=size)
+    if triton_problem(bench.device) is None:
+        error = relative(match_color_fused(pixels, reference), match_color(pixels, reference))
+        fused = partial(match_color_fused, pixels, reference)
+        bench.add("elementwise", label, "triton", fused, bytes=size, error=error)
 
 
 def largest_error(result: object, expected: object) -> float:
