@@ -6,7 +6,13 @@ from torch import Tensor
 
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.loudness import LoudnessMode, LoudnessState, normalize_published, normalize_running
+from livetalk.streaming.loudness import (
+    LoudnessMode,
+    LoudnessState,
+    normalize_published,
+    normalize_running,
+    silence_noise,
+)
 from livetalk.streaming.step import (
     Models,
     StreamConfig,
@@ -60,6 +66,22 @@ def babble(num_chunks: int, level: float) -> Tensor:
     return level * noise * (torch.sin(2 * torch.pi * 4 * time).clamp_min(0) + 1e-3)
 
 
+def tiny_published_encoder() -> Wav2Vec2Encoder:
+    """Build an encoder of the published form, which standardises what it hears."""
+    config = Wav2Vec2Config(
+        width=32,
+        num_layers=2,
+        num_heads=4,
+        ffn_dim=48,
+        conv_dims=(16,) * 7,
+        position_kernel=16,
+        position_groups=4,
+    )
+    encoder = Wav2Vec2Encoder(config).eval()
+    randomize(encoder)
+    return encoder
+
+
 def rms(sound: Tensor) -> float:
     return float(sound.square().mean().sqrt())
 
@@ -98,18 +120,30 @@ def test_hiss_alone_is_lifted_by_the_published_gain_only() -> None:
     assert levels[LoudnessMode.PUBLISHED] > 30 * levels[LoudnessMode.OFF]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_faint_hiss_reaches_the_encoder_as_silence_in_the_running_mode_only(whole: bool) -> None:
+    hiss = 4e-4 * torch.randn(4 * CHUNK, generator=torch.Generator().manual_seed(2))
+    assert rms(hear(LoudnessMode.RUNNING, hiss, whole=whole)[-1]) == 0
+    assert rms(hear(LoudnessMode.OFF, hiss, whole=whole)[-1][-CHUNK:]) == pytest.approx(rms(hiss), rel=0.2)
+    speech = hiss + babble(4, 0.02) * (torch.arange(len(hiss)) > 3 * CHUNK)
+    heard = hear(LoudnessMode.RUNNING, speech, whole=whole)[-1]
+    expected, _ = normalize_running(speech, LoudnessState.create())
+    torch.testing.assert_close(heard[-CHUNK:] if not whole else heard[5 * 640 :][-CHUNK:], expected[-CHUNK:])
+
+
+def test_the_published_encoder_hears_nothing_in_faint_hiss_after_all() -> None:
+    encoder = tiny_published_encoder()
+    hiss = 4e-4 * torch.randn(BUFFER, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        lifted, silent, gated = (
+            encoder(sound[None]) for sound in (hiss, torch.zeros(BUFFER), silence_noise(hiss))
+        )
+    assert torch.equal(gated, silent)
+    assert not torch.allclose(lifted, silent, atol=1e-2, rtol=1e-2), "standardising lifts the hiss"
+
+
 def test_one_gain_for_all_that_is_heard_is_nothing_to_the_published_encoder() -> None:
-    config = Wav2Vec2Config(
-        width=32,
-        num_layers=2,
-        num_heads=4,
-        ffn_dim=48,
-        conv_dims=(16,) * 7,
-        position_kernel=16,
-        position_groups=4,
-    )
-    encoder = Wav2Vec2Encoder(config).eval()
-    randomize(encoder)
+    encoder = tiny_published_encoder()
     sound = babble(3, 0.02)
     with torch.no_grad():
         plain, lifted, ramped = (

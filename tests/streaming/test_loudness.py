@@ -12,6 +12,7 @@ from livetalk.streaming.loudness import (
     integrated_loudness,
     normalize_published,
     normalize_running,
+    silence_noise,
 )
 
 RATE = 16_000
@@ -125,3 +126,21 @@ def test_running_state_is_a_value() -> None:
     assert torch.equal(first[0], second[0])
     assert first[1].gain_db == second[1].gain_db != state.gain_db
     assert state.num_bytes == 4 * state.pending.shape[0] > 0
+
+
+@pytest.mark.parametrize("level", [-90.0, -75.0, -63.0])
+def test_noise_too_faint_for_speech_becomes_silence(level: float) -> None:
+    for sound in (hiss(8.0, level), torch.zeros(RATE), torch.zeros(0)):
+        assert torch.equal(silence_noise(sound), torch.zeros_like(sound))
+
+
+@pytest.mark.parametrize("level", [-50.0, -30.0, 0.0])
+def test_quiet_speech_is_never_taken_for_noise(level: float) -> None:
+    for sound in (syllables(8.0, level), syllables(0.5, level)):
+        assert torch.equal(silence_noise(sound), sound)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 1.0])
+def test_speech_that_begins_after_hiss_is_whole(seconds: float) -> None:
+    sound = torch.cat((hiss(8.0 - seconds, -65.0), hiss(seconds, -30.0, seed=4)))
+    assert torch.equal(silence_noise(sound), sound)

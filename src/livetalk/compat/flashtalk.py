@@ -21,7 +21,13 @@ from livetalk.errors import InputError
 from livetalk.runtime.build import BuildConfig, build_avatar
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.streaming.audio import context_rows
-from livetalk.streaming.loudness import LoudnessMode, LoudnessState, normalize_published, normalize_running
+from livetalk.streaming.loudness import (
+    LoudnessMode,
+    LoudnessState,
+    normalize_published,
+    normalize_running,
+    silence_noise,
+)
 
 infer_params = default_params()
 """Settings, read whenever a function is called: change them in place.
@@ -149,5 +155,6 @@ def _level(waveform: Tensor) -> Tensor:
     if mode is LoudnessMode.PUBLISHED:
         return normalize_published(waveform, infer_params["sample_rate"])
     if mode is LoudnessMode.RUNNING:
-        return normalize_running(waveform, LoudnessState.create(), infer_params["sample_rate"])[0]
+        level, _ = normalize_running(waveform, LoudnessState.create(), infer_params["sample_rate"])
+        return silence_noise(level, infer_params["sample_rate"])
     return waveform

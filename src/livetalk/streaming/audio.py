@@ -3,6 +3,7 @@
 Shapes: B batch · F frames.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -10,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from livetalk.models.speech import AudioEncoder
 from livetalk.streaming.geometry import ChunkGeometry
 
 PIECE_SECONDS = 20
@@ -109,11 +109,11 @@ class Recording:
         """Move on by a chunk; its samples are already part of the recording."""
         return replace(self, num_heard=self.num_heard + 1)
 
-    def read(self, encoder: AudioEncoder, geometry: ChunkGeometry) -> "Recording":
+    def read(self, encode: Callable[[Tensor], Tensor], geometry: ChunkGeometry) -> "Recording":
         """Return this place with the piece around its newest window encoded, if it was not.
 
         Args:
-            encoder: of the stream.
+            encode: `[1, samples]` to the features of an `AudioEncoder`.
             geometry: timeline of the stream.
 
         Raises:
@@ -127,7 +127,7 @@ class Recording:
         if self.piece is not None and self.piece.first_row == first:
             return self
         span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
-        return replace(self, piece=RecordedPiece(first, encoder(self.waveform[None, span])))
+        return replace(self, piece=RecordedPiece(first, encode(self.waveform[None, span])))
 
     @property
     def num_bytes(self) -> int:

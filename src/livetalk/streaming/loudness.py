@@ -37,7 +37,8 @@ class LoudnessMode(Enum):
     """What is done to the level of the sound before the speech encoder hears it.
 
     OFF: nothing.
-    RUNNING: a gain that follows the speaker slowly, hears only the past and leaves noise alone.
+    RUNNING: a gain that follows the speaker slowly, hears only the past and leaves noise alone. Where all
+        that the encoder is about to hear is too faint for speech, it hears digital silence instead.
     PUBLISHED: everything that the encoder is about to hear gets one gain, anew each time, as the published
         code does. It lifts hiss without speech to the loudness of speech.
     """
@@ -61,6 +62,22 @@ def normalize_published(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
     loudness = integrated_loudness(waveform, sample_rate)
     gain = torch.where(loudness.isfinite(), 10 ** ((TARGET_LUFS - loudness) / 20), 1.0)
     return (waveform.double() * gain).type_as(waveform)
+
+
+def silence_noise(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Replace a waveform without any sound as loud as the faintest speech by digital silence.
+
+    An encoder that standardises what it hears would otherwise lift hiss to the level of speech. One block of
+    0.4 s that is loud enough keeps all of the waveform as it is.
+
+    Args:
+        waveform: `[samples]`, all that the encoder is about to hear.
+        sample_rate: samples per second.
+
+    Returns:
+        `[samples]`: the waveform itself or zeros.
+    """
+    return torch.where(integrated_loudness(waveform, sample_rate) >= MIN_SPEECH_LUFS, waveform, 0)
 
 
 def integrated_loudness(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:

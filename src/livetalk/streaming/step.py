@@ -33,6 +33,7 @@ from livetalk.streaming.loudness import (
     LoudnessState,
     normalize_published,
     normalize_running,
+    silence_noise,
 )
 from livetalk.streaming.seams import SeamConfig, hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
@@ -235,7 +236,7 @@ def generate_chunk(
     sound = state.audio.push(samples)
     if isinstance(sound, Recording):
         with span("step.speech"):
-            sound = sound.read(models.audio_encoder, geometry)
+            sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
     context = encode_audio_context(models, sound)
     pixels, following = generate_window(models, conditioning, context, state)
     chunk = VideoChunk(
@@ -287,9 +288,16 @@ def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tens
     if models.loudness is LoudnessMode.PUBLISHED:
         waveform = normalize_published(waveform, geometry.sample_rate)
     with span("step.speech"):
-        features = models.audio_encoder(waveform[None])
+        features = _encode_speech(models, waveform)
     start = buffer_window_start(geometry, config)
     return audio_context(features, start, geometry.window_frames, config.context_frames)
+
+
+def _encode_speech(models: Models, waveform: Tensor) -> Tensor:
+    """Encode `[samples]`; with a running gain, noise without speech counts as silence."""
+    if models.loudness is LoudnessMode.RUNNING:
+        waveform = silence_noise(waveform, models.config.geometry.sample_rate)
+    return models.audio_encoder(waveform[None])
 
 
 def denoise_window(
