@@ -79,6 +79,7 @@ def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
         ({"size": "720"}, "neither HEIGHTxWIDTH nor one of portrait"),
         ({"size": "x"}, "neither HEIGHTxWIDTH"),
         ({"size": "0x16"}, "must be multiples of 16; the nearest is 16x16"),
+        ({"size": "99984x16"}, "at most 4096x4096 pixels"),
         ({"size": "100x60"}, "must be multiples of 16; the nearest is 96x64"),
         ({"audio_mode": "once"}, "audio mode once: is not one of stream, whole"),
         ({"loudness": "loud"}, "loudness loud: is not one of off, running, published"),

@@ -7,6 +7,7 @@ were touched are given back after every gigabyte, however large the file is.
 import json
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -241,7 +242,10 @@ def _open_torch_file(path: Path) -> dict[str, Tensor]:
     # Files from before torch 1.6 are no zip archives and cannot be mapped; they are small enough to be read.
     can_map = zipfile.is_zipfile(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+        with warnings.catch_warnings():
+            # Whatever PyTorch has to say about the file, it is loaded or refused in one line.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
         if can_map:
             raise WeightsError(

@@ -25,6 +25,9 @@ SIZES = {
 SIDE_MULTIPLE = 16
 """Pixels behind one token of a published model: both sides of a picture are multiples of it."""
 
+MAX_SIDE = 4096
+"""Pixels of the longest side: nothing here was made for more, and a slip of the keyboard fills the memory."""
+
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
 
@@ -136,6 +139,8 @@ def parse_size(size: str) -> PortraitConfig:
     if match is None:
         raise InputError(f"size {size}: is neither HEIGHTxWIDTH nor one of {', '.join(SIZES)}")
     height, width = int(match[1]), int(match[2])
+    if max(height, width) > MAX_SIDE:
+        raise InputError(f"size {size}: at most {MAX_SIDE}x{MAX_SIDE} pixels")
     nearest = PortraitConfig(height=_round(height), width=_round(width))
     if nearest != PortraitConfig(height=height, width=width):
         raise InputError(
