@@ -31,7 +31,7 @@ def attend(
 ) -> Tensor:
     """Attend from this rank's tokens to all."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]), CPU)
-    shard = Shard(mesh.everyone, "tokens")
+    shard = Shard(mesh.everyone, "tokens", dim=1)
     core: nn.Module = AttentionCore()
     if mesh.ring.size > 1:
         core = RingAttention(core, shard, mesh)
@@ -84,7 +84,7 @@ def test_a_ring_is_within_the_rounding_of_bfloat16() -> None:
 def attend_in_bytes() -> Tensor:
     """Attend around a ring with a kernel that subtracts the mean of the keys it is given."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=1, ring_degree=3), CPU)
-    shard = Shard(mesh.everyone, "tokens")
+    shard = Shard(mesh.everyone, "tokens", dim=1)
     own = shard.enter(31).span
     q, k, v = far_keys()
     core = KernelCore(ATTENTION_KERNELS["fp8-reference"])
@@ -112,17 +112,17 @@ def mesh_of(ulysses: int) -> ParallelMesh:
 def test_more_ranks_than_heads_are_refused() -> None:
     mesh = mesh_of(8)
     with pytest.raises(InputError, match="8 GPUs cannot share 4 attention heads; use a ring"):
-        UlyssesAttention(AttentionCore(), Shard(mesh.everyone, "tokens"), mesh, 4)
+        UlyssesAttention(AttentionCore(), Shard(mesh.everyone, "tokens", dim=1), mesh, 4)
 
 
 def test_more_ranks_than_tokens_are_refused() -> None:
     with pytest.raises(InputError, match="8 GPUs cannot share 7 tokens; use fewer GPUs"):
-        Shard(mesh_of(8).everyone, "tokens").enter(7)
+        Shard(mesh_of(8).everyone, "tokens", dim=1).enter(7)
 
 
 def test_masks_are_refused() -> None:
     mesh = mesh_of(2)
-    shard = Shard(mesh.everyone, "tokens")
+    shard = Shard(mesh.everyone, "tokens", dim=1)
     q, k, v = qkv(4, 2)
     for core in (
         UlyssesAttention(AttentionCore(), shard, mesh, 2),

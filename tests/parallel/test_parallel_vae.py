@@ -4,59 +4,122 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.errors import InputError
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.parallel.mesh import ParallelConfig, build_mesh
+from livetalk.parallel.halo import HaloLayer
+from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh
 from livetalk.parallel.vae import parallelize_vae
 from parallel.gloo_ranks import run_ranks
 from tiny import VAE, VAE_PATCHED, tiny_vae
 
-LATENT_COLUMNS = 7
+SIDES = {"wide": (5, 7), "high": (7, 5)}
+"""Rows and columns of the latents; the longer side is cut, and 7 lines divide by no number of ranks but 7."""
 WHOLE_FRAME = replace(VAE, dim_multipliers=(1, 2, 2, 3), temporal_downsample=(False, True, True))
 
 
-def latents() -> Tensor:
-    return torch.randn(
-        1, VAE.latent_channels, 3, 5, LATENT_COLUMNS, generator=torch.Generator().manual_seed(1)
-    )
+def latents(side: str) -> Tensor:
+    rng = torch.Generator().manual_seed(1)
+    return torch.randn(1, VAE.latent_channels, 3, *SIDES[side], generator=rng)
 
 
-def video(config: VAEConfig) -> Tensor:
-    side = config.spatial_stride
+def video(config: VAEConfig, side: str) -> Tensor:
+    height, width = (config.spatial_stride * lines for lines in SIDES[side])
     rng = torch.Generator().manual_seed(2)
-    return torch.rand(1, 3, 9, 5 * side, LATENT_COLUMNS * side, generator=rng) * 2 - 1
+    return torch.rand(1, 3, 9, height, width, generator=rng) * 2 - 1
 
 
-def run_vae(vae: CausalVideoVAE) -> dict[str, Tensor]:
+def run_vae(vae: CausalVideoVAE, side: str) -> dict[str, Tensor]:
     """Encode and decode, whole and in pieces."""
-    pixels = video(vae.config)
+    pixels = video(vae.config, side)
     first, cache = vae.encode(pixels[:, :, :5])
     second, _ = vae.encode(pixels[:, :, 5:], cache)
     results = {
         "encode": vae.encode(pixels)[0],
         "encode in pieces": torch.cat((first, second), dim=2),
-        "decode": vae.decode(latents())[0],
-        "decode raw": vae.decode_raw(latents()),
-        "decode without the first frames": vae.decode(latents(), None, 4)[0],
+        "decode": vae.decode(latents(side))[0],
+        "decode raw": vae.decode_raw(latents(side)),
+        "decode without the first frames": vae.decode(latents(side), None, 4)[0],
     }
     pieces, cache = [], None
     for index in range(3):
-        frames, cache = vae.decode(latents()[:, :, index : index + 1], cache)
+        frames, cache = vae.decode(latents(side)[:, :, index : index + 1], cache)
         pieces.append(frames)
     return results | {"decode in pieces": torch.cat(pieces, dim=2)}
 
 
-def sharded_vae(config: VAEConfig, num_ranks: int) -> dict[str, Tensor]:
+def sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
-    return run_vae(parallelize_vae(tiny_vae(config), mesh.everyone))
+    return run_vae(parallelize_vae(tiny_vae(config), mesh.everyone), side)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4, 7])
-@pytest.mark.parametrize("config", [WHOLE_FRAME, VAE_PATCHED], ids=["pixels", "patches"])
-def test_columns_that_do_not_divide_give_the_pictures_of_one_rank(config: VAEConfig, num_ranks: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "side", "num_ranks"),
+    [
+        (WHOLE_FRAME, "wide", 2),
+        (WHOLE_FRAME, "high", 3),
+        (WHOLE_FRAME, "wide", 4),
+        (WHOLE_FRAME, "high", 7),
+        (VAE_PATCHED, "high", 2),
+        (VAE_PATCHED, "wide", 3),
+    ],
+)
+def test_lines_that_do_not_divide_give_the_pictures_of_one_rank(
+    config: VAEConfig, side: str, num_ranks: int
+) -> None:
     with torch.no_grad():
-        expected = run_vae(tiny_vae(config))
-    found = run_ranks(sharded_vae, num_ranks, config, num_ranks)
+        expected = run_vae(tiny_vae(config), side)
+    found = run_ranks(sharded_vae, num_ranks, config, side, num_ranks)
     for name, value in expected.items():
         for rank in found:
             assert torch.equal(rank[name], found[0][name]), name
         torch.testing.assert_close(found[0][name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def reshaped(num_ranks: int) -> list[Tensor]:
+    """Use one VAE for a wide frame, a high one, and a wide one again."""
+    mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
+    vae = parallelize_vae(tiny_vae(), mesh.everyone)
+    return [vae.decode_raw(latents(side)) for side in ("wide", "high", "wide")]
+
+
+def test_frames_of_another_shape_are_cut_another_way() -> None:
+    vae = tiny_vae()
+    with torch.no_grad():
+        expected = [vae.decode_raw(latents(side)) for side in ("wide", "high", "wide")]
+    for found, alone in zip(run_ranks(reshaped, 2, 2)[0], expected, strict=True):
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+def test_the_result_keeps_its_layout() -> None:
+    assert all(run_ranks(layouts, 2))
+
+
+def layouts() -> bool:
+    mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
+    vae = parallelize_vae(tiny_vae(), mesh.everyone)
+    seen = []
+    for layer in vae.decoder.modules():
+        if isinstance(layer, HaloLayer):
+            layer.inner.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for side in SIDES:
+        seen.append(vae.decode_raw(latents(side)))
+    return all(x.is_contiguous(memory_format=torch.channels_last_3d) for x in seen)
+
+
+def test_it_is_done_once_only() -> None:
+    axis = Axis("unused", 0, 2)
+    vae = parallelize_vae(tiny_vae(), axis)
+    with pytest.raises(ValueError, match="spread over ranks already"):
+        parallelize_vae(vae, axis)
+
+
+def test_more_ranks_than_lines_are_refused() -> None:
+    vae = parallelize_vae(tiny_vae(), Axis("unused", 0, 8))
+    with pytest.raises(InputError, match="8 GPUs cannot share 7 lines of latents; use fewer GPUs"):
+        vae.decode(latents("wide"))
+
+
+def test_one_rank_leaves_the_vae_alone() -> None:
+    vae = tiny_vae()
+    names = list(vae.state_dict())
+    assert list(parallelize_vae(vae, Axis("", 0, 1)).state_dict()) == names

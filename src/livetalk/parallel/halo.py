@@ -1,6 +1,8 @@
-"""Columns of the neighbours: what a convolution sees beyond the edge of its rank's piece of a frame.
+"""Lines of the neighbours: what a convolution sees beyond the edge of its rank's piece of a frame.
 
-Shapes: B batch · C channels · T frames · H height · W a rank's columns.
+A line is a row or a column of pixels, whichever way frames are cut.
+
+Shapes: B batch · C channels · T frames · H W height, width of a rank's piece.
 """
 
 from collections.abc import Sequence
@@ -17,27 +19,27 @@ from livetalk.parallel.shard import Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """How far a layer sees to either side, and what it does to the width.
+    """How far a layer sees across a cut, and what it does to the number of lines.
 
     Attributes:
-        left: columns that a value depends on to its left, in columns of the input.
-        right: columns that it depends on to its right.
-        up: columns of output for every `down` columns of input.
+        before: lines that a value depends on before its own, in lines of the input.
+        after: lines that it depends on after its own.
+        up: lines of output for every `down` lines of input.
         down: see `up`.
     """
 
-    left: int
-    right: int
+    before: int
+    after: int
     up: int = 1
     down: int = 1
 
 
 class HaloLayer(nn.Module):
-    """A layer of convolutions whose rank holds some columns only: borrow, compute, cut off.
+    """A layer of convolutions whose rank holds some lines only: borrow, compute, cut off.
 
-    At a cut the layer pads its input as at the edge of the frame, which spoils as many columns as it sees
+    At a cut the layer pads its input as at the edge of the frame, which spoils as many lines as it sees
     beyond: these are the borrowed ones. The edge of the frame itself is padded as ever. What the layer
-    remembers of earlier frames includes their borrowed columns.
+    remembers of earlier frames includes their borrowed lines.
     """
 
     def __init__(self, inner: nn.Module, shard: Shard, reach: Reach) -> None:
@@ -45,8 +47,8 @@ class HaloLayer(nn.Module):
 
         Args:
             inner: called with frames and the pass's cache.
-            shard: how the columns of the latents are cut; columns at higher rates are cut alike.
-            reach: of the layer.
+            shard: how the lines of the latents are cut; lines at higher rates are cut alike.
+            reach: of the layer, the same across rows and across columns.
         """
         super().__init__()
         self.inner = inner
@@ -54,52 +56,55 @@ class HaloLayer(nn.Module):
         self._reach = reach
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return this rank's columns of what the layer makes of the whole frames; x is `[B, C, T, H, W]`."""
-        reach, axis = self._reach, self._shard.axis
-        rate = x.shape[4] // self._shard.own.size
+        """Return this rank's piece of what the layer makes of the whole frames; x is `[B, C, T, H, W]`."""
+        reach, axis, dim = self._reach, self._shard.axis, self._shard.dim
+        rate = x.shape[dim] // self._shard.own.size
         pieces = [Piece(piece.start * rate, piece.stop * rate) for piece in self._shard.pieces]
-        wide = borrow_columns(x, pieces, reach, axis)
+        wide = borrow_lines(x, dim, pieces, reach, axis)
         y: Tensor = self.inner(wide, cache)
         own = pieces[axis.rank]
-        start = min(reach.left, own.start) * reach.up // reach.down
-        width = own.size * reach.up // reach.down
-        return y if width == y.shape[4] else y[..., start : start + width]
+        start = min(reach.before, own.start) * reach.up // reach.down
+        size = own.size * reach.up // reach.down
+        return y if size == y.shape[dim] else y.narrow(dim, start, size)
 
 
-def borrow_columns(x: Tensor, pieces: Sequence[Piece], reach: Reach, axis: Axis) -> Tensor:
-    """Put the neighbours' nearest columns at the sides of a rank's own.
+def borrow_lines(x: Tensor, dim: int, pieces: Sequence[Piece], reach: Reach, axis: Axis) -> Tensor:
+    """Put the neighbours' nearest lines at the sides of a rank's own.
 
-    Neighbours with fewer columns than are wanted are looked past.
+    Neighbours with fewer lines than are wanted are looked past.
 
     Args:
-        x: `[B, C, T, H, W]`, this rank's columns.
-        pieces: the columns of every rank.
+        x: `[B, C, T, H, W]`, this rank's piece.
+        dim: 3 for rows, 4 for columns.
+        pieces: the lines of every rank.
         reach: how many to borrow.
-        axis: along which the columns are cut.
+        axis: along which the lines are cut.
 
     Returns:
-        `[B, C, T, H, W + n]` in channels_last_3d memory; n is less at the sides of the frame.
+        x with lines added along `dim`, in channels_last_3d memory; fewer at the edges of the frame.
     """
     own = pieces[axis.rank]
-    columns = x.permute(4, 0, 2, 3, 1)
+    # Lines first, channels last: in this order a line is copied in long stretches.
+    lines = x.permute(dim, 0, 2, 7 - dim, 1)
     lent = [own.overlap(_wanted(pieces, rank, reach, axis.rank)) for rank in range(axis.size)]
     borrowed = [
         pieces[rank].overlap(_wanted(pieces, axis.rank, reach, rank)).size for rank in range(axis.size)
     ]
-    parts = torch.cat([columns[piece.start - own.start : piece.stop - own.start] for piece in lent])
-    arrived = exchange(parts, [piece.size for piece in lent], borrowed, axis).permute(1, 4, 2, 3, 0)
-    num_left = sum(borrowed[: axis.rank])
-    sides = arrived[..., :num_left], arrived[..., num_left:]
-    # In this layout the channels lie together already, which keeps the layout of the result.
-    left, right = (side.contiguous(memory_format=torch.channels_last_3d) for side in sides)
-    return torch.cat((left, x, right), dim=4).contiguous(memory_format=torch.channels_last_3d)
+    parts = torch.cat([lines[piece.start - own.start : piece.stop - own.start] for piece in lent])
+    arrived = exchange(parts, [piece.size for piece in lent], borrowed, axis)
+    order = (1, 4, 2, 0, 3) if dim == 3 else (1, 4, 2, 3, 0)
+    arrived, num_before = arrived.permute(order), sum(borrowed[: axis.rank])
+    sides = arrived.narrow(dim, 0, num_before), arrived.narrow(dim, num_before, sum(borrowed) - num_before)
+    # The parts must agree in layout, or the whole would get another.
+    before, after = (side.contiguous(memory_format=torch.channels_last_3d) for side in sides)
+    return torch.cat((before, x, after), dim=dim).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _wanted(pieces: Sequence[Piece], rank: int, reach: Reach, lender: int) -> Piece:
-    """Return the columns that a rank wants from its left or its right, wherever the lender is."""
+    """Return the lines that a rank wants before or after its own, whichever the lender may have."""
     piece = pieces[rank]
     if lender == rank:
         return Piece(piece.start, piece.start)
     if lender < rank:
-        return Piece(max(0, piece.start - reach.left), piece.start)
-    return Piece(piece.stop, min(pieces[-1].stop, piece.stop + reach.right))
+        return Piece(max(0, piece.start - reach.before), piece.start)
+    return Piece(piece.stop, min(pieces[-1].stop, piece.stop + reach.after))

@@ -42,7 +42,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
     """
     if mesh.everyone.size == 1:
         return dit
-    shard = Shard(mesh.everyone, "tokens")
+    shard = Shard(mesh.everyone, "tokens", dim=1)
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
         core: nn.Module = block.self_attention.core
@@ -74,6 +74,6 @@ def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]
 
 def _gather_tokens(shard: Shard) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def gather_tokens(head: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return gather(output, 1, shard.sizes, shard.axis)
+        return gather(output, shard.dim, shard.sizes, shard.axis)
 
     return gather_tokens

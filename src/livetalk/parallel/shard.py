@@ -13,24 +13,28 @@ class Shard:
     Attributes:
         axis: the ranks.
         total: size of what is passing; 0 before the first.
+        dim: along which it is cut.
     """
 
-    def __init__(self, axis: Axis, things: str) -> None:
+    def __init__(self, axis: Axis, things: str, dim: int) -> None:
         """Start without anything.
 
         Args:
             axis: the ranks.
             things: what is cut, for messages.
+            dim: along which tensors are cut, until `enter` says otherwise.
         """
         self.axis = axis
         self.total = 0
+        self.dim = dim
         self._things = things
 
-    def enter(self, total: int) -> Piece:
+    def enter(self, total: int, dim: int | None = None) -> Piece:
         """Note a size before the cut.
 
         Args:
             total: of the whole.
+            dim: along which tensors are cut; None as before.
 
         Returns:
             The piece that is this rank's.
@@ -41,6 +45,7 @@ class Shard:
         if total < self.axis.size:
             raise InputError(f"{self.axis.size} GPUs cannot share {total} {self._things}; use fewer GPUs")
         self.total = total
+        self.dim = self.dim if dim is None else dim
         return self.own
 
     @property
