@@ -31,6 +31,7 @@ from livetalk.runtime.build import (
     choose_dtype,
     set_threads,
 )
+from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
@@ -306,25 +307,30 @@ class Avatar:
         sampler: "_PreviewSampler",
         progress: Progress | None,
     ) -> None:
-        """Encode chunks while the next ones are generated."""
+        """Copy and encode chunks while the next ones are generated."""
         stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
+        copy = HostCopy(self.model.models.device)
+
+        def finish(pending: PendingFrames) -> None:
+            frames = pending.wait()
+            if stamp is not None:
+                frames = stamp.apply(frames)
+            sampler.see(pending.first_frame, frames)
+            writer.write(frames)
+
         done = 0
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
-            pending: Future[None] | None = None
+            encoding: Future[None] | None = None
             for chunk in chunks:
-                with span("runtime.copy"):
-                    frames = chunk.to_uint8().cpu().numpy()
-                if stamp is not None:
-                    frames = stamp.apply(frames)
-                if pending is not None:
-                    pending.result()
-                pending = pool.submit(writer.write, frames)
-                sampler.see(chunk.first_frame, frames)
-                done += frames.shape[0]
+                pending = copy.start(chunk)
+                if encoding is not None:
+                    encoding.result()
+                encoding = pool.submit(finish, pending)
+                done += pending.num_frames
                 if progress is not None:
                     progress(done, num_frames)
-            if pending is not None:
-                pending.result()
+            if encoding is not None:
+                encoding.result()
 
     def _interrupted(self, writer: VideoWriter) -> GenerationInterrupted:
         num_frames = writer.num_frames
