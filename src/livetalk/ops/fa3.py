@@ -69,7 +69,14 @@ def fa3(
     """
     load_fa3()
     out, lse, *_ = torch.ops.fa3_fwd.fwd(
-        q_BLNE, k_BSNE, v_BSNE, q_descale=q_scale, k_descale=k_scale, v_descale=v_scale, num_splits=1
+        q_BLNE,
+        k_BSNE,
+        v_BSNE,
+        q_descale=q_scale,
+        k_descale=k_scale,
+        v_descale=v_scale,
+        softmax_scale=q_BLNE.shape[-1] ** -0.5,
+        num_splits=1,
     )
     return out, lse
 

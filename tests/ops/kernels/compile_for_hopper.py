@@ -51,6 +51,7 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
         name: F32 for name in ("cos", "sin", "ranges")
     }
     split |= {name: INT for name in ("num_tokens", "x_batch_stride", "x_row_stride", "out_group_stride")}
+    split |= {"out_batch_stride": INT, "out_row_stride": INT}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
     flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "STORE": True, "MEASURE": True}
     found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, 16))

@@ -111,3 +111,26 @@ def test_heads_of_an_exchange_are_measured_and_rounded_where_they_lie(
         assert torch.equal(heads.scale, wanted_heads.scale)
         torch.testing.assert_close(heads.dequantize(), wanted_heads.dequantize(), rtol=0.13, atol=0.01)
         assert heads.levels.is_contiguous()
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_they_are_written_where_an_exchange_sends_them_from(
+    kernels: str, device: torch.device, request: pytest.FixtureRequest
+) -> None:
+    fused = TORCH if kernels == "torch" else request.getfixturevalue("triton")
+    parts = [tokens(device) * scale for scale in (1.0, 2.0, 3.0)]
+    # Ranks, tokens, samples, queries / keys / values, heads: one stretch of memory for each rank.
+    buffer = torch.full((2, TOKENS, 2, 3, HEADS // 2, WIDTH // HEADS), torch.nan, device=device)
+    for index, part in enumerate(parts):
+        target = buffer[:, :, :, index].permute(0, 2, 1, 3, 4)
+        fused.split_heads(part, None, None, None, (HEADS, 2), out=target)
+    expected = torch.stack([part.view(2, TOKENS, 2, HEADS // 2, -1) for part in parts]).permute(
+        3, 2, 1, 0, 4, 5
+    )
+    assert torch.equal(buffer, expected)
+
+
+def test_a_target_that_tears_heads_apart_is_refused(triton: FusedKernels, device: torch.device) -> None:
+    target = torch.empty(1, 2, TOKENS, WIDTH // HEADS, HEADS, device=device).transpose(3, 4)
+    with pytest.raises(ValueError, match="side by side"):
+        triton.split_heads(tokens(device), None, None, None, (HEADS, 1), out=target)

@@ -37,6 +37,8 @@ def _split_heads_kernel(
     x_batch_stride,
     x_row_stride,
     out_group_stride,
+    out_batch_stride,
+    out_row_stride,
     eps,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -81,17 +83,18 @@ def _split_heads_kernel(
             y = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK,))
         rounded = y.to(out.dtype.element_ty)
         if STORE:
-            tl.store(out + target + (sample * num_tokens + token) * GROUP, rounded, mask=here)
+            at = target + sample * out_batch_stride + token.to(tl.int64) * out_row_stride
+            tl.store(out + at, rounded, mask=here)
         if MEASURE:
             y = rounded.to(tl.float32)
             lowest = tl.minimum(lowest, tl.where(here, y, float("inf")))
             highest = tl.maximum(highest, tl.where(here, y, float("-inf")))
             summed += tl.where(here, y, 0.0)
     if MEASURE:
-        at = ranges + (sample * tl.num_programs(0) + part) * 3 * WIDTH + column
-        tl.store(at, lowest, mask=inside)
-        tl.store(at + WIDTH, highest, mask=inside)
-        tl.store(at + 2 * WIDTH, summed, mask=inside)
+        noted = ranges + (sample * tl.num_programs(0) + part) * 3 * WIDTH + column
+        tl.store(noted, lowest, mask=inside)
+        tl.store(noted + WIDTH, highest, mask=inside)
+        tl.store(noted + 2 * WIDTH, summed, mask=inside)
 
 
 @triton.jit
@@ -130,11 +133,20 @@ def split_heads_on_triton(
     heads: tuple[int, int],
     *,
     measure: bool,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, HeadRange | None]:
-    """Compute `FusedKernels.split_heads`; see there."""
+    """Compute `FusedKernels.split_heads`; see there.
+
+    Raises:
+        ValueError: `out` has another shape, or the heads of a group are not side by side.
+    """
     batch, num_tokens, width = x.shape
     num_heads, groups = heads
-    out = x.new_empty((groups, batch, num_tokens, num_heads // groups, width // num_heads))
+    shape = (groups, batch, num_tokens, num_heads // groups, width // num_heads)
+    if out is None:
+        out = x.new_empty(shape)
+    if out.shape != shape or out.stride()[3:] != (shape[4], 1):
+        raise ValueError(f"out {[*out.shape]} is not {[*shape]} with heads side by side")
     return out, _split(x, bias, norm, rope, num_heads, out, measure=measure)
 
 
@@ -172,7 +184,7 @@ def _split(
         num_tokens,
         x.stride(0),
         x.stride(1),
-        0 if out is None else out.stride(0),
+        *((0, 0, 0) if out is None else out.stride()[:3]),
         0.0 if norm is None else norm.eps,
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),

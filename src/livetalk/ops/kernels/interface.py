@@ -80,6 +80,7 @@ class FusedKernels(Protocol):
         heads: tuple[int, int],
         *,
         measure: bool = False,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads: a projection's way to attention.
 
@@ -90,9 +91,11 @@ class FusedKernels(Protocol):
             rope: tables of the L tokens, or None.
             heads: N, and the groups P that they are split into.
             measure: note the range of the result, which rounding to one byte needs.
+            out: where to write, `[P, B, L, N / P, E]` with each group's heads side by side: a part of what an
+                exchange sends, say. None for a new, contiguous tensor.
 
         Returns:
-            `[P, B, L, N / P, E]` contiguous, in the dtype of `x`: group p is what rank p of an exchange of
+            `[P, B, L, N / P, E]` in the dtype of `x` or of `out`: group p is what rank p of an exchange of
             heads gets. And the range of these rounded numbers, or None.
         """
 

@@ -26,6 +26,7 @@ class TorchKernels:
         heads: tuple[int, int],
         *,
         measure: bool = False,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
         num_heads, groups = heads
@@ -38,7 +39,8 @@ class TorchKernels:
         rounded = y.type_as(x)
         spread = self.measure_heads(rounded) if measure else None
         by_group = rounded.reshape(*rounded.shape[:2], groups, -1, rounded.shape[-1])
-        return by_group.movedim(2, 0).contiguous(), spread
+        split = by_group.movedim(2, 0)
+        return split.contiguous() if out is None else out.copy_(split), spread
 
     def measure_heads(self, x: Tensor) -> HeadRange:
         """Find the range of heads."""

@@ -36,9 +36,10 @@ class TritonKernels:
         heads: tuple[int, int],
         *,
         measure: bool = False,
+        out: Tensor | None = None,
     ) -> tuple[Tensor, HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
-        return split_heads_on_triton(x, bias, norm, rope, heads, measure=measure)
+        return split_heads_on_triton(x, bias, norm, rope, heads, measure=measure, out=out)
 
     def measure_heads(self, x: Tensor) -> HeadRange:
         """Find the range of heads."""

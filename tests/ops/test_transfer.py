@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from livetalk.ops.transfer import to_device
+
+
+def test_what_is_there_already_stays() -> None:
+    x = torch.randn(4)
+    assert to_device(x, torch.device("cpu")) is x
+
+
+def test_without_numbers_only_the_shape_moves() -> None:
+    moved = to_device(torch.randn(2, 3), torch.device("meta"))
+    assert moved.is_meta and moved.shape == (2, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_nobody_waits_and_the_numbers_arrive() -> None:
+    device = torch.device("cuda")
+    samples = [torch.randn(17_920) for _ in range(16)]
+    to_device(samples[0], device)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)
+    asleep = torch.cuda.Event()
+    asleep.record()
+    moved = [to_device(x, device) for x in samples]
+    assert not asleep.query(), "the sleep of a second had ended: something waited for it"
+    for x, there in zip(samples, moved, strict=True):
+        assert torch.equal(there.cpu(), x)
