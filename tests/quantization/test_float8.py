@@ -8,7 +8,7 @@ from torch import nn
 from livetalk.errors import InputError
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.matmul import quantize_rows
-from livetalk.quantization.float8 import PREPARED_KEEP, Float8Linear, apply_float8
+from livetalk.quantization.float8 import PREPARED_KEEP, Float8Linear, apply_float8, join_layers
 from livetalk.quantization.linear import QuantizedLinear, quantize_linears
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
@@ -119,3 +119,19 @@ def test_weights_that_fp8_cannot_take_are_refused() -> None:
         Float8Linear(torch.zeros(24, 16).to(FLOAT8), torch.ones(24, 1), None)
     with pytest.raises(ValueError, match="int8"):
         Float8Linear(torch.zeros(32, 16, dtype=torch.int8), torch.ones(32, 1), None)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_joined_layers_say_what_they_said_apart(bias: bool) -> None:
+    torch.manual_seed(0)
+    layers = [Float8Linear.from_linear(nn.Linear(64, out, bias=bias).bfloat16()) for out in (32, 48)]
+    x = torch.randn(2, 5, 64).bfloat16()
+    joined = join_layers(layers)
+    assert joined.out_features == 80
+    assert torch.equal(joined(x), torch.cat([layer(x) for layer in layers], -1))
+
+
+def test_layers_with_and_without_a_bias_are_not_joined() -> None:
+    layers = [Float8Linear.from_linear(nn.Linear(32, 32, bias=bias)) for bias in (False, True)]
+    with pytest.raises(ValueError, match="bias"):
+        join_layers(layers)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ from livetalk.errors import InputError
 from livetalk.models.dit_blocks import DiTBlock
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.ops.matmul import float8_problem
+from livetalk.quantization.float8 import Float8Linear, apply_float8
+from livetalk.quantization.linear import QuantizedLinear, quantize_linears
+from livetalk.runtime import acceleration
 from livetalk.runtime.acceleration import Acceleration, AccelerationConfig, accelerate
 from livetalk.runtime.fused_blocks import FusedBlock
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
@@ -40,6 +44,23 @@ def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
     assert relative(dit(*inputs), tiny_dit(CONFIG)(*inputs)) < 1e-5
     latents = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     assert relative(vae.decode(latents)[0], tiny_vae().decode(latents)[0]) < 1e-4
+
+
+@torch.no_grad()
+def test_weights_that_were_stored_in_bytes_multiply_and_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "float8_problem", lambda device: None)
+    monkeypatch.setattr(acceleration, "apply_float8", partial(apply_float8, allow_reference=True))
+    inputs, config = dit_inputs(CONFIG), AccelerationConfig(float8=True, kernels="torch")
+    exact, whole, stored = (tiny_dit(CONFIG) for _ in range(3))
+    quantize_linears(stored)
+    for dit in (whole, stored):
+        found = accelerate(dit, tiny_vae(), CPU, config)
+        assert found.float8_layers in (6 * CONFIG.num_layers, 8 * CONFIG.num_layers)
+        for block in dit.blocks.layers:
+            assert isinstance(block.get_submodule("self_attention.qkv"), Float8Linear)
+    assert isinstance(stored.blocks.layers[0].get_submodule("audio_attention.q"), QuantizedLinear)
+    assert relative(whole(*inputs), exact(*inputs)) < 0.08
+    assert relative(stored(*inputs), exact(*inputs)) < 0.08
 
 
 @pytest.mark.parametrize(

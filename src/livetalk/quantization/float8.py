@@ -1,7 +1,7 @@
 """Linear layers that multiply in FP8: a scale per output channel of the weight, one per activation row."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -128,6 +128,24 @@ def apply_float8(
         assert isinstance(layer, nn.Linear | QuantizedLinear)
         module.set_submodule(name, Float8Linear.from_linear(layer))
     return len(replaced)
+
+
+def join_layers(layers: Sequence[Float8Linear]) -> Float8Linear:
+    """Make one layer whose output is that of several, one after the other; exact, for scales are per channel.
+
+    Args:
+        layers: of one input width, all with a bias or all without.
+
+    Raises:
+        ValueError: some have a bias and some have not.
+    """
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if len(biases) not in (0, len(layers)):
+        raise ValueError("layers with and without a bias cannot be joined")
+    # Concatenation does not know e4m3 on every device; bytes it does.
+    levels = torch.cat([layer.weight.view(torch.uint8) for layer in layers]).view(FLOAT8)
+    scale = torch.cat([layer.weight_scale for layer in layers])
+    return Float8Linear(levels, scale, torch.cat(biases) if biases else None, layers[0].dtype)
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -13,7 +13,7 @@ from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attent
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
 from livetalk.ops.matmul import float8_problem
 from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
-from livetalk.runtime.fused_blocks import fuse_blocks, fuse_channel_norms
+from livetalk.runtime.fused_blocks import fuse_blocks, fuse_channel_norms, join_float8_qkv
 
 AUTO: Final = "auto"
 PLAIN: Final = "plain"
@@ -51,7 +51,7 @@ class Acceleration:
 
     Attributes:
         attention: kernel that self-attention runs on, by its name.
-        float8_layers: linear layers that multiply in FP8.
+        float8_layers: linear layers that were made to multiply in FP8.
         kernels: "plain", "torch" or "triton".
     """
 
@@ -69,7 +69,8 @@ def accelerate(
     prepared for a session.
 
     Args:
-        dit: on `device`, in its final precision; changed in place, for inference.
+        dit: on `device`, in its final precision, the weights of its blocks whole or stored in bytes; changed
+            in place, for inference.
         vae: likewise.
         device: that computes.
         config: what to put in place.
@@ -88,6 +89,9 @@ def accelerate(
     if config.joined_qkv:
         fuse_qkv(dit)
     float8_layers = apply_float8(dit, PREPARED_KEEP) if config.float8 else 0
+    if config.joined_qkv:
+        # Of a transformer whose weights were stored in bytes while it was loaded.
+        join_float8_qkv(dit)
     if config.attention != AUTO:
         apply_attention(dit, attention, ("self_attention",))
     if kernels is not None:

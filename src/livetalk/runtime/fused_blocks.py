@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
-from livetalk.models.dit_blocks import ContextAttention, DiTBlock
+from livetalk.models.dit_blocks import ContextAttention, DiTBlock, SelfAttention
 from livetalk.models.dit_context import (
     AbsorbedAudio,
     AudioToAbsorb,
@@ -39,7 +39,7 @@ from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNor
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.ops.norm import LayerNorm, RMSNorm
 from livetalk.ops.rope import RopeTables
-from livetalk.quantization.float8 import Float8Linear
+from livetalk.quantization.float8 import Float8Linear, join_layers
 
 FLOAT8_CORES = {"fa3-fp8": float8_attention, "fp8-reference": float8_attention_reference}
 """Attention kernels whose input the kernel before them can write in one byte."""
@@ -167,6 +167,22 @@ class FusedBlock(DiTBlock):
         return Branch(*multiply(layer, x if other is None else x + other))
 
 
+class JoinedSelfAttention(FusedSelfAttention):
+    """Self-attention whose three input projections, in FP8 already, are one layer."""
+
+    def __init__(self, attention: SelfAttention, qkv: Float8Linear) -> None:
+        """Take over the parts of `attention` but for its three projections, which `qkv` stands for."""
+        # The constructor above this one joins layers that are not quantised.
+        nn.Module.__init__(self)
+        self.train(attention.training)
+        self.num_heads = attention.num_heads
+        self.add_module("qkv", qkv)
+        self.norm_q = attention.norm_q
+        self.norm_k = attention.norm_k
+        self.core = attention.core
+        self.out = attention.out
+
+
 class FusedChannelNorm(ChannelNorm):
     """A norm of the VAE, with its SiLU, as one kernel."""
 
@@ -210,6 +226,28 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
         dit.blocks.layers[index] = FusedBlock(block, kernels)
         _fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
+
+
+def join_float8_qkv(dit: DiT) -> int:
+    """Put query, key and value projections that multiply in FP8 into one layer: `fuse_qkv` for such layers.
+
+    Args:
+        dit: changed in place; only one block's projections are in memory twice at any time.
+
+    Returns:
+        The blocks changed.
+    """
+    joined = 0
+    for block in dit.blocks.layers:
+        assert isinstance(block, DiTBlock)
+        attention: nn.Module = block.self_attention
+        if type(attention) is SelfAttention:
+            parts = [attention.get_submodule(name) for name in ("q", "k", "v")]
+            layers = [part for part in parts if isinstance(part, Float8Linear)]
+            if len(layers) == len(parts):
+                block.add_module("self_attention", JoinedSelfAttention(attention, join_layers(layers)))
+                joined += 1
+    return joined
 
 
 def fuse_channel_norms(network: nn.Module, kernels: FusedKernels) -> int:
