@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from livetalk.runtime.host_copy import HostCopy, to_device
+from livetalk.runtime.host_copy import HostCopy
 from livetalk.types import VideoChunk
 
 
@@ -19,11 +19,6 @@ def test_frames_arrive_as_they_are_shown() -> None:
     assert frames.shape == (5, 32, 48, 3) and frames.dtype == np.uint8
     assert np.array_equal(frames, chunk.to_uint8().numpy())
     assert np.array_equal(pending.wait(), frames)
-
-
-def test_sound_stays_where_there_is_no_gpu() -> None:
-    samples = torch.randn(16)
-    assert to_device(samples, torch.device("cpu")) is samples
 
 
 @pytest.mark.gpu
@@ -53,6 +48,5 @@ def test_starting_a_copy_does_not_wait_for_the_gpu() -> None:
     after = torch.cuda.Event()
     after.record()
     pending = copy.start(chunk)
-    samples = to_device(torch.randn(17_920), torch.device("cuda"))
     assert not after.query(), "the sleep of a second had ended: something waited for it"
-    assert pending.wait().any() and samples.is_cuda
+    assert pending.wait().any()

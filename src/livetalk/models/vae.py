@@ -24,6 +24,7 @@ from livetalk.models.vae_blocks import (
     unfold_time,
 )
 from livetalk.models.vae_cache import CachePass, VAECache
+from livetalk.ops.transfer import to_device
 
 COLORS = 3
 
@@ -211,7 +212,7 @@ class CausalVideoVAE(nn.Module):
         channels = self.config.latent_channels
         mean = self.config.latents_mean or (0.0,) * channels
         std = self.config.latents_std or (1.0,) * channels
-        statistics = torch.tensor((mean, std), dtype=torch.float32, device=latents.device)
+        statistics = to_device(torch.tensor((mean, std), dtype=torch.float32, device="cpu"), latents.device)
         return statistics[0].view(-1, 1, 1, 1), statistics[1].view(-1, 1, 1, 1)
 
 

@@ -73,19 +73,5 @@ class HostCopy:
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
 
 
-def to_device(samples: Tensor, device: torch.device) -> Tensor:
-    """Copy sound to a device without waiting for what the device is at.
-
-    From ordinary host memory a copy begins only when the device has done all it was given before.
-
-    Args:
-        samples: `[n]` on the host.
-        device: where to.
-    """
-    if device.type != "cuda":
-        return samples.to(device)
-    return samples.pin_memory().to(device, non_blocking=True)
-
-
 def _nothing() -> None:
     """Wait for nothing."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from livetalk.ops.transfer import to_device
 from livetalk.streaming.geometry import ChunkGeometry
 
 PIECE_SECONDS = 20
@@ -60,7 +61,7 @@ class AudioBuffer:
 
     def push(self, samples: Tensor) -> "AudioBuffer":
         """Return the buffer after `samples` (`[n]`, any n) arrived: as much of the end as fits."""
-        samples = samples.to(self.waveform)
+        samples = to_device(samples.to(self.waveform.dtype), self.waveform.device)
         return AudioBuffer(torch.cat((self.waveform, samples))[-self.waveform.shape[0] :])
 
     @property
@@ -172,7 +173,7 @@ def recorded_context(recording: Recording, geometry: ChunkGeometry, config: Audi
     start = whole_window_start(geometry, recording.num_heard - 1)
     rows = context_rows(start, geometry.window_frames, num_rows, config.context_frames)
     features = recording.piece.features
-    return features[:, (rows - recording.piece.first_row).to(features.device)]
+    return features[:, to_device(rows - recording.piece.first_row, features.device)]
 
 
 def buffer_samples(geometry: ChunkGeometry, config: AudioConfig) -> int:
@@ -236,4 +237,4 @@ def audio_context(features: Tensor, start: int, num_frames: int, context_frames:
         `[B, F, 2 * context_frames + 1, num_blocks, channels]`.
     """
     rows = context_rows(start, num_frames, features.shape[1], context_frames)
-    return features[:, rows.to(features.device)]
+    return features[:, to_device(rows, features.device)]

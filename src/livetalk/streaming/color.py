@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from livetalk.ops.transfer import to_device
+
 # Linear sRGB -> XYZ under D65, and the white point that XYZ is divided by.
 RGB_TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
@@ -93,7 +95,7 @@ def _to_unit(pixels: Tensor) -> Tensor:
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:
     """Apply a `[3, 3]` matrix to the channels of `[B, 3, ...]`."""
-    return torch.einsum("ij,bj...->bi...", matrix.to(x), x)
+    return torch.einsum("ij,bj...->bi...", to_device(matrix.to(x.dtype), x.device), x)
 
 
 def _statistics(lab: Tensor) -> ColorStatistics:
