@@ -39,3 +39,11 @@ def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 def test_several_gpus_are_called_a_forecast(capsys: pytest.CaptureFixture[str]) -> None:
     run("--model", "flashtalk-14b", "--gpu-memory", "80", "--gpus", "2")
     assert "2 GPUs (a forecast" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-5", "0"])
+def test_a_gpu_without_memory_is_refused_in_one_line(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model", "tiny", f"--gpu-memory={size}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("livetalk: error: gpu memory") and printed.err.count("\n") == 1
+    assert printed.out == ""

@@ -3,8 +3,10 @@
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 
+from livetalk.errors import InputError
 from livetalk.runtime.build import PRECISIONS
 from livetalk.runtime.diagnosis import Diagnosis, Question, describe_options, diagnose
 from livetalk.runtime.environment import Environment, inspect_environment
@@ -137,6 +139,8 @@ def to_json(environment: Environment, diagnosis: Diagnosis) -> dict[str, object]
 
 
 def _question(args: argparse.Namespace) -> Question:
+    if args.gpu_memory is not None and not 0 < args.gpu_memory < math.inf:
+        raise InputError(f"gpu memory {args.gpu_memory}: a number of GiB above 0 is needed")
     return Question(
         model=args.model,
         wav2vec_dir=args.wav2vec_dir,
