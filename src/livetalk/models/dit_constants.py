@@ -189,6 +189,25 @@ def prepare_chunk(
     return ChunkConstants(session, StackConditioning(tuple(layers)))
 
 
+@torch.no_grad()
+def prepare_step(
+    dit: DiT, timesteps: Tensor, condition: Tensor, audio_context: Tensor, *embeds: Tensor | None
+) -> StepInputs:
+    """Make everything for one step that stands alone, from the arguments of the transformer's `forward`.
+
+    Args:
+        dit: the transformer.
+        timesteps: `[B]` float32, all the same.
+        condition: `[B, C', T, H, W]`.
+        audio_context: `[B, F, window, num_blocks, channels]`.
+        embeds: of text and image, as far as there are branches.
+    """
+    timestep = timesteps[0].item()
+    return prepare_chunk(dit, prepare_session(dit, condition, [timestep], *embeds), audio_context).step(
+        timestep
+    )
+
+
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:
     """Tell whether audio attention takes fewer multiplications absorbed, even when absorbed in every step.
 

@@ -14,7 +14,7 @@ from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.offload import NUM_SLOTS
 from livetalk.runtime.placement import PlacementConfig, WeightForm
-from livetalk.runtime.rehearsal import rehearse, weight_bytes
+from livetalk.runtime.rehearsal import REHEARSED_LAYERS, constant_bytes, rehearse, weight_bytes
 
 GIB = 2**30
 
@@ -151,6 +151,7 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     encoders = {name: parts.pop(name) for name in ENCODER_PARTS if name in parts}
     num_waiting = len(placement.offloaded_blocks(sizes.dit.num_layers))
     num_resident = sizes.dit.num_layers - num_waiting
+    _add_constants(stages, request, num_resident - REHEARSED_LAYERS)
     weights = {f"{num_resident} transformer blocks": num_resident * block, **parts}
     if request.num_gpus == 0:
         weights |= encoders
@@ -221,6 +222,13 @@ def describe_size(portrait: PortraitConfig) -> str:
     return f"{portrait.height}x{portrait.width}"
 
 
+def _add_constants(stages: dict[str, int], request: MemoryRequest, num_blocks: int) -> None:
+    """Add what blocks that were not rehearsed are given for a session and a chunk."""
+    session, chunk = constant_bytes(request.sizes, request.portrait, request.dtype)
+    for name in stages.keys() - {PROMPT_STAGE}:
+        stages[name] += max(0, num_blocks) * (session + chunk * (name == "transformer"))
+
+
 def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) -> dict[str, int]:
     """Change the rehearsed stages for where the encoders are and for the number of GPUs."""
     if visitor:
@@ -268,4 +276,9 @@ def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iter
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
         most = request.sizes.dit.num_layers - NUM_SLOTS - 1
-        yield PlacementConfig(weights=form, resident_blocks=max(0, min(most, spare // block)))
+        # A resident block brings its constants with it, which a few blocks less make room for.
+        for resident in range(max(0, min(most, spare // block)), -1, -1):
+            placement = PlacementConfig(weights=form, resident_blocks=resident)
+            if plan_memory(replace(request, placement=placement)).settle(gpu_bytes).gpu_bytes <= gpu_bytes:
+                yield placement
+                return

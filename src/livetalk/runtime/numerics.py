@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map_only
 
 from livetalk.diffusion.samplers import NoiseSource
 from livetalk.errors import InputError
-from livetalk.models.dit import DiT
+from livetalk.models.dit import DiT, StepInputs
+from livetalk.models.dit_constants import prepare_step
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.runtime.model import AvatarModel
@@ -232,8 +233,8 @@ class _WatchedDiT:
         self._dit = dit
         self._recorder = recorder
 
-    def __call__(self, *arguments: Any) -> Tensor:
-        velocity: Tensor = self._dit(*arguments)
+    def __call__(self, *arguments: Any, prepared: StepInputs | None) -> Tensor:
+        velocity: Tensor = self._dit(*arguments, prepared=prepared)
         self._recorder.see_velocity(arguments, velocity)
         return velocity
 
@@ -384,7 +385,9 @@ def _replay(models: Models, calls: Mapping[str, Call]) -> dict[str, float]:
     for stage, call in calls.items():
         network = models.dit if call.network == "dit" else models.vae
         arguments = tree_map_only(Tensor, lambda x: x.to(models.device), call.arguments)
-        answer = getattr(network, call.method)(*arguments)
+        prepares = call.network == "dit" and models.prepare is not None
+        settled = {"prepared": prepare_step(models.dit, *arguments[1:])} if prepares else {}
+        answer = getattr(network, call.method)(*arguments, **settled)
         output = answer if isinstance(answer, Tensor) else answer[0]
         errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)
     return errors

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
 from livetalk.models.dit import DiT
+from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.umt5 import UMT5Config, UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
@@ -31,7 +33,10 @@ META = torch.device("meta")
 IMAGE_TOKENS = 257
 REHEARSED_STEPS = 2
 REHEARSED_LAYERS = 2
-"""Blocks of one network are alike, and their temporaries die with them: two tell what forty need."""
+"""Blocks of one network are alike, and their temporaries die with them: two tell what forty need.
+
+What each block keeps is another matter, see `constant_bytes`.
+"""
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,6 +72,34 @@ def rehearse(
         )
         run_stages(models, inputs, observer)
     return MappingProxyType(peaks)
+
+
+@functools.lru_cache(maxsize=64)
+def constant_bytes(sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the bytes made for each block that is resident: for a session, and for a chunk.
+
+    Args:
+        sizes: of the model.
+        portrait: picture size.
+        dtype: of the transformer.
+    """
+    config, geometry = sizes.dit, sizes.stream.geometry
+    dit = _build_dit(sizes, dtype, "full", num_layers=1)
+    sides = (side // sizes.vae.spatial_stride for side in (portrait.height, portrait.width))
+    channels = config.in_channels - config.out_channels
+    condition = torch.empty(1, channels, geometry.window_latents, *sides, device=META)
+    text, image = _encode_prompt(sizes, None, None)
+    audio = config.audio
+    heard = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
+    chunk = prepare_chunk(
+        dit, prepare_session(dit, condition, (0.0,), text, image), torch.empty(heard, device=META)
+    )
+    block = chunk.conditioning.layers[0]
+    return _count_bytes((block.text, block.image)), _count_bytes(block.audio)
+
+
+def _count_bytes(values: object) -> int:
+    return sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 class _PeakObserver(Observer):

@@ -10,10 +10,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from livetalk.diffusion.flow import timesteps_from_sigma
 from livetalk.diffusion.samplers import NoiseSource, pin_motion, sample_euler, sample_renoise
 from livetalk.diffusion.schedule import sigmas_from_steps
 from livetalk.models.dit import DiT
+from livetalk.models.dit_constants import PrepareConfig
 from livetalk.models.speech import AudioEncoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import (
@@ -37,6 +37,7 @@ from livetalk.streaming.loudness import (
 )
 from livetalk.streaming.seams import SeamConfig, hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
+from livetalk.streaming.velocity import make_predictor, prepare_constants
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
 
@@ -99,6 +100,8 @@ class Models:
         audio_encoder: the speech encoder.
         config: what the model is besides its weights.
         loudness: what is done to the level of the sound.
+        prepare: what the transformer makes once for a stream or a chunk instead of in every step; the numbers
+            differ by rounding. None leaves each step to itself.
     """
 
     dit: DiT
@@ -106,6 +109,12 @@ class Models:
     audio_encoder: AudioEncoder
     config: StreamConfig = field(default_factory=StreamConfig)
     loudness: LoudnessMode = LoudnessMode.OFF
+    prepare: PrepareConfig | None = field(default_factory=PrepareConfig)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise levels of the sampler, `[num_steps + 1]` on the CPU: scalars for any device."""
+        return sigmas_from_steps(self.config.sampler.num_steps, self.config.sampler.shift)
 
     @property
     def device(self) -> torch.device:
@@ -116,15 +125,15 @@ class Models:
 def prepare_conditioning(
     models: Models, image: Tensor, text_embeds: Tensor | None = None, image_embeds: Tensor | None = None
 ) -> Conditioning:
-    """Encode the reference image of a stream.
+    """Encode the reference image of a stream, and make what all of the stream's steps share.
 
     Args:
-        models: networks and settings.
+        models: networks and settings, the weights of the transformer and their form final.
         image: `[3, H, W]`, -1..1.
         text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
         image_embeds: `[1, S, image_dim]` for a transformer with an image branch.
     """
-    return encode_conditioning(
+    conditioning = encode_conditioning(
         models.vae,
         image.to(models.device),
         models.config.geometry,
@@ -132,6 +141,9 @@ def prepare_conditioning(
         text_embeds,
         image_embeds,
     )
+    if models.prepare is None:
+        return conditioning
+    return prepare_constants(models.dit, conditioning, models.sigmas)
 
 
 def create_state(
@@ -326,21 +338,8 @@ def denoise_window(
     published = config.sampler.kind is SamplerKind.RENOISE
     dtype = models.dit.patch_embedding.weight.dtype if published else torch.float32
     noise = noise_source(motion_latents.new_empty(shape, dtype=dtype))
-    sigmas = sigmas_from_steps(config.sampler.num_steps, config.sampler.shift, noise.device)
-
-    def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
-        timesteps = timesteps_from_sigma(sigma).expand(latents.shape[0])
-        with span("step.transformer"):
-            velocity: Tensor = models.dit(
-                latents,
-                timesteps,
-                conditioning.condition,
-                context,
-                conditioning.text_embeds,
-                conditioning.image_embeds,
-            )
-        return velocity
-
+    sigmas = models.sigmas
+    predict_velocity = make_predictor(models.dit, conditioning, context, sigmas, models.prepare)
     pin = pin_motion(motion_latents)
     if config.sampler.kind is SamplerKind.EULER:
         return sample_euler(predict_velocity, noise, sigmas, pin)
