@@ -4,6 +4,7 @@ import json
 import pytest
 
 from livetalk.cli import doctor
+from livetalk.cli.main import main
 
 
 def run(*options: str) -> int:
