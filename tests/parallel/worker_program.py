@@ -12,7 +12,7 @@ from livetalk.errors import LivetalkError
 from livetalk.parallel.launch import launch_workers
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import Leader, NextChunk, OpenStream, run_worker
+from livetalk.runtime.worker import Leader, OpenStream, Streams, generate_stream, run_worker
 from livetalk.streaming.geometry import ChunkGeometry
 
 SIZE = PortraitConfig(height=16, width=112)
@@ -28,18 +28,16 @@ def build() -> AvatarModel:
     return replace(model, models=replace(model.models, config=config))
 
 
-def make_stream(leader: Leader, folder: Path, num_chunks: int) -> list[torch.Tensor]:
-    """Open a stream and make its chunks, leaving a trace of each."""
+def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:
+    """Make the chunks of a stream, leaving a trace of each."""
     rng = torch.Generator().manual_seed(0)
     picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
-    leader.run(
-        OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options={"seed": 1, "loudness": "off"})
+    opening = OpenStream(
+        stream=0, picture=picture, sound=torch.zeros(0), options={"seed": 1, "loudness": "off"}
     )
+    sounds = (torch.randn(12 * 640, generator=rng) / 10 for _ in range(num_chunks))
     pixels = []
-    for index in range(num_chunks):
-        samples = torch.randn(12 * 640, generator=rng) / 10
-        chunk = leader.run(NextChunk(stream=0, samples=samples))
-        assert chunk is not None
+    for index, chunk in enumerate(generate_stream(streams, opening, sounds)):
         pixels.append(chunk.pixels)
         (folder / f"chunk{index}").touch()
     return pixels

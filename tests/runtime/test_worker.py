@@ -6,15 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from livetalk.errors import InputError
-from livetalk.parallel.join import ControlLine
+from livetalk.errors import InputError, LivetalkError
+from livetalk.parallel.join import ControlLine, PeerLostError
 from livetalk.parallel.mesh import ParallelConfig
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
@@ -33,6 +35,7 @@ from livetalk.runtime.worker import (
     OpenStream,
     StreamTable,
     follow,
+    generate_stream,
     spread_model,
 )
 from livetalk.types import VideoChunk
@@ -139,6 +142,32 @@ def test_followers_do_what_the_leader_says_until_it_says_no_more(num_ranks: int)
         assert relative_error(own, one_rank) < 3e-5
 
 
+def build_or_fail(failing: int) -> str:
+    """Agree on a model that one rank cannot build, and return what this rank hears."""
+    line = ControlLine()
+    failure = InputError("no room") if dist.get_rank() == failing else None
+    with pytest.raises((LivetalkError, PeerLostError)) as caught:
+        line.agree(failure)
+    line.agree(None)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("failing", "said"), [(0, "no room"), (2, "GPU worker 3 of 3: no room")])
+def test_what_one_rank_cannot_do_the_leader_says_and_none_begins(failing: int, said: str) -> None:
+    quiet = "the work cannot begin; the leader says why"
+    assert run_ranks(build_or_fail, 3, failing) == [said, quiet, quiet]
+
+
+def test_a_stream_that_is_left_early_is_forgotten() -> None:
+    streams = StreamTable(build())
+    samples = torch.zeros(streams.model.models.config.geometry.chunk_samples)
+    chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), repeat(samples))
+    assert next(chunks).first_frame == 0 and next(chunks).first_frame == 12
+    chunks.close()
+    with pytest.raises(KeyError):
+        streams.run(CloseStream(stream=1))
+
+
 def test_streams_are_forgotten() -> None:
     streams = StreamTable(build())
     streams.run(open_stream(streams.model, 1))
@@ -187,7 +216,7 @@ def test_a_program_launches_its_workers_and_makes_the_frames_of_one_process(tmp_
     with started(tmp_path, "2") as program:
         assert finish(program) == (0, [])
     found = torch.load(tmp_path / "pixels.pt", weights_only=True)
-    alone = cast(Leader, StreamTable(build()))
+    alone = StreamTable(build())
     expected = worker_program.make_stream(alone, tmp_path, 2)
     assert relative_error(found[0], expected[0]) < 1e-5
     assert relative_error(found[1], expected[1]) < 3e-5
@@ -229,6 +258,6 @@ def test_workers_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
 def test_torchrun_launches_them_as_well(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*command, str(PROGRAM), str(tmp_path), "1"], check=True, capture_output=True, timeout=240)
-    alone = cast(Leader, StreamTable(build()))
+    alone = StreamTable(build())
     found = torch.load(tmp_path / "pixels.pt", weights_only=True)
     assert relative_error(found[0], worker_program.make_stream(alone, tmp_path, 1)[0]) < 1e-5

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from livetalk.env import WorkerPlace, keep_multicast_off
-from livetalk.errors import InputError
+from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.launch import EXIT_LOST
 
 _PATIENCE = timedelta(days=30)
@@ -58,6 +58,27 @@ class ControlLine:
         with self.in_step():
             dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
+
+    def agree(self, failure: Exception | None) -> None:
+        """Tell all ranks how each has fared; every rank must call this.
+
+        Args:
+            failure: this rank's, which the user can mend; None for none.
+
+        Raises:
+            PeerLostError: on a follower, when any rank has failed: the leader says so, once for all.
+            Exception: on the leader, `failure` itself, or a `LivetalkError` that names the rank that failed.
+        """
+        words: list[Any] = [None] * dist.get_world_size()
+        with self.in_step():
+            dist.all_gather_object(words, None if failure is None else str(failure), group=self._group)
+        failed = [rank for rank, word in enumerate(words) if word is not None]
+        if failed and not self.leads:
+            raise PeerLostError("the work cannot begin; the leader says why")
+        if failure is not None:
+            raise failure
+        if failed:
+            raise LivetalkError(f"GPU worker {failed[0] + 1} of {len(words)}: {words[failed[0]]}")
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:

@@ -5,16 +5,17 @@ transformer and the VAE, which `spread_model` has altered, share the work and ex
 together, and nothing but sound travels from chunk to chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from livetalk.env import WorkerPlace
+from livetalk.errors import LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
 from livetalk.parallel.launch import EXIT_LOST
 from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
@@ -84,6 +85,13 @@ class _Stream:
     state: StreamState
 
 
+class Streams(Protocol):
+    """Runs commands: on one rank or on all."""
+
+    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+        """Do what a command says, see `StreamTable.run`."""
+
+
 class StreamTable:
     """The streams of one model on one rank."""
 
@@ -138,6 +146,9 @@ class Leader:
         """
         if isinstance(command, OpenStream):
             plan_session(self._streams.model, command.options)
+        if isinstance(command, CloseStream) and not self._line.intact:
+            # Nobody listens any more, and the streams end with the processes.
+            return None
         with self._line.in_step():
             self._line.send(command)
             return self._streams.run(command)
@@ -152,6 +163,27 @@ class Leader:
         """Stop the followers, if they listen; if not, whoever started them stops them."""
         if self._line.intact:
             self._line.send(StopWorkers())
+
+
+def generate_stream(streams: Streams, opening: OpenStream, sounds: Iterable[Tensor]) -> Iterator[VideoChunk]:
+    """Make a stream from its beginning to the end of its sound, or until nobody asks for more.
+
+    Args:
+        streams: a `Leader`, or a `StreamTable` for one GPU.
+        opening: begins the stream.
+        sounds: of each chunk, `[chunk_samples]` float32, -1..1, on the CPU.
+
+    Yields:
+        The chunks.
+    """
+    streams.run(opening)
+    try:
+        for samples in sounds:
+            chunk = streams.run(NextChunk(stream=opening.stream, samples=samples))
+            assert chunk is not None
+            yield chunk
+    finally:
+        streams.run(CloseStream(stream=opening.stream))
 
 
 def follow(streams: StreamTable, line: ControlLine) -> None:
@@ -201,11 +233,12 @@ def run_worker(
         The exit code: that of `lead`, 0 for followers, `EXIT_LOST` when another worker has gone.
 
     Raises:
-        LivetalkError: what the user can mend; `lead` and `build` may raise anything else, too.
+        LivetalkError: on the leader, what the user can mend, on whichever rank it was; `lead` and `build` may
+            raise anything else, too.
     """
     try:
         with join_workers(place, device) as line:
-            model = build()
+            model = _build_together(build, line)
             spread_model(model)
             streams = StreamTable(model)
             if line.leads:
@@ -214,4 +247,21 @@ def run_worker(
             follow(streams, line)
     except PeerLostError:
         return EXIT_LOST
+    except LivetalkError:
+        # What the ranks do together goes wrong on all of them together: one of them says it.
+        if place.rank == 0:
+            raise
+        return EXIT_LOST
     return 0
+
+
+def _build_together(build: Callable[[], AvatarModel], line: ControlLine) -> AvatarModel:
+    """Build the model on every rank, or on none."""
+    model, failure = None, None
+    try:
+        model = build()
+    except (LivetalkError, MemoryError, torch.OutOfMemoryError) as error:
+        failure = error
+    line.agree(failure)
+    assert model is not None
+    return model
