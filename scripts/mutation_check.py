@@ -67,11 +67,17 @@ def copy_package(folder: Path) -> Path:
     return copy
 
 
+def test_folders() -> str:
+    """Return the folders that the tests import from."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return " ".join(settings["tool"]["pytest"]["ini_options"]["pythonpath"])
+
+
 def run_tests(folder: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
     """Run tests against the package in a folder."""
     # No bytecode is written: a source changed twice within a second would be taken for unchanged.
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += ["-o", f"pythonpath={folder}", *tests]
+    command += ["-o", f"pythonpath={folder} {test_folders()}", *tests]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
