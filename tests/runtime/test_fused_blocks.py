@@ -11,7 +11,7 @@ from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
-from livetalk.ops.kernels.interface import HeadRange
+from livetalk.ops.kernels.interface import Branch, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
 from livetalk.ops.matmul import QuantizedRows
@@ -185,6 +185,23 @@ def test_the_compiler_sees_a_block_as_one_graph(attention: str) -> None:
     expected = dit(*inputs)
     for block in dit.blocks.layers:
         block.compile(backend="eager", fullgraph=True)
+    assert relative(dit(*inputs), expected) < 1e-5
+
+
+def test_the_compiler_leaves_blocks_of_opaque_kernels_alone() -> None:
+    class OpaqueKernels(TorchKernels):
+        name = "opaque"
+
+        def add(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
+            assert not torch.compiler.is_compiling()
+            return super().add(x, branch)
+
+    torch._dynamo.reset()
+    inputs = dit_inputs(PROMPT)
+    dit = tiny_dit(PROMPT)
+    fuse_blocks(dit, OpaqueKernels())
+    expected = dit(*inputs)
+    dit.compile(backend="eager")
     assert relative(dit(*inputs), expected) < 1e-5
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ from livetalk.ops.attention_float8 import (
 )
 from livetalk.ops.backends import KernelCore
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
+from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.ops.norm import LayerNorm, RMSNorm
 from livetalk.ops.rope import RopeTables
@@ -167,6 +169,22 @@ class FusedBlock(DiTBlock):
         return Branch(*multiply(layer, x if other is None else x + other))
 
 
+class OpaqueFusedBlock(FusedBlock):
+    """A fused block that the compiler leaves alone: nothing is left for it to fuse."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        tokens: Tensor,
+        rope: RopeTables,
+        frame_ids: Tensor,
+        modulation: Tensor,
+        conditioning: BlockConditioning,
+    ) -> Tensor:
+        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
+        return super().forward(tokens, rope, frame_ids, modulation, conditioning)
+
+
 class JoinedSelfAttention(FusedSelfAttention):
     """Self-attention whose three input projections, in FP8 already, are one layer."""
 
@@ -217,13 +235,14 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
     Raises:
         ValueError: a block has hooks already.
     """
+    form = FusedBlock if kernels.name == TorchKernels.name else OpaqueFusedBlock
     for index, block in enumerate(dit.blocks.layers):
         assert isinstance(block, DiTBlock)
         if block._forward_hooks or block._forward_pre_hooks:
             raise ValueError(
                 f"block {index} has hooks already: fuse blocks before they are offloaded or spread"
             )
-        dit.blocks.layers[index] = FusedBlock(block, kernels)
+        dit.blocks.layers[index] = form(block, kernels)
         _fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
 

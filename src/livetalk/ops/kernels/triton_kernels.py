@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
@@ -76,6 +77,8 @@ class TritonKernels:
         """Turn what absorbed speech was multiplied by into weights."""
         return softmax_heads_on_triton(products, bias, scale, num_heads)
 
+    # The only one that stands among layers that a compiler may be given.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
         return channel_norm_on_triton(x, weight, silu=silu, out=out)
