@@ -75,6 +75,8 @@ def test_every_worker_knows_its_place(tmp_path: Path) -> None:
 from livetalk.env import worker_place
 place = worker_place()
 words = (place.rank, place.local_rank, place.num_ranks, os.environ["NCCL_NVLS_ENABLE"])
+# A Ctrl-C of the terminal goes to a process group: only the launcher's shall hear it.
+assert os.getpgrp() == os.getpid()
 (folder / f"place{rank}").write_text(" ".join(map(str, words)))
 """
     assert launch(tmp_path, program) == 0

@@ -109,7 +109,8 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLi
     Raises:
         InputError: there are fewer GPUs than workers.
     """
-    if device.type == "cuda" and torch.cuda.device_count() <= (device.index or 0):
+    # Asked alike on all ranks, so that all of them see the same fault.
+    if device.type == "cuda" and torch.cuda.device_count() < place.num_ranks:
         raise InputError(f"gpus {place.num_ranks}: this machine has {torch.cuda.device_count()}; use fewer")
     if place.lifeline is not None:
         threading.Thread(target=_end_with, args=(place.lifeline,), daemon=True).start()
