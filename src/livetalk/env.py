@@ -3,9 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 _LIFELINE = "LIVETALK_LIFELINE"
 _RENDEZVOUS = "LIVETALK_RENDEZVOUS"
+_INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_UNWANTED_CACHE = "torchinductor_"
 _NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0"}
 """NVLink multicast leaves resources of the switch taken when a process is killed; nothing here needs it."""
 
@@ -38,6 +41,20 @@ def debug_enabled() -> bool:
 def huggingface_endpoint() -> str | None:
     """Return the mirror that HF_ENDPOINT names, without a slash at its end; None for the hub itself."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `livetalk` in XDG_CACHE_HOME, or in `~/.cache`."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if named else Path.home() / ".cache") / "livetalk"
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Tell PyTorch and Triton where to keep compiled code, unless the user has told them already."""
+    # PyTorch writes its own choice, among the temporary files, here as well: that is nobody's wish.
+    if Path(os.environ.get(_INDUCTOR_CACHE, _UNWANTED_CACHE)).name.startswith(_UNWANTED_CACHE):
+        os.environ[_INDUCTOR_CACHE] = str(folder / "inductor")
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 def worker_place() -> WorkerPlace | None:

@@ -8,6 +8,7 @@ from livetalk.errors import InputError
 from livetalk.ops.backends import AttentionKernel, AttentionWork, apply_attention, select_attention
 from livetalk.runtime.acceleration import AUTO, AccelerationConfig, accelerate
 from livetalk.runtime.build import BuildConfig, build_avatar, choose_device, choose_dtype
+from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
@@ -66,8 +67,8 @@ def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
         model = build_avatar(config)
     _accelerate(model, options)
     if options.compile:
-        # Compilation happens at the first step, after whatever spreads the model.
-        model.models.dit.compile()
+        # It happens at the first step, after whatever spreads the model.
+        compile_transformer(model.models.dit, options.compile_cache)
     return model
 
 

@@ -33,6 +33,7 @@ class BenchOptions:
         kernels: of the elementwise work of the fast forms.
         float8: multiply the transformer's blocks in FP8; brings the other fast forms with it.
         compile: compile the transformer.
+        compile_cache: folder that compiled code is kept in, or None for the usual one.
         resident_blocks: transformer blocks that stay on the device, or None for all.
         chunks: that are measured.
         warm_up: chunks before them.
@@ -54,6 +55,7 @@ class BenchOptions:
     kernels: KernelChoice = "auto"
     float8: bool = False
     compile: bool = False
+    compile_cache: Path | None = None
     resident_blocks: int | None = None
     chunks: int = DEFAULT_CHUNKS
     warm_up: int = DEFAULT_WARM_UP

@@ -79,6 +79,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--float8", action="store_true", help="the fast forms, and the blocks' products in FP8"
     )
     parser.add_argument("--compile", action="store_true", help="compile the transformer")
+    parser.add_argument(
+        "--compile-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep compiled code here (default: ~/.cache/livetalk)",
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -107,6 +107,7 @@ class Avatar:
         precision: Precision = "auto",
         threads: int | None = None,
         compile: bool = False,
+        compile_cache: str | os.PathLike[str] | None = None,
         warm_up: bool = False,
         placement: PlacementConfig | None = None,
         wav2vec_dir: str | os.PathLike[str] | None = None,
@@ -121,6 +122,8 @@ class Avatar:
             precision: "auto", "float32" or "bfloat16".
             threads: CPU threads of the whole process, or None to leave PyTorch's choice.
             compile: compile the transformer: the first chunk then takes minutes, the others less time.
+            compile_cache: folder that compiled code is kept in, so that the next start is quick; None is
+                `~/.cache/livetalk/compiled`.
             warm_up: generate two chunks of silence now, so that the first real one is not slower.
             placement: how the transformer's weights are stored and spread; None keeps all of them on the
                 device in full.
@@ -138,6 +141,7 @@ class Avatar:
             device=device,
             precision=precision,
             compile=compile,
+            compile_cache=None if compile_cache is None else Path(compile_cache),
             warm_up=warm_up,
             placement=placement or PlacementConfig(),
             wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),

@@ -15,6 +15,7 @@ from livetalk.errors import InputError, WeightsError
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
 from livetalk.runtime.model import SessionDefaults as SessionDefaults
@@ -57,6 +58,7 @@ class BuildConfig:
         precision: of the transformer and the VAE; "auto" takes bfloat16 where the device computes it
             natively and float32 elsewhere.
         compile: compile the transformer; the first chunk then takes minutes, the others less time.
+        compile_cache: folder that compiled code is kept in, see `compile_transformer`.
         warm_up: generate a chunk of silence before the first stream.
         placement: how the transformer's weights are stored and spread, and where text and image encoder live.
         wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
@@ -67,6 +69,7 @@ class BuildConfig:
     device: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
+    compile_cache: Path | None = None
     warm_up: bool = False
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     wav2vec_dir: Path | None = None
@@ -100,7 +103,7 @@ def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> A
     else:
         model = _load_native(folder, config, device, dtype)
     if config.compile:
-        model.models.dit.compile()
+        compile_transformer(model.models.dit, config.compile_cache)
     if config.warm_up:
         _warm_up(model)
     return model
