@@ -1,5 +1,7 @@
+import importlib.metadata
 import platform
 
+import pytest
 import torch
 
 from livetalk import __version__
@@ -29,3 +31,11 @@ def test_missing_packages_are_named_by_extra() -> None:
     assert found["dev"] == ("no-such_package.x",)
     assert found["data"] == ()
     assert found["eval"] == ("also-not-there",)
+
+
+def test_a_source_that_is_not_installed_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", absent)
+    assert inspect_environment().missing_packages == {}

@@ -94,7 +94,7 @@ def inspect_environment() -> Environment:
         host_bytes=_available_bytes(),
         ffmpeg=str(av.ffmpeg_version_info),
         video_encoders=tuple(name for name in VIDEO_ENCODERS if _can_encode(name)),
-        missing_packages=find_missing_packages(importlib.metadata.requires("livetalk") or []),
+        missing_packages=find_missing_packages(_requirements()),
     )
 
 
@@ -113,6 +113,14 @@ def find_missing_packages(requirements: list[str]) -> dict[str, tuple[str, ...]]
             if not _is_installed(package):
                 missing[extra].append(package)
     return {extra: tuple(packages) for extra, packages in sorted(missing.items())}
+
+
+def _requirements() -> list[str]:
+    """Return what the installed distribution asks for; nothing where the source runs without being installed."""
+    try:
+        return importlib.metadata.requires("livetalk") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 def _is_installed(package: str) -> bool:
