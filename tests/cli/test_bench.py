@@ -42,6 +42,7 @@ def test_it_prints_a_table_and_keeps_record_and_trace(
     [
         ([*TINY, "--chunks", "1"], "chunks 1: at least 2 is needed"),
         ([*TINY, "--size", "17x17"], "size 17x17: height and width must be multiples of 16"),
+        ([*TINY, "--steps", "0"], "steps 0: at least 1 is needed"),
         ([*TINY, "--attention", "fa3"], "attention fa3 cannot run here"),
         ([*TINY, "--output", "nowhere/record.json"], "nowhere/record.json: there is no such folder"),
         ([*TINY, "--commit", "main"], "commit main: is not one"),
@@ -56,6 +57,16 @@ def test_what_cannot_be_measured_is_one_line(
     assert main(arguments) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1 and message in errors[0]
+
+
+def test_a_machine_without_video_and_terminal_packages_can_measure() -> None:
+    program = (
+        "import sys; sys.modules.update(av=None, rich=None)\n"
+        "from livetalk.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, *SHORT], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert BenchRecord.from_json(ran.stdout.splitlines()[-1]).model == "tiny"
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from livetalk.runtime.build import PRECISIONS, set_threads
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import WEIGHT_FORMS
 from livetalk.runtime.random_model import RANDOM_MODELS
-from livetalk.runtime.session import plan_session
+from livetalk.runtime.session import check_options, plan_session
 from livetalk.runtime.worker import Leader, StreamTable, run_worker
 
 _LINE_INTERVAL_SECONDS = 5.0
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"output {path}: there is no such folder")
+    check_options({"size": options.size, "num_steps": options.steps})
     if args.scaling:
         return _run_scaling(args, options)
     if options.gpus > 1 and place is None:
