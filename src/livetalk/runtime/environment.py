@@ -116,7 +116,7 @@ def find_missing_packages(requirements: list[str]) -> dict[str, tuple[str, ...]]
 
 
 def _requirements() -> list[str]:
-    """Return what the installed distribution asks for; nothing where the source runs without being installed."""
+    """Return what the installed distribution asks for; nothing where it is run from its source."""
     try:
         return importlib.metadata.requires("livetalk") or []
     except importlib.metadata.PackageNotFoundError:
