@@ -34,6 +34,9 @@ def describe_system() -> dict[str, str]:
         "cpu": name_cpu(),
         "cores": str(_count_cores()),
     }
+    if hasattr(os, "getloadavg"):
+        # Of the whole machine over the last minute, own work included: tells whether something else was busy.
+        described["load average"] = f"{os.getloadavg()[0]:.2f}"
     if torch.cuda.is_available():
         described["cuda"] = str(torch.version.cuda)
         described["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
