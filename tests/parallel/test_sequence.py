@@ -1,7 +1,9 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
@@ -102,6 +104,22 @@ def test_fused_blocks_and_prepared_constants_are_cut_like_plain_ones(degrees: De
 def test_the_exchanges_are_traced_without_a_break() -> None:
     found = run_ranks(compiled_velocities, 2, (2, 1))
     torch.testing.assert_close(found[0][0], expected_velocities()[0], rtol=0, atol=1e-5)
+
+
+def graphs_of_blocks() -> int:
+    """Compile block by block, and return how many graphs that made."""
+    dit = tiny_dit(replace(DIT_WITH_PROMPT, num_layers=3))
+    parallelize_dit(dit, build_mesh(ParallelConfig(ulysses_degree=2), CPU))
+    for block in dit.blocks.layers:
+        block.compile(backend="eager", fullgraph=True)
+    for _ in range(2):
+        dit(*draw_inputs(*SIZES[0]))
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.slow
+def test_blocks_over_ranks_share_their_compiled_code() -> None:
+    assert run_ranks(graphs_of_blocks, 2) == [1, 1]
 
 
 def test_it_is_done_once_only() -> None:

@@ -7,6 +7,7 @@ self-attention alone, whose core is swapped. All else is as it was.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
@@ -67,7 +68,9 @@ def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]
         own = shard.enter(tokens.shape[1])
         rope = RopeTables(rope.cos[own.span], rope.sin[own.span])
         conditioning = conditioning.cut(own.start, own.stop)
-        return tokens[:, own.span], rope, frame_ids[own.span], modulation, conditioning
+        # A copy in memory of its own, as each block's result is: compiled blocks are compiled for strides.
+        tokens = tokens[:, own.span].clone(memory_format=torch.contiguous_format)
+        return tokens, rope, frame_ids[own.span], modulation, conditioning
 
     return cut_tokens
 

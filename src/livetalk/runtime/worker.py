@@ -201,7 +201,8 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Pa
     """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
 
     Args:
-        model: with the same weights on every rank; its networks are altered in place. Not compiled yet.
+        model: with the same weights on every rank; its networks are altered in place. Not used yet: what is
+            compiled at its first use would be compiled for one rank.
         config: degrees, or None for those that `choose_degrees` takes.
 
     Raises:
