@@ -113,6 +113,14 @@ sys.exit({EXIT_LOST})
         launch(tmp_path, program)
 
 
+def test_workers_that_only_lost_one_another_say_how_to_learn_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("livetalk.parallel.launch.GRACE_SECONDS", 0.2)
+    with pytest.raises(WorkerError, match="lost the others, none of which has failed; LIVETALK_DEBUG=1"):
+        launch(tmp_path, f"sys.exit({EXIT_LOST})")
+
+
 def test_followers_may_end_before_the_leader(tmp_path: Path) -> None:
     program = "time.sleep(0.3 if rank == 0 else 0); rank == 0 and (folder / 'done').touch()"
     assert launch(tmp_path, program) == 0

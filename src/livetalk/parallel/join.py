@@ -17,7 +17,14 @@ from livetalk.parallel.launch import EXIT_LOST
 _PATIENCE = timedelta(days=30)
 """Followers wait so long for the next thing to do."""
 
-_GONE = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe", "nccl")
+_GONE = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "remote process exit",
+)
+"""What gloo, the system and NCCL say when a process at the other end has ended."""
 
 
 class PeerLostError(Exception):

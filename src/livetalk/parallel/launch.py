@@ -135,6 +135,8 @@ class _Supervisor:
         who = f"GPU worker {rank + 1} of {len(self._workers)}"
         if code < 0:
             raise WorkerError(f"{who} was ended by {signal.Signals(-code).name}; the others were stopped")
-        if code in (_FAILED, EXIT_LOST):
+        if code == EXIT_LOST:
+            raise WorkerError(f"{who} lost the others, none of which has failed; LIVETALK_DEBUG=1 says more")
+        if code == _FAILED:
             raise WorkerError(f"{who} failed; the others were stopped")
         return code

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from livetalk.env import WorkerPlace
+from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
 from livetalk.parallel.launch import EXIT_LOST
@@ -247,6 +247,8 @@ def run_worker(
                     return lead(leader)
             follow(streams, line)
     except PeerLostError:
+        if debug_enabled():
+            raise
         return EXIT_LOST
     except LivetalkError:
         # What the ranks do together goes wrong on all of them together: one of them says it.
