@@ -28,9 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure host memory over a long clip.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--audio-mode", choices=["stream", "whole"], default="stream")
-    parser.add_argument(
-        "--model", help="a shipped model or a checkpoint folder; default: tiny and random"
-    )
+    parser.add_argument("--model", help="a shipped model or a checkpoint folder; default: tiny and random")
     parser.add_argument("--num-steps", type=int, help="fewer steps are quicker and take the same memory")
     args = parser.parse_args()
     if args.model is None:

@@ -238,7 +238,11 @@ def test_ctrl_c_ends_all(tmp_path: Path) -> None:
     with started(tmp_path, ENDLESS) as program:
         workers = workers_of(tmp_path)
         program.send_signal(signal.SIGINT)
-        assert finish(program) == (130, ["livetalk: interrupted"])
+        code, said = finish(program)
+        assert code == 130
+        # Where the signal falls inside an exchange, PyTorch adds a warning of its own.
+        assert [line for line in said if line.startswith("livetalk")] == ["livetalk: interrupted"]
+        assert not any("Traceback" in line for line in said)
     assert not any(is_running(pid) for pid in workers)
 
 
