@@ -28,3 +28,15 @@ def test_on_a_gpu_nobody_waits_and_the_numbers_arrive() -> None:
     assert not asleep.query(), "the sleep of a second had ended: something waited for it"
     for x, there in zip(samples, moved, strict=True):
         assert torch.equal(there.cpu(), x)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_compiler_takes_it() -> None:
+    device = torch.device("cuda")
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def shifted(x: torch.Tensor) -> torch.Tensor:
+        return x + to_device(torch.tensor((1.0, 2.0), device="cpu"), device)
+
+    assert torch.equal(shifted(torch.zeros(2, device=device)).cpu(), torch.tensor((1.0, 2.0)))

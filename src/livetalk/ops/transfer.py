@@ -15,6 +15,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
         x: on any device.
         device: where to.
     """
-    if device.type != "cuda" or x.device.type != "cpu":
+    if device.type != "cuda" or x.device.type != "cpu" or torch.compiler.is_compiling():
+        # The compiler knows no pinned memory.
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
