@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.checkpoints.native import Part, save_checkpoint
 from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
-from livetalk.models.vae import VAEConfig
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.recipes.embedded import embedded_model, embedded_vae
 from livetalk.runtime.build import SPEECH_ENCODER_FILE
 from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
@@ -20,6 +21,7 @@ from livetalk.training.job import (
     DiTJob,
     JobPaths,
     VAEJob,
+    finished_vae,
     load_trained_vae,
     run_processes,
     train_dit,
@@ -100,23 +102,38 @@ def test_stages_hand_over(paths: JobPaths) -> None:
     assert changed
     assert all(name.startswith("decoder.") for name in changed)
 
-    train_dit(
-        DiTJob(
-            paths=paths,
-            vae=VAE,
-            model=DIT,
-            training=SFTConfig(optimizer=OPTIMIZER, batch_size=4),
-            bank=BankConfig(variants=1),
-            budget=Budget(minutes=5, max_steps=3),
-            device=torch.device("cpu"),
-            seed=0,
-            min_clips=2,
-            max_clips=4,
-        ),
-        Quiet(),
-    )
+    train_dit(dit_job(paths), Quiet())
     assert (paths.run / "dit" / "state.json").exists()
     assert "encoded_clips" in (paths.run / "metrics_dit.jsonl").read_text()
+
+
+def dit_job(paths: JobPaths) -> DiTJob:
+    return DiTJob(
+        paths=paths,
+        vae=VAE,
+        model=DIT,
+        training=SFTConfig(optimizer=OPTIMIZER, batch_size=4),
+        bank=BankConfig(variants=1),
+        budget=Budget(minutes=5, max_steps=3),
+        device=torch.device("cpu"),
+        seed=0,
+        min_clips=2,
+        max_clips=4,
+    )
+
+
+def test_a_given_vae_is_taken_as_it_is(paths: JobPaths, tmp_path: Path) -> None:
+    config = dataclasses.replace(VAE, latents_mean=(0.5,) * 4, latents_std=(2.0,) * 4)
+    given = tmp_path / "given"
+    weights = CausalVideoVAE(config).state_dict()
+    save_checkpoint(given, name="vae", version="1", configs={"vae": config}, parts={"vae": Part(weights)})
+    paths = dataclasses.replace(paths, vae=given)
+    train_dit(dit_job(paths), Quiet())
+    assert (paths.run / "dit" / "state.json").exists()
+    assert not (paths.run / "vae").exists()
+    taken = finished_vae(paths, VAE)
+    assert taken.config == config
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in taken.state_dict().items())
 
 
 def test_shipped_weights_fit_the_recipe() -> None:

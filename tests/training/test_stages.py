@@ -19,7 +19,8 @@ from livetalk.training.bank import CACHE_FRAMES, BankBuilder, GrowingBank, Windo
 from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
-from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors, window_errors
+from livetalk.training.precision import mixed_precision
+from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation_errors, window_errors
 from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import VAELoss, VAEObjective, choose_frames, prepare_vae, reconstruction_psnr
 
@@ -203,6 +204,24 @@ def test_sft_learns(bank: WindowBank, tmp_path: Path) -> None:
     log.close()
     after = validation_errors(SFTObjective(trainer.average.model), bank, SFT)
     assert after["error_080"] < 0.8 * before["error_080"]
+
+
+def test_what_is_compiled_before_there_is_data_serves_the_data(bank: WindowBank) -> None:
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    objective = torch.compile(SFTObjective(DiT(DIT)), backend=count, dynamic=False)
+    with mixed_precision(CPU):
+        objective(*draw_inputs(DIT, 4, (9, 4, 4), 33, CPU)).mean().backward()
+    compiled = len(graphs)
+    index = torch.arange(4)
+    rng = torch.Generator().manual_seed(0)
+    window_errors(objective, bank, index, torch.rand(4), SFT, rng).mean().backward()
+    assert len(graphs) == compiled > 0
 
 
 class Recorder(torch.nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.errors import WeightsError
-from livetalk.training.checkpoint import PART_BYTES, load_training_state
+from livetalk.training.checkpoint import PART_BYTES, copy_average, load_training_state
 from livetalk.training.config import Budget, OptimizerConfig
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.optim import (
@@ -68,12 +68,38 @@ def test_light_checkpoint_restores_averaged_weights(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
     trainer = Trainer(Stage("toy", model, CONFIG), tmp_path, log)
     trainer.run(Regression(model), Budget(minutes=10, max_steps=5))
-    trainer.save(light=True)
     log.close()
+    assert copy_average(tmp_path / "toy", tmp_path / "light") == 5
     fresh = build_model()
-    assert load_training_state(tmp_path / "toy", fresh) == 5
+    assert load_training_state(tmp_path / "light", fresh) == 5
+    assert folder_bytes(tmp_path / "light") < 0.5 * folder_bytes(tmp_path / "toy")
     for a, b in zip(trainer.average.model.parameters(), fresh.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_there_is_nothing_light_before_the_first_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="none yet"):
+        copy_average(tmp_path / "toy", tmp_path / "light")
+    assert not (tmp_path / "light").exists()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(tmp_path, 3)
+    read_text, stale = Path.read_text, (tmp_path / "toy" / "state.json").read_text()
+    run_steps(tmp_path, 2)
+    answers = [stale]
+
+    def once_stale(path: Path, encoding: str) -> str:
+        return answers.pop() if answers else read_text(path, encoding=encoding)
+
+    monkeypatch.setattr(Path, "read_text", once_stale)
+    assert copy_average(tmp_path / "toy", tmp_path / "light") == 5
 
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -99,17 +125,17 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
-        trainer.save(light=True)
+        trainer.save()
     monkeypatch.undo()
     log.close()
     assert load_training_state(tmp_path / "toy", build_model()) == 3
 
 
 def test_large_checkpoints_are_split(tmp_path: Path) -> None:
-    model = nn.Linear(2048, 4096)
+    model = nn.Linear(1024, 4096)
     log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
     trainer = Trainer(Stage("wide", model, CONFIG), tmp_path, log)
-    trainer.save(light=True)
+    trainer.save()
     log.close()
     parts = sorted((tmp_path / "wide").glob("state-*.part*"))
     assert len(parts) == 2

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import itertools
+import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -13,17 +14,18 @@ from livetalk.data.synthetic.clips import ClipStore, clip_specs
 from livetalk.data.synthetic.corpus import load_corpus
 from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.data.synthetic.renderer import Renderer
+from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
 from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint, save_model
-from livetalk.training.checkpoint import load_training_state
+from livetalk.training.checkpoint import copy_average, load_training_state
 from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (
     VAE_FINISHED,
     DiTJob,
     JobPaths,
     VAEJob,
-    load_trained_vae,
+    finished_vae,
     run_processes,
     train_dit,
     train_vae,
@@ -44,7 +46,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the sub-command."""
     parser = subparsers.add_parser("train", help="train the embedded model in slices of minutes")
     parser.add_argument(
-        "stage", choices=("render", "vae", "dit", "decoder", "export", "all"), help="what this process does"
+        "stage",
+        choices=("render", "vae", "dit", "decoder", "export", "pack", "all"),
+        help="what this process does",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
     parser.add_argument("--work", type=Path, required=True, help="folder for rendered clips (tens of GB)")
@@ -54,7 +58,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         dest="start",
         help="start from exported weights: a checkpoint folder, or `embedded` for the shipped ones",
     )
+    parser.add_argument(
+        "--vae",
+        type=Path,
+        help="folder with an exported VAE that the DiT takes as it is; `all` then trains no VAE",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--to", type=Path, help="folder that `pack` writes light checkpoints to")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where `export` writes")
     parser.add_argument("--version", default="1", help="of the exported weights")
     parser.add_argument("--seed", type=int, default=1)
@@ -80,8 +90,17 @@ def run(args: argparse.Namespace) -> int:
         rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
         renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]
-        return run_processes([*renderers, [*base, "vae", *rest], [*base, "dit", *rest]])
-    {"render": _render, "vae": _vae, "dit": _dit, "decoder": _decoder, "export": _export}[args.stage](args)
+        stages = ["dit"] if args.vae is not None else ["vae", "dit"]
+        return run_processes([*renderers, *([*base, stage, *rest] for stage in stages)])
+    work = {
+        "render": _render,
+        "vae": _vae,
+        "dit": _dit,
+        "decoder": _decoder,
+        "export": _export,
+        "pack": _pack,
+    }
+    work[args.stage](args)
     return 0
 
 
@@ -92,6 +111,7 @@ def _paths(args: argparse.Namespace) -> JobPaths:
         run=args.out,
         speech_encoder=WEIGHTS / SPEECH_ENCODER_FILE,
         start=None if args.start is None else find_checkpoint(args.start),
+        vae=None if args.vae is None else find_checkpoint(args.vae),
     )
 
 
@@ -141,7 +161,7 @@ def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int)
 
 
 def _export(args: argparse.Namespace) -> None:
-    vae = load_trained_vae(args.out, embedded.embedded_vae())
+    vae = finished_vae(_paths(args), embedded.embedded_vae())
     dit = DiT(embedded.embedded_dit())
     load_training_state(args.out / "dit", dit)
     save_model(
@@ -153,6 +173,19 @@ def _export(args: argparse.Namespace) -> None:
         vae=vae,
         storage=("int8", "int8"),
     )
+
+
+def _pack(args: argparse.Namespace) -> None:
+    """Copy the averaged weights of all stages so far, from a run that may still be going."""
+    if args.to is None:
+        raise InputError("train pack: --to names the folder that light checkpoints are written to")
+    stages = [name for name in ("vae", "decoder", "dit") if (args.out / name / "state.json").exists()]
+    if not stages:
+        raise InputError(f"train pack: {args.out} holds no checkpoint yet")
+    for name in stages:
+        print(f"{name}: {copy_average(args.out / name, args.to / name)} steps")
+    for path in [*args.out.glob("metrics_*.jsonl"), *args.out.glob(VAE_FINISHED)]:
+        shutil.copy(path, args.to)
 
 
 def _dit(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Training checkpoints: everything a slice needs to go on, in files that stay under a size limit."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ def save_training_state(
     step: int,
     model: nn.Module,
     average: WeightAverage,
-    optimizers: Iterable[torch.optim.Optimizer] = (),
+    optimizers: Iterable[torch.optim.Optimizer],
 ) -> None:
     """Write the state of a stage so that `load_training_state` continues it.
 
@@ -30,22 +31,42 @@ def save_training_state(
         step: optimizer steps done over all slices.
         model: network in training, stored in its own dtype.
         average: averaged weights, stored in float16.
-        optimizers: their moments are stored too; leave empty for a light checkpoint.
+        optimizers: their moments are stored too.
     """
     directory.mkdir(parents=True, exist_ok=True)
     halves = {name: tensor.half() for name, tensor in average.model.state_dict().items()}
-    state: dict[str, Any] = {"step": step, "average": halves}
     moments = [optimizer.state_dict() for optimizer in optimizers]
-    if moments:
-        state |= {"model": model.state_dict(), "optimizers": moments}
-    whole = directory / "state.pt.partial"
-    torch.save(state, whole)
-    _split(whole, directory)
+    _write({"step": step, "average": halves, "model": model.state_dict(), "optimizers": moments}, directory)
 
 
-def _split(whole: Path, directory: Path) -> None:
-    """Cut a file into parts; the manifest changes to them in one step, and only then the old parts go."""
-    data = whole.read_bytes()
+def copy_average(directory: Path, target: Path) -> int:
+    """Copy what a stage has come to, without what only its next step needs: a light checkpoint of its own.
+
+    A third to a sixth of the size; may run while the stage is still training.
+
+    Args:
+        directory: folder of the stage.
+        target: folder to write; made when it does not exist.
+
+    Returns:
+        Optimizer steps done so far.
+
+    Raises:
+        WeightsError: there is no checkpoint, or parts are missing or damaged.
+    """
+    state = _read(directory)
+    if state is None:
+        raise WeightsError(f"training checkpoint {directory}: there is none yet")
+    target.mkdir(parents=True, exist_ok=True)
+    _write({"step": state["step"], "average": state["average"]}, target)
+    return int(state["step"])
+
+
+def _write(state: dict[str, Any], directory: Path) -> None:
+    """Write a state in parts; the manifest changes to them in one step, and only then the old parts go."""
+    written = io.BytesIO()
+    torch.save(state, written)
+    data = written.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     names = []
     for number, at in enumerate(range(0, len(data), PART_BYTES)):
@@ -81,20 +102,9 @@ def load_training_state(
     Raises:
         WeightsError: parts are missing or damaged.
     """
-    manifest_path = directory / "state.json"
-    if not manifest_path.exists():
+    state = _read(directory)
+    if state is None:
         return 0
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    try:
-        data = b"".join((directory / name).read_bytes() for name in manifest["parts"])
-    except FileNotFoundError as error:
-        raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-        raise WeightsError(f"training checkpoint {directory}: sha256 of its parts differs from state.json")
-    joined = directory / "state.pt.partial"
-    joined.write_bytes(data)
-    state = torch.load(joined, map_location="cpu", weights_only=True)
-    joined.unlink()
     averaged = {name: tensor.float() for name, tensor in state["average"].items()}
     model.load_state_dict(state.get("model", averaged))
     if average is not None:
@@ -102,3 +112,22 @@ def load_training_state(
     for optimizer, moments in zip(optimizers, state.get("optimizers", []), strict=False):
         optimizer.load_state_dict(moments)
     return int(state["step"])
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
+    """Join the parts of a checkpoint, or return None where there is none."""
+    manifest_path = directory / "state.json"
+    if not manifest_path.exists():
+        return None
+    text = manifest_path.read_text(encoding="utf-8")
+    manifest = json.loads(text)
+    try:
+        data = b"".join((directory / name).read_bytes() for name in manifest["parts"])
+    except FileNotFoundError as error:
+        if manifest_path.read_text(encoding="utf-8") != text:
+            return _read(directory)  # the stage has just written the next one
+        raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
+    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        raise WeightsError(f"training checkpoint {directory}: sha256 of its parts differs from state.json")
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state

@@ -1,7 +1,7 @@
 """The self-contained training job: render, VAE and DiT as three processes on one GPU, resumable.
 
 All three start together, so that compilation and rendering share the clock; the DiT process waits for the
-VAE to finish, encodes every clip once and trains on the latents.
+VAE to finish, unless a finished one is given, encodes every clip once and trains on the latents.
 """
 
 import copy
@@ -26,7 +26,8 @@ from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConfig
 from livetalk.training.memory import ClipMemory
 from livetalk.training.metrics import MetricsLog
-from livetalk.training.sft import SFTLoss, SFTObjective, validation_errors
+from livetalk.training.precision import mixed_precision
+from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation_errors
 from livetalk.training.start import start_dit, start_vae
 from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
@@ -48,6 +49,7 @@ class JobPaths:
         run: checkpoints and metrics.
         speech_encoder: weights of the frozen speech encoder.
         start: exported weights that the networks begin with, or None for fresh ones.
+        vae: exported VAE that the DiT takes as it is, or None for the one that the run trains.
     """
 
     clips: Path
@@ -55,6 +57,7 @@ class JobPaths:
     run: Path
     speech_encoder: Path
     start: Path | None = None
+    vae: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,17 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
     return vae.eval().requires_grad_(False)
 
 
+def finished_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
+    """Return the VAE whose latents the DiT of a run learns: the one given, or the one that the run trained.
+
+    Raises:
+        WeightsError: its files are damaged or have other sizes.
+    """
+    if paths.vae is None:
+        return load_trained_vae(paths.run, config)
+    return start_vae(paths.vae, config).eval().requires_grad_(False)
+
+
 def train_dit(job: DiTJob, source: LogMelSource) -> None:
     """Train the DiT for one slice on windows encoded with the finished VAE."""
     log = MetricsLog(job.paths.run / "metrics_dit.jsonl", sys.stderr)
@@ -187,7 +201,7 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     objective = _compiled(SFTObjective(dit), job.device)
     log.write("dit", {"parameters": sum(p.numel() for p in dit.parameters())})
     _warm_up(objective, job)
-    while not (job.paths.run / VAE_FINISHED).exists():
+    while job.paths.vae is None and not (job.paths.run / VAE_FINISHED).exists():
         time.sleep(0.5)
     bank, heldout = _open_banks(job, source, log)
     loss = SFTLoss(objective, job.training, bank, job.seed)
@@ -204,23 +218,18 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
     """Compile forward and backward on noise while other processes use the GPU."""
     if job.device.type != "cuda":
         return
-    batch, device, audio = job.training.batch_size, job.device, job.model.audio
-    grid = (batch, job.model.out_channels, 9, 16, 16)
-    noisy = torch.randn(grid, device=device)
-    condition = torch.randn(batch, job.model.in_channels - job.model.out_channels, *grid[2:], device=device)
-    context = torch.randn(batch, 33, audio.window, audio.num_blocks, audio.channels, device=device)
-    weights = torch.ones(batch, 1, *grid[2:], device=device)
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        errors = objective(noisy, torch.rand(batch, device=device), condition, context, noisy, weights)
+    inputs = draw_inputs(job.model, job.training.batch_size, (9, 16, 16), 33, job.device)
+    with mixed_precision(job.device):
+        errors = objective(*inputs)
     errors.mean().backward()
     objective.zero_grad(set_to_none=True)
-    del noisy, condition, context, weights, errors
+    del inputs, errors
     torch.cuda.empty_cache()
 
 
 def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[GrowingBank, WindowBank]:
     """Encode the clips there are, at least `min_clips`; the training bank goes on growing."""
-    vae = load_trained_vae(job.paths.run, job.vae).to(job.device)
+    vae = finished_vae(job.paths, job.vae).to(job.device)
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
     builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from livetalk.diffusion.flow import add_noise
 from livetalk.diffusion.schedule import shift_sigmas
+from livetalk.models.dit import DiTConfig
 from livetalk.training.bank import CONTEXT_FRAMES, WindowBank, WindowSource
 from livetalk.training.config import SFTConfig
 from livetalk.training.precision import mixed_precision
@@ -44,6 +45,31 @@ class SFTObjective(nn.Module):
         error = (velocity.float() - target).square().mean(1, keepdim=True) * weights
         weighted: Tensor = error.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4))
         return weighted
+
+
+def draw_inputs(
+    model: DiTConfig, batch_size: int, grid: tuple[int, int, int], num_frames: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """Draw noise in the form of the arguments of `SFTObjective`, to compile a step before there is data.
+
+    Args:
+        model: sizes of the transformer.
+        batch_size: B.
+        grid: T, h, w of the latents.
+        num_frames: F.
+        device: of the tensors.
+    """
+    # No two of them may be one tensor: the compiler notices, and compiles again for data.
+    shape = (batch_size, model.out_channels, *grid)
+    audio = model.audio
+    return (
+        torch.randn(shape, device=device),
+        torch.rand(batch_size, device=device),
+        torch.randn(batch_size, model.in_channels - model.out_channels, *grid, device=device),
+        torch.randn(batch_size, num_frames, audio.window, audio.num_blocks, audio.channels, device=device),
+        torch.randn(shape, device=device),
+        torch.ones(batch_size, 1, *grid, device=device),
+    )
 
 
 class SFTLoss:

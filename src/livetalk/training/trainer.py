@@ -84,11 +84,11 @@ class Trainer:
                 if validate is not None and done % validate_every == 0:
                     self._log_validation(validate)
                 if clock.elapsed_seconds() > next_save:
-                    self.save(light=False)
+                    self.save()
                     next_save = clock.elapsed_seconds() + SAVE_SECONDS
         if validate is not None:
             self._log_validation(validate)
-        self.save(light=False)
+        self.save()
 
     def _log_validation(self, validate: Callable[[nn.Module], dict[str, float]]) -> None:
         self._log.write(self.stage.name, {"step": float(self.step)} | validate(self.average.model))
@@ -106,10 +106,9 @@ class Trainer:
         self.step += 1
         return {name: value.detach() for name, value in values.items()} | {"gradient_norm": norm.detach()}
 
-    def save(self, light: bool) -> None:
-        """Write the checkpoint; `light` leaves out optimizer moments and raw weights."""
-        optimizers = [] if light else self.optimizers
-        save_training_state(self.directory, self.step, self.stage.model, self.average, optimizers)
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_training_state(self.directory, self.step, self.stage.model, self.average, self.optimizers)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
