@@ -3,9 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from livetalk.bench.model import build_model, choose_worker_device, name_attention, require_gpus
+from livetalk.bench.model import build_model, name_attention
 from livetalk.bench.options import BenchOptions
-from livetalk.env import WorkerPlace
 from livetalk.errors import InputError
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.ops.attention import AttentionCore
@@ -55,23 +54,3 @@ def test_what_cannot_run_here_is_refused() -> None:
         build_model(replace(TINY, attention="fa3"), CPU)
     with pytest.raises(InputError, match="8"):
         build_model(replace(TINY, float8=True), CPU)
-
-
-def test_each_worker_has_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = WorkerPlace(rank=3, num_ranks=4, local_rank=3, rendezvous="env://")
-    assert choose_worker_device(TINY, place) == CPU
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    options = replace(TINY, device="auto", gpus=4)
-    assert choose_worker_device(options, place) == torch.device("cuda:3")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    require_gpus(options)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="gpus 4: this machine has 2"):
-        require_gpus(options)
-
-
-def test_processes_stand_for_gpus_only_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    require_gpus(replace(TINY, gpus=2))
-    with pytest.raises(InputError, match="gpus 2: this machine has 0; with --device cpu"):
-        require_gpus(replace(TINY, gpus=2, device="auto"))

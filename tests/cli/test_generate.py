@@ -277,3 +277,45 @@ def test_the_embedded_model_needs_no_package_of_the_published_one() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_two_processes_make_the_video_of_one(inputs: Path) -> None:
+    frames = {}
+    for gpus in ("1", "2"):
+        command = arguments(Path("-"), inputs, output=str(inputs / f"{gpus}.mp4"), gpus=gpus, threads="1")
+        at = command.index("--model")
+        command[at : at + 2] = ["--random-weights", "tiny"]
+        done = subprocess.run(
+            [sys.executable, "-m", "livetalk", *command, "--precision", "float32"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        frames[gpus] = np.stack(read_frames(inputs / f"{gpus}.mp4"))
+    assert frames["1"].shape == frames["2"].shape
+    assert np.abs(frames["1"].astype(int) - frames["2"]).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--gpus", "0"], "gpus 0: at least 1 is needed"),
+        (["--fast", "--resident-blocks", "1"], "leave resident-blocks out"),
+        (["--float8", "--weights", "int8"], "not as int8"),
+        (["--float8"], "FP8"),
+        (["--attention", "fa3"], "attention fa3 cannot run here"),
+    ],
+)
+def test_fast_forms_that_cannot_be_are_one_line(
+    checkpoint: Path, inputs: Path, options: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(checkpoint, inputs), *options]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line in said and said.startswith("livetalk: ")
+    assert not (inputs / "out.mp4").exists()
+
+
+def test_the_fast_forms_are_named_in_the_video(checkpoint: Path, inputs: Path) -> None:
+    assert main([*arguments(checkpoint, inputs), "--fast"]) == 0
+    with av.open(str(inputs / "out.mp4")) as container:
+        assert "plain kernels" in container.metadata["comment"]

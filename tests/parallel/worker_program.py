@@ -10,6 +10,7 @@ import torch
 from livetalk.env import worker_place
 from livetalk.errors import LivetalkError
 from livetalk.parallel.launch import launch_workers
+from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.worker import Leader, OpenStream, Streams, generate_stream, run_worker
@@ -36,8 +37,9 @@ def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.T
         stream=0, picture=picture, sound=torch.zeros(0), options={"seed": 1, "loudness": "off"}
     )
     sounds = (torch.randn(12 * 640, generator=rng) / 10 for _ in range(num_chunks))
+    pieces = (AudioPiece(samples.numpy(), num_frames=12) for samples in sounds)
     pixels = []
-    for index, chunk in enumerate(generate_stream(streams, opening, sounds)):
+    for index, chunk in enumerate(generate_stream(streams, opening, pieces)):
         pixels.append(chunk.pixels)
         (folder / f"chunk{index}").touch()
     return pixels

@@ -10,14 +10,17 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from livetalk.env import WorkerPlace
 from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError
 from livetalk.parallel.mesh import ParallelConfig
+from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
     Recorder,
@@ -34,8 +37,11 @@ from livetalk.runtime.worker import (
     NextChunk,
     OpenStream,
     StreamTable,
+    choose_worker_device,
     follow,
     generate_stream,
+    require_gpus,
+    require_place,
     spread_model,
 )
 from livetalk.types import VideoChunk
@@ -160,9 +166,11 @@ def test_what_one_rank_cannot_do_the_leader_says_and_none_begins(failing: int, s
 
 def test_a_stream_that_is_left_early_is_forgotten() -> None:
     streams = StreamTable(build())
-    samples = torch.zeros(streams.model.models.config.geometry.chunk_samples)
-    chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), repeat(samples))
+    silence = np.zeros(streams.model.models.config.geometry.chunk_samples, np.float32)
+    pieces = repeat(AudioPiece(silence, num_frames=7))
+    chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), pieces)
     assert next(chunks).first_frame == 0 and next(chunks).first_frame == 12
+    assert next(chunks).pixels.shape[1] == 7
     chunks.close()
     with pytest.raises(KeyError):
         streams.run(CloseStream(stream=1))
@@ -265,3 +273,31 @@ def test_torchrun_launches_them_as_well(tmp_path: Path) -> None:
     alone = StreamTable(build())
     found = torch.load(tmp_path / "pixels.pt", weights_only=True)
     assert relative_error(found[0], worker_program.make_stream(alone, tmp_path, 1)[0]) < 1e-5
+
+
+def test_each_worker_has_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = WorkerPlace(rank=3, num_ranks=4, local_rank=3, rendezvous="env://")
+    assert choose_worker_device("cpu", place) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_worker_device("auto", place) == torch.device("cuda:3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    require_gpus(4, "auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="gpus 4: this machine has 2"):
+        require_gpus(4, "auto")
+
+
+def test_processes_stand_for_gpus_only_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    require_gpus(2, "cpu")
+    with pytest.raises(InputError, match="gpus 2: this machine has 0; with --device cpu"):
+        require_gpus(2, "auto")
+
+
+def test_a_process_of_another_number_of_gpus_is_refused() -> None:
+    place = WorkerPlace(rank=0, num_ranks=4, local_rank=0, rendezvous="env://")
+    require_place(place, 4)
+    with pytest.raises(InputError, match="gpus 1: was started as one of 4 processes"):
+        require_place(place, 1)
+    with pytest.raises(InputError, match="gpus 0: at least 1"):
+        require_gpus(0, "auto")

@@ -3,42 +3,13 @@
 import torch
 
 from livetalk.bench.options import BenchOptions
-from livetalk.env import WorkerPlace
-from livetalk.errors import InputError
 from livetalk.ops.backends import AttentionKernel, AttentionWork, apply_attention, select_attention
 from livetalk.runtime.acceleration import AUTO, AccelerationConfig, accelerate
-from livetalk.runtime.build import BuildConfig, build_avatar, choose_device, choose_dtype
+from livetalk.runtime.build import BuildConfig, build_avatar, choose_dtype
 from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
-
-
-def choose_worker_device(options: BenchOptions, place: WorkerPlace | None) -> torch.device:
-    """Return the device of this process: with several GPUs, the one of its place.
-
-    Raises:
-        InputError: there is no such device.
-    """
-    device = choose_device(options.device)
-    if device.type == "cuda" and place is not None:
-        return torch.device("cuda", place.local_rank)
-    return device
-
-
-def require_gpus(options: BenchOptions) -> None:
-    """Refuse more GPUs than there are, before any process is started.
-
-    Raises:
-        InputError: there are fewer, or no such device.
-    """
-    if options.gpus == 1 or options.device == "cpu":
-        return
-    there = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else 0
-    if there < options.gpus:
-        raise InputError(
-            f"gpus {options.gpus}: this machine has {there}; with --device cpu, processes stand for GPUs"
-        )
 
 
 def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:

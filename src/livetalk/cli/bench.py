@@ -10,7 +10,7 @@ import torch
 
 from livetalk.bench.chunks import ChunkBench, Measurement, wait_for
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
-from livetalk.bench.model import build_model, choose_worker_device, name_attention, require_gpus
+from livetalk.bench.model import build_model, name_attention
 from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
 from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
@@ -27,7 +27,14 @@ from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import WEIGHT_FORMS
 from livetalk.runtime.random_model import RANDOM_MODELS
 from livetalk.runtime.session import check_options, plan_session
-from livetalk.runtime.worker import Leader, StreamTable, run_worker
+from livetalk.runtime.worker import (
+    Leader,
+    StreamTable,
+    choose_worker_device,
+    require_gpus,
+    require_place,
+    run_worker,
+)
 
 _LINE_INTERVAL_SECONDS = 5.0
 
@@ -115,10 +122,10 @@ def run(args: argparse.Namespace) -> int:
     if args.scaling:
         return _run_scaling(args, options)
     if options.gpus > 1 and place is None:
-        require_gpus(options)
+        require_gpus(options.gpus, options.device)
         return launch_workers(bench_command(options, *_result_arguments(args)), options.gpus)
     set_threads(options.threads)
-    device = choose_worker_device(options, place)
+    device = choose_worker_device(options.device, place)
     if place is not None and place.num_ranks > 1:
         return _run_rank(args, options, place, device)
     began = perf_counter()
@@ -134,24 +141,18 @@ def _run_rank(
     args: argparse.Namespace, options: BenchOptions, place: WorkerPlace, device: torch.device
 ) -> int:
     """Be one of several processes; only the first of them measures and prints."""
-    if place.num_ranks != options.gpus:
-        raise InputError(f"gpus {options.gpus}: was started as one of {place.num_ranks} processes")
+    require_place(place, options.gpus)
     began = perf_counter()
     if place.rank == 0:
         _announce(options)
-    built: list[AvatarModel] = []
-
-    def build() -> AvatarModel:
-        built.append(build_model(options, device))
-        return built[0]
 
     def lead(leader: Leader) -> int:
         wait_for(device)
-        bench = ChunkBench(built[0], leader.run, options)
-        _finish(args, options, built[0], bench, perf_counter() - began)
+        bench = ChunkBench(leader.model, leader.run, options)
+        _finish(args, options, leader.model, bench, perf_counter() - began)
         return 0
 
-    return run_worker(place, device, build, lead)
+    return run_worker(place, device, lambda: build_model(options, device), lead)
 
 
 def _run_scaling(args: argparse.Namespace, options: BenchOptions) -> int:

@@ -1,6 +1,7 @@
 """`livetalk generate`: a portrait and a voice in, an MP4 out."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from livetalk.cli.byte_progress import ByteProgress
@@ -9,12 +10,18 @@ from livetalk.data.files import require_output_file
 from livetalk.data.framing import CROPS
 from livetalk.data.image import load_image
 from livetalk.data.media import open_audio
+from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError
+from livetalk.ops.backends import ATTENTION_KERNELS
+from livetalk.parallel.launch import launch_workers
+from livetalk.runtime.acceleration import AUTO, AccelerationConfig
 from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
-from livetalk.runtime.build import PRECISIONS
+from livetalk.runtime.build import PRECISIONS, BuildConfig, build_avatar, set_threads
+from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 from livetalk.runtime.random_model import RANDOM_MODELS
 from livetalk.runtime.session import SIZES, SessionOptions, check_options
+from livetalk.runtime.worker import choose_worker_device, require_gpus, require_place, run_worker
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
 
@@ -99,6 +106,29 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="where text and image encoder live between sessions (default: cpu-after-use)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    _add_speed_options(parser)
+
+
+def _add_speed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share the work, one process each; with --device cpu processes (default: 1)",
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="put the fast forms in place that change numbers by rounding only"
+    )
+    parser.add_argument(
+        "--float8", action="store_true", help="the fast forms, and the blocks' products in FP8 (Hopper)"
+    )
+    parser.add_argument(
+        "--attention",
+        choices=[AUTO, *ATTENTION_KERNELS],
+        default=AUTO,
+        help="the fast forms, and this kernel for the self-attention (default: auto, PyTorch's choice)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,21 +142,42 @@ def run(args: argparse.Namespace) -> int:
     if args.preview is not None:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
     load_image(args.image)
-    options = _session_options(args)
-    check_options(options)
-    audio = open_audio(args.audio)
-    avatar = _load(args)
+    check_options(_session_options(args))
+    open_audio(args.audio)
+    place = worker_place()
+    if place is None:
+        require_gpus(args.gpus, args.device)
+        if args.gpus > 1:
+            return launch_workers([sys.executable, "-m", "livetalk", *sys.argv[1:]], args.gpus)
+    if place is not None and place.num_ranks > 1:
+        return _run_rank(args, place)
+    return _make(args, Avatar(_load(args, args.device)))
+
+
+def _run_rank(args: argparse.Namespace, place: WorkerPlace) -> int:
+    """Be one of several processes; the first of them makes the video with all."""
+    require_place(place, args.gpus)
+    device = choose_worker_device(args.device, place)
+    return run_worker(
+        place,
+        device,
+        lambda: _load(args, str(device), quiet=place.rank > 0),
+        lambda leader: _make(args, Avatar(leader.model, leader)),
+    )
+
+
+def _make(args: argparse.Namespace, avatar: Avatar) -> int:
     model = avatar.model
-    title = f"{model.name} on {model.models.device} in {model.precision}"
+    title = model.title if args.gpus == 1 else f"{model.title}, {args.gpus} processes"
     with VideoProgress(title, avatar.fps) as progress:
         result = avatar.generate(
             args.image,
-            audio,
+            args.audio,
             args.output,
             preview=args.preview,
             overwrite=args.overwrite,
             progress=progress,
-            **options,
+            **_session_options(args),
         )
         elapsed = progress.elapsed_seconds
         speed = progress.speed
@@ -157,27 +208,34 @@ def _require_no_files(args: argparse.Namespace) -> None:
             raise InputError(f"{option} {value}: random weights come from no file; leave it out")
 
 
-def _load(args: argparse.Namespace) -> Avatar:
+def _load(args: argparse.Namespace, device: str, *, quiet: bool = False) -> AvatarModel:
+    """Load the model on a device; `quiet` shows no progress, for another process does."""
+    set_threads(args.threads)
     placement = PlacementConfig(
         weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
     )
+    acceleration = None
+    if args.fast or args.float8 or args.attention != AUTO:
+        acceleration = AccelerationConfig(float8=args.float8, attention=args.attention)
     if args.random_weights is not None:
         _require_no_files(args)
         return Avatar.with_random_weights(
             args.random_weights,
-            device=args.device,
+            device=device,
             precision=args.precision,
-            threads=args.threads,
             placement=placement,
-        )
+            acceleration=acceleration,
+        ).model
+    config = BuildConfig(
+        model=args.model,
+        device=device,
+        precision=args.precision,
+        placement=placement,
+        acceleration=acceleration,
+        wav2vec_dir=args.wav2vec_dir,
+        infinitetalk=args.infinitetalk,
+    )
+    if quiet:
+        return build_avatar(config)
     with ByteProgress(f"loading {args.model}") as progress:
-        return Avatar.load(
-            args.model,
-            device=args.device,
-            precision=args.precision,
-            threads=args.threads,
-            placement=placement,
-            wav2vec_dir=args.wav2vec_dir,
-            infinitetalk=args.infinitetalk,
-            progress=progress,
-        )
+        return build_avatar(config, progress)

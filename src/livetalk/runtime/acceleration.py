@@ -59,6 +59,11 @@ class Acceleration:
     float8_layers: int
     kernels: str
 
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        products = f", {self.float8_layers} layers in FP8" if self.float8_layers else ""
+        return f"attention {self.attention}, {self.kernels} kernels{products}"
+
 
 def accelerate(
     dit: DiT, vae: CausalVideoVAE, device: torch.device, config: AccelerationConfig

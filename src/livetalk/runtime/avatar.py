@@ -1,9 +1,9 @@
 """The product in one class: a portrait and a voice in, a talking avatar out, as a file or as a stream."""
 
 import contextlib
-import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,27 +21,27 @@ from livetalk.data.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.data.media import AudioReader, VideoWriter, open_audio
 from livetalk.errors import InputError
 from livetalk.log import get_logger
+from livetalk.runtime.acceleration import AccelerationConfig
 from livetalk.runtime.audio_feed import AudioFeed
 from livetalk.runtime.build import (
     AvatarModel,
     BuildConfig,
     Precision,
+    accelerate_model,
     build_avatar,
+    check_acceleration,
     choose_device,
     choose_dtype,
     set_threads,
 )
 from livetalk.runtime.host_copy import HostCopy, PendingFrames
-from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
+from livetalk.runtime.worker import OpenStream, Streams, StreamTable, generate_stream
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor
-from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk
-from livetalk.tracing import span
-from livetalk.types import Conditioning, VideoChunk
+from livetalk.types import VideoChunk
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -94,9 +94,16 @@ class GenerateResult:
 class Avatar:
     """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
 
-    def __init__(self, model: AvatarModel) -> None:
-        """Wrap a model from `build_avatar`."""
+    def __init__(self, model: AvatarModel, streams: Streams | None = None) -> None:
+        """Wrap a model from `build_avatar`.
+
+        Args:
+            model: ready to run.
+            streams: runs its streams; None is this process alone, a `Leader` all GPUs together.
+        """
         self.model = model
+        self._streams: Streams = StreamTable(model) if streams is None else streams
+        self._numbers = itertools.count()
 
     @classmethod
     def load(  # noqa: PLR0913  independent keyword options, most of them left alone
@@ -110,6 +117,7 @@ class Avatar:
         compile_cache: str | os.PathLike[str] | None = None,
         warm_up: bool = False,
         placement: PlacementConfig | None = None,
+        acceleration: AccelerationConfig | None = None,
         wav2vec_dir: str | os.PathLike[str] | None = None,
         infinitetalk: str | os.PathLike[str] | None = None,
         progress: LoadProgress | None = None,
@@ -127,6 +135,8 @@ class Avatar:
             warm_up: generate two chunks of silence now, so that the first real one is not slower.
             placement: how the transformer's weights are stored and spread; None keeps all of them on the
                 device in full.
+            acceleration: fast forms to put in place; None leaves every operation plain. The defaults of
+                `AccelerationConfig` change numbers by rounding only.
             wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
             infinitetalk: audio weights to lay over a published base model; None looks for them beside it.
             progress: told the bytes of a published transformer read so far and the bytes to read.
@@ -144,6 +154,7 @@ class Avatar:
             compile_cache=None if compile_cache is None else Path(compile_cache),
             warm_up=warm_up,
             placement=placement or PlacementConfig(),
+            acceleration=acceleration,
             wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),
             infinitetalk=None if infinitetalk is None else Path(infinitetalk),
         )
@@ -158,6 +169,7 @@ class Avatar:
         precision: Precision = "auto",
         threads: int | None = None,
         placement: PlacementConfig | None = None,
+        acceleration: AccelerationConfig | None = None,
     ) -> Self:
         """Build the graph of a model without its weights, for rehearsals and benchmarks.
 
@@ -170,14 +182,17 @@ class Avatar:
             precision: as in `load`.
             threads: as in `load`.
             placement: as in `load`.
+            acceleration: as in `load`.
 
         Raises:
             InputError: there is no such graph or device, or threads is below 1.
         """
         set_threads(threads)
+        check_acceleration(acceleration, placement or PlacementConfig())
         place = choose_device(device)
         dtype = choose_dtype(precision, place)
-        return cls(build_random_model(name, device=place, dtype=dtype, placement=placement))
+        model = build_random_model(name, device=place, dtype=dtype, placement=placement)
+        return cls(accelerate_model(model, acceleration))
 
     @property
     def fps(self) -> int:
@@ -235,12 +250,12 @@ class Avatar:
             audio=sound,
             metadata=self._describe(session),
         )
-        device = session.models.device
-        _logger.info("%s on %s in %s, %d frames", self.model.name, device, self.model.precision, num_frames)
+        _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = _PreviewSampler(num_frames if preview is not None else 0)
-        chunks = self._stream(session, portrait, sound.mono_blocks(self.sample_rate))
+        chunks = self._stream(session, options, portrait, sound.mono_blocks(self.sample_rate))
         try:
-            self._write(chunks, writer, num_frames, sampler, progress)
+            with contextlib.closing(chunks):
+                self._write(chunks, writer, num_frames, sampler, progress)
             path = writer.finish()
         except KeyboardInterrupt:
             raise self._interrupted(writer) from None
@@ -275,20 +290,24 @@ class Avatar:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
         session = plan_session(self.model, options)
-        return self._stream(session, _frame(image, session), audio_blocks)
+        return self._stream(session, options, _frame(image, session), audio_blocks)
 
     def _stream(
-        self, session: Session, portrait: NDArray[np.uint8], blocks: Iterable[NDArray[np.float32]]
-    ) -> Iterator[VideoChunk]:
+        self,
+        session: Session,
+        options: SessionOptions,
+        portrait: NDArray[np.uint8],
+        blocks: Iterable[NDArray[np.float32]],
+    ) -> Generator[VideoChunk, None, None]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
-        models = session.models
-        image = image_to_tensor(portrait, self.model.image_dtype)
-        conditioning = prepare_session(self.model, session.models, image, session.prompt)
-        feed, state = _start(session, conditioning, blocks)
-        for piece in feed:
-            with span("runtime.chunk"):
-                chunk, state = generate_chunk(models, conditioning, torch.from_numpy(piece.samples), state)
-            yield dataclasses.replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
+        feed, heard = _listen(session, blocks)
+        opening = OpenStream(
+            stream=next(self._numbers),
+            picture=image_to_tensor(portrait, self.model.image_dtype),
+            sound=heard,
+            options=options,
+        )
+        yield from generate_stream(self._streams, opening, feed)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""
@@ -299,6 +318,7 @@ class Avatar:
             **session.describe(),
             "precision": self.model.precision,
             "device": session.models.device.type,
+            **({"acceleration": str(self.model.acceleration)} if self.model.acceleration else {}),
             "synthetic": True,
             **({"notice": NOISE_NOTICE} if self.model.random_weights else {}),
         }
@@ -366,18 +386,14 @@ def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
     return frame_portrait(load_image(image), *size, crop=session.crop, name=f"image {os.fspath(image)}")
 
 
-def _start(
-    session: Session, conditioning: Conditioning, blocks: Iterable[NDArray[np.float32]]
-) -> tuple[AudioFeed, StreamState]:
-    """Begin to listen, and return where the pieces of sound come from and the state before the first."""
-    models, seed = session.models, session.seed
-    geometry = models.config.geometry
+def _listen(session: Session, blocks: Iterable[NDArray[np.float32]]) -> tuple[AudioFeed, torch.Tensor]:
+    """Begin to listen: where the pieces of sound come from, and what a stream hears before the first."""
+    geometry = session.models.config.geometry
     if session.audio_mode is AudioMode.STREAM:
-        feed = AudioFeed(blocks, geometry, models.config.audio.lookahead_frames)
-        return feed, create_state(models, conditioning, seed, torch.from_numpy(feed.lead))
+        feed = AudioFeed(blocks, geometry, session.models.config.audio.lookahead_frames)
+        return feed, torch.from_numpy(feed.lead)
     heard = [np.zeros(0, np.float32), *blocks]
-    recording = torch.from_numpy(np.concatenate(heard))
-    return AudioFeed(heard, geometry, 0), create_recorded_state(models, conditioning, seed, recording)
+    return AudioFeed(heard, geometry, 0), torch.from_numpy(np.concatenate(heard))
 
 
 def _keep_inputs_apart(inputs: Iterable[Image], targets: Iterable[Path]) -> None:

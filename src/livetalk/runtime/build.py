@@ -1,6 +1,6 @@
 """From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,9 +12,11 @@ from livetalk.checkpoints.load import load_module
 from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
 from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.errors import InputError, WeightsError
+from livetalk.log import get_logger
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.runtime.acceleration import AccelerationConfig, accelerate
 from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
@@ -29,6 +31,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 SPEECH_ENCODER_FILE = "speech_encoder.safetensors"
 _SHIPPED_MODELS = ("embedded",)
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class BuildConfig:
         compile_cache: folder that compiled code is kept in, see `compile_transformer`.
         warm_up: generate a chunk of silence before the first stream.
         placement: how the transformer's weights are stored and spread, and where text and image encoder live.
+        acceleration: fast forms to put in place; None leaves every operation plain.
         wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
         infinitetalk: audio weights to lay over a published model; None looks for them where they are needed.
     """
@@ -72,8 +77,13 @@ class BuildConfig:
     compile_cache: Path | None = None
     warm_up: bool = False
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    acceleration: AccelerationConfig | None = None
     wav2vec_dir: Path | None = None
     infinitetalk: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse fast forms of weights that are placed where they cannot be."""
+        check_acceleration(self.acceleration, self.placement)
 
 
 def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> AvatarModel:
@@ -102,11 +112,44 @@ def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> A
         )
     else:
         model = _load_native(folder, config, device, dtype)
+    model = accelerate_model(model, config.acceleration)
     if config.compile:
         compile_transformer(model.models.dit, config.compile_cache)
     if config.warm_up:
         _warm_up(model)
     return model
+
+
+def check_acceleration(acceleration: AccelerationConfig | None, placement: PlacementConfig) -> None:
+    """Refuse, before anything is loaded, fast forms of weights that are placed where they cannot be.
+
+    Raises:
+        InputError: blocks wait in host memory, or FP8 products are wanted of int8 weights.
+    """
+    if acceleration is None:
+        return
+    if placement.resident_blocks is not None:
+        raise InputError("fast and float8: need all blocks on the device; leave resident-blocks out")
+    if acceleration.float8 and placement.weights == "int8":
+        raise InputError("float8: multiplies weights that are full or stored as float8, not as int8")
+
+
+def accelerate_model(model: AvatarModel, config: AccelerationConfig | None) -> AvatarModel:
+    """Put fast forms in place, and say which.
+
+    Args:
+        model: its networks are changed in place; not compiled or spread yet, no session prepared.
+        config: what to put in place; None for nothing.
+
+    Raises:
+        InputError: something that was asked for cannot run on the model's device.
+    """
+    if config is None:
+        return model
+    models = model.models
+    acceleration = accelerate(models.dit, models.vae, models.device, config)
+    _log.info("%s: %s", model.name, acceleration)
+    return replace(model, acceleration=acceleration)
 
 
 def save_model(

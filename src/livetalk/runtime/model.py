@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from livetalk.data.framing import Crop
+from livetalk.runtime.acceleration import Acceleration
 from livetalk.runtime.prompt import PromptEncoder
 from livetalk.streaming.loudness import LoudnessMode
 from livetalk.streaming.step import Models, prepare_conditioning
@@ -58,6 +59,7 @@ class AvatarModel:
         prompt_encoder: for a transformer with a text or an image branch.
         defaults: of its sessions.
         random_weights: the weights are noise, and so are the pictures; results must say so.
+        acceleration: the fast forms that were put in place; None for none.
     """
 
     name: str
@@ -70,11 +72,18 @@ class AvatarModel:
     prompt_encoder: PromptEncoder | None = None
     defaults: SessionDefaults = field(default_factory=SessionDefaults)
     random_weights: bool = False
+    acceleration: Acceleration | None = None
 
     @property
     def precision(self) -> str:
         """Name of the precision, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def title(self) -> str:
+        """What runs where and how, in a line."""
+        how = f", {self.acceleration}" if self.acceleration is not None else ""
+        return f"{self.name} on {self.models.device} in {self.precision}{how}"
 
 
 def prepare_session(model: AvatarModel, models: Models, image: Tensor, prompt: str) -> Conditioning:

@@ -15,17 +15,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from livetalk.env import WorkerPlace, debug_enabled
-from livetalk.errors import LivetalkError
+from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
 from livetalk.parallel.launch import EXIT_LOST
 from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
 from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
+from livetalk.runtime.audio_feed import AudioPiece
+from livetalk.runtime.build import choose_device
 from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import Models, create_recorded_state, create_state, generate_chunk
+from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
 
 
@@ -137,6 +140,11 @@ class Leader:
         self._streams = streams
         self._line = line
 
+    @property
+    def model(self) -> AvatarModel:
+        """The model of this rank."""
+        return self._streams.model
+
     def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
         """Do what a command says on all ranks; see `StreamTable.run`.
 
@@ -165,23 +173,27 @@ class Leader:
             self._line.send(StopWorkers())
 
 
-def generate_stream(streams: Streams, opening: OpenStream, sounds: Iterable[Tensor]) -> Iterator[VideoChunk]:
+def generate_stream(
+    streams: Streams, opening: OpenStream, pieces: Iterable[AudioPiece]
+) -> Iterator[VideoChunk]:
     """Make a stream from its beginning to the end of its sound, or until nobody asks for more.
 
     Args:
         streams: a `Leader`, or a `StreamTable` for one GPU.
         opening: begins the stream.
-        sounds: of each chunk, `[chunk_samples]` float32, -1..1, on the CPU.
+        pieces: the sound of each chunk.
 
     Yields:
-        The chunks.
+        The chunks, each with the frames that its sound covers.
     """
     streams.run(opening)
     try:
-        for samples in sounds:
-            chunk = streams.run(NextChunk(stream=opening.stream, samples=samples))
+        for piece in pieces:
+            samples = torch.from_numpy(piece.samples)
+            with span("runtime.chunk"):
+                chunk = streams.run(NextChunk(stream=opening.stream, samples=samples))
             assert chunk is not None
-            yield chunk
+            yield replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
     finally:
         streams.run(CloseStream(stream=opening.stream))
 
@@ -214,6 +226,53 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Pa
     parallelize_dit(dit, mesh)
     parallelize_vae(model.models.vae, mesh.everyone)
     return mesh
+
+
+def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
+    """Return the device of this process: with several GPUs, the one of its place.
+
+    Args:
+        name: as for `choose_device`.
+        place: of this process; None for one that was started alone.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    device = choose_device(name)
+    if device.type == "cuda" and place is not None:
+        return torch.device("cuda", place.local_rank)
+    return device
+
+
+def require_gpus(num_gpus: int, device: str) -> None:
+    """Refuse more GPUs than there are, before any process is started.
+
+    Args:
+        num_gpus: wanted; with device "cpu", processes stand for them.
+        device: as for `choose_device`.
+
+    Raises:
+        InputError: there are fewer, or no such device.
+    """
+    if num_gpus < 1:
+        raise InputError(f"gpus {num_gpus}: at least 1 is needed")
+    if num_gpus == 1 or device == "cpu":
+        return
+    there = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    if there < num_gpus:
+        raise InputError(
+            f"gpus {num_gpus}: this machine has {there}; with --device cpu, processes stand for GPUs"
+        )
+
+
+def require_place(place: WorkerPlace, num_gpus: int) -> None:
+    """Refuse to be one of another number of processes than was asked for.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if place.num_ranks != num_gpus:
+        raise InputError(f"gpus {num_gpus}: was started as one of {place.num_ranks} processes")
 
 
 def run_worker(
