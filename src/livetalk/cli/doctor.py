@@ -157,7 +157,7 @@ def _question(args: argparse.Namespace) -> Question:
 def _describe_plan(plan: MemoryPlan) -> list[str]:
     request = plan.request
     where = {0: "on the CPU", 1: "on one GPU"}.get(
-        request.num_gpus, f"on {request.num_gpus} GPUs (a forecast: this version runs a stream on one)"
+        request.num_gpus, f"on {request.num_gpus} GPUs (a forecast that no GPU has confirmed yet)"
     )
     dtype = str(request.dtype).removeprefix("torch.")
     lines = [f"{request.sizes.name}, {describe_size(request.portrait)}, {dtype}, {where}"]
