@@ -6,7 +6,7 @@ from livetalk import Avatar
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
-from livetalk.runtime import avatar as avatar_module
+from livetalk.runtime import worker as worker_module
 from livetalk.runtime.build import AvatarModel, PortraitConfig
 from livetalk.runtime.placement import ENCODER_PLACES, EncoderPlace, PlacementConfig
 from livetalk.runtime.random_model import (
@@ -79,9 +79,9 @@ def test_pixels_are_scaled_in_the_precision_of_a_published_model(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    prepare = avatar_module.prepare_session
+    prepare = worker_module.prepare_session
     monkeypatch.setattr(
-        avatar_module, "prepare_session", lambda *args: seen.append(args[2]) or prepare(*args)
+        worker_module, "prepare_session", lambda *args: seen.append(args[2]) or prepare(*args)
     )
     picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     next(Avatar(build(dtype)).stream(picture, [np.zeros(17_920, np.float32)]))

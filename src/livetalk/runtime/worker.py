@@ -38,7 +38,7 @@ class OpenStream:
 
     Attributes:
         stream: its number, of the leader's choice.
-        picture: `[3, H, W]` float32, -1..1, the framed portrait, on the CPU.
+        picture: `[3, H, W]`, -1..1, the framed portrait in the model's `image_dtype`, on the CPU.
         sound: float32 on the CPU: for "stream" what is heard before the first chunk, for "whole" all.
         options: of the session.
     """
