@@ -1,0 +1,70 @@
+"""Kernels are told apart by the innermost span that they ran in."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "profile_chunk.py"
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("profile_chunk", PROGRAM)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["profile_chunk"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def event(cat: str, name: str, start: float, duration: float) -> dict[str, Any]:
+    return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": duration}
+
+
+def test_a_kernel_belongs_to_the_innermost_span(program: ModuleType) -> None:
+    events = [
+        {"ph": "M", "name": "process_name"},
+        event("gpu_user_annotation", "runtime.chunk", 0, 100),
+        event("gpu_user_annotation", "step.decode", 40, 30),
+        event("user_annotation", "step.decode", 0, 90),
+        event("kernel", "gemm", 10, 5),
+        event("kernel", "conv", 41, 7),
+        event("kernel", "conv", 50, 8),
+        event("gpu_memcpy", "copy", 200, 3),
+        event("cpu_op", "aten::mm", 10, 50),
+    ]
+    sums = program.sum_by_stage(events)
+    found = {
+        (stage, name): (kernel.count, kernel.microseconds)
+        for stage, kernels in sums.items()
+        for name, kernel in kernels.items()
+    }
+    assert found == {
+        ("runtime.chunk", "gemm"): (1, 5),
+        ("step.decode", "conv"): (2, 15),
+        ("outside", "copy"): (1, 3),
+    }
+
+
+def test_the_longest_stage_and_kernel_come_first(
+    program: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = program.KernelTime
+    program.report({"short": {"a": time(1, 1.0)}, "long": {"b": time(1, 5e3), "c": time(9, 7e3)}})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["long:", "7.000", "5.000", "short:", "0.001"]
+
+
+def test_without_a_gpu_it_says_so_in_a_line() -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "--random-weights", "tiny", "--device", "cpu"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip() == "profile_chunk: error: device cpu: only a GPU's kernels are told apart"
