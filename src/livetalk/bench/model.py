@@ -4,8 +4,8 @@ import torch
 
 from livetalk.bench.options import BenchOptions
 from livetalk.ops.backends import AttentionKernel, AttentionWork, apply_attention, select_attention
-from livetalk.runtime.acceleration import AUTO, AccelerationConfig, accelerate
-from livetalk.runtime.build import BuildConfig, build_avatar, choose_dtype
+from livetalk.runtime.acceleration import AUTO, AccelerationConfig
+from livetalk.runtime.build import BuildConfig, accelerate_model, build_avatar, choose_dtype
 from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.placement import PlacementConfig
@@ -36,22 +36,23 @@ def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
             wav2vec_dir=options.wav2vec_dir,
         )
         model = build_avatar(config)
-    _accelerate(model, options)
+    model = _accelerate(model, options)
     if options.compile:
         # It happens at the first step, after whatever spreads the model.
         compile_transformer(model.models.dit, options.compile_cache)
     return model
 
 
-def _accelerate(model: AvatarModel, options: BenchOptions) -> None:
-    dit, device = model.models.dit, model.models.device
+def _accelerate(model: AvatarModel, options: BenchOptions) -> AvatarModel:
     if options.accelerated:
         config = AccelerationConfig(
             float8=options.float8, attention=options.attention, kernels=options.kernels
         )
-        accelerate(dit, model.models.vae, device, config)
-    elif options.attention != AUTO:
-        apply_attention(dit, _select_kernel(model, options), ("self_attention",))
+        return accelerate_model(model, config)
+    if options.attention != AUTO:
+        # By itself, so that what a kernel brings can be told from what the fast forms bring.
+        apply_attention(model.models.dit, _select_kernel(model, options), ("self_attention",))
+    return model
 
 
 def name_attention(model: AvatarModel, options: BenchOptions) -> str:

@@ -9,7 +9,7 @@ from livetalk.cli.progress import VideoProgress
 from livetalk.data.files import require_output_file
 from livetalk.data.framing import CROPS
 from livetalk.data.image import load_image
-from livetalk.data.media import open_audio
+from livetalk.data.media import AudioReader, open_audio
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError
 from livetalk.ops.backends import ATTENTION_KERNELS
@@ -143,18 +143,18 @@ def run(args: argparse.Namespace) -> int:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
     load_image(args.image)
     check_options(_session_options(args))
-    open_audio(args.audio)
+    audio = open_audio(args.audio)
     place = worker_place()
     if place is None:
         require_gpus(args.gpus, args.device)
         if args.gpus > 1:
             return launch_workers([sys.executable, "-m", "livetalk", *sys.argv[1:]], args.gpus)
     if place is not None and place.num_ranks > 1:
-        return _run_rank(args, place)
-    return _make(args, Avatar(_load(args, args.device)))
+        return _run_rank(args, audio, place)
+    return _make(args, audio, Avatar(_load(args, args.device)))
 
 
-def _run_rank(args: argparse.Namespace, place: WorkerPlace) -> int:
+def _run_rank(args: argparse.Namespace, audio: AudioReader, place: WorkerPlace) -> int:
     """Be one of several processes; the first of them makes the video with all."""
     require_place(place, args.gpus)
     device = choose_worker_device(args.device, place)
@@ -162,17 +162,17 @@ def _run_rank(args: argparse.Namespace, place: WorkerPlace) -> int:
         place,
         device,
         lambda: _load(args, str(device), quiet=place.rank > 0),
-        lambda leader: _make(args, Avatar(leader.model, leader)),
+        lambda leader: _make(args, audio, Avatar(leader.model, leader)),
     )
 
 
-def _make(args: argparse.Namespace, avatar: Avatar) -> int:
+def _make(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> int:
     model = avatar.model
     title = model.title if args.gpus == 1 else f"{model.title}, {args.gpus} processes"
     with VideoProgress(title, avatar.fps) as progress:
         result = avatar.generate(
             args.image,
-            args.audio,
+            audio,
             args.output,
             preview=args.preview,
             overwrite=args.overwrite,
