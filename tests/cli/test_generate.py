@@ -319,3 +319,17 @@ def test_the_fast_forms_are_named_in_the_video(checkpoint: Path, inputs: Path) -
     assert main([*arguments(checkpoint, inputs), "--fast"]) == 0
     with av.open(str(inputs / "out.mp4")) as container:
         assert "plain kernels" in container.metadata["comment"]
+
+
+@pytest.mark.parametrize("ranks", ["1", "3"])
+def test_a_worker_of_another_number_of_gpus_is_refused(
+    checkpoint: Path,
+    inputs: Path,
+    ranks: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert main([*arguments(checkpoint, inputs), "--gpus", "2"]) == 2
+    assert f"gpus 2: was started as one of {ranks} processes" in capsys.readouterr().err

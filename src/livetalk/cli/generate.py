@@ -149,14 +149,15 @@ def run(args: argparse.Namespace) -> int:
         require_gpus(args.gpus, args.device)
         if args.gpus > 1:
             return launch_workers([sys.executable, "-m", "livetalk", *sys.argv[1:]], args.gpus)
-    if place is not None and place.num_ranks > 1:
-        return _run_rank(args, audio, place)
+    else:
+        require_place(place, args.gpus)
+        if place.num_ranks > 1:
+            return _run_rank(args, audio, place)
     return _make(args, audio, Avatar(_load(args, args.device)))
 
 
 def _run_rank(args: argparse.Namespace, audio: AudioReader, place: WorkerPlace) -> int:
     """Be one of several processes; the first of them makes the video with all."""
-    require_place(place, args.gpus)
     device = choose_worker_device(args.device, place)
     return run_worker(
         place,
