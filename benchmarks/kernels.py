@@ -103,9 +103,10 @@ def token_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], ob
             lambda k, q=quantize: k.gelu(wide, bias, quantize=q),
             wide.numel() * (2.0 + out),
         )
+    heads, others = (part.unflatten(-1, (config.num_heads, -1)) for part in (x, y))
     yield "gate + residual", lambda k: k.add(x, branch), x.numel() * 6.0
-    yield "attention -> fp8", lambda k: k.quantize_rows(x), x.numel() * 3.0
-    yield "text + image -> fp8", lambda k: k.quantize_rows(x, y), x.numel() * 5.0
+    yield "attention -> fp8", lambda k: k.quantize_rows(heads), x.numel() * 3.0
+    yield "text + image -> fp8", lambda k: k.quantize_rows(heads, others), x.numel() * 5.0
     frames, width = bench.sizes.latents[0], config.num_heads * config.audio.context_tokens
     products = bench.draw(1, frames, tokens // frames, width)
     speech_bias = bench.draw(1, frames, 1, width, dtype=torch.float32)
@@ -137,14 +138,19 @@ def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], obj
 
 
 def pixel_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
-    """Yield the same of the norms of the VAE."""
+    """Yield the same of what stands between the convolutions of the VAE."""
     for shape in bench.sizes.pixels:
         x = bench.draw(1, *shape).contiguous(memory_format=torch.channels_last_3d)
         weight = bench.draw(shape[0])
         yield (
             f"vae norm + silu {'x'.join(map(str, shape))}",
-            lambda k, x=x, weight=weight: k.channel_norm(x, weight, silu=True),
+            lambda k, x=x, weight=weight: k.channel_norm(x, weight, silu=True, bias=weight),
             x.numel() * 4.0,
+        )
+        yield (
+            f"vae bias + shortcut {'x'.join(map(str, shape))}",
+            lambda k, x=x, weight=weight: k.add_channels(x, weight, x),
+            x.numel() * 6.0,
         )
 
 

@@ -9,7 +9,8 @@ from livetalk.errors import InputError
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import KernelCore
-from livetalk.runtime.fused_blocks import FusedBlock, FusedChannelNorm
+from livetalk.runtime.fused_blocks import FusedBlock
+from livetalk.runtime.fused_vae import FusedResidualBlock
 from livetalk.runtime.model import AvatarModel
 
 CPU = torch.device("cpu")
@@ -25,14 +26,14 @@ def kinds(model: AvatarModel) -> set[type]:
 def test_nothing_is_fast_unless_asked_for() -> None:
     model = build_model(TINY, CPU)
     assert model.random_weights and model.dtype == torch.float32
-    assert not kinds(model) & {FusedBlock, FusedChannelNorm, FusedSelfAttention, KernelCore}
+    assert not kinds(model) & {FusedBlock, FusedResidualBlock, FusedSelfAttention, KernelCore}
     assert name_attention(model, TINY) in ("flash", "math")
 
 
 def test_fast_forms_and_attention_are_those_asked_for() -> None:
     options = replace(TINY, fast=True, kernels="torch", attention="math")
     model = build_model(options, CPU)
-    assert {FusedBlock, FusedChannelNorm, FusedSelfAttention, KernelCore} <= kinds(model)
+    assert {FusedBlock, FusedResidualBlock, FusedSelfAttention, KernelCore} <= kinds(model)
     assert name_attention(model, options) == "math"
 
 

@@ -57,7 +57,7 @@ def both(
     """Return the velocity of a plain and of a prepared step."""
     latents, _, *others = inputs
     assert latents is not None
-    timesteps = torch.full(latents.shape[:1], timestep)
+    timesteps = torch.full(latents.shape[:1], timestep, device=latents.device)
     with torch.no_grad():
         plain = dit(latents, timesteps, *others)
         prepared = dit(latents, timesteps, *others, prepared=prepare(dit, inputs, config).step(timestep))

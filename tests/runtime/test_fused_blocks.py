@@ -8,7 +8,6 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
 from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, KeysValues
 from livetalk.models.fused_qkv import fuse_qkv
-from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
 from livetalk.ops.kernels.interface import Branch, HeadRange
@@ -16,8 +15,8 @@ from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.quantization.float8 import Float8Linear, apply_float8
-from livetalk.runtime.fused_blocks import FusedBlock, FusedChannelNorm, fuse_blocks, fuse_channel_norms
-from tiny import AUDIO, DIT, DIT_WITH_PROMPT, VAE, dit_inputs, tiny_dit, tiny_vae
+from livetalk.runtime.fused_blocks import FusedBlock, fuse_blocks
+from tiny import AUDIO, DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
 PROMPT = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replace(AUDIO, output_dim=16))
 PLAIN = replace(PROMPT, text_dim=None, image_dim=None)
@@ -212,30 +211,21 @@ def test_blocks_with_hooks_are_refused() -> None:
         fuse_blocks(dit, KERNELS)
 
 
-def test_the_norms_of_the_vae_are_replaced_and_say_the_same() -> None:
-    plain, fused = tiny_vae(VAE), tiny_vae(VAE)
-    count = sum(isinstance(module, ChannelNorm) for module in plain.modules())
-    assert fuse_channel_norms(fused, KERNELS) == count > 5
-    assert all(isinstance(m, FusedChannelNorm) for m in fused.modules() if isinstance(m, ChannelNorm))
-    assert fused.state_dict().keys() == plain.state_dict().keys()
-    rng = torch.Generator().manual_seed(0)
-    pixels = torch.rand(1, 3, 5, 32, 32, generator=rng) * 2 - 1
-    latents = plain.encode(pixels)[0]
-    torch.testing.assert_close(fused.encode(pixels)[0], latents, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(fused.decode(latents)[0], plain.decode(latents)[0], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("float8", [False, True])
-def test_triton_blocks_equal_plain_kernels_on_a_gpu(float8: bool) -> None:
+def test_triton_blocks_are_as_close_to_float32_as_plain_kernels_on_a_gpu(float8: bool) -> None:
+    """Where two roundings meet a step of e4m3, results differ by that step: each is held to float32."""
     device = torch.device("cuda")
-    inputs = [None if x is None else x.to(device) for x in dit_inputs(PROMPT)]
-    outputs = []
+    inputs = dit_inputs(PROMPT)
+    exact = tiny_dit(PROMPT)(*inputs)
+    on_gpu = [None if x is None else x.to(device) for x in inputs]
+    errors = {}
     for choice in KERNEL_CHOICES[1:]:
         dit = tiny_dit(PROMPT).bfloat16().to(device)
         if float8:
             apply_float8(dit)
         fuse_blocks(dit, select_kernels(choice, device))
-        outputs.append(dit(*inputs))
-    assert relative(outputs[1], outputs[0]) < 0.01
+        errors[choice] = relative(dit(*on_gpu).cpu(), exact)
+    assert errors["triton"] < 1.2 * errors["torch"]
+    assert errors["torch"] < (0.06 if float8 else 0.02)

@@ -46,7 +46,7 @@ def quantize_rows(x: Tensor) -> QuantizedRows:
     """
     wide = x.float()
     scale = (wide.abs().amax(-1, keepdim=True) / FLOAT8_MAX).clamp_min(LEAST_SCALE)
-    return QuantizedRows((wide / scale).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+    return QuantizedRows((wide * scale.reciprocal()).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
 
 
 def float8_problem(device: torch.device) -> str | None:

@@ -13,7 +13,8 @@ from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attent
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
 from livetalk.ops.matmul import float8_problem
 from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
-from livetalk.runtime.fused_blocks import fuse_blocks, fuse_channel_norms, join_float8_qkv
+from livetalk.runtime.fused_blocks import fuse_blocks, join_float8_qkv
+from livetalk.runtime.fused_vae import fuse_vae
 
 AUTO: Final = "auto"
 PLAIN: Final = "plain"
@@ -101,7 +102,7 @@ def accelerate(
         apply_attention(dit, attention, ("self_attention",))
     if kernels is not None:
         fuse_blocks(dit, kernels)
-        fuse_channel_norms(vae, kernels)
+        fuse_vae(vae, kernels)
     return Acceleration(
         attention=attention.name,
         float8_layers=float8_layers,

@@ -1,4 +1,4 @@
-"""Blocks of the transformer and norms of the VAE on fused kernels, put in place from outside.
+"""Blocks of the transformer on fused kernels, put in place from outside.
 
 A fused block has the parts and the state dict of the block it stands for, and its plain form stays beside it
 in `livetalk.models`. Linear layers that multiply in FP8 get their input in one byte from the kernel before
@@ -28,7 +28,6 @@ from livetalk.models.dit_context import (
     rebase_runs,
 )
 from livetalk.models.fused_qkv import FusedSelfAttention
-from livetalk.models.vae_blocks import ChannelNorm
 from livetalk.ops.attention_float8 import (
     QuantizedAttention,
     attend_quantized,
@@ -124,7 +123,7 @@ class FusedBlock(DiTBlock):
             y = attend_quantized(QuantizedAttention(q, k, v))
         else:
             y = core(*(heads for heads, _ in parts))
-        return self._project(attention.out, y.type_as(parts[0][0]).flatten(2))
+        return self._project(attention.out, y.type_as(parts[0][0]))
 
     def _attend_to_context(
         self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
@@ -138,7 +137,7 @@ class FusedBlock(DiTBlock):
             if part is not None:
                 assert context is not None
                 keys, values, key_bias = part(context)
-                found.append(attention.core(q, keys, values, key_bias).flatten(2))
+                found.append(attention.core(q, keys, values, key_bias))
         return self._project(attention.out, *found)
 
     def _attend_to_speech(self, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning) -> Branch:
@@ -162,11 +161,11 @@ class FusedBlock(DiTBlock):
         weights = self._kernels.softmax_heads(products, bias, scale, audio.num_heads)
         return (weights @ audio.output_weight[:, frames]).flatten(1, 2)
 
-    def _project(self, layer: nn.Module, x: Tensor, other: Tensor | None = None) -> Branch:
-        """Apply an output projection to one result of attention, or to the sum of two."""
+    def _project(self, layer: nn.Module, heads: Tensor, other: Tensor | None = None) -> Branch:
+        """Apply an output projection to what attention found, or to the sum of two, `[B, L, N, E]`."""
         if takes_rows(layer):
-            return Branch(*multiply(layer, self._kernels.quantize_rows(x, other)))
-        return Branch(*multiply(layer, x if other is None else x + other))
+            return Branch(*multiply(layer, self._kernels.quantize_rows(heads, other)))
+        return Branch(*multiply(layer, (heads if other is None else heads + other).flatten(2)))
 
 
 class OpaqueFusedBlock(FusedBlock):
@@ -199,24 +198,6 @@ class JoinedSelfAttention(FusedSelfAttention):
         self.norm_k = attention.norm_k
         self.core = attention.core
         self.out = attention.out
-
-
-class FusedChannelNorm(ChannelNorm):
-    """A norm of the VAE, with its SiLU, as one kernel."""
-
-    def __init__(self, norm: ChannelNorm, kernels: FusedKernels) -> None:
-        """Take over the weight of `norm`."""
-        nn.Module.__init__(self)
-        self.train(norm.training)
-        self._kernels = kernels
-        self.silu = norm.silu
-        self.weight = norm.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the shape and dtype of `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
-        if x.ndim == 4:
-            return self._kernels.channel_norm(x.unsqueeze(2), self.weight, silu=self.silu).squeeze(2)
-        return self._kernels.channel_norm(x, self.weight, silu=self.silu)
 
 
 def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
@@ -267,26 +248,6 @@ def join_float8_qkv(dit: DiT) -> int:
                 block.add_module("self_attention", JoinedSelfAttention(attention, join_layers(layers)))
                 joined += 1
     return joined
-
-
-def fuse_channel_norms(network: nn.Module, kernels: FusedKernels) -> int:
-    """Run the norms inside a VAE on fused kernels.
-
-    Args:
-        network: changed in place, for inference; its parameters and state dict stay.
-        kernels: from `select_kernels`.
-
-    Returns:
-        The norms replaced.
-    """
-    replaced = 0
-    for name, child in list(network.named_children()):
-        if isinstance(child, ChannelNorm):
-            setattr(network, name, FusedChannelNorm(child, kernels))
-            replaced += 1
-        else:
-            replaced += fuse_channel_norms(child, kernels)
-    return replaced
 
 
 def _fuse_rounding(attention: nn.Module, kernels: FusedKernels) -> None:

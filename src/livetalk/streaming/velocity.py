@@ -18,6 +18,7 @@ from livetalk.models.dit_constants import (
     prepare_session,
     with_timesteps,
 )
+from livetalk.ops.transfer import to_device
 from livetalk.tracing import span
 from livetalk.types import Conditioning
 
@@ -62,7 +63,7 @@ def make_predictor(
         prepare: what is made for all steps before the first; None leaves each step to itself.
     """
     timesteps = _timesteps(sigmas)
-    on_device = timesteps_from_sigma(sigmas).to(context.device)
+    on_device = to_device(timesteps_from_sigma(sigmas), context.device)
     places = {float(sigma): index for index, sigma in enumerate(sigmas[:-1])}
     chunk = None
     if prepare is not None:

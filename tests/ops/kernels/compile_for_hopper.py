@@ -42,8 +42,10 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
         found.append((rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, 8))
         gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32, "width": INT}
         found.append((rows._gelu_kernel, gelu, {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize}, 16))
-    rounding = {"x": BF16, "other": BF16, "out": F8, "out_scale": F32, "width": INT}
-    found.append((rows._quantize_rows_kernel, rounding, {"BLOCK": 8192, "HAS_OTHER": True}, 8))
+    rounding = {"x": BF16, "other": BF16, "out": F8, "out_scale": F32, "num_tokens": INT}
+    rounding |= {f"{name}_{part}_stride": INT for name in ("x", "other") for part in ("batch", "row", "head")}
+    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "HAS_OTHER": True}
+    found.append((rows._quantize_rows_kernel, rounding, sizes, 8))
     softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
     sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}
     found.append((rows._softmax_heads_kernel, softmax, sizes, 4))
@@ -55,16 +57,25 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
     flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "STORE": True, "MEASURE": True}
     found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, 16))
-    levels = {"x": BF16, "scale": F32, "mean": F32, "out": F8, "num_tokens": INT}
-    levels |= {"x_batch_stride": INT, "x_row_stride": INT}
+    levels = {"x": BF16, "inverse": F32, "mean": F32, "out": F8, "num_tokens": INT}
+    levels |= {"x_batch_stride": INT, "x_row_stride": INT, "mean_stride": INT}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "CENTRE": True}
     found.append((heads._quantize_heads_kernel, levels, sizes, 8))
-    norm = {"x": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}
+    join = {"ranges": F32, "joined": F32, "num_tokens": INT}
+    sizes = {"NUM_PARTS": 659, "WIDTH": 5120, "BLOCK": heads.COLUMNS, "PARTS": heads.PARTS}
+    found.append((heads._join_ranges_kernel, join, sizes, 8))
+    scale = {"lowest": F32, "highest": F32, "mean": F32, "scale": F32, "inverse": F32, "stride": INT}
+    found.append((heads._head_scale_kernel, scale, {"HEAD": 128, "BLOCK": 128, "CENTRE": True}, 1))
+    norm = {"x": BF16, "bias": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}
     norm |= {"x_batch_stride": INT, "out_batch_stride": INT}
     for channels in (96, 192, 384):
         block = triton.next_power_of_2(channels)
-        sizes = {"CHANNELS": channels, "BLOCK": block, "PIXELS": pixels.VALUES // block, "SILU": True}
-        found.append((pixels._channel_norm_kernel, norm, sizes, 8))
+        sizes = {"CHANNELS": channels, "BLOCK": block, "PIXELS": pixels.VALUES // block}
+        found.append((pixels._channel_norm_kernel, norm, sizes | {"HAS_BIAS": True, "SILU": True}, 8))
+        add = {"x": BF16, "bias": BF16, "skip": BF16, "num_pixels": INT}
+        found.append((pixels._add_channels_kernel, add, sizes, 8))
+        phases = {"phases": BF16, "bias": BF16, "out": BF16, "height": INT, "width": "i32"}
+        found.append((pixels._join_phases_kernel, phases, sizes, 8))
     lab = {"SPACE": SPACE, "LINE": LINE, "PIXELS": color.PIXELS}
     measure = {"x": BF16, "moments": F32, "num_pixels": INT, **FRAMES}
     found.append((color._measure_kernel, measure, lab, 4))

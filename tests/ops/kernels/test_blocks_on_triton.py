@@ -6,7 +6,8 @@ import torch
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.quantization.float8 import apply_float8
-from livetalk.runtime.fused_blocks import fuse_blocks, fuse_channel_norms
+from livetalk.runtime.fused_blocks import fuse_blocks
+from livetalk.runtime.fused_vae import fuse_vae
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
 
 PROMPT = replace(
@@ -37,6 +38,6 @@ def test_the_transformer_runs_on_triton(
 @torch.no_grad()
 def test_the_vae_runs_on_triton(triton: FusedKernels, device: torch.device) -> None:
     plain, fused = tiny_vae().to(device), tiny_vae().to(device)
-    fuse_channel_norms(fused, triton)
+    fuse_vae(fused, triton)
     latents = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0)).to(device)
     assert relative(fused.decode(latents)[0], plain.decode(latents)[0]) < 1e-4

@@ -50,6 +50,45 @@ def test_a_target_of_another_layout_is_refused(triton: FusedKernels, device: tor
         triton.channel_norm(x, weight, silu=True, out=torch.empty(x.shape, device=device))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_comes_before_the_norm(triton: FusedKernels, device: torch.device, dtype: torch.dtype) -> None:
+    x, weight = pixels(device, dtype)
+    bias = torch.linspace(-1, 1, 24, device=device).to(dtype)
+    y = triton.channel_norm(x, weight, silu=True, bias=bias)
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
+    expected = TORCH.channel_norm(x, weight, silu=True, bias=bias)
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
+    assert (expected - TORCH.channel_norm(x, weight, silu=True)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [3, 24, 96])
+def test_bias_and_shortcut_are_added(
+    triton: FusedKernels, device: torch.device, dtype: torch.dtype, channels: int
+) -> None:
+    x, bias = pixels(device, dtype, channels)
+    skip = x.flip(3).contiguous()  # in the other memory layout
+    expected = TORCH.add_channels(x, bias.to(dtype), skip)
+    y = triton.add_channels(x.clone(), bias.to(dtype), skip)
+    tolerance = 1e-6 if dtype == torch.float32 else 2.0**-7
+    torch.testing.assert_close(y, expected, rtol=tolerance, atol=tolerance)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 1, 1), (24, 5, 7), (96, 2, 61)])
+def test_phases_are_joined(
+    triton: FusedKernels, device: torch.device, dtype: torch.dtype, channels: int, height: int, width: int
+) -> None:
+    rng = torch.Generator().manual_seed(height)
+    phases = torch.randn(2, 4 * channels, height + 1, width + 1, generator=rng).to(device, dtype)
+    bias = torch.randn(channels, generator=rng).to(device, dtype)
+    y = triton.join_phases(phases.contiguous(memory_format=torch.channels_last), bias)
+    assert y.shape == (2, channels, 2 * height, 2 * width)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, TORCH.join_phases(phases, bias), rtol=0, atol=0)
+
+
 def test_the_twin_is_the_norm_of_the_vae() -> None:
     x, weight = pixels(torch.device("cpu"), torch.float32)
     torch.testing.assert_close(TORCH.channel_norm(x, weight, silu=False), channel_rms_norm(x, weight))

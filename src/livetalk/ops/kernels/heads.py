@@ -13,12 +13,15 @@ from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
 from livetalk.ops.kernels.interface import HeadNorm, HeadRange
-from livetalk.ops.kernels.reference import head_scale
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.rope import RopeTables
 
 ROWS = 16
 """Tokens of one program: enough that the ranges it writes are few beside the tokens."""
+
+PARTS = 64
+COLUMNS = 32
+"""Ranges that a program reads at a time, and the channels that it joins: 160 programs for 5,120 channels."""
 
 WIDE = 4096
 """Tokens wider than this get 16 warps, others 8."""
@@ -98,14 +101,73 @@ def _split_heads_kernel(
 
 
 @triton.jit
+def _join_ranges_kernel(
+    ranges,
+    joined,
+    num_tokens,
+    NUM_PARTS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """Join the ranges that programs noted, for some channels of a sample: lowest, highest, mean."""
+    sample = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    lowest = tl.full((PARTS, BLOCK), float("inf"), tl.float32)
+    highest = tl.full((PARTS, BLOCK), float("-inf"), tl.float32)
+    summed = tl.zeros((PARTS, BLOCK), tl.float32)
+    for first in range(0, NUM_PARTS, PARTS):
+        part = first + tl.arange(0, PARTS)[:, None]
+        inside = (part < NUM_PARTS) & (column < WIDTH)
+        noted = ranges + (sample * NUM_PARTS + part) * 3 * WIDTH + column
+        lowest = tl.minimum(lowest, tl.load(noted, mask=inside, other=float("inf")))
+        highest = tl.maximum(highest, tl.load(noted + WIDTH, mask=inside, other=float("-inf")))
+        summed += tl.load(noted + 2 * WIDTH, mask=inside, other=0.0)
+    at = joined + sample * 3 * WIDTH + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    kept = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) < WIDTH
+    tl.store(at, tl.min(lowest, 0), mask=kept)
+    tl.store(at + WIDTH, tl.max(highest, 0), mask=kept)
+    tl.store(at + 2 * WIDTH, tl.sum(summed, 0) / num_tokens, mask=kept)
+
+
+@triton.jit
+def _head_scale_kernel(
+    lowest,
+    highest,
+    mean,
+    scale,
+    inverse,
+    stride,
+    HEAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CENTRE: tl.constexpr,
+):
+    """Find what one head is divided by: its largest number over that of e4m3."""
+    head, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    at = sample * stride + head * HEAD + channel
+    low = tl.load(lowest + at, mask=channel < HEAD, other=0.0)
+    high = tl.load(highest + at, mask=channel < HEAD, other=0.0)
+    if CENTRE:
+        centre = tl.load(mean + at, mask=channel < HEAD, other=0.0)
+        low, high = low - centre, high - centre
+    peak = tl.max(tl.maximum(high, -low), 0)
+    divisor = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
+    at = sample * tl.num_programs(0) + head
+    tl.store(scale + at, divisor)
+    tl.store(inverse + at, tl.div_rn(1.0, divisor))
+
+
+@triton.jit
 def _quantize_heads_kernel(
     x,
-    scale,
+    inverse,
     mean,
     out,
     num_tokens,
     x_batch_stride,
     x_row_stride,
+    mean_stride,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
@@ -119,9 +181,9 @@ def _quantize_heads_kernel(
     start = sample * x_batch_stride + row % num_tokens * x_row_stride
     y = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
     if CENTRE:
-        y -= tl.load(mean + sample * WIDTH + column, mask=inside, other=0.0)
-    s = tl.load(scale + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
-    y = tl.clamp(tl.div_rn(y, s), -448.0, 448.0)
+        y -= tl.load(mean + sample * mean_stride + column, mask=inside, other=0.0)
+    y *= tl.load(inverse + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
+    y = tl.clamp(y, -448.0, 448.0)
     tl.store(out + row * WIDTH + column, y.to(out.dtype.element_ty), mask=inside)
 
 
@@ -198,28 +260,50 @@ def _split(
         MEASURE=measure,
         num_warps=16 if width > WIDE else 8,
     )
-    if not measure:
-        return None
-    lowest, highest, summed = ranges.unbind(2)
-    return HeadRange(lowest.amin(1), highest.amax(1), summed.sum(1) / num_tokens)
+    return _join_ranges(ranges, num_tokens) if measure else None
+
+
+def _join_ranges(ranges: Tensor, num_tokens: int) -> HeadRange:
+    """Join `[B, parts, 3, N, E]` over the parts: lowest, highest, sum."""
+    batch, num_parts, _, num_heads, head = ranges.shape
+    joined = ranges.new_empty((batch, 3, num_heads, head))
+    width = num_heads * head
+    _join_ranges_kernel[(triton.cdiv(width, COLUMNS), batch)](
+        ranges, joined, num_tokens, NUM_PARTS=num_parts, WIDTH=width, BLOCK=COLUMNS, PARTS=PARTS, num_warps=8
+    )
+    return HeadRange(*joined.unbind(1))
 
 
 def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
     """Compute `FusedKernels.quantize_heads`; see there."""
     batch, num_tokens, num_heads, head = x.shape
-    mean, scale = head_scale(spread, centre=centre)
+    lowest, highest, mean = _side_by_side(spread)
+    scale, inverse = lowest.new_empty((2, batch, num_heads))
+    _head_scale_kernel[(num_heads, batch)](
+        lowest,
+        highest,
+        mean,
+        scale,
+        inverse,
+        lowest.stride(0),
+        HEAD=head,
+        BLOCK=triton.next_power_of_2(head),
+        CENTRE=centre,
+        num_warps=1,
+    )
     rows = x.flatten(2)
     rows = rows if rows.stride(-1) == 1 else rows.contiguous()
     out = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
     width = num_heads * head
     _quantize_heads_kernel[(batch * num_tokens,)](
         rows,
-        scale,
-        scale if mean is None else mean.contiguous(),
+        inverse,
+        mean,
         out,
         num_tokens,
         rows.stride(0),
         rows.stride(1),
+        mean.stride(0),
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
         HEAD=head,
@@ -227,3 +311,11 @@ def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> Q
         num_warps=8,
     )
     return QuantizedHeads(out, scale)
+
+
+def _side_by_side(spread: HeadRange) -> HeadRange:
+    """Return a range whose channels lie side by side, each part with the same distance between samples."""
+    strides = {part.stride() for part in spread}
+    if len(strides) == 1 and spread.mean[0].is_contiguous():
+        return spread
+    return HeadRange(*(part.contiguous() for part in spread))

@@ -126,7 +126,15 @@ class FusedKernels(Protocol):
         """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or e4m3 rows."""
 
     def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
-        """Round `x`, or `x + other`, to e4m3 rows; both `[..., D]`."""
+        """Round what attention found, or the sum of two such, to e4m3 rows.
+
+        Args:
+            x: `[B, L, N, E]`, of any strides: some kernels write all tokens of a head side by side.
+            other: of the same shape.
+
+        Returns:
+            Rows `[B, L, N * E]`.
+        """
 
     def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
         """Turn what absorbed speech was multiplied by into weights: the softmax of `products * scale + bias`.
@@ -141,13 +149,38 @@ class FusedKernels(Protocol):
             The shape and dtype of `products`.
         """
 
-    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+    def channel_norm(
+        self, x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
 
         Args:
             x: `[B, C, T, H, W]` in channels_last_3d memory; all-zero pixels stay zero.
             weight: `[C]`.
             silu: apply it.
+            bias: `[C]` to add first: of the convolution before, which left it out.
             out: where to write, of the shape and layout of `x` but for the distance between samples: the end
                 of a longer buffer, say. None for a new tensor.
+        """
+
+    def add_channels(self, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
+        """Add a bias and a shortcut to what a convolution made, which may be overwritten.
+
+        Args:
+            x: `[B, C, T, H, W]` in channels_last_3d memory.
+            bias: `[C]`.
+            skip: of the shape of `x`.
+        """
+
+    def join_phases(self, phases: Tensor, bias: Tensor) -> Tensor:
+        """Put together a picture of twice the size from its four phases, and add a bias.
+
+        Args:
+            phases: `[N, 4 * C, H + 1, W + 1]` in channels_last memory, of one convolution with a 2x2 kernel:
+                by row, column and channel, what even and odd rows and columns see. The window that starts at
+                pixel i - 1 is that of the even pixel 2 i and of the odd pixel 2 i - 1.
+            bias: `[C]`.
+
+        Returns:
+            `[N, C, 2 * H, 2 * W]` in channels_last memory.
         """

@@ -1,4 +1,4 @@
-"""Triton kernel over pixels whose channels lie side by side: norm, scale, SiLU."""
+"""Triton kernels over pixels whose channels lie side by side: what stands between the VAE's convolutions."""
 
 # A kernel is handed every pointer and stride by itself, untyped.
 # ruff: noqa: PLR0913
@@ -16,6 +16,7 @@ VALUES = 4096
 @triton.jit
 def _channel_norm_kernel(
     x,
+    bias,
     weight,
     out,
     num_pixels,
@@ -25,15 +26,18 @@ def _channel_norm_kernel(
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
     PIXELS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """Normalise, scale and activate some pixels of a sample."""
+    """Add a bias to some pixels of a sample, normalise, scale and activate them."""
     sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, BLOCK)
     at = pixel[:, None] * CHANNELS + channel[None, :]
     inside = (pixel < num_pixels)[:, None] & (channel < CHANNELS)[None, :]
     y = tl.load(x + sample * x_batch_stride + at, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
     norm = tl.maximum(tl.sqrt_rn(tl.sum(y * y, 1)), 1e-12)
     y = y * tl.div_rn(root, norm)[:, None]
     y = y * tl.load(weight + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
@@ -42,7 +46,50 @@ def _channel_norm_kernel(
     tl.store(out + sample * out_batch_stride + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-def channel_norm_on_triton(x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+@triton.jit
+def _add_channels_kernel(
+    x, bias, skip, num_pixels, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, PIXELS: tl.constexpr
+):
+    """Add a bias and a shortcut to some pixels, in place."""
+    pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, BLOCK)
+    at = pixel[:, None] * CHANNELS + channel[None, :]
+    inside = (pixel < num_pixels)[:, None] & (channel < CHANNELS)[None, :]
+    y = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
+    y += tl.load(skip + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(x + at, y.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _join_phases_kernel(
+    phases,
+    bias,
+    out,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    """Write some pixels of one row of a doubled picture."""
+    line = tl.program_id(1).to(tl.int64)
+    picture, row = line // (2 * height), line % (2 * height)
+    column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    channel = tl.arange(0, BLOCK)
+    inside = (column < 2 * width)[:, None] & (channel < CHANNELS)[None, :]
+    # A pixel's window starts half a pixel further where its own row or column is odd.
+    window = (picture * (height + 1) + row // 2 + row % 2) * (width + 1) + column // 2 + column % 2
+    start = window * 4 * CHANNELS + (row % 2 * 2 + column % 2) * CHANNELS
+    y = tl.load(phases + start[:, None] + channel[None, :], mask=inside, other=0.0).to(tl.float32)
+    y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
+    at = (line * 2 * width + column)[:, None] * CHANNELS + channel[None, :]
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+
+
+def channel_norm_on_triton(
+    x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """Compute `FusedKernels.channel_norm`; see there.
 
     Raises:
@@ -54,21 +101,58 @@ def channel_norm_on_triton(x: Tensor, weight: Tensor, *, silu: bool, out: Tensor
         out = torch.empty_like(x, memory_format=torch.channels_last_3d)
     if out.shape != x.shape or not out[0].permute(1, 2, 3, 0).is_contiguous():
         raise ValueError(f"out {[*out.shape]} is not {[*x.shape]}, channels last")
-    channels, num_pixels = x.shape[1], x[0, 0].numel()
-    block = triton.next_power_of_2(channels)
-    pixels = max(1, VALUES // block)
-    _channel_norm_kernel[(triton.cdiv(num_pixels, pixels), x.shape[0])](
+    num_pixels, sizes = x[0, 0].numel(), _sizes(x.shape[1])
+    _channel_norm_kernel[(triton.cdiv(num_pixels, sizes["PIXELS"]), x.shape[0])](
         x,
+        x if bias is None else bias,
         weight,
         out,
         num_pixels,
         x.stride(0),
         out.stride(0),
-        channels**0.5,
-        CHANNELS=channels,
-        BLOCK=block,
-        PIXELS=pixels,
+        x.shape[1] ** 0.5,
+        **sizes,
+        HAS_BIAS=bias is not None,
         SILU=silu,
         num_warps=8,
     )
     return out
+
+
+def add_channels_on_triton(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
+    """Compute `FusedKernels.add_channels`; see there."""
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    num_pixels, sizes = x.numel() // x.shape[1], _sizes(x.shape[1])
+    _add_channels_kernel[(triton.cdiv(num_pixels, sizes["PIXELS"]),)](
+        x,
+        bias,
+        skip.contiguous(memory_format=torch.channels_last_3d),
+        num_pixels,
+        **sizes,
+        num_warps=8,
+    )
+    return x
+
+
+def join_phases_on_triton(phases: Tensor, bias: Tensor) -> Tensor:
+    """Compute `FusedKernels.join_phases`; see there."""
+    phases = phases.contiguous(memory_format=torch.channels_last)
+    count, channels = phases.shape[0], phases.shape[1] // 4
+    height, width = phases.shape[2] - 1, phases.shape[3] - 1
+    out = torch.empty(
+        (count, channels, 2 * height, 2 * width),
+        dtype=phases.dtype,
+        device=phases.device,
+        memory_format=torch.channels_last,
+    )
+    sizes = _sizes(channels)
+    _join_phases_kernel[(triton.cdiv(2 * width, sizes["PIXELS"]), count * 2 * height)](
+        phases, bias, out, height, width, **sizes, num_warps=8
+    )
+    return out
+
+
+def _sizes(channels: int) -> dict[str, int]:
+    """Return what a program's pixels and channels are."""
+    block = triton.next_power_of_2(channels)
+    return {"CHANNELS": channels, "BLOCK": block, "PIXELS": max(1, VALUES // block)}

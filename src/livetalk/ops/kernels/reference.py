@@ -51,7 +51,7 @@ class TorchKernels:
         """Round heads to e4m3 by their known range."""
         centred, scale = head_scale(spread, centre=centre)
         wide = x.float() if centred is None else x.float() - centred[:, None]
-        levels = wide / scale[:, None, :, None]
+        levels = wide * scale.reciprocal()[:, None, :, None]
         return QuantizedHeads(levels.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
@@ -81,8 +81,8 @@ class TorchKernels:
         return _round(F.gelu(wide, approximate="tanh"), x.dtype, quantize)
 
     def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
-        """Round `x`, or `x + other`, to e4m3 rows."""
-        return quantize_rows(x if other is None else x.float() + other.float())
+        """Round heads, or the sum of two, to e4m3 rows."""
+        return quantize_rows((x if other is None else x.float() + other.float()).flatten(2))
 
     def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
         """Turn what absorbed speech was multiplied by into weights."""
@@ -90,13 +90,31 @@ class TorchKernels:
         weights = logits.reshape(*logits.shape[:-1], num_heads, -1).softmax(dim=-1)
         return weights.flatten(-2).type_as(products)
 
-    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+    def channel_norm(
+        self, x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
-        wide = x.float()
+        wide = x.float() if bias is None else x.float() + bias.float().view(-1, 1, 1, 1)
         norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(CHANNEL_NORM_MIN)
         y = wide * (x.shape[1] ** 0.5 / norm) * weight.float().view(-1, 1, 1, 1)
         y = (F.silu(y) if silu else y).type_as(x)
         return y if out is None else out.copy_(y)
+
+    def add_channels(self, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
+        """Add a bias and a shortcut to what a convolution made."""
+        return (x.float() + bias.float().view(-1, 1, 1, 1) + skip.float()).type_as(x)
+
+    def join_phases(self, phases: Tensor, bias: Tensor) -> Tensor:
+        """Put together a picture of twice the size from its four phases, and add a bias."""
+        parts = phases.view(phases.shape[0], 2, 2, -1, *phases.shape[2:])
+        height, width = phases.shape[2] - 1, phases.shape[3] - 1
+        size = (phases.shape[0], parts.shape[3], 2 * height, 2 * width)
+        out = torch.empty(size, dtype=phases.dtype, device=phases.device, memory_format=torch.channels_last)
+        for row in (0, 1):
+            for column in (0, 1):
+                part = parts[:, row, column, :, row : row + height, column : column + width]
+                out[:, :, row::2, column::2] = part + bias.view(-1, 1, 1)
+        return out
 
 
 def head_scale(spread: HeadRange, *, centre: bool) -> tuple[Tensor | None, Tensor]:

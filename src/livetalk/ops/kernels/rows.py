@@ -1,4 +1,8 @@
-"""Triton kernels over rows of tokens: a program keeps a row in registers from reading to writing."""
+"""Triton kernels over rows of tokens: a program keeps a row in registers from reading to writing.
+
+Rows pass through the cache of a processor, and leave the vectors there that all rows are mapped by: those are
+more bytes than a row.
+"""
 
 # A kernel is handed every pointer and stride by itself, untyped.
 # ruff: noqa: PLR0913
@@ -18,13 +22,25 @@ WIDE_BLOCK = 8192
 
 
 @triton.jit
+def _load_row(pointers, inside):
+    """Read what only this program reads."""
+    return tl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
+
+
+@triton.jit
+def _load_shared(pointers, inside):
+    """Read a vector that every program reads."""
+    return tl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
+
+
+@triton.jit
 def _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE: tl.constexpr):
     """Write a row in the dtype of `out`, or in e4m3 with its scale."""
     if QUANTIZE:
         peak = tl.max(tl.where(inside, tl.abs(y), 0.0), 0)
         scale = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
         tl.store(out_scale + row, scale)
-        y = tl.clamp(tl.div_rn(y, scale), -448.0, 448.0)
+        y = tl.clamp(y * tl.div_rn(1.0, scale), -448.0, 448.0)
     tl.store(out + row * width + column, y.to(out.dtype.element_ty), mask=inside)
 
 
@@ -56,13 +72,13 @@ def _tokens_kernel(
     sample = row // num_tokens
     column = tl.arange(0, BLOCK)
     inside = column < width
-    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    y = _load_row(x + row * width + column, inside)
     if HAS_BRANCH:
-        added = tl.load(branch + row * width + column, mask=inside, other=0.0).to(tl.float32)
+        added = _load_row(branch + row * width + column, inside)
         if HAS_BRANCH_BIAS:
-            added += tl.load(branch_bias + column, mask=inside, other=0.0).to(tl.float32)
+            added += _load_shared(branch_bias + column, inside)
         if HAS_GATE:
-            added *= tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+            added *= _load_shared(gate + sample * gate_stride + column, inside)
         rounded = (y + added).to(total.dtype.element_ty)
         tl.store(total + row * width + column, rounded, mask=inside)
         y = rounded.to(tl.float32)
@@ -70,8 +86,8 @@ def _tokens_kernel(
         centred = tl.where(inside, y - tl.sum(y, 0) / width, 0.0)
         y = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
         at = sample * affine_stride + column
-        w = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-        y = y * w + tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+        w = _load_shared(weight + at, inside)
+        y = y * w + _load_shared(bias + at, inside)
         _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
 
 
@@ -83,24 +99,44 @@ def _gelu_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
-    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    y = _load_row(x + row * width + column, inside)
     if HAS_BIAS:
-        y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+        y += _load_shared(bias + column, inside)
     # 0.5 * (1 + tanh(u)) is sigmoid(2 u); the constant is 2 * sqrt(2 / pi).
     y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
     _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
 
 
 @triton.jit
-def _quantize_rows_kernel(x, other, out, out_scale, width, BLOCK: tl.constexpr, HAS_OTHER: tl.constexpr):
-    """Round a row, or the sum of two, to e4m3."""
+def _quantize_rows_kernel(
+    x,
+    other,
+    out,
+    out_scale,
+    num_tokens,
+    x_batch_stride,
+    x_row_stride,
+    x_head_stride,
+    other_batch_stride,
+    other_row_stride,
+    other_head_stride,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HEAD: tl.constexpr,
+    HAS_OTHER: tl.constexpr,
+):
+    """Round a token's heads, or the sum of two, to one row of e4m3."""
     row = tl.program_id(0).to(tl.int64)
+    sample, token = row // num_tokens, row % num_tokens
     column = tl.arange(0, BLOCK)
-    inside = column < width
-    y = tl.load(x + row * width + column, mask=inside, other=0.0).to(tl.float32)
+    inside = column < WIDTH
+    head, channel = (column // HEAD).to(tl.int64), column % HEAD
+    start = sample * x_batch_stride + token * x_row_stride
+    y = _load_row(x + start + head * x_head_stride + channel, inside)
     if HAS_OTHER:
-        y += tl.load(other + row * width + column, mask=inside, other=0.0).to(tl.float32)
-    _store_row(out, out_scale, row, column, inside, y, width, True)
+        start = sample * other_batch_stride + token * other_row_stride
+        y += _load_row(other + start + head * other_head_stride + channel, inside)
+    _store_row(out, out_scale, row, column, inside, y, WIDTH, True)
 
 
 @triton.jit
@@ -200,16 +236,31 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
 
 
 def quantize_rows_on_triton(x: Tensor, other: Tensor | None) -> QuantizedRows:
-    """Round `x`, or `x + other`, `[..., D]`, to e4m3 rows."""
-    x = x.contiguous()
-    out = torch.empty_like(x, dtype=FLOAT8)
-    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-    width = x.shape[-1]
-    added = x if other is None else other.contiguous()
-    _quantize_rows_kernel[(x.numel() // width,)](
-        x, added, out, scale, width, **_row_options(width), HAS_OTHER=other is not None
+    """Compute `FusedKernels.quantize_rows`; see there."""
+    x = _with_unit_stride(x)
+    added = x if other is None else _with_unit_stride(other)
+    batch, num_tokens, num_heads, head = x.shape
+    width = num_heads * head
+    out = torch.empty((batch, num_tokens, width), dtype=FLOAT8, device=x.device)
+    scale = torch.empty((batch, num_tokens, 1), dtype=torch.float32, device=x.device)
+    _quantize_rows_kernel[(batch * num_tokens,)](
+        x,
+        added,
+        out,
+        scale,
+        num_tokens,
+        *x.stride()[:3],
+        *added.stride()[:3],
+        WIDTH=width,
+        HEAD=head,
+        HAS_OTHER=other is not None,
+        **_row_options(width),
     )
     return QuantizedRows(out, scale)
+
+
+def _with_unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def softmax_heads_on_triton(products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:

@@ -12,7 +12,11 @@ from livetalk.ops.kernels.heads import (
     split_heads_on_triton,
 )
 from livetalk.ops.kernels.interface import Affine, Branch, HeadNorm, HeadRange
-from livetalk.ops.kernels.pixels import channel_norm_on_triton
+from livetalk.ops.kernels.pixels import (
+    add_channels_on_triton,
+    channel_norm_on_triton,
+    join_phases_on_triton,
+)
 from livetalk.ops.kernels.rows import (
     gelu_on_triton,
     quantize_rows_on_triton,
@@ -70,15 +74,27 @@ class TritonKernels:
         return gelu_on_triton(x, bias, quantize=quantize)
 
     def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
-        """Round `x`, or `x + other`, to e4m3 rows."""
+        """Round heads, or the sum of two, to e4m3 rows."""
         return quantize_rows_on_triton(x, other)
 
     def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
         """Turn what absorbed speech was multiplied by into weights."""
         return softmax_heads_on_triton(products, bias, scale, num_heads)
 
-    # The only one that stands among layers that a compiler may be given.
+    # These stand among layers that a compiler may be given.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def channel_norm(self, x: Tensor, weight: Tensor, *, silu: bool, out: Tensor | None = None) -> Tensor:
+    def channel_norm(
+        self, x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
-        return channel_norm_on_triton(x, weight, silu=silu, out=out)
+        return channel_norm_on_triton(x, weight, silu=silu, bias=bias, out=out)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def add_channels(self, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
+        """Add a bias and a shortcut to what a convolution made."""
+        return add_channels_on_triton(x, bias, skip)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def join_phases(self, phases: Tensor, bias: Tensor) -> Tensor:
+        """Put together a picture of twice the size from its four phases, and add a bias."""
+        return join_phases_on_triton(phases, bias)

@@ -1,0 +1,174 @@
+"""The VAE on fused kernels, put in place from outside: norms, residual blocks, the doubling of pictures.
+
+Each form has the parts and the state dict of the layer it stands for, and the plain layer stays beside it in
+`livetalk.models`. Numbers change by rounding only.
+
+Shapes: B batch · C channels · T frames at the layer's rate · H W height, width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from livetalk.models.vae_blocks import (
+    CausalConv,
+    ChannelNorm,
+    ResidualBlock,
+    SpatialUp,
+    fold_time,
+    unfold_time,
+)
+from livetalk.models.vae_cache import CachePass
+from livetalk.ops.kernels.interface import FusedKernels
+
+
+class FusedChannelNorm(ChannelNorm):
+    """A norm of the VAE, with its SiLU, as one kernel."""
+
+    def __init__(self, norm: ChannelNorm, kernels: FusedKernels) -> None:
+        """Take over the weight of `norm`."""
+        # The parts of a layer exist already: its own constructor would make new ones. So below.
+        nn.Module.__init__(self)
+        self.train(norm.training)
+        self._kernels = kernels
+        self.silu = norm.silu
+        self.weight = norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the shape and dtype of `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
+        if x.ndim == 4:
+            return self._kernels.channel_norm(x.unsqueeze(2), self.weight, silu=self.silu).squeeze(2)
+        return self._kernels.channel_norm(x, self.weight, silu=self.silu)
+
+
+class FusedResidualBlock(ResidualBlock):
+    """A residual block whose norms write where the convolution reads, and whose biases cost no pass."""
+
+    def __init__(self, block: ResidualBlock, kernels: FusedKernels) -> None:
+        """Take over the parts of `block`."""
+        nn.Module.__init__(self)
+        self.train(block.training)
+        self._kernels = kernels
+        self.norm1, self.conv1 = block.norm1, block.conv1
+        self.norm2, self.conv2 = block.norm2, block.conv2
+        self.shortcut = block.shortcut
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, out_channels, T, H, W]`."""
+        y = self._convolve_norm(self.norm1, self.conv1, x, None, cache)
+        y = self._convolve_norm(self.norm2, self.conv2, y, self.conv1.bias, cache)
+        bias = self.conv2.bias
+        assert bias is not None
+        return self._kernels.add_channels(y, bias, x if self.shortcut is None else self.shortcut(x))
+
+    def _convolve_norm(
+        self, norm: ChannelNorm, conv: CausalConv, x: Tensor, bias: Tensor | None, cache: CachePass | None
+    ) -> Tensor:
+        """Convolve the norm of `x + bias`, and leave out the bias of the convolution."""
+        num_past = conv.kernel_size[0] - conv.stride[0]
+        if not num_past:
+            y = self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias)
+            return convolve_without_bias(conv, y)
+        batch, channels, num_frames, height, width = x.shape
+        room = x.new_empty((batch, num_past + num_frames, height, width, channels))
+        buffer = room.permute(0, 4, 1, 2, 3)
+        history = None if cache is None else cache.history(conv.slot)
+        if history is None:
+            buffer[:, :, :num_past].zero_()
+        else:
+            buffer[:, :, :num_past].copy_(history)
+        self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias, out=buffer[:, :, num_past:])
+        if cache is not None:
+            cache.keep(conv.slot, buffer[:, :, -num_past:])
+        return convolve_without_bias(conv, buffer)
+
+
+class FusedSpatialUp(SpatialUp):
+    """Doubling by repetition and the convolution after it as one convolution of the small picture.
+
+    A pixel of the large picture sees 3x3 pixels of it, which are copies of 2x2 pixels of the small one: which
+    2x2 depends on whether its row and its column are even or odd. Four kernels, one for each case, with the
+    weights of equal pixels added up, take 4/9 of the work, and the repeated picture is never in memory.
+    """
+
+    def __init__(self, layer: SpatialUp, kernels: FusedKernels) -> None:
+        """Take over the weight of `layer`."""
+        nn.Module.__init__(self)
+        self.train(layer.training)
+        self._kernels = kernels
+        self.weight, self.bias = layer.weight, layer.bias
+        # Added up once: it is for inference.
+        self.register_buffer("phases", phase_weight(layer.weight.detach()), persistent=False)
+
+    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+        """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
+        assert self.bias is not None
+        phases = F.conv2d(fold_time(x), self.get_buffer("phases"), padding=1)
+        return unfold_time(self._kernels.join_phases(phases, self.bias), x.shape[0])
+
+    def extra_repr(self) -> str:
+        """Tell the channels."""
+        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"
+
+
+def phase_weight(weight: Tensor) -> Tensor:
+    """Add up the weights of pixels that repetition makes equal.
+
+    Args:
+        weight: `[C', C, 1, 3, 3]`, of a convolution of pictures doubled by repetition.
+
+    Returns:
+        `[4 * C', C, 2, 2]` in channels_last memory: kernels of even and odd rows, and of even and odd
+        columns, for the picture as it was. See `FusedKernels.join_phases`.
+    """
+    kernel = weight.squeeze(2).float()
+    phases = [phase for row in _add_equal(kernel, 2) for phase in _add_equal(row, 3)]
+    return torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _add_equal(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return two weights in place of three along `dim`, for even and for odd pixels."""
+    first, middle, last = kernel.unbind(dim)
+    return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
+
+
+def convolve_without_bias(conv: CausalConv, x: Tensor) -> Tensor:
+    """Convolve frames that already carry their past, `[B, C, T, H, W]`, and add no bias."""
+    if conv.kernel_size[0] == 1:
+        y = F.conv2d(fold_time(x), conv.weight.squeeze(2), padding=conv.padding[1:])
+        return unfold_time(y, x.shape[0])
+    y = F.conv3d(x, conv.weight, None, conv.stride, conv.padding)
+    return y.contiguous(memory_format=torch.channels_last_3d)
+
+
+def fuse_vae(network: nn.Module, kernels: FusedKernels) -> int:
+    """Run the elementwise work inside a VAE on fused kernels.
+
+    Comes before the VAE is spread over ranks.
+
+    Args:
+        network: changed in place, for inference; its parameters and state dict stay.
+        kernels: from `select_kernels`.
+
+    Returns:
+        The layers replaced.
+    """
+    replaced = 0
+    for name, child in list(network.named_children()):
+        fused = _fuse_layer(child, kernels)
+        if fused is not None:
+            setattr(network, name, fused)
+            replaced += 1
+        else:
+            replaced += fuse_vae(child, kernels)
+    return replaced
+
+
+def _fuse_layer(layer: nn.Module, kernels: FusedKernels) -> nn.Module | None:
+    if isinstance(layer, ResidualBlock):
+        return FusedResidualBlock(layer, kernels)
+    if isinstance(layer, SpatialUp):
+        return FusedSpatialUp(layer, kernels)
+    if isinstance(layer, ChannelNorm):
+        return FusedChannelNorm(layer, kernels)
+    return None
