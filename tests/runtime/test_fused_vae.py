@@ -58,6 +58,17 @@ def test_whole_videos_are_the_same(config: VAEConfig) -> None:
     assert relative(fused.decode_raw(latents), plain.decode_raw(latents)) < 1e-5
 
 
+def test_convolutions_that_make_too_many_channels_change_nothing() -> None:
+    plain, fused = tiny_vae(VAE_PATCHED), tiny_vae(VAE_PATCHED)
+    fuse_vae(fused, KERNELS, least_outputs=10)
+    blocks = [m for m in fused.modules() if isinstance(m, FusedResidualBlock)]
+    widths = {block.conv1.out_channels: None if block.wide1 is None else len(block.wide1) for block in blocks}
+    assert widths == {4: None, 8: 10, 12: None}
+    latents = plain.encode(video())[0]
+    assert relative(fused.decode(latents)[0], plain.decode(latents)[0]) < 1e-5
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_pieces_are_the_same_and_remember_the_same() -> None:
     plain = tiny_vae(VAE)
     fused = fused_twin(plain)

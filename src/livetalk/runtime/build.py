@@ -16,7 +16,7 @@ from livetalk.log import get_logger
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.runtime.acceleration import AccelerationConfig, accelerate
+from livetalk.runtime.acceleration import AccelerationConfig, accelerate, keep_more_speech
 from livetalk.runtime.compile import compile_transformer
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
@@ -149,7 +149,10 @@ def accelerate_model(model: AvatarModel, config: AccelerationConfig | None) -> A
     models = model.models
     acceleration = accelerate(models.dit, models.vae, models.device, config)
     _log.info("%s: %s", model.name, acceleration)
-    return replace(model, acceleration=acceleration)
+    if models.prepare is not None:
+        prepare = keep_more_speech(models.prepare, models.device, models.dit.config.num_layers)
+        models = replace(models, prepare=prepare)
+    return replace(model, models=models, acceleration=acceleration)
 
 
 def save_model(

@@ -44,31 +44,36 @@ class FusedChannelNorm(ChannelNorm):
 class FusedResidualBlock(ResidualBlock):
     """A residual block whose norms write where the convolution reads, and whose biases cost no pass."""
 
-    def __init__(self, block: ResidualBlock, kernels: FusedKernels) -> None:
-        """Take over the parts of `block`."""
+    def __init__(self, block: ResidualBlock, kernels: FusedKernels, least_outputs: int = 0) -> None:
+        """Take over the parts of `block`; for `least_outputs` see `fuse_vae`."""
         nn.Module.__init__(self)
         self.train(block.training)
         self._kernels = kernels
         self.norm1, self.conv1 = block.norm1, block.conv1
         self.norm2, self.conv2 = block.norm2, block.conv2
         self.shortcut = block.shortcut
+        self.wide1: Tensor | None
+        self.wide2: Tensor | None
+        for name, conv in (("wide1", self.conv1), ("wide2", self.conv2)):
+            self.register_buffer(name, widen(conv, least_outputs), persistent=False)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
-        y = self._convolve_norm(self.norm1, self.conv1, x, None, cache)
-        y = self._convolve_norm(self.norm2, self.conv2, y, self.conv1.bias, cache)
+        y = self._norm(self.norm1, x, None, self.conv1, cache)
+        y = convolve_without_bias(self.conv1, y, self.wide1)
+        y = self._norm(self.norm2, y, self.conv1.bias, self.conv2, cache)
+        y = convolve_without_bias(self.conv2, y, self.wide2)
         bias = self.conv2.bias
         assert bias is not None
         return self._kernels.add_channels(y, bias, x if self.shortcut is None else self.shortcut(x))
 
-    def _convolve_norm(
-        self, norm: ChannelNorm, conv: CausalConv, x: Tensor, bias: Tensor | None, cache: CachePass | None
+    def _norm(
+        self, norm: ChannelNorm, x: Tensor, bias: Tensor | None, conv: CausalConv, cache: CachePass | None
     ) -> Tensor:
-        """Convolve the norm of `x + bias`, and leave out the bias of the convolution."""
+        """Return the norm of `x + bias` behind the frames that `conv` sees before it."""
         num_past = conv.kernel_size[0] - conv.stride[0]
         if not num_past:
-            y = self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias)
-            return convolve_without_bias(conv, y)
+            return self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias)
         batch, channels, num_frames, height, width = x.shape
         room = x.new_empty((batch, num_past + num_frames, height, width, channels))
         buffer = room.permute(0, 4, 1, 2, 3)
@@ -80,7 +85,7 @@ class FusedResidualBlock(ResidualBlock):
         self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias, out=buffer[:, :, num_past:])
         if cache is not None:
             cache.keep(conv.slot, buffer[:, :, -num_past:])
-        return convolve_without_bias(conv, buffer)
+        return buffer
 
 
 class FusedSpatialUp(SpatialUp):
@@ -132,16 +137,41 @@ def _add_equal(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
 
 
-def convolve_without_bias(conv: CausalConv, x: Tensor) -> Tensor:
-    """Convolve frames that already carry their past, `[B, C, T, H, W]`, and add no bias."""
+def widen(conv: CausalConv, least_outputs: int) -> Tensor | None:
+    """Return the weight of a convolution with zeros for more outputs, or None where that brings nothing.
+
+    Args:
+        conv: any.
+        least_outputs: that a tile of the device makes in the time of any fewer; half a tile is one, too.
+    """
+    if not least_outputs // 2 < conv.out_channels < least_outputs:
+        return None
+    more = least_outputs - conv.out_channels
+    wide = torch.cat((conv.weight.detach(), conv.weight.new_zeros(more, *conv.weight.shape[1:])))
+    return wide.contiguous(memory_format=torch.channels_last_3d)
+
+
+def convolve_without_bias(conv: CausalConv, x: Tensor, wide: Tensor | None = None) -> Tensor:
+    """Convolve frames that already carry their past, and add no bias.
+
+    Args:
+        conv: the convolution.
+        x: `[B, C, T, H, W]`.
+        wide: from `widen`, to be used in place of its weight.
+
+    Returns:
+        `[B, C', T', H, W]`; with `wide`, the first channels of pixels that have more.
+    """
+    weight = conv.weight if wide is None else wide
     if conv.kernel_size[0] == 1:
-        y = F.conv2d(fold_time(x), conv.weight.squeeze(2), padding=conv.padding[1:])
-        return unfold_time(y, x.shape[0])
-    y = F.conv3d(x, conv.weight, None, conv.stride, conv.padding)
-    return y.contiguous(memory_format=torch.channels_last_3d)
+        y = F.conv2d(fold_time(x), weight.squeeze(2), padding=conv.padding[1:])
+        y = unfold_time(y, x.shape[0])
+    else:
+        y = F.conv3d(x, weight, None, conv.stride, conv.padding)
+    return y.contiguous(memory_format=torch.channels_last_3d)[:, : conv.out_channels]
 
 
-def fuse_vae(network: nn.Module, kernels: FusedKernels) -> int:
+def fuse_vae(network: nn.Module, kernels: FusedKernels, least_outputs: int = 0) -> int:
     """Run the elementwise work inside a VAE on fused kernels.
 
     Comes before the VAE is spread over ranks.
@@ -149,24 +179,26 @@ def fuse_vae(network: nn.Module, kernels: FusedKernels) -> int:
     Args:
         network: changed in place, for inference; its parameters and state dict stay.
         kernels: from `select_kernels`.
+        least_outputs: convolutions that make fewer channels, but more than half of them, make so many: a
+            device may be slower at fewer. 0 for none.
 
     Returns:
         The layers replaced.
     """
     replaced = 0
     for name, child in list(network.named_children()):
-        fused = _fuse_layer(child, kernels)
+        fused = _fuse_layer(child, kernels, least_outputs)
         if fused is not None:
             setattr(network, name, fused)
             replaced += 1
         else:
-            replaced += fuse_vae(child, kernels)
+            replaced += fuse_vae(child, kernels, least_outputs)
     return replaced
 
 
-def _fuse_layer(layer: nn.Module, kernels: FusedKernels) -> nn.Module | None:
+def _fuse_layer(layer: nn.Module, kernels: FusedKernels, least_outputs: int) -> nn.Module | None:
     if isinstance(layer, ResidualBlock):
-        return FusedResidualBlock(layer, kernels)
+        return FusedResidualBlock(layer, kernels, least_outputs)
     if isinstance(layer, SpatialUp):
         return FusedSpatialUp(layer, kernels)
     if isinstance(layer, ChannelNorm):

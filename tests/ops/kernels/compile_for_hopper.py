@@ -67,13 +67,15 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     scale = {"lowest": F32, "highest": F32, "mean": F32, "scale": F32, "inverse": F32, "stride": INT}
     found.append((heads._head_scale_kernel, scale, {"HEAD": 128, "BLOCK": 128, "CENTRE": True}, 1))
     norm = {"x": BF16, "bias": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}
-    norm |= {"x_batch_stride": INT, "out_batch_stride": INT}
+    strides = {"x_batch_stride": INT, "x_pixel_stride": INT, "out_batch_stride": INT}
     for channels in (96, 192, 384):
         block = triton.next_power_of_2(channels)
         sizes = {"CHANNELS": channels, "BLOCK": block, "PIXELS": pixels.VALUES // block}
-        found.append((pixels._channel_norm_kernel, norm, sizes | {"HAS_BIAS": True, "SILU": True}, 8))
-        add = {"x": BF16, "bias": BF16, "skip": BF16, "num_pixels": INT}
-        found.append((pixels._add_channels_kernel, add, sizes, 8))
+        found.append(
+            (pixels._channel_norm_kernel, norm | strides, sizes | {"HAS_BIAS": True, "SILU": True}, 8)
+        )
+        add = {"x": BF16, "bias": BF16, "skip": BF16, "out": BF16, "num_pixels": INT}
+        found.append((pixels._add_channels_kernel, add | strides, sizes, 8))
         phases = {"phases": BF16, "bias": BF16, "out": BF16, "height": INT, "width": "i32"}
         found.append((pixels._join_phases_kernel, phases, sizes, 8))
     lab = {"SPACE": SPACE, "LINE": LINE, "PIXELS": color.PIXELS}

@@ -75,6 +75,23 @@ def test_bias_and_shortcut_are_added(
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+def test_the_first_channels_of_wider_pixels_are_read_where_they_lie(
+    triton: FusedKernels, device: torch.device
+) -> None:
+    wide, bias = pixels(device, torch.float32, 24)
+    first, bias = wide[:, :18], bias[:18]
+    copy = first.contiguous(memory_format=torch.channels_last_3d)
+    rest = wide[:, 18:].clone()
+    for of in (
+        lambda x: triton.channel_norm(x, bias, silu=True, bias=bias),
+        lambda x: triton.add_channels(x, bias, copy.flip(2)),
+    ):
+        found = of(first)
+        torch.testing.assert_close(found, of(copy.clone(memory_format=torch.preserve_format)))
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(wide[:, 18:], rest)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 1, 1), (24, 5, 7), (96, 2, 61)])
 def test_phases_are_joined(

@@ -155,7 +155,8 @@ class FusedKernels(Protocol):
         """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
 
         Args:
-            x: `[B, C, T, H, W]` in channels_last_3d memory; all-zero pixels stay zero.
+            x: `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor; all-zero
+                pixels stay zero.
             weight: `[C]`.
             silu: apply it.
             bias: `[C]` to add first: of the convolution before, which left it out.
@@ -167,7 +168,7 @@ class FusedKernels(Protocol):
         """Add a bias and a shortcut to what a convolution made, which may be overwritten.
 
         Args:
-            x: `[B, C, T, H, W]` in channels_last_3d memory.
+            x: `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor.
             bias: `[C]`.
             skip: of the shape of `x`.
         """

@@ -21,6 +21,7 @@ def _channel_norm_kernel(
     out,
     num_pixels,
     x_batch_stride,
+    x_pixel_stride,
     out_batch_stride,
     root,
     CHANNELS: tl.constexpr,
@@ -35,7 +36,8 @@ def _channel_norm_kernel(
     channel = tl.arange(0, BLOCK)
     at = pixel[:, None] * CHANNELS + channel[None, :]
     inside = (pixel < num_pixels)[:, None] & (channel < CHANNELS)[None, :]
-    y = tl.load(x + sample * x_batch_stride + at, mask=inside, other=0.0).to(tl.float32)
+    source = x + sample * x_batch_stride + pixel[:, None] * x_pixel_stride + channel[None, :]
+    y = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
         y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
     norm = tl.maximum(tl.sqrt_rn(tl.sum(y * y, 1)), 1e-12)
@@ -48,17 +50,29 @@ def _channel_norm_kernel(
 
 @triton.jit
 def _add_channels_kernel(
-    x, bias, skip, num_pixels, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, PIXELS: tl.constexpr
+    x,
+    bias,
+    skip,
+    out,
+    num_pixels,
+    x_batch_stride,
+    x_pixel_stride,
+    out_batch_stride,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PIXELS: tl.constexpr,
 ):
-    """Add a bias and a shortcut to some pixels, in place."""
+    """Add a bias and a shortcut to some pixels of a sample."""
+    sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, BLOCK)
-    at = pixel[:, None] * CHANNELS + channel[None, :]
+    at = sample * out_batch_stride + pixel[:, None] * CHANNELS + channel[None, :]
     inside = (pixel < num_pixels)[:, None] & (channel < CHANNELS)[None, :]
-    y = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    source = x + sample * x_batch_stride + pixel[:, None] * x_pixel_stride + channel[None, :]
+    y = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
     y += tl.load(skip + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(x + at, y.to(x.dtype.element_ty), mask=inside)
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -96,7 +110,7 @@ def channel_norm_on_triton(
         ValueError: `out` does not have the shape of `x`, or a sample of it is not one piece of memory with
             its channels last.
     """
-    x = x.contiguous(memory_format=torch.channels_last_3d)
+    x = _with_even_pixels(x)
     if out is None:
         out = torch.empty_like(x, memory_format=torch.channels_last_3d)
     if out.shape != x.shape or not out[0].permute(1, 2, 3, 0).is_contiguous():
@@ -109,6 +123,7 @@ def channel_norm_on_triton(
         out,
         num_pixels,
         x.stride(0),
+        x.stride(4),
         out.stride(0),
         x.shape[1] ** 0.5,
         **sizes,
@@ -121,17 +136,32 @@ def channel_norm_on_triton(
 
 def add_channels_on_triton(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     """Compute `FusedKernels.add_channels`; see there."""
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    num_pixels, sizes = x.numel() // x.shape[1], _sizes(x.shape[1])
-    _add_channels_kernel[(triton.cdiv(num_pixels, sizes["PIXELS"]),)](
+    x = _with_even_pixels(x)
+    # Where a convolution made nothing but these channels, they are not needed again.
+    in_place = x.is_contiguous(memory_format=torch.channels_last_3d)
+    out = x if in_place else torch.empty_like(x, memory_format=torch.channels_last_3d)
+    num_pixels, sizes = x[0, 0].numel(), _sizes(x.shape[1])
+    _add_channels_kernel[(triton.cdiv(num_pixels, sizes["PIXELS"]), x.shape[0])](
         x,
         bias,
         skip.contiguous(memory_format=torch.channels_last_3d),
+        out,
         num_pixels,
+        x.stride(0),
+        x.stride(4),
+        out.stride(0),
         **sizes,
         num_warps=8,
     )
-    return x
+    return out
+
+
+def _with_even_pixels(x: Tensor) -> Tensor:
+    """Return `x`, copied if its channels are not side by side or its pixels not all equally far apart."""
+    height, width = x.shape[3:]
+    step = x.stride(4)
+    even = (1, height * width * step, width * step, step)
+    return x if x.stride()[1:] == even else x.contiguous(memory_format=torch.channels_last_3d)
 
 
 def join_phases_on_triton(phases: Tensor, bias: Tensor) -> Tensor:
