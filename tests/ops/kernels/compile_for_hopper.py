@@ -39,13 +39,22 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
         }
         tokens |= {name: INT for name in ("num_tokens", "width", "gate_stride", "affine_stride")}
         parts = dict.fromkeys(("HAS_BRANCH", "HAS_BRANCH_BIAS", "HAS_GATE", "NORM"), True)
-        found.append((rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, 8))
+        found.append(
+            (rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, rows.WARPS)
+        )
         gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32, "width": INT}
-        found.append((rows._gelu_kernel, gelu, {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize}, 16))
+        found.append(
+            (
+                rows._gelu_kernel,
+                gelu,
+                {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize},
+                rows.WIDE_WARPS,
+            )
+        )
     rounding = {"x": BF16, "other": BF16, "out": F8, "out_scale": F32, "num_tokens": INT}
     rounding |= {f"{name}_{part}_stride": INT for name in ("x", "other") for part in ("batch", "row", "head")}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "HAS_OTHER": True}
-    found.append((rows._quantize_rows_kernel, rounding, sizes, 8))
+    found.append((rows._quantize_rows_kernel, rounding, sizes, rows.WARPS))
     softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
     sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}
     found.append((rows._softmax_heads_kernel, softmax, sizes, 4))
@@ -56,13 +65,13 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     split |= {"out_batch_stride": INT, "out_row_stride": INT}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
     flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "STORE": True, "MEASURE": True}
-    found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, 16))
+    found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, heads.SPLIT_WARPS))
     levels = {"x": BF16, "inverse": F32, "mean": F32, "out": F8, "num_tokens": INT}
     levels |= {"x_batch_stride": INT, "x_row_stride": INT, "mean_stride": INT}
     sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "CENTRE": True}
-    found.append((heads._quantize_heads_kernel, levels, sizes, 8))
+    found.append((heads._quantize_heads_kernel, levels, sizes, heads.ROUND_WARPS))
     join = {"ranges": F32, "joined": F32, "num_tokens": INT}
-    sizes = {"NUM_PARTS": 659, "WIDTH": 5120, "BLOCK": heads.COLUMNS, "PARTS": heads.PARTS}
+    sizes = {"NUM_PARTS": 165, "WIDTH": 5120, "BLOCK": heads.COLUMNS, "PARTS": heads.PARTS}
     found.append((heads._join_ranges_kernel, join, sizes, 8))
     scale = {"lowest": F32, "highest": F32, "mean": F32, "scale": F32, "inverse": F32, "stride": INT}
     found.append((heads._head_scale_kernel, scale, {"HEAD": 128, "BLOCK": 128, "CENTRE": True}, 1))
