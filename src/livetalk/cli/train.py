@@ -38,9 +38,6 @@ WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 VAE_CLIPS = 1500
 """Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
 
-DIT_CLIPS = 300
-"""Encoded clips that the DiT waits for before its first step; more join while it trains."""
-
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command."""
@@ -60,8 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--vae",
-        type=Path,
-        help="folder with an exported VAE that the DiT takes as it is; `all` then trains no VAE",
+        help="take an exported VAE as it is, from a folder or `embedded` for the shipped one; `all` trains none",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--to", type=Path, help="folder that `pack` writes light checkpoints to")
@@ -71,6 +67,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--clips", type=int, default=1500, help="clips to render")
     parser.add_argument(
         "--clip-frames", type=int, default=77, help="frames per clip (77: twelve windows, four frames apart)"
+    )
+    parser.add_argument(
+        "--first-clips",
+        type=int,
+        default=300,
+        help="encoded clips that the DiT waits for before its first step; more join while it trains",
     )
     parser.add_argument("--heldout", type=int, default=8, help="clips kept for validation")
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
@@ -200,7 +202,7 @@ def _dit(args: argparse.Namespace) -> None:
             budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),
             device=torch.device(args.device),
             seed=args.seed,
-            min_clips=min(DIT_CLIPS, args.clips),
+            min_clips=min(args.first_clips, args.clips),
             max_clips=args.clips,
         ),
         load_corpus(args.corpus),

@@ -35,7 +35,7 @@ def embedded_dit() -> DiTConfig:
     """64 tokens per latent frame, 576 per window; no text and no image branch."""
     return DiTConfig(
         dim=448,
-        ffn_dim=1792,
+        ffn_dim=1760,
         num_heads=7,
         num_layers=7,
         in_channels=2 * LATENT_CHANNELS + 4,
