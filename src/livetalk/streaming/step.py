@@ -5,7 +5,6 @@ is a batch of one.
 """
 
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from livetalk.models.speech import AudioEncoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import (
     AudioBuffer,
-    AudioConfig,
     Recording,
     audio_context,
     buffer_samples,
@@ -26,8 +24,8 @@ from livetalk.streaming.audio import (
     recorded_context,
 )
 from livetalk.streaming.color import match_color, measure_color
-from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
-from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.conditioning import encode_conditioning
+from livetalk.streaming.config import SamplerKind, StreamConfig
 from livetalk.streaming.loudness import (
     LoudnessMode,
     LoudnessState,
@@ -35,59 +33,11 @@ from livetalk.streaming.loudness import (
     normalize_running,
     silence_noise,
 )
-from livetalk.streaming.seams import SeamConfig, hide_seam
+from livetalk.streaming.seams import hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
 from livetalk.streaming.velocity import make_predictor, prepare_constants
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
-
-
-class SamplerKind(Enum):
-    """RENOISE: fresh noise at every step (published, few steps). EULER: follow the velocity."""
-
-    RENOISE = "renoise"
-    EULER = "euler"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplerConfig:
-    """How a window is denoised and finished.
-
-    Attributes:
-        num_steps: denoising steps.
-        shift: schedule warp towards high noise.
-        kind: sampler.
-        color_strength: how far frames take the reference's colours, 0..1.
-    """
-
-    num_steps: int = 4
-    shift: float = 5.0
-    kind: SamplerKind = SamplerKind.RENOISE
-    color_strength: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamConfig:
-    """Everything a stream is defined by besides weights and inputs.
-
-    Attributes:
-        geometry: timeline.
-        audio: which audio a window sees.
-        sampler: how a window is denoised and finished.
-        reference_layout: where the reference stands in the condition.
-        latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
-            frames are the same. On a CPU small pieces are faster, for they stay in its cache.
-        decode_dropped: decode the frames at the start of a window that are not shown, too.
-        seam: how a chunk is joined to the one before.
-    """
-
-    geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
-    audio: AudioConfig = field(default_factory=AudioConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
-    latents_per_decode: int | None = None
-    decode_dropped: bool = True
-    seam: SeamConfig = field(default_factory=SeamConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
