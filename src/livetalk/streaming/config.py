@@ -43,7 +43,8 @@ class StreamConfig:
         sampler: how a window is denoised and finished.
         reference_layout: where the reference stands in the condition.
         latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
-            frames are the same. On a CPU small pieces are faster, for they stay in its cache.
+            frames are the same. On a CPU small pieces are faster, for they stay in its cache. Frames can be
+            handed over after each piece.
         decode_dropped: decode the frames at the start of a window that are not shown, too.
         seam: how a chunk is joined to the one before.
     """
@@ -55,3 +56,8 @@ class StreamConfig:
     latents_per_decode: int | None = None
     decode_dropped: bool = True
     seam: SeamConfig = field(default_factory=SeamConfig)
+
+    @property
+    def skipped_frames(self) -> int:
+        """Frames at the start of a window that no piece of it holds."""
+        return 0 if self.decode_dropped else self.geometry.dropped_frames - self.seam.enabled

@@ -4,6 +4,7 @@ Shapes: C channels · F frames · T latent frames · H W frame height, width · 
 is a batch of one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -179,6 +180,8 @@ def generate_chunk(
 ) -> tuple[VideoChunk, StreamState]:
     """Generate the next chunk of a stream.
 
+    `livetalk.streaming.progressive.generate_pieces` makes the same frames and hands them over as they come.
+
     Args:
         models: networks and settings.
         conditioning: of the stream.
@@ -192,6 +195,31 @@ def generate_chunk(
         ValueError: the number of samples is wrong.
     """
     geometry = models.config.geometry
+    context, heard = hear_chunk(models, audio, state)
+    pixels, following = generate_window(models, conditioning, context, heard)
+    chunk = VideoChunk(
+        pixels=pixels[:, -geometry.chunk_frames :],
+        first_frame=state.chunk_index * geometry.chunk_frames,
+    )
+    return chunk, following
+
+
+def hear_chunk(models: Models, audio: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+    """Take in the sound of a stream's next chunk.
+
+    Args:
+        models: networks and settings.
+        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        state: of the stream; it is not changed.
+
+    Returns:
+        The speech around each frame of the next window, see `encode_audio_context`, and the state with the
+        sound in it and nothing else changed.
+
+    Raises:
+        ValueError: the number of samples is wrong.
+    """
+    geometry = models.config.geometry
     if audio.shape != (geometry.chunk_samples,):
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
     samples, loudness = _adjust_level(models, audio, state.loudness)
@@ -199,13 +227,7 @@ def generate_chunk(
     if isinstance(sound, Recording):
         with span("step.speech"):
             sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
-    context = encode_audio_context(models, sound)
-    pixels, following = generate_window(models, conditioning, context, state)
-    chunk = VideoChunk(
-        pixels=pixels[:, -geometry.chunk_frames :],
-        first_frame=state.chunk_index * geometry.chunk_frames,
-    )
-    return chunk, replace(following, audio=sound, loudness=loudness)
+    return encode_audio_context(models, sound), replace(state, audio=sound, loudness=loudness)
 
 
 @torch.no_grad()
@@ -224,15 +246,38 @@ def generate_window(
         Decoded frames `[3, F, H, W]` float32, -1..1, the chunk's new ones last (see `decode_window`), and
         the state for the next window, its sound as it was.
     """
+    latents, denoised = denoise_next(models, conditioning, context, state)
+    pixels, motion_latents = decode_window(models, latents, state)
+    return pixels[0], end_window(models, denoised, pixels[:, :, -1], motion_latents)
+
+
+def denoise_next(
+    models: Models, conditioning: Conditioning, context: Tensor, state: StreamState
+) -> tuple[Tensor, StreamState]:
+    """Denoise the next window of a stream with the stream's own noise.
+
+    Returns:
+        Latents as from `denoise_window`, and the state with the noise drawn and nothing else changed.
+    """
     rng = restore_rng(state.rng_state, models.device)
     latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
-    pixels, motion_latents = decode_window(models, latents, state)
-    return pixels[0], replace(
+    return latents, replace(state, rng_state=rng.get_state())
+
+
+def end_window(models: Models, state: StreamState, last_frame: Tensor, motion_latents: Tensor) -> StreamState:
+    """Return the state that the next window starts from.
+
+    Args:
+        models: networks and settings.
+        state: of the stream, the window's sound and noise taken in.
+        last_frame: `[1, 3, H, W]` float32, -1..1, of the window, as shown.
+        motion_latents: of the next window, `[1, C, M, h, w]` float32.
+    """
+    return replace(
         state,
         motion_latents=motion_latents,
-        rng_state=rng.get_state(),
         chunk_index=state.chunk_index + 1,
-        last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
+        last_frame=last_frame if models.config.seam.enabled else None,
     )
 
 
@@ -310,17 +355,43 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
     with span("step.color"):
         pixels = match_color(pixels, state.color, config.sampler.color_strength)
         pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
+    return pixels, encode_motion(models, pixels)
+
+
+def encode_motion(models: Models, pixels: Tensor) -> Tensor:
+    """Encode the last of some finished frames for the next window.
+
+    Args:
+        models: networks and settings.
+        pixels: `[1, 3, F, H, W]` float32, -1..1, F >= `motion_frames`, colours and seam as shown.
+
+    Returns:
+        `[1, C, M, h, w]` float32, normalised.
+    """
     with span("step.encode"):
-        motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
-    return pixels, motion_latents.float()
+        motion_latents, _ = models.vae.encode(pixels[:, :, -models.config.geometry.motion_frames :])
+    return motion_latents.float()
 
 
 def decode_pixels(models: Models, latents: Tensor) -> Tensor:
     """Decode a window's latents `[1, C, T, h, w]`, in pieces as configured: `[1, 3, F, H, W]`, -1..1."""
+    return torch.cat(list(decode_pieces(models, latents)), dim=2)
+
+
+def decode_pieces(models: Models, latents: Tensor) -> Iterator[Tensor]:
+    """Decode a window piece by piece, each when it is asked for.
+
+    Args:
+        models: networks and settings.
+        latents: `[1, C, T, h, w]`, normalised.
+
+    Yields:
+        Frames `[1, 3, F, H, W]`, -1..1, F >= 1, one piece after the other; the last is the window's last.
+    """
     config = models.config
     size = config.latents_per_decode or latents.shape[2]
-    unwanted = 0 if config.decode_dropped else config.geometry.dropped_frames - config.seam.enabled
-    pieces, cache = [], None
+    unwanted = config.skipped_frames
+    cache = None
     for start in range(0, latents.shape[2], size):
         piece = latents[:, :, start : start + size]
         num_frames = piece.shape[2] * config.geometry.latent_stride
@@ -329,8 +400,8 @@ def decode_pixels(models: Models, latents: Tensor) -> Tensor:
         skip = min(unwanted, num_frames)
         unwanted -= skip
         frames, cache = models.vae.decode(piece, cache, skip)
-        pieces.append(frames)
-    return torch.cat(pieces, dim=2)
+        if skip < num_frames:
+            yield frames
 
 
 def normal_noise(rng: torch.Generator) -> NoiseSource:
