@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from livetalk.bench.chunks import draw_picture, hum, wait_for
+from livetalk.bench.chunks import draw_picture, hum, session_options, wait_for
 from livetalk.bench.model import build_model
 from livetalk.bench.options import BenchOptions
 from livetalk.cli import bench
 from livetalk.errors import InputError, LivetalkError
 from livetalk.runtime.build import choose_device
-from livetalk.runtime.session import SessionOptions, plan_session
+from livetalk.runtime.session import plan_session
 from livetalk.runtime.worker import NextChunk, OpenStream, StreamTable
 from livetalk.tracing import observe_spans
 
@@ -82,7 +82,7 @@ def record_chunk(options: BenchOptions) -> list[dict[str, Any]]:
         raise InputError(f"device {device}: only a GPU's kernels are told apart")
     model = build_model(options, device)
     streams = StreamTable(model)
-    session: SessionOptions = {"size": options.size, "num_steps": options.steps}
+    session = session_options(options)
     planned = plan_session(model, session)
     geometry = planned.models.config.geometry
     picture = draw_picture(planned.portrait)

@@ -10,8 +10,9 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
+from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
+from livetalk.streaming.step import Models
 
 LATENT_CHANNELS = 4
 IMAGE_SIDE = 16

@@ -12,7 +12,7 @@ from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.runtime.build import SPEECH_ENCODER_FILE, ModelConfig, PortraitConfig, save_model
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
-from livetalk.streaming.step import SamplerConfig, StreamConfig
+from livetalk.streaming.config import SamplerConfig, StreamConfig
 
 SIZE = 64
 LATENT_CHANNELS = 4

@@ -30,7 +30,7 @@ class Conditioning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoChunk:
-    """The new frames of one step.
+    """The new frames of one step, or some of them in a row.
 
     Attributes:
         pixels: `[3, F, H, W]` float32, -1..1.

@@ -25,6 +25,7 @@ RECORD = BenchRecord(
     chunk_ms_median=560.0,
     chunk_ms_p95=570.0,
     first_frame_ms=565.0,
+    first_frame_progressive_ms=401.5,
     stages={"transformer": StageTiming(median_ms=80.0, p95_ms=90.0, per_chunk=4)},
     peak_memory_gb=0.5,
     peak_reserved_gb=None,

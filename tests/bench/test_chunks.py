@@ -8,9 +8,18 @@ from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN
 from livetalk.errors import InputError
+from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import CloseStream, NextChunk, OpenStream, StreamTable
+from livetalk.runtime.worker import (
+    BeginChunk,
+    CloseStream,
+    NextChunk,
+    NextPiece,
+    OpenStream,
+    StreamCommand,
+    StreamTable,
+)
 from livetalk.types import VideoChunk
 
 OPTIONS = BenchOptions(random_weights="tiny", device="cpu", chunks=2, warm_up=2, size="32x16", steps=1)
@@ -23,9 +32,9 @@ def model() -> AvatarModel:
 
 def test_it_runs_the_streams_and_chunks_that_it_says(model: AvatarModel) -> None:
     table = StreamTable(model)
-    commands: list[OpenStream | NextChunk | CloseStream] = []
+    commands: list[StreamCommand] = []
 
-    def run(command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+    def run(command: StreamCommand) -> VideoChunk | None:
         commands.append(command)
         return table.run(command)
 
@@ -33,15 +42,38 @@ def test_it_runs_the_streams_and_chunks_that_it_says(model: AvatarModel) -> None
     measured = ChunkBench(model, run, OPTIONS).measure(lambda done, total: told.append((done, total)))
 
     assert len(measured.intervals_ms) == 2 and min(measured.intervals_ms) > 0
-    assert len(measured.first_ms) == FIRST_CHUNKS and min(measured.first_ms) > 0
-    total = 2 + 2 + 2 + FIRST_CHUNKS
+    for first_ms in (measured.first_ms, measured.first_progressive_ms):
+        assert len(first_ms) == FIRST_CHUNKS and min(first_ms) > 0
+    total = 2 + 2 + 2 + 2 * FIRST_CHUNKS
     assert told == [(done, total) for done in range(1, total + 1)]
     opened = [command.stream for command in commands if isinstance(command, OpenStream)]
-    assert opened == [1, 2, 3, 4]
+    assert opened == [1, 2, 3, 4, 5, 6, 7]
     assert [command.stream for command in commands if isinstance(command, CloseStream)] == opened
     chunks = [command.stream for command in commands if isinstance(command, NextChunk)]
-    assert chunks == [1] * 6 + [2, 3, 4]
-    assert commands[0].options == {"size": "32x16", "num_steps": 1}  # type: ignore[union-attr]
+    assert chunks == [1] * 6 + [2, 4, 6]
+    pieces = [command for command in commands if isinstance(command, BeginChunk | NextPiece)]
+    assert [command.stream for command in pieces] == [3, 3, 5, 5, 7, 7]
+    assert commands[0].options == {  # type: ignore[union-attr]
+        "size": "32x16",
+        "num_steps": 1,
+        "latents_per_decode": None,
+    }
+
+
+def test_the_first_frames_are_copied_without_the_rest(
+    model: AvatarModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = ChunkBench(model, StreamTable(model).run, replace(OPTIONS, latents_per_decode=1))
+    copied: list[int] = []
+    start = HostCopy.start
+
+    def count(copy: HostCopy, chunk: VideoChunk) -> PendingFrames:
+        copied.append(chunk.pixels.shape[1])
+        return start(copy, chunk)
+
+    monkeypatch.setattr(HostCopy, "start", count)
+    bench.measure(lambda done, total: None)
+    assert copied == [8] * 6 + [8, 4] * FIRST_CHUNKS
 
 
 def test_spans_are_those_of_the_measured_chunks(model: AvatarModel) -> None:

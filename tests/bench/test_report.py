@@ -32,6 +32,14 @@ def test_the_table_adds_up() -> None:
     assert "50.00 frames/s, real-time factor 0.500 (live)" in order + lines
 
 
+def test_the_first_frame_is_told_both_ways_as_far_as_they_were_measured() -> None:
+    lines = describe_record(RECORD)
+    assert "565.0 ms from a new stream's sound in hand to its first frame" in lines
+    assert "401.5 ms where frames leave as they are decoded" in lines
+    older = describe_record(dataclasses.replace(RECORD, first_frame_progressive_ms=None))
+    assert len(older) == len(lines) - 1 and not any("decoded" in line for line in older)
+
+
 def test_live_is_said_only_of_what_is() -> None:
     slow = dataclasses.replace(RECORD, fps=24.0, real_time_factor=25 / 24)
     assert any("(not live)" in line for line in describe_record(slow))

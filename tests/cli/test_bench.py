@@ -30,6 +30,7 @@ def test_it_prints_a_table_and_keeps_record_and_trace(
         assert any(line.startswith(stage) for line in lines[table:]), stage
     assert (record.size, record.steps, record.chunks, record.num_gpus) == ("32x16", 1, 2, 0)
     assert record.stages["transformer"].per_chunk == 1 and record.stages["decode"].per_chunk == 1
+    assert record.first_frame_progressive_ms is not None
     assert record.random_weights and record.commit == "f" * 40
     assert record.real_time_factor == pytest.approx(25 / record.fps)
     whole = record.chunks * record.chunk_frames * 1000 / record.fps
@@ -42,6 +43,7 @@ def test_it_prints_a_table_and_keeps_record_and_trace(
     [
         ([*TINY, "--chunks", "1"], "chunks 1: at least 2 is needed"),
         ([*TINY, "--size", "17x17"], "size 17x17: height and width must be multiples of 16"),
+        ([*TINY, "--latents-per-decode", "0"], "latents per decode 0: at least 1 is needed"),
         ([*TINY, "--steps", "0"], "steps 0: at least 1 is needed"),
         ([*TINY, "--attention", "fa3"], "attention fa3 cannot run here"),
         ([*TINY, "--output", "nowhere/record.json"], "nowhere/record.json: there is no such folder"),

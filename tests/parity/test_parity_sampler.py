@@ -15,8 +15,9 @@ from livetalk.diffusion.schedule import sigmas_from_steps
 from livetalk.streaming import step
 from livetalk.streaming.color import match_color
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
+from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
+from livetalk.streaming.step import Models
 from livetalk.types import Conditioning, to_levels
 
 NAME = "sampler"

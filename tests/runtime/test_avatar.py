@@ -96,6 +96,16 @@ def test_block_sizes_do_not_matter(tmp_path: Path, lookahead_frames: int) -> Non
     assert np.array_equal(frames_of(whole), frames_of(streamed))
 
 
+def test_a_progressive_stream_makes_the_same_frames_sooner(avatar: Avatar) -> None:
+    sound = voice(1.6)[0]
+    whole = list(avatar.stream(PICTURE, [sound], crop="center", latents_per_decode=3))
+    pieces = list(avatar.stream(PICTURE, [sound], crop="center", latents_per_decode=3, progressive=True))
+    assert [chunk.first_frame for chunk in whole] == [0, 28]
+    # Of 9 + 12 + 12 frames of a window, 5 are not shown; the sound ends with frame 40.
+    assert [chunk.first_frame for chunk in pieces] == [0, 4, 16, 28, 32]
+    assert np.array_equal(frames_of(whole), frames_of(pieces))
+
+
 def test_the_look_ahead_is_heard_but_moves_no_frame(tmp_path: Path) -> None:
     avatar = Avatar.load(save_tiny_checkpoint(tmp_path, 5), device="cpu", precision="float32")
     sound = voice(2.24)[0]

@@ -23,8 +23,9 @@ from livetalk.runtime.placement import ENCODER_PLACES, PlacementConfig
 from livetalk.runtime.published import PUBLISHED_DEFAULTS, PublishedPromptEncoder
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
+from livetalk.streaming.config import SamplerKind
 from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import SamplerKind, create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
 from media_files import read_frames, voice, write_sound
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 

@@ -49,10 +49,13 @@ def test_what_is_asked_for_is_taken() -> None:
         prompt="a cat",
         audio_mode="whole",
         loudness="published",
+        latents_per_decode=2,
     )
     session = plan_session(PROMPTED, options)
     assert session.models.config.sampler.num_steps == 7
     assert PROMPTED.models.config.sampler.num_steps == 2
+    assert session.models.config.latents_per_decode == 2
+    assert PROMPTED.models.config.latents_per_decode is None
     assert session.portrait == PortraitConfig(height=64, width=16)
     assert session.describe() == {
         "seed": 3,
@@ -76,6 +79,7 @@ def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
         ({"seed": -1}, "seed -1: must be 0 or more"),
         ({"crop": "middle"}, "crop middle: is not one of"),
         ({"num_steps": 0}, "steps 0: at least 1"),
+        ({"latents_per_decode": 0}, "latents per decode 0: at least 1"),
         ({"size": "720"}, "neither HEIGHTxWIDTH nor one of portrait"),
         ({"size": "x"}, "neither HEIGHTxWIDTH"),
         ({"size": "0x16"}, "must be multiples of 16; the nearest is 16x16"),

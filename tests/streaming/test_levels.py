@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
+from livetalk.streaming.config import StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.loudness import (
     LoudnessMode,
@@ -15,7 +16,6 @@ from livetalk.streaming.loudness import (
 )
 from livetalk.streaming.step import (
     Models,
-    StreamConfig,
     create_recorded_state,
     create_state,
     generate_chunk,

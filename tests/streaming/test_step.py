@@ -9,11 +9,10 @@ from livetalk.models.vae import VAEConfig
 from livetalk.streaming import step
 from livetalk.streaming.audio import AudioBuffer
 from livetalk.streaming.conditioning import ReferenceLayout
+from livetalk.streaming.config import SamplerConfig, SamplerKind
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import (
     Models,
-    SamplerConfig,
-    SamplerKind,
     create_state,
     encode_audio_context,
     generate_chunk,

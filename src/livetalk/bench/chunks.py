@@ -15,15 +15,22 @@ from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan
 from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.session import SessionOptions, plan_session
-from livetalk.runtime.worker import CloseStream, NextChunk, OpenStream
+from livetalk.runtime.worker import (
+    BeginChunk,
+    CloseStream,
+    NextChunk,
+    NextPiece,
+    OpenStream,
+    StreamCommand,
+)
 from livetalk.tracing import observe_spans, span
 from livetalk.types import VideoChunk
 
-Run = Callable[[OpenStream | NextChunk | CloseStream], VideoChunk | None]
+Run = Callable[[StreamCommand], VideoChunk | None]
 Progress = Callable[[int, int], None]
 
 FIRST_CHUNKS = 3
-"""Streams that are begun to measure how soon the first frame comes."""
+"""Streams that are begun to measure how soon the first frame comes, each way."""
 
 _IN_FLIGHT = 2
 """Chunks that run besides the measured ones: an interval begins with an arrival, and ends under the next
@@ -39,7 +46,8 @@ class Measurement:
 
     Attributes:
         intervals_ms: between the arrivals of consecutive chunks' frames in host memory.
-        first_ms: of each new stream, from its sound in hand to its first frames in host memory.
+        first_ms: of each new stream, from its sound in hand to its first chunk's frames in host memory.
+        first_progressive_ms: likewise, to the first frames that are decoded.
         spans: of the measured chunks and those in flight around them.
         num_span_chunks: chunks that the spans are of.
         peak_memory_gb: see `BenchRecord`.
@@ -49,6 +57,7 @@ class Measurement:
 
     intervals_ms: tuple[float, ...]
     first_ms: tuple[float, ...]
+    first_progressive_ms: tuple[float, ...]
     spans: tuple[TimedSpan, ...]
     num_span_chunks: int
     peak_memory_gb: float
@@ -70,7 +79,7 @@ class ChunkBench:
         self._run = run
         self._device = model.models.device
         self._copy = HostCopy(self._device)
-        self._session: SessionOptions = {"size": options.size, "num_steps": options.steps}
+        self._session = session_options(options)
         session = plan_session(model, self._session)
         self._picture = draw_picture(session.portrait)
         self._rate = session.models.config.geometry.sample_rate
@@ -84,7 +93,7 @@ class ChunkBench:
         Args:
             progress: told the chunks done, and the chunks in all.
         """
-        total = self._warm_up + self._num_chunks + _IN_FLIGHT + FIRST_CHUNKS
+        total = self._warm_up + self._num_chunks + _IN_FLIGHT + 2 * FIRST_CHUNKS
         done = 0
 
         def advance() -> None:
@@ -102,10 +111,15 @@ class ChunkBench:
             arrivals = _time_arrivals(launches, advance)
         spans = tuple(timer.read())
         peak_gb, reserved_gb, growth_gb = memory.read()
-        first_ms = tuple(self._time_first_chunk(advance) for _ in range(FIRST_CHUNKS))
+        first = [
+            (self._time_first(self._launch, advance), self._time_first(self._launch_piece, advance))
+            for _ in range(FIRST_CHUNKS)
+        ]
+        first_ms, first_progressive_ms = zip(*first, strict=True)
         return Measurement(
             intervals_ms=tuple(1000 * (after - before) for before, after in itertools.pairwise(arrivals)),
             first_ms=first_ms,
+            first_progressive_ms=first_progressive_ms,
             spans=spans,
             num_span_chunks=self._num_chunks + _IN_FLIGHT,
             peak_memory_gb=peak_gb,
@@ -120,11 +134,11 @@ class ChunkBench:
             yield self._launch(stream, index)
         self._run(CloseStream(stream=stream))
 
-    def _time_first_chunk(self, advance: Callable[[], None]) -> float:
+    def _time_first(self, launch: Callable[[int, int], PendingFrames], advance: Callable[[], None]) -> float:
         stream = self._open()
         wait_for(self._device)
         began = perf_counter()
-        self._launch(stream, 0).wait()
+        launch(stream, 0).wait()
         elapsed = perf_counter() - began
         self._run(CloseStream(stream=stream))
         advance()
@@ -143,11 +157,29 @@ class ChunkBench:
         return self._num_streams
 
     def _launch(self, stream: int, index: int) -> PendingFrames:
-        samples = hum(index * self._chunk_samples, self._chunk_samples, self._rate)
         with span(CHUNK_SPAN):
-            chunk = self._run(NextChunk(stream=stream, samples=samples))
+            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index)))
         assert chunk is not None
         return self._copy.start(chunk)
+
+    def _launch_piece(self, stream: int, index: int) -> PendingFrames:
+        """Start no more than the first frames of a chunk."""
+        self._run(BeginChunk(stream=stream, samples=self._sound(index)))
+        piece = self._run(NextPiece(stream=stream))
+        assert piece is not None
+        return self._copy.start(piece)
+
+    def _sound(self, index: int) -> Tensor:
+        return hum(index * self._chunk_samples, self._chunk_samples, self._rate)
+
+
+def session_options(options: BenchOptions) -> SessionOptions:
+    """Return the options of the streams that are measured."""
+    return {
+        "size": options.size,
+        "num_steps": options.steps,
+        "latents_per_decode": options.latents_per_decode,
+    }
 
 
 def _time_arrivals(launches: Iterator[PendingFrames], advance: Callable[[], None]) -> list[float]:

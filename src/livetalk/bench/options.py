@@ -29,6 +29,7 @@ class BenchOptions:
         weights: form of the transformer's weights.
         attention: kernel of the self-attention, "auto" for PyTorch's choice.
         steps: denoising steps, or None for the model's own.
+        latents_per_decode: latent frames that are decoded together, or None for the model's own choice.
         fast: put the fast forms in place that change numbers by rounding only, see `AccelerationConfig`.
         kernels: of the elementwise work of the fast forms.
         float8: multiply the transformer's blocks in FP8; brings the other fast forms with it.
@@ -51,6 +52,7 @@ class BenchOptions:
     weights: WeightForm = "full"
     attention: str = "auto"
     steps: int | None = None
+    latents_per_decode: int | None = None
     fast: bool = False
     kernels: KernelChoice = "auto"
     float8: bool = False

@@ -44,6 +44,8 @@ class BenchRecord:
         chunk_ms_median: from frames in host memory to the next chunk's frames in host memory.
         chunk_ms_p95: 19 of 20 chunks take no longer.
         first_frame_ms: from the sound of a stream's first chunk in hand to its frames in host memory, median.
+        first_frame_progressive_ms: likewise, to the first of them where they leave as they are decoded; None
+            in records that are older than this.
         stages: of a single call each.
         peak_memory_gb: at the peak of the measured chunks; without a GPU of the process's whole life.
         peak_reserved_gb: that the process took from the GPU, loading included; None without one.
@@ -76,6 +78,7 @@ class BenchRecord:
     chunk_ms_median: float
     chunk_ms_p95: float
     first_frame_ms: float
+    first_frame_progressive_ms: float | None = None
     stages: dict[str, StageTiming]
     peak_memory_gb: float
     peak_reserved_gb: float | None
@@ -90,7 +93,9 @@ class BenchRecord:
         require_commit(self.commit)
         if not _SIZE.fullmatch(self.size):
             raise InputError(f"bench record: size {self.size} is not HEIGHTxWIDTH")
-        positive = (self.fps, self.chunk_ms_median, self.first_frame_ms, self.steps, self.chunks)
+        positive = [self.fps, self.chunk_ms_median, self.first_frame_ms, self.steps, self.chunks]
+        if self.first_frame_progressive_ms is not None:
+            positive.append(self.first_frame_progressive_ms)
         if min(positive) <= 0 or self.chunk_ms_p95 < self.chunk_ms_median or not self.stages:
             raise InputError("bench record: its times cannot be")
         when = datetime.fromisoformat(self.date)
@@ -111,7 +116,9 @@ class BenchRecord:
         try:
             read = json.loads(text)
             hints = get_type_hints(cls)
-            if not isinstance(read, dict) or read.keys() != hints.keys():
+            # A field that has a default came later than the first records.
+            needed = {each.name for each in dataclasses.fields(cls) if each.default is dataclasses.MISSING}
+            if not isinstance(read, dict) or not needed <= read.keys() <= hints.keys():
                 raise InputError("bench record: its fields are not those of a record")
             read["options"] = tuple(read["options"])
             for name, value in read.items():

@@ -53,6 +53,7 @@ def describe_record(record: BenchRecord) -> list[str]:
         f"{record.fps:.2f} frames/s, real-time factor {record.real_time_factor:.3f} "
         f"({'live' if record.real_time_factor < 1 else 'not live'})",
         f"{record.first_frame_ms:.1f} ms from a new stream's sound in hand to its first frame",
+        *_progressive(record),
         f"{record.peak_memory_gb:.2f} GB at the peak, {record.load_seconds:.1f} s to load",
     ]
     if record.memory_growth_gb is not None:
@@ -81,6 +82,12 @@ def describe_scaling(
         times = (f"{row.step_ms:.0f}", f"{row.decode_ms:.0f}", f"{row.encode_ms:.0f}", chunk, fps)
         lines.append(_row((str(row.num_gpus), f"{row.gpu}, 720x416", *times, row.source)))
     return [*lines, *(f"{number:<6}not measured: {reason}" for number, reason in skipped.items())]
+
+
+def _progressive(record: BenchRecord) -> list[str]:
+    if record.first_frame_progressive_ms is None:
+        return []
+    return [f"{record.first_frame_progressive_ms:.1f} ms where frames leave as they are decoded"]
 
 
 def _median(record: BenchRecord, stage: str) -> str:

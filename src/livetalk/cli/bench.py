@@ -8,7 +8,7 @@ from time import perf_counter
 
 import torch
 
-from livetalk.bench.chunks import ChunkBench, Measurement, wait_for
+from livetalk.bench.chunks import ChunkBench, Measurement, session_options, wait_for
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
 from livetalk.bench.model import build_model, name_attention
 from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
@@ -98,6 +98,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", help="of the picture, as for generate (default: the model's own)")
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     parser.add_argument(
+        "--latents-per-decode",
+        type=int,
+        metavar="N",
+        help="latent frames that are decoded together (default: the model's own)",
+    )
+    parser.add_argument(
         "--gpus", type=int, default=1, help="GPUs that share a stream; with --device cpu processes"
     )
     parser.add_argument("--chunks", type=int, default=DEFAULT_CHUNKS, help="that are measured (default: 20)")
@@ -118,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"output {path}: there is no such folder")
-    check_options({"size": options.size, "num_steps": options.steps})
+    check_options(session_options(options))
     if args.scaling:
         return _run_scaling(args, options)
     if options.gpus > 1 and place is None:
@@ -191,7 +197,7 @@ def _announce(options: BenchOptions) -> None:
 def _make_record(
     options: BenchOptions, model: AvatarModel, measured: Measurement, load_seconds: float
 ) -> BenchRecord:
-    session = plan_session(model, {"size": options.size, "num_steps": options.steps})
+    session = plan_session(model, session_options(options))
     config, device = session.models.config, model.models.device
     intervals = measured.intervals_ms
     fps = config.geometry.chunk_frames * len(intervals) * 1000 / sum(intervals)
@@ -217,6 +223,7 @@ def _make_record(
         chunk_ms_median=statistics.median(intervals),
         chunk_ms_p95=percentile(intervals, 95),
         first_frame_ms=statistics.median(measured.first_ms),
+        first_frame_progressive_ms=statistics.median(measured.first_progressive_ms),
         stages=summarize_stages(measured.spans, measured.num_span_chunks),
         peak_memory_gb=measured.peak_memory_gb,
         peak_reserved_gb=measured.peak_reserved_gb,

@@ -15,14 +15,10 @@ from livetalk.errors import InputError
 from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import parse_size
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
+from livetalk.streaming.config import SamplerConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import (
-    Models,
-    SamplerConfig,
-    create_state,
-    generate_window,
-)
+from livetalk.streaming.step import Models, create_state, generate_window
 from livetalk.types import Conditioning
 
 RATE, FPS = 16_000, 25

@@ -9,8 +9,8 @@ from livetalk.models.vae import VAEConfig
 from livetalk.runtime.build import ModelConfig, PortraitConfig
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
+from livetalk.streaming.config import SamplerConfig, SamplerKind, StreamConfig
 from livetalk.streaming.seams import SeamConfig
-from livetalk.streaming.step import SamplerConfig, SamplerKind, StreamConfig
 from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
 
 LATENT_CHANNELS = 32

@@ -274,6 +274,8 @@ class Avatar:
         self,
         image: Image,
         audio_blocks: Iterable[NDArray[np.float32]],
+        *,
+        progressive: bool = False,
         **options: Unpack[SessionOptions],
     ) -> Iterator[VideoChunk]:
         """Make chunks of video while the sound is still arriving.
@@ -281,16 +283,19 @@ class Avatar:
         Args:
             image: a picture file, or pixels [H, W, 3], uint8, RGB.
             audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
+            progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks;
+                the option `latents_per_decode` says after how many.
             **options: of the session, see `SessionOptions`.
 
         Returns:
-            An iterator of chunks; the last one has only the frames that the sound covers.
+            An iterator of chunks, or of what was decoded of them; the last one has only the frames that the
+            sound covers.
 
         Raises:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
         session = plan_session(self.model, options)
-        return self._stream(session, options, _frame(image, session), audio_blocks)
+        return self._stream(session, options, _frame(image, session), audio_blocks, progressive)
 
     def _stream(
         self,
@@ -298,6 +303,7 @@ class Avatar:
         options: SessionOptions,
         portrait: NDArray[np.uint8],
         blocks: Iterable[NDArray[np.float32]],
+        progressive: bool = False,
     ) -> Generator[VideoChunk, None, None]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
         feed, heard = _listen(session, blocks)
@@ -307,7 +313,7 @@ class Avatar:
             sound=heard,
             options=options,
         )
-        yield from generate_stream(self._streams, opening, feed)
+        yield from generate_stream(self._streams, opening, feed, progressive=progressive)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""

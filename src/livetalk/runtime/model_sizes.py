@@ -22,7 +22,7 @@ from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint
 from livetalk.runtime.model import PortraitConfig
 from livetalk.runtime.published import PUBLISHED_PORTRAIT
 from livetalk.runtime.random_model import RANDOM_MODELS, random_model_config
-from livetalk.streaming.step import StreamConfig
+from livetalk.streaming.config import StreamConfig
 
 ConfigT = TypeVar("ConfigT")
 

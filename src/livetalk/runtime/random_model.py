@@ -23,8 +23,9 @@ from livetalk.runtime.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT
 from livetalk.runtime.random_prompt import RandomEncoders, RandomPromptEncoder
 from livetalk.runtime.random_weights import draw_weights
 from livetalk.streaming.audio import AudioConfig
+from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models, SamplerConfig, StreamConfig
+from livetalk.streaming.step import Models
 
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""

@@ -43,6 +43,8 @@ class SessionOptions(TypedDict, total=False):
         audio_mode: "stream" hears the sound as it comes; "whole" waits for all of it, and every frame
             hears its future too.
         loudness: "off", "running" or "published", see `LoudnessMode`.
+        latents_per_decode: latent frames that are decoded together, of 4 frames each; a progressive stream
+            hands over frames after each of these pieces.
     """
 
     seed: int | None
@@ -52,6 +54,7 @@ class SessionOptions(TypedDict, total=False):
     prompt: str | None
     audio_mode: str | None
     loudness: str | None
+    latents_per_decode: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,8 @@ def check_options(options: SessionOptions) -> None:
         raise InputError(f"crop {crop}: is not one of {', '.join(CROPS)}")
     if (num_steps := options.get("num_steps")) is not None and num_steps < 1:
         raise InputError(f"steps {num_steps}: at least 1 is needed")
+    if (num_latents := options.get("latents_per_decode")) is not None and num_latents < 1:
+        raise InputError(f"latents per decode {num_latents}: at least 1 is needed")
     if (seed := options.get("seed")) is not None and not 0 <= seed < 2**63:
         raise InputError(f"seed {seed}: must be 0 or more and below 2**63")
     if (size := options.get("size")) is not None:
@@ -115,7 +120,7 @@ def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
     """
     check_options(options)
     seed, crop, loudness = options.get("seed"), options.get("crop"), options.get("loudness")
-    models = _with_steps(model.models, options.get("num_steps"))
+    models = _with_settings(model.models, options)
     mode = model.defaults.loudness if loudness is None else LoudnessMode(loudness)
     return Session(
         models=dataclasses.replace(models, loudness=mode),
@@ -163,11 +168,13 @@ def _round(pixels: int) -> int:
     return max(1, round(pixels / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
-def _with_steps(models: Models, num_steps: int | None) -> Models:
-    if num_steps is None:
-        return models
-    sampler = dataclasses.replace(models.config.sampler, num_steps=num_steps)
-    return dataclasses.replace(models, config=dataclasses.replace(models.config, sampler=sampler))
+def _with_settings(models: Models, options: SessionOptions) -> Models:
+    config = models.config
+    if (num_steps := options.get("num_steps")) is not None:
+        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, num_steps=num_steps))
+    if (num_latents := options.get("latents_per_decode")) is not None:
+        config = dataclasses.replace(config, latents_per_decode=num_latents)
+    return dataclasses.replace(models, config=config)
 
 
 def _prompt(model: AvatarModel, prompt: str | None) -> str:

@@ -16,6 +16,7 @@ from livetalk.streaming.step import (
     decode_window,
     denoise_window,
     encode_audio_context,
+    end_window,
     prepare_conditioning,
 )
 from livetalk.types import Conditioning, VideoChunk
@@ -84,12 +85,7 @@ def _run_chunk(
         chunk.to_uint8()
     observer.see("colour", chunk.pixels)
     observer.see("encode", motion_latents)
-    return replace(
-        state,
-        motion_latents=motion_latents,
-        chunk_index=state.chunk_index + 1,
-        last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
-    )
+    return end_window(models, state, pixels[:, :, -1], motion_latents)
 
 
 def _first_state(models: Models, conditioning: Conditioning) -> StreamState:

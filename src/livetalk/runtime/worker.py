@@ -5,7 +5,7 @@ transformer and the VAE, which `spread_model` has altered, share the work and ex
 together, and nothing but sound travels from chunk to chunk.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -26,6 +26,7 @@ from livetalk.runtime.build import choose_device
 from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.progressive import generate_pieces
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import Models, create_recorded_state, create_state, generate_chunk
 from livetalk.tracing import span
@@ -63,6 +64,30 @@ class NextChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeginChunk:
+    """Begin the next chunk of a stream, to be made piece by piece; one begun before is given up.
+
+    Attributes:
+        stream: its number.
+        samples: `[chunk_samples]` float32, -1..1, on the CPU.
+    """
+
+    stream: int
+    samples: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextPiece:
+    """Make the next frames of the chunk that was begun, or end it when there are no more.
+
+    Attributes:
+        stream: its number.
+    """
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseStream:
     """Forget a stream.
 
@@ -78,7 +103,8 @@ class StopWorkers:
     """End the work."""
 
 
-Command = OpenStream | NextChunk | CloseStream | StopWorkers
+StreamCommand = OpenStream | NextChunk | BeginChunk | NextPiece | CloseStream
+Command = StreamCommand | StopWorkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +112,13 @@ class _Stream:
     models: Models
     conditioning: Conditioning
     state: StreamState
+    pieces: Generator[VideoChunk, None, StreamState] | None = None
 
 
 class Streams(Protocol):
     """Runs commands: on one rank or on all."""
 
-    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+    def run(self, command: StreamCommand) -> VideoChunk | None:
         """Do what a command says, see `StreamTable.run`."""
 
 
@@ -103,26 +130,49 @@ class StreamTable:
         self.model = model
         self._streams: dict[int, _Stream] = {}
 
-    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+    def run(self, command: StreamCommand) -> VideoChunk | None:
         """Do what a command says.
 
         Returns:
-            The frames of `NextChunk`, on the model's device; None for the others.
+            The frames of `NextChunk` and of `NextPiece`, on the model's device; None for the others, and for
+            `NextPiece` when the chunk has no more.
 
         Raises:
             InputError: an option cannot be used with this model.
             KeyError: there is no such stream.
+            ValueError: `NextPiece` of a chunk that was not begun, or has failed or ended; or the number of
+                samples is wrong.
         """
         if isinstance(command, OpenStream):
             self._streams[command.stream] = self._open(command)
         elif isinstance(command, CloseStream):
             del self._streams[command.stream]
+        elif isinstance(command, NextPiece):
+            return self._next_piece(command.stream)
         else:
             stream = self._streams[command.stream]
-            chunk, state = generate_chunk(stream.models, stream.conditioning, command.samples, stream.state)
-            self._streams[command.stream] = replace(stream, state=state)
+            inputs = (stream.models, stream.conditioning, command.samples, stream.state)
+            if isinstance(command, BeginChunk):
+                self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs))
+                return None
+            chunk, state = generate_chunk(*inputs)
+            self._streams[command.stream] = replace(stream, state=state, pieces=None)
             return chunk
         return None
+
+    def _next_piece(self, number: int) -> VideoChunk | None:
+        stream = self._streams[number]
+        if stream.pieces is None:
+            raise ValueError(f"stream {number} is not amid a chunk")
+        # Not in the table while it runs: one that has failed would say that the chunk has ended.
+        self._streams[number] = replace(stream, pieces=None)
+        try:
+            piece = next(stream.pieces)
+        except StopIteration as end:
+            self._streams[number] = replace(stream, state=end.value, pieces=None)
+            return None
+        self._streams[number] = stream
+        return piece
 
     def _open(self, command: OpenStream) -> _Stream:
         session = plan_session(self.model, command.options)
@@ -145,7 +195,7 @@ class Leader:
         """The model of this rank."""
         return self._streams.model
 
-    def run(self, command: OpenStream | NextChunk | CloseStream) -> VideoChunk | None:
+    def run(self, command: StreamCommand) -> VideoChunk | None:
         """Do what a command says on all ranks; see `StreamTable.run`.
 
         Raises:
@@ -174,7 +224,7 @@ class Leader:
 
 
 def generate_stream(
-    streams: Streams, opening: OpenStream, pieces: Iterable[AudioPiece]
+    streams: Streams, opening: OpenStream, pieces: Iterable[AudioPiece], *, progressive: bool = False
 ) -> Iterator[VideoChunk]:
     """Make a stream from its beginning to the end of its sound, or until nobody asks for more.
 
@@ -182,20 +232,41 @@ def generate_stream(
         streams: a `Leader`, or a `StreamTable` for one GPU.
         opening: begins the stream.
         pieces: the sound of each chunk.
+        progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks.
 
     Yields:
-        The chunks, each with the frames that its sound covers.
+        The chunks, or what was decoded of them, each with the frames that its sound covers.
     """
+    make = _make_progressively if progressive else _make_at_once
     streams.run(opening)
     try:
         for piece in pieces:
-            samples = torch.from_numpy(piece.samples)
-            with span("runtime.chunk"):
-                chunk = streams.run(NextChunk(stream=opening.stream, samples=samples))
-            assert chunk is not None
-            yield replace(chunk, pixels=chunk.pixels[:, : piece.num_frames])
+            missing = piece.num_frames
+            for chunk in make(streams, opening.stream, torch.from_numpy(piece.samples)):
+                frames = chunk.pixels[:, :missing]
+                missing -= frames.shape[1]
+                if frames.shape[1]:
+                    yield replace(chunk, pixels=frames)
     finally:
         streams.run(CloseStream(stream=opening.stream))
+
+
+def _make_at_once(streams: Streams, stream: int, samples: Tensor) -> Iterator[VideoChunk]:
+    with span("runtime.chunk"):
+        chunk = streams.run(NextChunk(stream=stream, samples=samples))
+    assert chunk is not None
+    yield chunk
+
+
+def _make_progressively(streams: Streams, stream: int, samples: Tensor) -> Iterator[VideoChunk]:
+    streams.run(BeginChunk(stream=stream, samples=samples))
+    while True:
+        # Not around the whole chunk: between two pieces the caller is at work.
+        with span("runtime.piece"):
+            chunk = streams.run(NextPiece(stream=stream))
+        if chunk is None:
+            return
+        yield chunk
 
 
 def follow(streams: StreamTable, line: ControlLine) -> None:

@@ -34,6 +34,54 @@ class SeamConfig:
         return self.color_frames > 0 or self.detail_frames > 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seam:
+    """What is added to the new frames of a chunk, each by itself.
+
+    Attributes:
+        color: `[1, 3, H, W]`, the coarse part of the difference.
+        detail: `[1, 3, H, W]`, the rest of it.
+        num_new: new frames of the chunk.
+        config: lengths of the fades.
+    """
+
+    color: Tensor
+    detail: Tensor
+    num_new: int
+    config: SeamConfig
+
+    def hide(self, frames: Tensor, index: int) -> Tensor:
+        """Add what is left of the difference.
+
+        Args:
+            frames: `[1, 3, F, H, W]`, -1..1, new frames that follow each other.
+            index: of the first of them among the chunk's new frames.
+
+        Returns:
+            `[1, 3, F, H, W]`, clamped to -1..1.
+        """
+        parts = ((self.color, self.config.color_frames), (self.detail, self.config.detail_frames))
+        faded = (
+            part[:, :, None] * _fade(self.num_new, length, frames)[:, :, index : index + frames.shape[2]]
+            for part, length in parts
+        )
+        return (frames + sum(faded)).clamp(-1, 1)
+
+
+def measure_seam(frame: Tensor, last_frame: Tensor, num_new: int, config: SeamConfig) -> Seam:
+    """Compare two decodings of one moment.
+
+    Args:
+        frame: `[1, 3, H, W]`, -1..1, the frame before a chunk's new ones, in the chunk's own window.
+        last_frame: `[1, 3, H, W]`, -1..1, as shown.
+        num_new: new frames of the chunk.
+        config: lengths of the fades.
+    """
+    difference = last_frame - frame
+    coarse = _coarse(difference)
+    return Seam(color=coarse, detail=difference - coarse, num_new=num_new, config=config)
+
+
 def hide_seam(pixels: Tensor, last_frame: Tensor | None, num_new: int, config: SeamConfig) -> Tensor:
     """Fade in a chunk from the frame that was shown last.
 
@@ -49,12 +97,8 @@ def hide_seam(pixels: Tensor, last_frame: Tensor | None, num_new: int, config: S
     """
     if last_frame is None or not config.enabled:
         return pixels
-    difference = last_frame - pixels[:, :, -num_new - 1]
-    coarse = _coarse(difference)
-    parts = ((coarse, config.color_frames), (difference - coarse, config.detail_frames))
-    added = sum(part[:, :, None] * _fade(num_new, length, pixels) for part, length in parts)
-    new = (pixels[:, :, -num_new:] + added).clamp(-1, 1)
-    return torch.cat((pixels[:, :, :-num_new], new), dim=2)
+    seam = measure_seam(pixels[:, :, -num_new - 1], last_frame, num_new, config)
+    return torch.cat((pixels[:, :, :-num_new], seam.hide(pixels[:, :, -num_new:], 0)), dim=2)
 
 
 def _coarse(difference: Tensor) -> Tensor:

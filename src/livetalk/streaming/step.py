@@ -4,8 +4,8 @@ Shapes: C channels · F frames · T latent frames · H W frame height, width · 
 is a batch of one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from livetalk.models.speech import AudioEncoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import (
     AudioBuffer,
-    AudioConfig,
     Recording,
     audio_context,
     buffer_samples,
@@ -26,8 +25,8 @@ from livetalk.streaming.audio import (
     recorded_context,
 )
 from livetalk.streaming.color import match_color, measure_color
-from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning
-from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.conditioning import encode_conditioning
+from livetalk.streaming.config import SamplerKind, StreamConfig
 from livetalk.streaming.loudness import (
     LoudnessMode,
     LoudnessState,
@@ -35,59 +34,11 @@ from livetalk.streaming.loudness import (
     normalize_running,
     silence_noise,
 )
-from livetalk.streaming.seams import SeamConfig, hide_seam
+from livetalk.streaming.seams import hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
 from livetalk.streaming.velocity import make_predictor, prepare_constants
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
-
-
-class SamplerKind(Enum):
-    """RENOISE: fresh noise at every step (published, few steps). EULER: follow the velocity."""
-
-    RENOISE = "renoise"
-    EULER = "euler"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplerConfig:
-    """How a window is denoised and finished.
-
-    Attributes:
-        num_steps: denoising steps.
-        shift: schedule warp towards high noise.
-        kind: sampler.
-        color_strength: how far frames take the reference's colours, 0..1.
-    """
-
-    num_steps: int = 4
-    shift: float = 5.0
-    kind: SamplerKind = SamplerKind.RENOISE
-    color_strength: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamConfig:
-    """Everything a stream is defined by besides weights and inputs.
-
-    Attributes:
-        geometry: timeline.
-        audio: which audio a window sees.
-        sampler: how a window is denoised and finished.
-        reference_layout: where the reference stands in the condition.
-        latents_per_decode: decode a window in pieces of so many latent frames, None for all at once; the
-            frames are the same. On a CPU small pieces are faster, for they stay in its cache.
-        decode_dropped: decode the frames at the start of a window that are not shown, too.
-        seam: how a chunk is joined to the one before.
-    """
-
-    geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
-    audio: AudioConfig = field(default_factory=AudioConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
-    latents_per_decode: int | None = None
-    decode_dropped: bool = True
-    seam: SeamConfig = field(default_factory=SeamConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,6 +180,8 @@ def generate_chunk(
 ) -> tuple[VideoChunk, StreamState]:
     """Generate the next chunk of a stream.
 
+    `livetalk.streaming.progressive.generate_pieces` makes the same frames and hands them over as they come.
+
     Args:
         models: networks and settings.
         conditioning: of the stream.
@@ -242,6 +195,31 @@ def generate_chunk(
         ValueError: the number of samples is wrong.
     """
     geometry = models.config.geometry
+    context, heard = hear_chunk(models, audio, state)
+    pixels, following = generate_window(models, conditioning, context, heard)
+    chunk = VideoChunk(
+        pixels=pixels[:, -geometry.chunk_frames :],
+        first_frame=state.chunk_index * geometry.chunk_frames,
+    )
+    return chunk, following
+
+
+def hear_chunk(models: Models, audio: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+    """Take in the sound of a stream's next chunk.
+
+    Args:
+        models: networks and settings.
+        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        state: of the stream; it is not changed.
+
+    Returns:
+        The speech around each frame of the next window, see `encode_audio_context`, and the state with the
+        sound in it and nothing else changed.
+
+    Raises:
+        ValueError: the number of samples is wrong.
+    """
+    geometry = models.config.geometry
     if audio.shape != (geometry.chunk_samples,):
         raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
     samples, loudness = _adjust_level(models, audio, state.loudness)
@@ -249,13 +227,7 @@ def generate_chunk(
     if isinstance(sound, Recording):
         with span("step.speech"):
             sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
-    context = encode_audio_context(models, sound)
-    pixels, following = generate_window(models, conditioning, context, state)
-    chunk = VideoChunk(
-        pixels=pixels[:, -geometry.chunk_frames :],
-        first_frame=state.chunk_index * geometry.chunk_frames,
-    )
-    return chunk, replace(following, audio=sound, loudness=loudness)
+    return encode_audio_context(models, sound), replace(state, audio=sound, loudness=loudness)
 
 
 @torch.no_grad()
@@ -274,15 +246,38 @@ def generate_window(
         Decoded frames `[3, F, H, W]` float32, -1..1, the chunk's new ones last (see `decode_window`), and
         the state for the next window, its sound as it was.
     """
+    latents, denoised = denoise_next(models, conditioning, context, state)
+    pixels, motion_latents = decode_window(models, latents, state)
+    return pixels[0], end_window(models, denoised, pixels[:, :, -1], motion_latents)
+
+
+def denoise_next(
+    models: Models, conditioning: Conditioning, context: Tensor, state: StreamState
+) -> tuple[Tensor, StreamState]:
+    """Denoise the next window of a stream with the stream's own noise.
+
+    Returns:
+        Latents as from `denoise_window`, and the state with the noise drawn and nothing else changed.
+    """
     rng = restore_rng(state.rng_state, models.device)
     latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
-    pixels, motion_latents = decode_window(models, latents, state)
-    return pixels[0], replace(
+    return latents, replace(state, rng_state=rng.get_state())
+
+
+def end_window(models: Models, state: StreamState, last_frame: Tensor, motion_latents: Tensor) -> StreamState:
+    """Return the state that the next window starts from.
+
+    Args:
+        models: networks and settings.
+        state: of the stream, the window's sound and noise taken in.
+        last_frame: `[1, 3, H, W]` float32, -1..1, of the window, as shown.
+        motion_latents: of the next window, `[1, C, M, h, w]` float32.
+    """
+    return replace(
         state,
         motion_latents=motion_latents,
-        rng_state=rng.get_state(),
         chunk_index=state.chunk_index + 1,
-        last_frame=pixels[:, :, -1] if models.config.seam.enabled else None,
+        last_frame=last_frame if models.config.seam.enabled else None,
     )
 
 
@@ -360,17 +355,43 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
     with span("step.color"):
         pixels = match_color(pixels, state.color, config.sampler.color_strength)
         pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
+    return pixels, encode_motion(models, pixels)
+
+
+def encode_motion(models: Models, pixels: Tensor) -> Tensor:
+    """Encode the last of some finished frames for the next window.
+
+    Args:
+        models: networks and settings.
+        pixels: `[1, 3, F, H, W]` float32, -1..1, F >= `motion_frames`, colours and seam as shown.
+
+    Returns:
+        `[1, C, M, h, w]` float32, normalised.
+    """
     with span("step.encode"):
-        motion_latents, _ = models.vae.encode(pixels[:, :, -config.geometry.motion_frames :])
-    return pixels, motion_latents.float()
+        motion_latents, _ = models.vae.encode(pixels[:, :, -models.config.geometry.motion_frames :])
+    return motion_latents.float()
 
 
 def decode_pixels(models: Models, latents: Tensor) -> Tensor:
     """Decode a window's latents `[1, C, T, h, w]`, in pieces as configured: `[1, 3, F, H, W]`, -1..1."""
+    return torch.cat(list(decode_pieces(models, latents)), dim=2)
+
+
+def decode_pieces(models: Models, latents: Tensor) -> Iterator[Tensor]:
+    """Decode a window piece by piece, each when it is asked for.
+
+    Args:
+        models: networks and settings.
+        latents: `[1, C, T, h, w]`, normalised.
+
+    Yields:
+        Frames `[1, 3, F, H, W]`, -1..1, F >= 1, one piece after the other; the last is the window's last.
+    """
     config = models.config
     size = config.latents_per_decode or latents.shape[2]
-    unwanted = 0 if config.decode_dropped else config.geometry.dropped_frames - config.seam.enabled
-    pieces, cache = [], None
+    unwanted = config.skipped_frames
+    cache = None
     for start in range(0, latents.shape[2], size):
         piece = latents[:, :, start : start + size]
         num_frames = piece.shape[2] * config.geometry.latent_stride
@@ -379,8 +400,8 @@ def decode_pixels(models: Models, latents: Tensor) -> Tensor:
         skip = min(unwanted, num_frames)
         unwanted -= skip
         frames, cache = models.vae.decode(piece, cache, skip)
-        pieces.append(frames)
-    return torch.cat(pieces, dim=2)
+        if skip < num_frames:
+            yield frames
 
 
 def normal_noise(rng: torch.Generator) -> NoiseSource:
