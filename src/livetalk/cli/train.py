@@ -57,7 +57,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--vae",
-        help="take an exported VAE as it is, from a folder or `embedded` for the shipped one; `all` trains none",
+        help="exported VAE to take as it is: a folder, or `embedded` for the shipped one; `all` trains none",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--to", type=Path, help="folder that `pack` writes light checkpoints to")
