@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +11,6 @@ import torch
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ON_GPU = torch.cuda.is_available()
-
-if HAS_TRITON and not ON_GPU:
-    # Read once, when a kernel is defined.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
