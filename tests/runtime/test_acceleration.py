@@ -7,12 +7,13 @@ import torch
 
 from livetalk.errors import InputError
 from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_constants import PrepareConfig
 from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.ops.matmul import float8_problem
 from livetalk.quantization.float8 import Float8Linear, apply_float8
 from livetalk.quantization.linear import QuantizedLinear, quantize_linears
 from livetalk.runtime import acceleration
-from livetalk.runtime.acceleration import Acceleration, AccelerationConfig, accelerate
+from livetalk.runtime.acceleration import Acceleration, AccelerationConfig, accelerate, keep_more_speech
 from livetalk.runtime.fused_blocks import FusedBlock
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
 
@@ -96,3 +97,13 @@ def test_on_a_hopper_gpu_all_of_it_is_near_float32(wish: dict[str, Any], bound: 
     assert found.kernels == "triton" and (found.float8_layers > 0) == bool(wish)
     result = dit(*(None if x is None else x.to(device) for x in dit_inputs(CONFIG)))
     assert relative(result.cpu(), exact) < bound
+
+
+def test_speech_is_kept_for_a_chunk_where_a_gpu_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, gpu = PrepareConfig(), torch.device("cuda")
+    assert keep_more_speech(usual, torch.device("cpu"), 40) is usual
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
+    # A block of the published model needs 236 MB.
+    assert keep_more_speech(usual, gpu, 40).max_absorbed_bytes == 256 << 20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 80 << 30))
+    assert keep_more_speech(usual, gpu, 40) == usual
