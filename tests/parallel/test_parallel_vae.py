@@ -6,9 +6,11 @@ from torch import Tensor
 
 from livetalk.errors import InputError
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.halo import HaloLayer
 from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh
 from livetalk.parallel.vae import parallelize_vae
+from livetalk.runtime.fused_vae import fuse_vae
 from parallel.gloo_ranks import run_ranks
 from tiny import VAE, VAE_PATCHED, tiny_vae
 
@@ -73,6 +75,24 @@ def test_lines_that_do_not_divide_give_the_pictures_of_one_rank(
         for rank in found:
             assert torch.equal(rank[name], found[0][name]), name
         torch.testing.assert_close(found[0][name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def fused_sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
+    vae = tiny_vae(config)
+    fuse_vae(vae, TorchKernels(), least_outputs=10)
+    mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
+    return run_vae(parallelize_vae(vae, mesh.everyone), side)
+
+
+@pytest.mark.parametrize(
+    ("config", "side", "num_ranks"), [(WHOLE_FRAME, "wide", 2), (VAE_PATCHED, "high", 3)]
+)
+def test_a_vae_on_fused_kernels_is_cut_like_a_plain_one(config: VAEConfig, side: str, num_ranks: int) -> None:
+    with torch.no_grad():
+        expected = run_vae(tiny_vae(config), side)
+    for found in run_ranks(fused_sharded_vae, num_ranks, config, side, num_ranks):
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
 
 
 def reshaped(num_ranks: int) -> list[Tensor]:
