@@ -3,8 +3,9 @@
     python benchmarks/profile_chunk.py --random-weights flashtalk-14b --size 720x416 --float8 --attention fa3
 
 Takes the options of `livetalk bench`. Three chunks warm up, one is recorded by PyTorch's profiler; a kernel
-belongs to the innermost of the library's spans that it ran in. Recording makes the host slower, not the
-kernels: stages whose kernels sum to less than `livetalk bench` measures wait for the host.
+belongs to the innermost of the library's spans that it ran in. With several GPUs the kernels are the first
+one's, and an exchange lasts from when this GPU is there to when all are done. Recording makes the host slower,
+not the kernels: stages whose kernels sum to less than `livetalk bench` measures wait for the host.
 """
 
 # ruff: noqa: T201  a program that measures and prints
@@ -27,10 +28,21 @@ from livetalk.bench.chunks import draw_picture, hum, session_options, wait_for
 from livetalk.bench.model import build_model
 from livetalk.bench.options import BenchOptions
 from livetalk.cli import bench
+from livetalk.env import worker_place
 from livetalk.errors import InputError, LivetalkError
-from livetalk.runtime.build import choose_device
+from livetalk.parallel.launch import launch_workers
+from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.session import plan_session
-from livetalk.runtime.worker import NextChunk, OpenStream, StreamTable
+from livetalk.runtime.worker import (
+    Leader,
+    NextChunk,
+    OpenStream,
+    Streams,
+    StreamTable,
+    choose_worker_device,
+    require_gpus,
+    run_worker,
+)
 from livetalk.tracing import observe_spans
 
 WARM_UP = 3
@@ -56,8 +68,7 @@ class KernelTime:
 def main() -> int:
     """Run; what the user can mend is one line."""
     try:
-        report(sum_by_stage(record_chunk(parse_options())))
-        return 0
+        return run(parse_options())
     except LivetalkError as error:
         print(f"profile_chunk: error: {error}", file=sys.stderr)
         return 2
@@ -71,33 +82,49 @@ def parse_options() -> BenchOptions:
     return BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__dataclass_fields__})
 
 
-def record_chunk(options: BenchOptions) -> list[dict[str, Any]]:
-    """Return the events of one warm chunk's trace.
+def run(options: BenchOptions) -> int:
+    """Record and report, in processes of their own if there are several GPUs; return the exit code.
 
     Raises:
         LivetalkError: there is no GPU, or the model cannot be built.
     """
-    device = choose_device(options.device)
+    place = worker_place()
+    device = choose_worker_device(options.device, place)
     if device.type != "cuda":
         raise InputError(f"device {device}: only a GPU's kernels are told apart")
-    model = build_model(options, device)
-    streams = StreamTable(model)
+    if options.gpus == 1:
+        model = build_model(options, device)
+        report(sum_by_stage(record_chunk(model, StreamTable(model), options)))
+        return 0
+    if place is None:
+        require_gpus(options.gpus, options.device)
+        return launch_workers([sys.executable, *sys.argv], options.gpus)
+
+    def lead(leader: Leader) -> int:
+        report(sum_by_stage(record_chunk(leader.model, leader, options)))
+        return 0
+
+    return run_worker(place, device, lambda: build_model(options, device), lead)
+
+
+def record_chunk(model: AvatarModel, streams: Streams, options: BenchOptions) -> list[dict[str, Any]]:
+    """Return the events of one warm chunk's trace."""
     session = session_options(options)
     planned = plan_session(model, session)
     geometry = planned.models.config.geometry
     picture = draw_picture(planned.portrait)
     streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options=session))
 
-    def run(index: int) -> None:
+    def run_chunk(index: int) -> None:
         samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
         streams.run(NextChunk(stream=0, samples=samples))
-        wait_for(device)
+        wait_for(model.models.device)
 
     for index in range(WARM_UP):
-        run(index)
+        run_chunk(index)
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     with profile(activities=activities) as profiler, observe_spans(_annotate):
-        run(WARM_UP)
+        run_chunk(WARM_UP)
     with tempfile.TemporaryDirectory(prefix="livetalk-profile-") as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
