@@ -4,7 +4,7 @@
 
 Takes the options of `livetalk bench`. Three chunks warm up, one is recorded by PyTorch's profiler; a kernel
 belongs to the innermost of the library's spans that it ran in. With several GPUs the kernels are the first
-one's, and an exchange lasts from when this GPU is there to when all are done. Recording makes the host slower,
+one's, and an exchange lasts from this GPU being there to all being done. Recording makes the host slower,
 not the kernels: stages whose kernels sum to less than `livetalk bench` measures wait for the host.
 """
 
