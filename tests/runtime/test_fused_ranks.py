@@ -12,6 +12,7 @@ from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.mesh import ParallelConfig, build_mesh
 from livetalk.parallel.sequence import parallelize_dit
+from livetalk.parallel.ulysses import UlyssesAttention
 from livetalk.quantization.float8 import apply_float8
 from livetalk.runtime.fused_blocks import fuse_blocks
 from parallel.gloo_ranks import run_ranks
@@ -62,7 +63,33 @@ def test_fp8_on_ranks_is_as_near_as_on_one() -> None:
         exact = tiny_dit(CONFIG)(*dit_inputs(CONFIG))
         alone = build(fused=True, attention="fp8-reference", float8=True)(*dit_inputs(CONFIG))
     error = (alone - exact).norm()
-    for found in run_ranks(rounded_velocity, 2, (2, 1)):
-        # Not to the bit: other tokens in a product move a sum's last place, and that an entry's level.
-        assert (found - exact).norm() < 1.2 * error
-        assert (found - alone).norm() < error
+    # Two ranks share four heads evenly, and exchange bytes; three round what they have exchanged.
+    for num_ranks in (2, 3):
+        for found in run_ranks(rounded_velocity, num_ranks, (num_ranks, 1)):
+            # Not to the bit: other tokens in a product move a sum's last place, and that an entry's level.
+            assert (found - exact).norm() < 1.2 * error
+            assert (found - alone).norm() < error
+
+
+def bytes_exchanged() -> list[tuple[torch.dtype, int]]:
+    """Predict with attention in FP8, and note what the ranks exchange."""
+    exchanged = []
+
+    class Watching(UlyssesAttention):
+        def exchange_parcel(self, parcel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            exchanged.append((parcel.dtype, parcel.numel()))
+            return super().exchange_parcel(parcel)
+
+    mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
+    dit = parallelize_dit(build(fused=True, attention="fp8-reference", float8=True), mesh)
+    for core in dit.modules():
+        if isinstance(core, UlyssesAttention):
+            core.__class__ = Watching
+    dit(*dit_inputs(CONFIG))
+    return exchanged
+
+
+def test_fp8_attention_exchanges_single_bytes() -> None:
+    for found in run_ranks(bytes_exchanged, 2):
+        assert len(found) == CONFIG.num_layers
+        assert {dtype for dtype, _ in found} == {torch.float8_e4m3fn}

@@ -1,7 +1,10 @@
 """Attention of tokens that are spread over ranks: exchange tokens for heads, attend, exchange back.
 
+Whoever makes queries, keys and values can write them straight into a parcel, the memory that the exchange
+sends from, and take what attention found as it arrives: see `UlyssesAttention.new_parcel`.
+
 Shapes: B batch · L a rank's tokens · M the tokens of all ranks of the axis · N heads · H a rank's heads ·
-E head width.
+E head width · P ranks of the axis.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.errors import InputError
-from livetalk.parallel.collectives import exchange
+from livetalk.parallel.collectives import exchange, gather
 from livetalk.parallel.mesh import Axis, ParallelMesh, Piece, cut
 from livetalk.parallel.shard import Shard
 
@@ -60,11 +63,74 @@ class UlyssesAttention(nn.Module):
         """
         if mask is not None:
             raise ValueError("attention over ranks takes no mask")
-        axis = self._mesh.ulysses
-        tokens = group_sizes(self._shard, self._mesh, self._mesh.ring.rank)
+        tokens, axis = self._tokens(), self._mesh.ulysses
         qkv = scatter_heads((q_BLNE, k_BSNE, v_BSNE), tokens, self._heads, axis)
-        y: Tensor = self.core(*(qkv[:, :, part].transpose(0, 1) for part in range(3)))
+        y: Tensor = self.core(*_parts_of(qkv))
         return gather_heads(y, tokens, self._heads, axis)
+
+    @property
+    def takes_parcels(self) -> bool:
+        """All ranks get equally many heads, so that parcels can be used."""
+        return len({piece.size for piece in self._heads}) == 1
+
+    @property
+    def own_heads(self) -> slice:
+        """The heads that this rank attends with."""
+        return self._heads[self._mesh.ulysses.rank].span
+
+    def new_parcel(self, batch: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Return room for what is to be exchanged, if `takes_parcels`.
+
+        Args:
+            batch: B.
+            width: E.
+            dtype: of queries, keys and values.
+
+        Returns:
+            `[3, P, B, L, H, E]` for queries, keys and values, by the rank that gets the heads.
+        """
+        own, num_heads = self._shard.own.size, self._heads[0].size
+        size = (self._mesh.ulysses.size, own, batch, 3, num_heads, width)
+        return torch.empty(size, dtype=dtype, device=self._mesh.device).permute(3, 0, 2, 1, 4, 5)
+
+    def exchange_parcel(self, parcel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Send a parcel; return queries, keys and values of all tokens, each `[B, M, H, E]`."""
+        axis = self._mesh.ulysses
+        # In bytes: not every transport knows numbers of eight bits.
+        rows = parcel.permute(1, 3, 2, 0, 4, 5).view(torch.uint8).flatten(0, 1)
+        arrived = exchange(rows, [self._shard.own.size] * axis.size, self._tokens(), axis)
+        return _parts_of(arrived.view(parcel.dtype))
+
+    def return_heads(self, y_BMHE: Tensor) -> Tensor:
+        """Send back what attention found, if `takes_parcels`; return `[B, L, P, H * E]`, P outermost."""
+        axis, tokens = self._mesh.ulysses, self._tokens()
+        rows = y_BMHE.transpose(0, 1).flatten(2)
+        own = tokens[axis.rank]
+        arrived = exchange(rows, tokens, [own] * axis.size, axis)
+        return arrived.view(axis.size, own, *arrived.shape[1:]).permute(2, 1, 0, 3)
+
+    def gather_bounds(self, bounds: Tensor) -> Tensor:
+        """Let all ranks know what each found of its own tokens.
+
+        Args:
+            bounds: `[B, 3, N, E]` float32: lowest, highest, mean; overwritten.
+
+        Returns:
+            `[P, B, 3, N, E]`: as above, but the mean times the rank's share of the tokens.
+        """
+        axis, tokens = self._mesh.ulysses, self._tokens()
+        bounds[:, 2].mul_(tokens[axis.rank] / sum(tokens))
+        return gather(bounds[None], 0, [1] * axis.size, axis)
+
+    def _tokens(self) -> list[int]:
+        """Return the number of tokens of every rank of the axis."""
+        return group_sizes(self._shard, self._mesh, self._mesh.ring.rank)
+
+
+def _parts_of(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values `[B, M, H, E]` of `[M, B, 3, H, E]`."""
+    q, k, v = qkv.transpose(0, 1).unbind(2)
+    return q, k, v
 
 
 def group_sizes(shard: Shard, mesh: ParallelMesh, group: int) -> list[int]:

@@ -7,12 +7,9 @@ them, and leave their bias to the kernel after them.
 Shapes: B batch · L video tokens · N heads · E head width · D model width.
 """
 
-from dataclasses import replace
-from functools import partial
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
@@ -28,22 +25,13 @@ from livetalk.models.dit_context import (
     rebase_runs,
 )
 from livetalk.models.fused_qkv import FusedSelfAttention
-from livetalk.ops.attention_float8 import (
-    QuantizedAttention,
-    attend_quantized,
-    float8_attention,
-    float8_attention_reference,
-)
-from livetalk.ops.backends import KernelCore
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows
-from livetalk.ops.norm import LayerNorm, RMSNorm
+from livetalk.ops.norm import LayerNorm
 from livetalk.ops.rope import RopeTables
 from livetalk.quantization.float8 import Float8Linear, join_layers
-
-FLOAT8_CORES = {"fa3-fp8": float8_attention, "fp8-reference": float8_attention_reference}
-"""Attention kernels whose input the kernel before them can write in one byte."""
+from livetalk.runtime.fused_attention import attend_to_tokens, fuse_rounding, multiply, takes_rows
 
 
 class FusedBlock(DiTBlock):
@@ -99,31 +87,8 @@ class FusedBlock(DiTBlock):
 
     def _attend_to_tokens(self, x: Tensor | QuantizedRows, rope: RopeTables) -> Branch:
         """Return the self-attention of normed tokens."""
-        attention = self.self_attention
-        core = attention.core
-        in_bytes = isinstance(core, KernelCore) and core.kernel.name in FLOAT8_CORES
-        parts = []
-        norms: tuple[RMSNorm | None, ...] = (attention.norm_q, attention.norm_k, None)
-        for (projected, bias), norm in zip(_project_tokens(attention, x), norms, strict=True):
-            heads, spread = self._kernels.split_heads(
-                projected,
-                bias,
-                None if norm is None else HeadNorm(norm.weight, norm.eps),
-                None if norm is None else rope,
-                (attention.num_heads, 1),
-                measure=in_bytes,
-            )
-            parts.append((heads[0], spread))
-        if in_bytes:
-            q, k, v = (
-                self._kernels.quantize_heads(heads, spread, centre=index == 1)
-                for index, (heads, spread) in enumerate(parts)
-                if spread is not None
-            )
-            y = attend_quantized(QuantizedAttention(q, k, v))
-        else:
-            y = core(*(heads for heads, _ in parts))
-        return self._project(attention.out, y.type_as(parts[0][0]))
+        heads = attend_to_tokens(self.self_attention, self._kernels, x, rope)
+        return self._project(self.self_attention.out, heads)
 
     def _attend_to_context(
         self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
@@ -224,7 +189,7 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
                 f"block {index} has hooks already: fuse blocks before they are offloaded or spread"
             )
         dit.blocks.layers[index] = form(block, kernels)
-        _fuse_rounding(block.self_attention, kernels)
+        fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
 
 
@@ -248,57 +213,6 @@ def join_float8_qkv(dit: DiT) -> int:
                 block.add_module("self_attention", JoinedSelfAttention(attention, join_layers(layers)))
                 joined += 1
     return joined
-
-
-def _fuse_rounding(attention: nn.Module, kernels: FusedKernels) -> None:
-    """Let FP8 attention round on fused kernels what it is given in 16 bits, as ranks give each other."""
-    core = attention.core
-    if isinstance(core, KernelCore) and core.kernel.name in FLOAT8_CORES:
-        attend = FLOAT8_CORES[core.kernel.name]
-        fused = partial(attend, quantize=partial(quantize_attention_fused, kernels))
-        attention.core = KernelCore(replace(core.kernel, attend=fused))
-
-
-def quantize_attention_fused(
-    kernels: FusedKernels, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor
-) -> tuple[QuantizedAttention, Tensor]:
-    """Do what `quantize_attention` does on fused kernels; see there."""
-    spread = kernels.measure_heads(k_BSNE)
-    q, v = (kernels.quantize_heads(x, kernels.measure_heads(x), centre=False) for x in (q_BLNE, v_BSNE))
-    k = kernels.quantize_heads(k_BSNE, spread, centre=True)
-    return QuantizedAttention(q, k, v), spread.mean[:, None]
-
-
-def takes_rows(layer: nn.Module) -> bool:
-    """Tell whether a layer wants its input in one byte."""
-    return isinstance(layer, Float8Linear)
-
-
-def multiply(layer: nn.Module, x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
-    """Apply a linear layer without its bias where that can be left out.
-
-    Args:
-        layer: linear; stored in any form.
-        x: its input, `[..., in]`; in one byte only if `takes_rows`.
-
-    Returns:
-        The product `[..., out]`, and the bias `[out]` that is still to be added, or None.
-    """
-    if isinstance(layer, Float8Linear):
-        return layer.without_bias(x), layer.bias
-    if type(layer) is nn.Linear:
-        assert isinstance(x, Tensor)
-        return F.linear(x, layer.weight), layer.bias
-    return layer(x), None
-
-
-def _project_tokens(attention: nn.Module, x: Tensor | QuantizedRows) -> list[tuple[Tensor, Tensor | None]]:
-    """Return queries, keys and values, `[B, L, D]`, and the bias that each still lacks."""
-    if isinstance(attention, FusedSelfAttention):
-        product, bias = multiply(attention.qkv, x)
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        return list(zip(product.chunk(3, dim=-1), biases, strict=True))
-    return [multiply(attention.get_submodule(name), x) for name in ("q", "k", "v")]
 
 
 def _query_of(attention: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ import torch
 from livetalk.ops.attention_float8 import quantize_heads
 from livetalk.ops.kernels.interface import FusedKernels, HeadNorm, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.norm import RMSNorm
 from livetalk.ops.rope import apply_rope, grid_positions, rope_tables
 
@@ -51,8 +52,7 @@ def test_split_heads(
     assert out.shape == (groups, 2, TOKENS, HEADS // groups, WIDTH // HEADS)
     tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
-    for value, wanted in zip(spread, expected_spread, strict=True):
-        torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(spread.bounds, expected_spread.bounds, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,8 +105,7 @@ def test_heads_of_an_exchange_are_measured_and_rounded_where_they_lie(
     for x in (wide[:, :, :HEADS].transpose(0, 1), wide.transpose(0, 1)[:, :, ::2]):
         assert not x.is_contiguous()
         spread, expected = triton.measure_heads(x), TORCH.measure_heads(x)
-        for value, wanted in zip(spread, expected, strict=True):
-            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(spread.bounds, expected.bounds, rtol=1e-5, atol=1e-6)
         heads, wanted_heads = (k.quantize_heads(x, expected, centre=True) for k in (triton, TORCH))
         assert torch.equal(heads.scale, wanted_heads.scale)
         torch.testing.assert_close(heads.dequantize(), wanted_heads.dequantize(), rtol=0.13, atol=0.01)
@@ -130,7 +129,36 @@ def test_they_are_written_where_an_exchange_sends_them_from(
     assert torch.equal(buffer, expected)
 
 
+def test_ranges_of_ranks_join_to_that_of_all_tokens(triton: FusedKernels, device: torch.device) -> None:
+    x = tokens(device).unflatten(-1, (HEADS, -1))
+    pieces = x.split((8, 7, 6), dim=1)
+    bounds = torch.stack([TORCH.measure_heads(piece).bounds for piece in pieces])
+    bounds[:, :, 2] *= torch.tensor([8, 7, 6], device=device).view(3, 1, 1, 1) / TOKENS
+    for kernels in (triton, TORCH):
+        torch.testing.assert_close(kernels.join_ranges(bounds).bounds, TORCH.measure_heads(x).bounds)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_bytes_are_written_where_an_exchange_sends_them_from(
+    triton: FusedKernels, device: torch.device, centre: bool
+) -> None:
+    heads, spread = measured(tokens(device))
+    buffer = torch.zeros(2, TOKENS, 2, 3, HEADS // 2, WIDTH // HEADS, device=device).to(FLOAT8)
+    for kernels in (triton, TORCH):
+        expected = kernels.quantize_heads(heads[0], spread, centre=centre)
+        target = buffer[:, :, :, 1].permute(0, 2, 1, 3, 4)
+        found = kernels.quantize_heads(heads[0], spread, centre=centre, out=target)
+        assert found.levels.data_ptr() == target.data_ptr()
+        assert torch.equal(found.scale, expected.scale)
+        written = torch.cat(found.levels.float().unbind(0), dim=2)
+        assert torch.equal(written, expected.levels.float())
+        assert not buffer[:, :, :, ::2].float().any()
+
+
 def test_a_target_that_tears_heads_apart_is_refused(triton: FusedKernels, device: torch.device) -> None:
     target = torch.empty(1, 2, TOKENS, WIDTH // HEADS, HEADS, device=device).transpose(3, 4)
     with pytest.raises(ValueError, match="side by side"):
         triton.split_heads(tokens(device), None, None, None, (HEADS, 1), out=target)
+    heads, spread = measured(tokens(device))
+    with pytest.raises(ValueError, match="side by side"):
+        triton.quantize_heads(heads[0], spread, centre=False, out=target.to(FLOAT8))

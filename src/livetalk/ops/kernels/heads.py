@@ -16,8 +16,9 @@ from livetalk.ops.kernels.interface import HeadNorm, HeadRange
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.rope import RopeTables
 
-ROWS = 64
-"""Tokens of one program: enough that the ranges it writes are few beside the tokens."""
+ROWS, LEAST_PROGRAMS = 64, 160
+"""Tokens of a program that measures: many, so that the ranges it writes are few beside the tokens, but fewer
+where the device would not be full."""
 
 PARTS = 64
 COLUMNS = 32
@@ -104,13 +105,15 @@ def _split_heads_kernel(
 def _join_ranges_kernel(
     ranges,
     joined,
-    num_tokens,
+    sample_stride,
+    part_stride,
+    divisor,
     NUM_PARTS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Join the ranges that programs noted, for some channels of a sample: lowest, highest, mean."""
+    """Join ranges of parts of a sample's tokens, for some channels: lowest, highest, mean."""
     sample = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
     lowest = tl.full((PARTS, BLOCK), float("inf"), tl.float32)
@@ -119,7 +122,7 @@ def _join_ranges_kernel(
     for first in range(0, NUM_PARTS, PARTS):
         part = first + tl.arange(0, PARTS)[:, None]
         inside = (part < NUM_PARTS) & (column < WIDTH)
-        noted = ranges + (sample * NUM_PARTS + part) * 3 * WIDTH + column
+        noted = ranges + sample * sample_stride + part * part_stride + column
         lowest = tl.minimum(lowest, tl.load(noted, mask=inside, other=float("inf")))
         highest = tl.maximum(highest, tl.load(noted + WIDTH, mask=inside, other=float("-inf")))
         summed += tl.load(noted + 2 * WIDTH, mask=inside, other=0.0)
@@ -127,29 +130,27 @@ def _join_ranges_kernel(
     kept = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK) < WIDTH
     tl.store(at, tl.min(lowest, 0), mask=kept)
     tl.store(at + WIDTH, tl.max(highest, 0), mask=kept)
-    tl.store(at + 2 * WIDTH, tl.sum(summed, 0) / num_tokens, mask=kept)
+    tl.store(at + 2 * WIDTH, tl.sum(summed, 0) / divisor, mask=kept)
 
 
 @triton.jit
 def _head_scale_kernel(
-    lowest,
-    highest,
-    mean,
+    bounds,
     scale,
     inverse,
-    stride,
     HEAD: tl.constexpr,
     BLOCK: tl.constexpr,
     CENTRE: tl.constexpr,
 ):
     """Find what one head is divided by: its largest number over that of e4m3."""
     head, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    width = tl.num_programs(0) * HEAD
     channel = tl.arange(0, BLOCK)
-    at = sample * stride + head * HEAD + channel
-    low = tl.load(lowest + at, mask=channel < HEAD, other=0.0)
-    high = tl.load(highest + at, mask=channel < HEAD, other=0.0)
+    at = sample * 3 * width + head * HEAD + channel
+    low = tl.load(bounds + at, mask=channel < HEAD, other=0.0)
+    high = tl.load(bounds + at + width, mask=channel < HEAD, other=0.0)
     if CENTRE:
-        centre = tl.load(mean + at, mask=channel < HEAD, other=0.0)
+        centre = tl.load(bounds + at + 2 * width, mask=channel < HEAD, other=0.0)
         low, high = low - centre, high - centre
     peak = tl.max(tl.maximum(high, -low), 0)
     divisor = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
@@ -162,29 +163,34 @@ def _head_scale_kernel(
 def _quantize_heads_kernel(
     x,
     inverse,
-    mean,
+    bounds,
     out,
     num_tokens,
     x_batch_stride,
     x_row_stride,
-    mean_stride,
+    out_group_stride,
+    out_batch_stride,
+    out_row_stride,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
+    GROUP: tl.constexpr,
     CENTRE: tl.constexpr,
 ):
     """Round one token's heads to e4m3."""
     row = tl.program_id(0).to(tl.int64)
-    sample = row // num_tokens
+    sample, token = row // num_tokens, row % num_tokens
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
-    start = sample * x_batch_stride + row % num_tokens * x_row_stride
+    start = sample * x_batch_stride + token * x_row_stride
     y = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
     if CENTRE:
-        y -= tl.load(mean + sample * mean_stride + column, mask=inside, other=0.0)
+        y -= tl.load(bounds + (sample * 3 + 2) * WIDTH + column, mask=inside, other=0.0)
     y *= tl.load(inverse + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
     y = tl.clamp(y, -448.0, 448.0)
-    tl.store(out + row * WIDTH + column, y.to(out.dtype.element_ty), mask=inside)
+    at = (column // GROUP).to(tl.int64) * out_group_stride + column % GROUP
+    at += sample * out_batch_stride + token * out_row_stride
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
 def split_heads_on_triton(
@@ -207,8 +213,7 @@ def split_heads_on_triton(
     shape = (groups, batch, num_tokens, num_heads // groups, width // num_heads)
     if out is None:
         out = x.new_empty(shape)
-    if out.shape != shape or out.stride()[3:] != (shape[4], 1):
-        raise ValueError(f"out {[*out.shape]} is not {[*shape]} with heads side by side")
+    _check_groups(out, shape)
     return out, _split(x, bias, norm, rope, num_heads, out, measure=measure)
 
 
@@ -232,7 +237,7 @@ def _split(
     batch, num_tokens, width = x.shape
     x = x if x.stride(-1) == 1 else x.contiguous()
     # Whoever measures writes once for many tokens; whoever does not starts more programs.
-    rows = ROWS if measure else 1
+    rows = _rows_of_a_program(num_tokens) if measure else 1
     parts = triton.cdiv(num_tokens, rows)
     ranges = x.new_empty((batch, parts * measure, 3, num_heads, width // num_heads), dtype=torch.float32)
     _split_heads_kernel[(parts, batch)](
@@ -263,29 +268,59 @@ def _split(
     return _join_ranges(ranges, num_tokens) if measure else None
 
 
+def _rows_of_a_program(num_tokens: int) -> int:
+    rows = ROWS
+    while rows > 1 and num_tokens < rows * LEAST_PROGRAMS:
+        rows //= 2
+    return rows
+
+
 def _join_ranges(ranges: Tensor, num_tokens: int) -> HeadRange:
     """Join `[B, parts, 3, N, E]` over the parts: lowest, highest, sum."""
-    batch, num_parts, _, num_heads, head = ranges.shape
-    joined = ranges.new_empty((batch, 3, num_heads, head))
+    return _join(ranges, ranges.stride()[:2], ranges.shape[:2], num_tokens)
+
+
+def join_ranges_on_triton(bounds: Tensor) -> HeadRange:
+    """Compute `FusedKernels.join_ranges`; see there."""
+    bounds = bounds.contiguous()
+    ranks, batch = bounds.shape[:2]
+    return _join(bounds, (bounds.stride(1), bounds.stride(0)), (batch, ranks), 1)
+
+
+def _join(ranges: Tensor, strides: tuple[int, ...], sizes: tuple[int, ...], divisor: int) -> HeadRange:
+    """Join ranges `[..., 3, N, E]`; `strides` and `sizes` are those of samples and of parts."""
+    batch, num_parts = sizes
+    num_heads, head = ranges.shape[-2:]
     width = num_heads * head
+    joined = ranges.new_empty((batch, 3, num_heads, head))
     _join_ranges_kernel[(triton.cdiv(width, COLUMNS), batch)](
-        ranges, joined, num_tokens, NUM_PARTS=num_parts, WIDTH=width, BLOCK=COLUMNS, PARTS=PARTS, num_warps=8
+        ranges,
+        joined,
+        *strides,
+        divisor,
+        NUM_PARTS=num_parts,
+        WIDTH=width,
+        BLOCK=COLUMNS,
+        PARTS=min(PARTS, triton.next_power_of_2(num_parts)),
+        num_warps=8 if num_parts > COLUMNS else 1,
     )
-    return HeadRange(*joined.unbind(1))
+    return HeadRange(joined)
 
 
-def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
-    """Compute `FusedKernels.quantize_heads`; see there."""
+def quantize_heads_on_triton(
+    x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
+) -> QuantizedHeads:
+    """Compute `FusedKernels.quantize_heads`; see there.
+
+    Raises:
+        ValueError: `out` has another shape, or the heads of a group are not side by side.
+    """
     batch, num_tokens, num_heads, head = x.shape
-    lowest, highest, mean = _side_by_side(spread)
-    scale, inverse = lowest.new_empty((2, batch, num_heads))
+    scale, inverse = spread.bounds.new_empty((2, batch, num_heads))
     _head_scale_kernel[(num_heads, batch)](
-        lowest,
-        highest,
-        mean,
+        spread.bounds,
         scale,
         inverse,
-        lowest.stride(0),
         HEAD=head,
         BLOCK=triton.next_power_of_2(head),
         CENTRE=centre,
@@ -293,29 +328,30 @@ def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> Q
     )
     rows = x.flatten(2)
     rows = rows if rows.stride(-1) == 1 else rows.contiguous()
-    out = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
+    levels = torch.empty(x.shape, dtype=FLOAT8, device=x.device) if out is None else out
+    by_group = levels[None] if out is None else levels
+    groups = by_group.shape[0]
+    _check_groups(by_group, (groups, batch, num_tokens, num_heads // groups, head))
     width = num_heads * head
     _quantize_heads_kernel[(batch * num_tokens,)](
         rows,
         inverse,
-        mean,
-        out,
+        spread.bounds,
+        by_group,
         num_tokens,
         rows.stride(0),
         rows.stride(1),
-        mean.stride(0),
+        *by_group.stride()[:3],
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
         HEAD=head,
+        GROUP=width // groups,
         CENTRE=centre,
         num_warps=ROUND_WARPS,
     )
-    return QuantizedHeads(out, scale)
+    return QuantizedHeads(levels, scale)
 
 
-def _side_by_side(spread: HeadRange) -> HeadRange:
-    """Return a range whose channels lie side by side, each part with the same distance between samples."""
-    strides = {part.stride() for part in spread}
-    if len(strides) == 1 and spread.mean[0].is_contiguous():
-        return spread
-    return HeadRange(*(part.contiguous() for part in spread))
+def _check_groups(out: Tensor, shape: tuple[int, ...]) -> None:
+    if out.shape != shape or out.stride()[3:] != (shape[4], 1):
+        raise ValueError(f"out {[*out.shape]} is not {[*shape]} with heads side by side")

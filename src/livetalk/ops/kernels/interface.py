@@ -51,17 +51,28 @@ class HeadNorm(NamedTuple):
 
 
 class HeadRange(NamedTuple):
-    """What tokens take on in every channel of every head; each `[B, N, E]` float32.
+    """What tokens take on in every channel of every head.
 
     Attributes:
-        lowest: over the tokens.
-        highest: over the tokens.
-        mean: over the tokens.
+        bounds: `[B, 3, N, E]` float32, contiguous: the lowest, the highest and the mean over the tokens.
     """
 
-    lowest: Tensor
-    highest: Tensor
-    mean: Tensor
+    bounds: Tensor
+
+    @property
+    def lowest(self) -> Tensor:
+        """The lowest over the tokens, `[B, N, E]`."""
+        return self.bounds[:, 0]
+
+    @property
+    def highest(self) -> Tensor:
+        """The highest over the tokens, `[B, N, E]`."""
+        return self.bounds[:, 1]
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the tokens, `[B, N, E]`."""
+        return self.bounds[:, 2]
 
 
 class FusedKernels(Protocol):
@@ -102,13 +113,25 @@ class FusedKernels(Protocol):
     def measure_heads(self, x: Tensor) -> HeadRange:
         """Find the range of heads that come from elsewhere; `x` is `[B, L, N, E]`, of any strides."""
 
-    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+    def join_ranges(self, bounds: Tensor) -> HeadRange:
+        """Join the ranges that several ranks found, each of its own tokens.
+
+        Args:
+            bounds: `[P, B, 3, N, E]` float32, of P ranks: lowest, highest, and the mean times the rank's
+                share of the tokens, so that these add up to the mean of all.
+        """
+
+    def quantize_heads(
+        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
+    ) -> QuantizedHeads:
         """Round heads to e4m3 by their known range.
 
         Args:
             x: `[B, L, N, E]`, of any strides.
-            spread: of `x`.
+            spread: of `x`, and of further tokens perhaps.
             centre: take the mean off first, as keys want.
+            out: e4m3 `[P, B, L, N / P, E]` to write to by groups of heads, as for `split_heads`; it is then
+                the levels that are returned. None for a new tensor of the shape of `x`.
         """
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:

@@ -38,21 +38,28 @@ class TorchKernels:
             y = rotate_real(y, rope)
         rounded = y.type_as(x)
         spread = self.measure_heads(rounded) if measure else None
-        by_group = rounded.reshape(*rounded.shape[:2], groups, -1, rounded.shape[-1])
-        split = by_group.movedim(2, 0)
+        split = _by_group(rounded, groups)
         return split.contiguous() if out is None else out.copy_(split), spread
 
     def measure_heads(self, x: Tensor) -> HeadRange:
         """Find the range of heads."""
         wide = x.float()
-        return HeadRange(wide.amin(1), wide.amax(1), wide.mean(1))
+        return HeadRange(torch.stack((wide.amin(1), wide.amax(1), wide.mean(1)), dim=1))
 
-    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+    def join_ranges(self, bounds: Tensor) -> HeadRange:
+        """Join the ranges that several ranks found."""
+        lowest, highest, shares = bounds.unbind(2)
+        return HeadRange(torch.stack((lowest.amin(0), highest.amax(0), shares.sum(0)), dim=1))
+
+    def quantize_heads(
+        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
+    ) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
         centred, scale = head_scale(spread, centre=centre)
         wide = x.float() if centred is None else x.float() - centred[:, None]
-        levels = wide * scale.reciprocal()[:, None, :, None]
-        return QuantizedHeads(levels.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+        wide = wide * scale.reciprocal()[:, None, :, None]
+        levels = wide.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8)
+        return QuantizedHeads(levels if out is None else out.copy_(_by_group(levels, out.shape[0])), scale)
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
         """Normalise and map."""
@@ -127,11 +134,16 @@ def head_scale(spread: HeadRange, *, centre: bool) -> tuple[Tensor | None, Tenso
     Returns:
         The mean, `[B, N, E]`, or None; and the scale, `[B, N]`, both float32.
     """
-    low, high, mean = spread
+    low, high, mean = spread.lowest, spread.highest, spread.mean
     if centre:
         low, high = low - mean, high - mean
     peak = torch.maximum(high.amax(-1), -low.amin(-1))
     return mean if centre else None, (peak / FLOAT8_MAX).clamp_min(LEAST_SCALE)
+
+
+def _by_group(heads: Tensor, groups: int) -> Tensor:
+    """Return `[P, B, L, N / P, E]` of `[B, L, N, E]`."""
+    return heads.reshape(*heads.shape[:2], groups, -1, heads.shape[-1]).movedim(2, 0)
 
 
 def _round(wide: Tensor, dtype: torch.dtype, quantize: bool) -> Tensor | QuantizedRows:

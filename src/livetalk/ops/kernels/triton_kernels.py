@@ -7,6 +7,7 @@ from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
 from livetalk.ops.kernels.heads import (
+    join_ranges_on_triton,
     measure_heads_on_triton,
     quantize_heads_on_triton,
     split_heads_on_triton,
@@ -50,9 +51,15 @@ class TritonKernels:
         """Find the range of heads."""
         return measure_heads_on_triton(x)
 
-    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
+    def join_ranges(self, bounds: Tensor) -> HeadRange:
+        """Join the ranges that several ranks found."""
+        return join_ranges_on_triton(bounds)
+
+    def quantize_heads(
+        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
+    ) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
-        return quantize_heads_on_triton(x, spread, centre=centre)
+        return quantize_heads_on_triton(x, spread, centre=centre, out=out)
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
         """Normalise and map."""
