@@ -9,7 +9,7 @@ _LIFELINE = "LIVETALK_LIFELINE"
 _RENDEZVOUS = "LIVETALK_RENDEZVOUS"
 _INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _UNWANTED_CACHE = "torchinductor_"
-_NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0"}
+_NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
 """NVLink multicast leaves resources of the switch taken when a process is killed; nothing here needs it."""
 
 
@@ -86,5 +86,5 @@ def worker_environment(place: WorkerPlace) -> Mapping[str, str]:
 
 
 def keep_multicast_off() -> None:
-    """Tell NCCL, before it starts, to leave NVLink multicast alone."""
+    """Tell NCCL and PyTorch, before they open groups of GPUs, to leave NVLink multicast alone."""
     os.environ.update(_NO_MULTICAST)

@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE
+from livetalk.ops.attention import AttentionCore
 from livetalk.parallel.mesh import ParallelConfig, build_mesh
+from livetalk.parallel.peer_memory import open_peer_memory
 from livetalk.parallel.sequence import parallelize_dit
+from livetalk.parallel.shard import Shard
+from livetalk.parallel.ulysses import UlyssesAttention
 from livetalk.parallel.vae import parallelize_vae
 from parallel.gloo_ranks import run_ranks
 from tiny import DIT_WITH_PROMPT, VAE, randomize
@@ -82,6 +86,36 @@ def on_two(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, Tens
     if compiled:
         dit.compile(fullgraph=True)
     return velocity(dit), *pictures(vae)
+
+
+def exchanged(through_peers: bool) -> list[Tensor]:
+    """Exchange as many blocks do, one on top of the other, with work between that is uneven in time."""
+    device = torch.device("cuda", dist.get_rank())
+    mesh = build_mesh(ParallelConfig(ulysses_degree=2), device)
+    shard = Shard(mesh.everyone, "tokens", dim=1)
+    own = shard.enter(FRAMES * ROWS * COLUMNS)
+    peers = open_peer_memory(mesh.ulysses, device) if through_peers else None
+    assert (peers is not None) == through_peers
+    core = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers)
+    rng = torch.Generator(device).manual_seed(dist.get_rank())
+    found = []
+    for turn in range(30):
+        bounds = core.gather_bounds(torch.randn(3, 3, 8, 64, generator=rng, device=device)).clone()
+        parcel = core.new_parcel(1, 64, torch.bfloat16)
+        parcel.copy_(torch.randn(parcel.shape, generator=rng, device=device))
+        if turn % 3 == dist.get_rank():
+            torch.cuda._sleep(2_000_000)
+        q, k, v = core.exchange_parcel(parcel)
+        heads = core.return_heads(q + k * v)
+        assert heads.shape == (1, own.size, 2, 256)
+        found += [bounds, heads.clone()]
+    return [x.cpu() for x in found]
+
+
+def test_peer_memory_brings_what_collectives_bring() -> None:
+    expected = run_ranks(exchanged, 2, False, backend="nccl")
+    for rank, wanted in zip(run_ranks(exchanged, 2, True, backend="nccl"), expected, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(rank, wanted, strict=True))
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -16,6 +16,7 @@ from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
 from livetalk.parallel.mesh import ParallelMesh
+from livetalk.parallel.peer_memory import open_peer_memory
 from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
@@ -44,6 +45,8 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
     if mesh.everyone.size == 1:
         return dit
     shard = Shard(mesh.everyone, "tokens", dim=1)
+    # One for all blocks, which use it one after the other.
+    peers = open_peer_memory(mesh.ulysses, mesh.device)
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
         core: nn.Module = block.self_attention.core
@@ -54,7 +57,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
                 raise TypeError(f"a {type(core).__name__} cannot attend to a part of the keys")
             core = RingAttention(core, shard, mesh)
         if mesh.ulysses.size > 1:
-            core = UlyssesAttention(core, shard, mesh, dit.config.num_heads)
+            core = UlyssesAttention(core, shard, mesh, dit.config.num_heads, peers)
         block.self_attention.register_module("core", core)
     dit.blocks.register_forward_pre_hook(_cut_tokens(shard))
     # Behind the head a token is 64 numbers, before it 5,120.

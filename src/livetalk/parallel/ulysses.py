@@ -16,13 +16,21 @@ from torch import Tensor, nn
 from livetalk.errors import InputError
 from livetalk.parallel.collectives import exchange, gather
 from livetalk.parallel.mesh import Axis, ParallelMesh, Piece, cut
+from livetalk.parallel.peer_memory import PeerMemory
 from livetalk.parallel.shard import Shard
 
 
 class UlyssesAttention(nn.Module):
     """Takes the place of an attention core; every rank attends with some of the heads to all tokens."""
 
-    def __init__(self, core: nn.Module, shard: Shard, mesh: ParallelMesh, num_heads: int) -> None:
+    def __init__(
+        self,
+        core: nn.Module,
+        shard: Shard,
+        mesh: ParallelMesh,
+        num_heads: int,
+        peers: PeerMemory | None = None,
+    ) -> None:
         """Exchange around another core.
 
         Args:
@@ -30,6 +38,7 @@ class UlyssesAttention(nn.Module):
             shard: how the window's tokens are cut.
             mesh: the ranks.
             num_heads: heads N of the queries that come in; ranks may get different numbers of them.
+            peers: parcels travel through it. None for the way of everything else.
 
         Raises:
             InputError: there are more ranks than heads.
@@ -45,6 +54,7 @@ class UlyssesAttention(nn.Module):
         self._shard = shard
         self._mesh = mesh
         self._heads = cut(num_heads, axis.size)
+        self._peers = peers
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from this rank's tokens to all tokens.
@@ -95,10 +105,14 @@ class UlyssesAttention(nn.Module):
 
     def exchange_parcel(self, parcel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Send a parcel; return queries, keys and values of all tokens, each `[B, M, H, E]`."""
-        axis = self._mesh.ulysses
+        axis, tokens = self._mesh.ulysses, self._tokens()
         # In bytes: not every transport knows numbers of eight bits.
-        rows = parcel.permute(1, 3, 2, 0, 4, 5).view(torch.uint8).flatten(0, 1)
-        arrived = exchange(rows, [self._shard.own.size] * axis.size, self._tokens(), axis)
+        rows = parcel.permute(1, 3, 2, 0, 4, 5).view(torch.uint8)
+        if self._peers is None:
+            arrived = exchange(rows.flatten(0, 1), [tokens[axis.rank]] * axis.size, tokens, axis)
+        else:
+            start = sum(tokens[: axis.rank])
+            arrived = self._peers.exchange("parcels", rows.unbind(0), [start] * axis.size, sum(tokens))
         return _parts_of(arrived.view(parcel.dtype))
 
     def return_heads(self, y_BMHE: Tensor) -> Tensor:
@@ -106,7 +120,13 @@ class UlyssesAttention(nn.Module):
         axis, tokens = self._mesh.ulysses, self._tokens()
         rows = y_BMHE.transpose(0, 1).flatten(2)
         own = tokens[axis.rank]
-        arrived = exchange(rows, tokens, [own] * axis.size, axis)
+        if self._peers is None:
+            arrived = exchange(rows, tokens, [own] * axis.size, axis)
+        else:
+            places = [axis.rank * num_tokens for num_tokens in tokens]
+            size = axis.size * max(tokens)
+            arrived = self._peers.exchange("heads", torch.split(rows.contiguous(), tokens), places, size)
+            arrived = arrived[: axis.size * own]
         return arrived.view(axis.size, own, *arrived.shape[1:]).permute(2, 1, 0, 3)
 
     def gather_bounds(self, bounds: Tensor) -> Tensor:
@@ -120,7 +140,10 @@ class UlyssesAttention(nn.Module):
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
         bounds[:, 2].mul_(tokens[axis.rank] / sum(tokens))
-        return gather(bounds[None], 0, [1] * axis.size, axis)
+        if self._peers is None:
+            return gather(bounds[None], 0, [1] * axis.size, axis)
+        places = [axis.rank] * axis.size
+        return self._peers.exchange("bounds", [bounds[None]] * axis.size, places, axis.size)
 
     def _tokens(self) -> list[int]:
         """Return the number of tokens of every rank of the axis."""
