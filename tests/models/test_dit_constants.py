@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import (
@@ -20,7 +21,13 @@ from livetalk.models.dit_constants import (
     prepare_session,
     with_timesteps,
 )
-from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, BlockConditioning, KeysValues
+from livetalk.models.dit_context import (
+    AbsorbedAudio,
+    AudioToAbsorb,
+    BlockConditioning,
+    KeysValues,
+    frame_runs,
+)
 from livetalk.ops.attention import attention
 from livetalk.quantization.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -144,6 +151,55 @@ def test_weights_of_one_byte_are_absorbed_as_they_are_used(byte_format: str) -> 
     plain, prepared = both(dit, inputs, 600.0)
     assert isinstance(prepare(dit, inputs).conditioning.layers[0].audio, AbsorbedAudio)
     assert relative_error(prepared, plain) < 2e-6
+
+
+class LargestCopy(TorchDispatchMode):
+    """Notes how many numbers the largest copy among operations writes."""
+
+    size = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default):
+            self.size = max(self.size, out.numel())
+        return out
+
+
+def test_absorbed_speech_is_written_where_a_gpu_reads_it() -> None:
+    # The meta device stands for a GPU: operations run without numbers.
+    dit = tiny_dit(DIT_WITH_PROMPT).to("meta")
+    inputs = tuple(None if x is None else x.to("meta") for x in dit_inputs(DIT_WITH_PROMPT, batch=1))
+    _, _, condition, audio, text, image = inputs
+    session = prepare_session(dit, condition, TIMESTEPS, text, image)
+    with LargestCopy() as copies:
+        chunk = prepare_chunk(dit, session, audio)
+    absorbed = chunk.conditioning.layers[0].audio
+    assert isinstance(absorbed, AbsorbedAudio)
+    for weight in (absorbed.logit_weight, absorbed.output_weight):
+        assert weight.stride(-1) == 1 and copies.size < weight.numel()
+
+
+def test_rows_of_absorbed_speech_may_lie_apart() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    constants = prepare(dit, inputs)
+    x = torch.randn(2, 18, DIT_WITH_PROMPT.dim, generator=torch.Generator().manual_seed(0))
+    runs = frame_runs((6, 6, 6), 18)
+    for layer in constants.conditioning.layers:
+        audio = layer.audio
+        assert isinstance(audio, AbsorbedAudio)
+        apart = audio._replace(
+            logit_weight=interleave_frames(audio.logit_weight),
+            output_weight=interleave_frames(audio.output_weight),
+        )
+        assert apart.logit_weight.stride() != audio.logit_weight.stride()
+        torch.testing.assert_close(apart.attend(x, runs), audio.attend(x, runs), rtol=0, atol=1e-5)
+
+
+def interleave_frames(weight: Tensor) -> Tensor:
+    """Lay out `[B, T, N * S, D]` as a GPU makes it: rows outermost in memory."""
+    return weight.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
 
 
 def test_layers_of_unknown_kind_are_not_absorbed() -> None:

@@ -81,6 +81,35 @@ def test_the_core_gives_both() -> None:
     torch.testing.assert_close(lse, reference_attention_with_lse(q, k, v)[1])
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_compiler_follows_the_choice_of_a_kernel(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose, asked = torch._fused_sdp_choice, []
+
+    def record(q: Tensor, *others: Tensor) -> int:
+        asked.append((q.shape[1], q.shape[3], q.dtype, q.requires_grad))
+        return int(choose(q, *others))
+
+    monkeypatch.setattr(torch, "_fused_sdp_choice", record)
+    q, k, v = (x.requires_grad_(learns) for x in qkv())
+    torch._dynamo.reset()
+    compiled = torch.compile(attention_with_lse, fullgraph=True, backend="aot_eager")
+    found, expected = compiled(q, k, v), reference_attention_with_lse(q, k, v)
+    torch.testing.assert_close(found, expected)
+    assert asked == [(3, 16, torch.float32, learns)]
+    compiled(q, k, v)
+    assert len(asked) == 1
+    torch._dynamo.reset()
+
+
+def test_a_choice_of_no_kernel_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv()
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *heads: int(SDPBackend.MATH))
+    for found, expected in zip(
+        attention_with_lse(q, k, v), reference_attention_with_lse(q, k, v), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 def test_no_queries() -> None:
     q, k, v = qkv()
     out, lse = attention_with_lse(q[:, :0], k, v)
@@ -103,8 +132,9 @@ def test_cuda_kernels_equal_the_definition(kernel: SDPBackend) -> None:
 
 @pytest.mark.gpu
 @NEEDS_CUDA
-def test_cuda_choice_equals_the_definition() -> None:
-    q, k, v = qkv(queries=37, width=64, dtype=torch.bfloat16, device="cuda")
+@pytest.mark.parametrize("keys", [1, 2, 29])
+def test_cuda_choice_equals_the_definition(keys: int) -> None:
+    q, k, v = qkv(queries=37, keys=keys, width=64, dtype=torch.bfloat16, device="cuda")
     out, lse = attention_with_lse(q, k, v)
     expected, expected_lse = reference_attention_with_lse(q, k, v)
     torch.testing.assert_close(out, expected, rtol=2e-2, atol=2e-2)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from livetalk.errors import InputError
+from livetalk.ops import attention_float8
 from livetalk.ops import fa3 as fa3_module
 from livetalk.ops.attention import AttentionCore, attention
 from livetalk.ops.attention_lse import reference_attention_with_lse
@@ -74,6 +75,22 @@ def test_every_kernel_that_runs_here_is_attention() -> None:
             torch.testing.assert_close(core.with_lse(q, k, v)[1], exact_lse, rtol=0, atol=tolerance)
             ran.append(name)
     assert ran == ["flash", "math", "fp8-reference"]
+
+
+def test_output_alone_spares_the_pass_that_restores_the_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv()
+    core, restored = KernelCore(ATTENTION_KERNELS["fp8-reference"]), []
+    restore = attention_float8.restore_lse
+
+    def record(*args: torch.Tensor) -> torch.Tensor:
+        restored.append(args)
+        return restore(*args)
+
+    monkeypatch.setattr(attention_float8, "restore_lse", record)
+    out = core(q, k, v)
+    assert not restored
+    assert torch.equal(out, core.with_lse(q, k, v)[0])
+    assert len(restored) == 1
 
 
 def test_the_choice_of_pytorch_is_named_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """Consecutive chunks of the live path against the published pipeline, with its recorded noise."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -73,7 +73,6 @@ class Recorder:
         self.step_index = 0
         models.dit.register_forward_hook(self.keep_step)
         monkeypatch.setattr(step, "normal_noise", lambda _rng: self.draw)
-        monkeypatch.setattr(step, "match_color", self.keep_match)
 
     def start(self, chunk: int, noise: list[Tensor]) -> None:
         """Begin a chunk."""
@@ -113,6 +112,7 @@ def test_parity_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     first = reference.case(names[0])
     models = build_models(config, first["in.features.0"])
     recorder = Recorder(models, monkeypatch)
+    models = replace(models, match_color=recorder.keep_match)
     decode = models.vae.decode
 
     def keep_latents(latents: Tensor, *args: Any) -> tuple[Tensor, Any]:

@@ -1,5 +1,6 @@
 """A checkpoint becomes a model on the wanted device in the wanted precision, or one plain line."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,15 +10,20 @@ from torch import Tensor, nn
 
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.dit import DiT
+from livetalk.runtime import build
+from livetalk.runtime.acceleration import Acceleration, AccelerationConfig
 from livetalk.runtime.build import (
     AvatarModel,
     BuildConfig,
+    accelerate_model,
     build_avatar,
     choose_device,
     choose_dtype,
     find_checkpoint,
     save_model,
 )
+from livetalk.runtime.fused_color import match_color_fused
+from livetalk.streaming.color import MatchColor, match_color
 from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
 from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_config
 
@@ -58,6 +64,25 @@ def test_compiling_and_warming_up_change_no_result(checkpoint: Path, monkeypatch
         for fast in (False, True)
     )
     assert torch.allclose(first_frames(plain), first_frames(ready), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "form"), [("plain", match_color), ("torch", match_color), ("triton", match_color_fused)]
+)
+def test_colours_are_matched_on_the_kernels_that_the_rest_runs_on(
+    checkpoint: Path,
+    kernels: str,
+    form: MatchColor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
+    assert model.models.match_color is match_color
+    found = Acceleration(attention="flash", float8_layers=0, kernels=kernels)
+    monkeypatch.setattr(build, "accelerate", lambda *networks: found)
+    with caplog.at_level(logging.INFO, "livetalk"):
+        assert accelerate_model(model, AccelerationConfig()).models.match_color is form
+    assert f"colour matching: {'triton' if kernels == 'triton' else 'plain'}" in caplog.text
 
 
 def test_damage_is_found_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:

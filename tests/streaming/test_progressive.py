@@ -10,6 +10,7 @@ from torch import Tensor
 
 from livetalk.recipes.embedded import embedded_stream
 from livetalk.streaming.audio import AudioBuffer, AudioConfig
+from livetalk.streaming.color import match_color
 from livetalk.streaming.config import StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.loudness import LoudnessMode
@@ -271,3 +272,12 @@ def test_refuses_the_wrong_number_of_samples() -> None:
     pieces = generate_pieces(models, conditioning, torch.zeros(3), state)
     with pytest.raises(ValueError, match="audio must be"):
         next(pieces)
+
+
+def test_another_form_of_colour_matching_makes_chunks_and_pieces() -> None:
+    models, conditioning, state = start(PUBLISHED, 1)
+    inverted = dataclasses.replace(models, match_color=lambda *given: -match_color(*given))
+    expected = -generate_chunk(models, conditioning, speech(0), state)[0].pixels
+    assert torch.equal(generate_chunk(inverted, conditioning, speech(0), state)[0].pixels, expected)
+    pieces, _ = take_all(generate_pieces(inverted, conditioning, speech(0), state))
+    assert torch.equal(join(pieces), expected)

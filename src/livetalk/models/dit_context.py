@@ -231,17 +231,26 @@ def absorb_audio(query: nn.Module, output: nn.Module, context: KeysValues) -> Ab
     keys, values, _ = context
     num_heads, width = keys.shape[3:]
     query_weight, output_weight = dense_weight(query, keys.dtype), dense_weight(output, keys.dtype)
-    logit_weight = torch.einsum("btsne,ned->btnsd", keys, query_weight.reshape(num_heads, width, -1))
     bias = split_heads(_bias(query), num_heads).float()
     logit_bias = torch.einsum("btsne,ne->btns", keys.float(), bias) * width**-0.5
-    mixed = torch.einsum("btsne,dne->btnsd", values, split_heads(output_weight, num_heads))
     return AbsorbedAudio(
-        logit_weight=logit_weight.flatten(2, 3),
+        logit_weight=_multiply_heads(keys, query_weight.reshape(num_heads, width, -1)),
         logit_bias=logit_bias.flatten(2)[:, :, None],
-        output_weight=mixed.flatten(2, 3),
+        output_weight=_multiply_heads(values, split_heads(output_weight, num_heads).permute(1, 2, 0)),
         output_bias=_bias(output).to(keys.dtype),
         num_heads=num_heads,
     )
+
+
+def _multiply_heads(x_BTSNE: Tensor, weight_NED: Tensor) -> Tensor:
+    """Multiply each head by its part of a weight: `[B, T, N * S, D]`.
+
+    The product comes out with heads and tokens outermost, so that they are one axis without a copy. A GPU's
+    matrix products take a frame's rows although those of other frames lie between them; a CPU's would copy
+    them in every step.
+    """
+    product = torch.einsum("btsne,ned->nsbtd", x_BTSNE, weight_NED).flatten(0, 1).permute(1, 2, 0, 3)
+    return product.contiguous() if product.device.type == "cpu" else product
 
 
 def dense_weight(layer: nn.Module, dtype: torch.dtype) -> Tensor:

@@ -95,7 +95,11 @@ def restore_lse(lse_BNL: Tensor, q_BLNE: Tensor, key_mean_B1NE: Tensor) -> Tenso
 
 
 def float8_attention(
-    q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, quantize: Quantize = quantize_attention
+    q_BLNE: Tensor,
+    k_BSNE: Tensor,
+    v_BSNE: Tensor,
+    quantize: Quantize = quantize_attention,
+    restore: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Attend in FP8 on FlashAttention 3.
 
@@ -104,22 +108,28 @@ def float8_attention(
         k_BSNE: keys.
         v_BSNE: values.
         quantize: does what `quantize_attention` does.
+        restore: whether the log-sum-exp is of the keys as given; for those who want the output alone it may
+            be of the keys without their mean, which saves a pass over the queries.
 
     Returns:
         What `attention_with_lse` returns, in bfloat16.
     """
     (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = fa3(q.levels, k.levels, v.levels, q.scale, k.scale, v.scale)
-    return out, restore_lse(lse, q_BLNE, mean)
+    return out, restore_lse(lse, q_BLNE, mean) if restore else lse.transpose(1, 2)
 
 
 def float8_attention_reference(
-    q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, quantize: Quantize = quantize_attention
+    q_BLNE: Tensor,
+    k_BSNE: Tensor,
+    v_BSNE: Tensor,
+    quantize: Quantize = quantize_attention,
+    restore: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Quantise, dequantise and attend in float32: `float8_attention` but for the kernel's own rounding."""
     (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = reference_attention_with_lse(q.dequantize(), k.dequantize(), v.dequantize())
-    return out.type_as(v_BSNE), restore_lse(lse.transpose(1, 2), q_BLNE, mean)
+    return out.type_as(v_BSNE), restore_lse(lse.transpose(1, 2), q_BLNE, mean) if restore else lse
 
 
 def attend_quantized(parts: QuantizedAttention) -> Tensor:

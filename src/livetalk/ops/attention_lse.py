@@ -12,6 +12,37 @@ from torch.nn.attention import SDPBackend
 FLASH_WIDTH_STEP = 8
 """PyTorch's CUDA flash kernel takes heads of a multiple of this width."""
 
+PROBE_LENGTH = 256
+"""Tokens of the tensors that PyTorch is asked about; the choice does not depend on more of them."""
+
+
+def probe_heads(
+    device: torch.device, dtype: torch.dtype, num_heads: int, head_dim: int, learns: bool = False
+) -> Tensor:
+    """Return heads to ask PyTorch about, `[1, num_heads, PROBE_LENGTH, head_dim]`, nothing written in them.
+
+    Args:
+        device: of the heads.
+        dtype: likewise.
+        num_heads: likewise.
+        head_dim: likewise.
+        learns: they require gradients.
+    """
+    shape = (1, num_heads, PROBE_LENGTH, head_dim)
+    return torch.empty(shape, dtype=dtype, device=device, requires_grad=learns)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def choose_kernel(
+    device: torch.device, dtype: torch.dtype, num_heads: int, head_dim: int, learns: bool = False
+) -> SDPBackend:
+    """Return PyTorch's first choice of kernel for heads like those of `probe_heads`, with the same arguments.
+
+    The compiler, which cannot follow the question, asks once and writes the answer into its code.
+    """
+    probe = probe_heads(device, dtype, num_heads, head_dim, learns)
+    return SDPBackend(torch._fused_sdp_choice(probe, probe, probe))
+
 
 def attention_with_lse(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
     """Attend from every query to every key on PyTorch's first choice of kernel.
@@ -29,18 +60,24 @@ def attention_with_lse(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[
         for float64 values). Without keys: zeros and -inf, which `merge_attention` gives no weight.
     """
     q, k, v = (x.type_as(v_BSNE).transpose(1, 2) for x in (q_BLNE, k_BSNE, v_BSNE))
-    if not q.shape[2] or not k.shape[2]:
+    kernel = _kernel_for(q, k, v)
+    if kernel == SDPBackend.MATH:
         return reference_attention_with_lse(q_BLNE, k_BSNE, v_BSNE)
-    if q.device.type == "cpu":
-        out, lse = pytorch_kernel_with_lse(SDPBackend.FLASH_ATTENTION, q, k, v)
-    elif q.device.type == "cuda":
-        kernel = SDPBackend(torch._fused_sdp_choice(q, k, v))
-        if kernel == SDPBackend.MATH or q.shape[-1] % FLASH_WIDTH_STEP:
-            return reference_attention_with_lse(q_BLNE, k_BSNE, v_BSNE)
-        out, lse = pytorch_kernel_with_lse(kernel, q, k, v)
-    else:
-        return reference_attention_with_lse(q_BLNE, k_BSNE, v_BSNE)
+    out, lse = pytorch_kernel_with_lse(kernel, q, k, v)
     return out.transpose(1, 2), lse.transpose(1, 2)
+
+
+def _kernel_for(q: Tensor, k: Tensor, v: Tensor) -> SDPBackend:
+    """Return the kernel for queries `[B, N, L, E]`, keys and values; MATH for the definition."""
+    on_gpu = q.device.type == "cuda"
+    if not q.shape[2] or not k.shape[2] or not (on_gpu or q.device.type == "cpu"):
+        return SDPBackend.MATH
+    # cuDNN takes no single key, which a probe of many keys does not show.
+    if on_gpu and (q.shape[3] % FLASH_WIDTH_STEP or k.shape[2] == 1):
+        return SDPBackend.MATH
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    chosen: SDPBackend = choose_kernel(q.device, q.dtype, q.shape[1], q.shape[3], learns)
+    return chosen
 
 
 def pytorch_kernel_with_lse(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

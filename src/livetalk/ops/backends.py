@@ -5,6 +5,7 @@ The kernel that is asked for is the one that runs, or an error says why it canno
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -18,13 +19,12 @@ from livetalk.ops.attention import AttentionCore
 from livetalk.ops.attention_float8 import float8_attention, float8_attention_reference
 from livetalk.ops.attention_lse import (
     FLASH_WIDTH_STEP,
+    choose_kernel,
+    probe_heads,
     pytorch_kernel_with_lse,
     reference_attention_with_lse,
 )
 from livetalk.ops.fa3 import fa3, fa3_problem, load_fa3
-
-PROBE_LENGTH = 256
-"""Tokens of the tensors that PyTorch is asked about; the choice does not depend on more of them."""
 
 _log = get_logger(__name__)
 
@@ -57,12 +57,15 @@ class AttentionKernel:
         attend: computes output and log-sum-exp.
         problem: says in a few words why it cannot do some work; None if it can.
         exact: it rounds to the precision of its input and no further.
+        restores_lse: `attend` corrects its log-sum-exp by a pass over the queries, and leaves that out when
+            it is called with `restore=False`.
     """
 
     name: str
     attend: Attend
     problem: Callable[[AttentionWork], str | None]
     exact: bool = True
+    restores_lse: bool = False
 
 
 class KernelCore(AttentionCore):
@@ -81,14 +84,20 @@ class KernelCore(AttentionCore):
         """
         if mask is not None:
             raise ValueError(f"attention kernel {self.kernel.name} takes no mask")
-        return self.with_lse(q_BLNE, k_BSNE, v_BSNE)[0]
+        spared = {"restore": False} if self.kernel.restores_lse else {}
+        return self._attend(partial(self.kernel.attend, **spared), q_BLNE, k_BSNE, v_BSNE)[0]
 
     def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
         """Return output and log-sum-exp as `attention_with_lse` does."""
+        return self._attend(self.kernel.attend, q_BLNE, k_BSNE, v_BSNE)
+
+    def _attend(
+        self, attend: Attend, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor
+    ) -> tuple[Tensor, Tensor]:
         q, k = q_BLNE.type_as(v_BSNE), k_BSNE.type_as(v_BSNE)
         if not q.shape[1] or not k.shape[1]:
             return reference_attention_with_lse(q, k, v_BSNE)
-        return self.kernel.attend(q, k, v_BSNE)
+        return attend(q, k, v_BSNE)
 
     def extra_repr(self) -> str:
         """Name the kernel."""
@@ -106,7 +115,7 @@ def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
         InputError: there is no such kernel, or it cannot do this work here.
     """
     if name == "auto":
-        name = _PYTORCH_NAMES[_chosen_kernel(_probe(work))]
+        name = _PYTORCH_NAMES[_chosen_kernel(work)]
     if name not in ATTENTION_KERNELS:
         raise InputError(f"attention {name!r}: choose auto or one of {', '.join(ATTENTION_KERNELS)}")
     kernel = ATTENTION_KERNELS[name]
@@ -211,7 +220,7 @@ def find_attention_backends(
         num_heads: heads.
     """
     work = AttentionWork(device, dtype, head_dim, num_heads)
-    chosen = _PYTORCH_NAMES[_chosen_kernel(_probe(work))]
+    chosen = _PYTORCH_NAMES[_chosen_kernel(work)]
     return tuple(_describe(kernel, work, chosen) for kernel in ATTENTION_KERNELS.values())
 
 
@@ -228,13 +237,9 @@ def _describe(kernel: AttentionKernel, work: AttentionWork, chosen: str) -> Atte
     return AttentionBackend(kernel.name, True, False, reason)
 
 
-def _probe(work: AttentionWork) -> Tensor:
-    shape = (1, work.num_heads, PROBE_LENGTH, work.head_dim)
-    return torch.empty(shape, dtype=work.dtype, device=work.device)
-
-
-def _chosen_kernel(query: Tensor) -> SDPBackend:
-    return SDPBackend(torch._fused_sdp_choice(query, query, query))
+def _chosen_kernel(work: AttentionWork) -> SDPBackend:
+    chosen: SDPBackend = choose_kernel(work.device, work.dtype, work.num_heads, work.head_dim)
+    return chosen
 
 
 def _on_pytorch(kernel: SDPBackend) -> Attend:
@@ -254,13 +259,13 @@ def _pytorch_problem(
     kernel: SDPBackend, can_use: Callable[[SDPAParams], bool]
 ) -> Callable[[AttentionWork], str | None]:
     def problem(work: AttentionWork) -> str | None:
-        query = _probe(work)
-        if query.device.type != "cuda":
-            if kernel == SDPBackend.FLASH_ATTENTION and _chosen_kernel(query) == kernel:
+        if work.device.type != "cuda":
+            if kernel == SDPBackend.FLASH_ATTENTION and _chosen_kernel(work) == kernel:
                 return None
             return "needs a CUDA device"
         if kernel == SDPBackend.FLASH_ATTENTION and work.head_dim % FLASH_WIDTH_STEP:
             return f"head width {work.head_dim} is not a multiple of {FLASH_WIDTH_STEP}"
+        query = probe_heads(work.device, work.dtype, work.num_heads, work.head_dim)
         if can_use(SDPAParams(query, query, query, None, 0.0, False, False)):
             return None
         return "does not take this device and precision"
@@ -298,9 +303,9 @@ ATTENTION_KERNELS: Mapping[str, AttentionKernel] = {
     },
     "math": AttentionKernel("math", reference_attention_with_lse, _runs_everywhere),
     "fa3": AttentionKernel("fa3", _on_fa3, _fa3_problem),
-    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False),
+    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False, restores_lse=True),
     "fp8-reference": AttentionKernel(
-        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False
+        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False, restores_lse=True
     ),
 }
 """All kernels, by name. "fp8-reference" is the plain twin of "fa3-fp8"."""

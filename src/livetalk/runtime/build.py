@@ -18,6 +18,7 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.runtime.acceleration import AccelerationConfig, accelerate, keep_more_speech
 from livetalk.runtime.compile import compile_transformer
+from livetalk.runtime.fused_color import select_color
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
 from livetalk.runtime.model import SessionDefaults as SessionDefaults
@@ -149,6 +150,7 @@ def accelerate_model(model: AvatarModel, config: AccelerationConfig | None) -> A
         return model
     models = model.models
     acceleration = accelerate(models.dit, models.vae, models.device, config)
+    models = replace(models, match_color=select_color(acceleration.kernels))
     _log.info("%s: %s", model.name, acceleration)
     if models.prepare is not None:
         prepare = keep_more_speech(models.prepare, models.device, models.dit.config.num_layers)

@@ -3,6 +3,7 @@
 Shapes: B batch · F frames · H W height, width. Pixels are float32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,10 @@ class ColorStatistics:
     def num_bytes(self) -> int:
         """Size in bytes."""
         return self.mean.nbytes + self.std.nbytes
+
+
+MatchColor = Callable[[Tensor, ColorStatistics, float], Tensor]
+"""(pixels, reference, strength) -> pixels: `match_color`, or another form of it."""
 
 
 def measure_color(pixels: Tensor) -> ColorStatistics:

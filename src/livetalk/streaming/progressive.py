@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk.streaming.color import match_color
 from livetalk.streaming.seams import Seam, measure_seam
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import (
@@ -106,7 +105,8 @@ def _finish_pieces(models: Models, latents: Tensor, state: StreamState) -> Itera
         if pixels is None:
             return
         with span("step.color"):
-            piece = _Piece(match_color(pixels, state.color, config.sampler.color_strength), index)
+            matched = models.match_color(pixels, state.color, config.sampler.color_strength)
+            piece = _Piece(matched, index)
             if piece.holds_border and state.last_frame is not None and config.seam.enabled:
                 before = piece.pixels[:, :, -piece.index - 1]
                 seam = measure_seam(before, state.last_frame, config.geometry.chunk_frames, config.seam)

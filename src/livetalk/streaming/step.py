@@ -24,7 +24,7 @@ from livetalk.streaming.audio import (
     buffer_window_start,
     recorded_context,
 )
-from livetalk.streaming.color import match_color, measure_color
+from livetalk.streaming.color import MatchColor, match_color, measure_color
 from livetalk.streaming.conditioning import encode_conditioning
 from livetalk.streaming.config import SamplerKind, StreamConfig
 from livetalk.streaming.loudness import (
@@ -53,6 +53,7 @@ class Models:
         loudness: what is done to the level of the sound.
         prepare: what the transformer makes once for a stream or a chunk instead of in every step; the numbers
             differ by rounding. None leaves each step to itself.
+        match_color: gives frames the colours of the reference; a faster form may stand here.
     """
 
     dit: DiT
@@ -61,6 +62,7 @@ class Models:
     config: StreamConfig = field(default_factory=StreamConfig)
     loudness: LoudnessMode = LoudnessMode.OFF
     prepare: PrepareConfig | None = field(default_factory=PrepareConfig)
+    match_color: MatchColor = match_color
 
     @property
     def sigmas(self) -> Tensor:
@@ -353,7 +355,7 @@ def decode_window(models: Models, latents: Tensor, state: StreamState) -> tuple[
     with span("step.decode"):
         pixels = decode_pixels(models, latents)
     with span("step.color"):
-        pixels = match_color(pixels, state.color, config.sampler.color_strength)
+        pixels = models.match_color(pixels, state.color, config.sampler.color_strength)
         pixels = hide_seam(pixels, state.last_frame, config.geometry.chunk_frames, config.seam)
     return pixels, encode_motion(models, pixels)
 
