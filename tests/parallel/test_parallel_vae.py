@@ -1,8 +1,11 @@
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk.errors import InputError
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
@@ -77,11 +80,15 @@ def test_lines_that_do_not_divide_give_the_pictures_of_one_rank(
         torch.testing.assert_close(found[0][name], value, rtol=0, atol=1e-5, msg=name)
 
 
-def fused_sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
+def fused_tiny_vae(config: VAEConfig) -> CausalVideoVAE:
     vae = tiny_vae(config)
     fuse_vae(vae, TorchKernels(), least_outputs=10)
+    return vae
+
+
+def fused_sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
-    return run_vae(parallelize_vae(vae, mesh.everyone), side)
+    return run_vae(parallelize_vae(fused_tiny_vae(config), mesh.everyone), side)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,107 @@ def test_a_vae_on_fused_kernels_is_cut_like_a_plain_one(config: VAEConfig, side:
     for found in run_ranks(fused_sharded_vae, num_ranks, config, side, num_ranks):
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def halo_layers(network: nn.Module) -> dict[str, HaloLayer]:
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, HaloLayer)}
+
+
+def spoil_margins(layer: HaloLayer, axis: Axis) -> None:
+    """Hand a layer a copy of its input in which the margins hold no numbers."""
+
+    def spoil(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, dim, given = inputs[0].clone(), 4, layer.margins.given
+        if axis.rank > 0:
+            x.narrow(dim, 0, given).fill_(float("nan"))
+        if axis.rank < axis.size - 1:
+            x.narrow(dim, x.shape[dim] - given, given).fill_(float("nan"))
+        return x, *inputs[1:]
+
+    layer.register_forward_pre_hook(spoil)
+
+
+def with_spoilt_margins(config: VAEConfig, num_ranks: int) -> list[dict[str, Tensor]]:
+    axis = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu")).everyone
+    vae, spoilt = (parallelize_vae(fused_tiny_vae(config), axis) for _ in range(2))
+    for layer in halo_layers(spoilt).values():
+        spoil_margins(layer, axis)
+    return [run_vae(vae, "wide"), run_vae(spoilt, "wide")]
+
+
+@pytest.mark.parametrize(("config", "num_ranks"), [(WHOLE_FRAME, 2), (VAE_PATCHED, 3)])
+def test_what_is_written_over_was_worth_nothing(config: VAEConfig, num_ranks: int) -> None:
+    for written_over, copied in run_ranks(with_spoilt_margins, num_ranks, config, num_ranks):
+        for name, value in copied.items():
+            assert torch.equal(written_over[name], value), name
+
+
+class LargeCopies(TorchDispatchMode):
+    """Notes the layers of a network that copy most of a picture before or after their inner layer runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.layers: list[str] = []
+        self._name = ""
+        self._limit = 0.0
+        for name, layer in halo_layers(network).items():
+            layer.register_forward_pre_hook(partial(self._watch, name))
+            layer.inner.register_forward_pre_hook(partial(self._watch, ""))
+            layer.inner.register_forward_hook(partial(self._watch, name))
+            layer.register_forward_hook(partial(self._watch, ""))
+
+    def _watch(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        self._name, self._limit = name, inputs[0].numel() / 2
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        copies = func.overloadpacket in (torch.ops.aten.cat, torch.ops.aten.clone, torch.ops.aten.copy_)
+        if self._name and copies and result.numel() > self._limit:
+            self.layers.append(self._name)
+        return result
+
+
+def cut_margins_off(vae: CausalVideoVAE) -> None:
+    """Let every layer build its wide picture anew and cut its margins off: the plain way."""
+    for layer in halo_layers(vae).values():
+        layer.margins = replace(layer.margins, given=0, left=0)
+
+
+def large_copies(network: str, plain: bool) -> tuple[list[str], list[str]]:
+    mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
+    vae = parallelize_vae(fused_tiny_vae(WHOLE_FRAME), mesh.everyone)
+    if plain:
+        cut_margins_off(vae)
+    rng = torch.Generator().manual_seed(3)
+    with LargeCopies(vae.get_submodule(network)) as copies:
+        # So wide that margins are a small part even of the latents.
+        if network == "decoder":
+            vae.decode(torch.randn(1, VAE.latent_channels, 3, 3, 18, generator=rng))
+        else:
+            vae.encode(torch.randn(1, 3, 9, 24, 144, generator=rng))
+    return copies.layers, list(halo_layers(vae.get_submodule(network)))
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        # Behind the attention, and before a picture is doubled that no layer in time has copied anyway.
+        ("decoder", ["conv_in", "middle.2", "levels.2.2"]),
+        # The pixels, behind a picture that was halved, and behind the attention.
+        ("encoder", ["conv_in", "levels.1.0", "levels.2.0", "levels.3.0", "middle.2"]),
+    ],
+)
+def test_few_layers_copy_a_picture(network: str, expected: list[str]) -> None:
+    for found, _ in run_ranks(large_copies, 2, network, False):
+        assert found == expected
+
+
+@pytest.mark.parametrize("network", ["decoder", "encoder"])
+def test_the_plain_way_copies_the_picture_at_every_layer(network: str) -> None:
+    for found, layers in run_ranks(large_copies, 2, network, True):
+        assert sorted(found) == sorted(layers)
 
 
 def reshaped(num_ranks: int) -> list[Tensor]:

@@ -19,13 +19,14 @@ from livetalk.models.vae_blocks import (
     ResidualBlock,
     SpatialDown,
     SpatialUp,
+    TemporalConv,
     fold_time,
     unfold_time,
 )
 from livetalk.models.vae_cache import CachePass
 from livetalk.ops.attention import attention
 from livetalk.parallel.collectives import gather
-from livetalk.parallel.halo import HaloLayer, Reach
+from livetalk.parallel.halo import HaloLayer, Margins, Rates
 from livetalk.parallel.mesh import Axis
 from livetalk.parallel.shard import Shard
 
@@ -52,8 +53,12 @@ def parallelize_vae(vae: CausalVideoVAE, axis: Axis) -> CausalVideoVAE:
         raise ValueError("the VAE is spread over ranks already")
     # Both networks cut at lines of latents, so that no layer's stride meets a cut.
     shard = Shard(axis, "lines of latents", dim=4)
-    for network, pixels in ((vae.encoder, vae.config.spatial_stride), (vae.decoder, 1)):
-        _shard_layers(network, shard)
+    stride = vae.config.spatial_stride
+    for network, pixels, rate in (
+        (vae.encoder, stride, stride // vae.config.patch_size),
+        (vae.decoder, 1, 1),
+    ):
+        _shard_layers(network, shard, rate)
         network.register_forward_pre_hook(_cut_lines(shard, pixels))
         network.register_forward_hook(_gather_lines(shard))
     return vae
@@ -80,42 +85,86 @@ class ShardedFrameAttention(nn.Module):
         return x + unfold_time(y.permute(0, 3, 1, 2), x.shape[0])
 
 
-def _shard_layers(network: Encoder | Decoder, shard: Shard) -> None:
-    """Replace every layer that sees a pixel's neighbours, in place."""
-    for name in ("conv_in", "conv_out"):
-        network.register_module(name, shard_layer(network.get_submodule(name), shard))
-    for group in (network.middle, *network.levels):
-        assert isinstance(group, nn.ModuleList)
-        for index, layer in enumerate(group):
-            group[index] = shard_layer(layer, shard)
+def _shard_layers(network: Encoder | Decoder, shard: Shard, rate: int) -> None:
+    """Replace every layer that sees a pixel's neighbours, in place.
+
+    Args:
+        network: whose layers follow one another as in its `forward`.
+        shard: how the lines of the latents are cut.
+        rate: lines at its first layer for each line of the latents.
+    """
+    names = [name for name in _names_in_order(network) if not _sees_pixels_alone(network.get_submodule(name))]
+    margins = [_margin(network.get_submodule(name)) for name in names]
+    given = 0
+    # The last leaves nothing but the own lines, which are gathered.
+    for name, shown, next_shown in zip(names, margins, [*margins[1:], 0], strict=True):
+        layer = network.get_submodule(name)
+        rates = Rates(before=rate, after=_scale(rate, layer))
+        # Less room than all that the next layer needs would save it nothing.
+        left = next_shown if next_shown <= _scale(shown, layer) else 0
+        network.set_submodule(
+            name, shard_layer(layer, shard, Margins(given=given, shown=shown, left=left), rates)
+        )
+        rate, given = rates.after, left
 
 
-def shard_layer(layer: nn.Module, shard: Shard) -> nn.Module:
+def _names_in_order(network: Encoder | Decoder) -> list[str]:
+    """Name the layers of a network as they follow one another, without the norm before the last."""
+    levels = [f"levels.{index}" for index in range(len(network.levels))]
+    groups = ["middle", *levels] if isinstance(network, Decoder) else [*levels, "middle"]
+    inside = [
+        f"{group}.{name}" for group in groups for name, _ in network.get_submodule(group).named_children()
+    ]
+    return ["conv_in", *inside, "conv_out"]
+
+
+def shard_layer(layer: nn.Module, shard: Shard, margins: Margins, rates: Rates) -> nn.Module:
     """Return what takes the place of a layer whose rank holds some lines only.
 
     Args:
-        layer: one of `livetalk.models.vae_blocks`.
+        layer: one of `livetalk.models.vae_blocks`, which sees a pixel's neighbours.
         shard: how the lines of the latents are cut.
+        margins: of the layer.
+        rates: of the layer.
     """
     if isinstance(layer, FrameAttention):
         return ShardedFrameAttention(layer, shard)
-    reach = _reach(layer)
-    return HaloLayer(layer, shard, reach) if reach.before or reach.after else layer
+    return HaloLayer(layer, shard, margins, rates)
 
 
-def _reach(layer: nn.Module) -> Reach:
-    if isinstance(layer, CausalConv):
-        beyond = layer.kernel_size[2] // 2
-        return Reach(before=beyond, after=beyond)
+def _sees_pixels_alone(layer: nn.Module) -> bool:
+    """Say whether a layer makes each pixel of that pixel only: it does not mind margins, and keeps them."""
+    return isinstance(layer, TemporalConv)
+
+
+def _margin(layer: nn.Module) -> int:
+    """Return how many lines a layer is shown beyond a cut, for its own to come out right.
+
+    Where a layer is shown as many as the one before it leaves, the picture is not copied. So some are shown a
+    line more than they see, which costs less than the copy. Not so before a picture is doubled: a line more
+    there is two more in every layer behind.
+    """
+    if isinstance(layer, FrameAttention):
+        return 0
+    if isinstance(layer, SpatialUp):
+        return 1
     if isinstance(layer, ResidualBlock):
         # Both convolutions at once: one exchange, and a line more at a cut is computed twice.
-        beyond = layer.conv1.kernel_size[2] // 2 + layer.conv2.kernel_size[2] // 2
-        return Reach(before=beyond, after=beyond)
-    if isinstance(layer, SpatialUp):
-        return Reach(before=1, after=1, up=2)
+        return layer.conv1.kernel_size[2] // 2 + layer.conv2.kernel_size[2] // 2
+    if isinstance(layer, CausalConv):
+        # As many as a residual block of such convolutions, which stands before or behind it.
+        return 2 * (layer.kernel_size[2] // 2)
     if isinstance(layer, SpatialDown):
-        return Reach(before=0, after=1, down=2)
+        # It sees one, but with an odd number the stride would begin at the wrong line.
+        return 2
     raise TypeError(f"it is not known how far a {type(layer).__name__} sees")
+
+
+def _scale(lines: int, layer: nn.Module) -> int:
+    """Return how many lines a layer makes of some."""
+    if isinstance(layer, SpatialUp):
+        return lines * 2
+    return lines // 2 if isinstance(layer, SpatialDown) else lines
 
 
 def _cut_lines(shard: Shard, pixels: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
