@@ -46,7 +46,10 @@ def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
 def _accelerate(model: AvatarModel, options: BenchOptions) -> AvatarModel:
     if options.accelerated:
         config = AccelerationConfig(
-            float8=options.float8, attention=options.attention, kernels=options.kernels
+            float8=options.float8,
+            attention=options.attention,
+            kernels=options.kernels,
+            graphs=options.graphs,
         )
         return accelerate_model(model, config)
     if options.attention != AUTO:

@@ -33,6 +33,7 @@ class BenchOptions:
         fast: put the fast forms in place that change numbers by rounding only, see `AccelerationConfig`.
         kernels: of the elementwise work of the fast forms.
         float8: multiply the transformer's blocks in FP8; brings the other fast forms with it.
+        graphs: replay the blocks of the fast forms from CUDA graphs, where several GPUs share the work.
         compile: compile the transformer.
         compile_cache: folder that compiled code is kept in, or None for the usual one.
         resident_blocks: transformer blocks that stay on the device, or None for all.
@@ -56,6 +57,7 @@ class BenchOptions:
     fast: bool = False
     kernels: KernelChoice = "auto"
     float8: bool = False
+    graphs: bool = True
     compile: bool = False
     compile_cache: Path | None = None
     resident_blocks: int | None = None
@@ -91,7 +93,8 @@ class BenchOptions:
             value = getattr(self, name)
             if value == self.__dataclass_fields__[name].default:
                 continue
-            arguments.append(f"--{name.replace('_', '-')}")
-            if value is not True:
+            option = name.replace("_", "-")
+            arguments.append(f"--no-{option}" if value is False else f"--{option}")
+            if not isinstance(value, bool):
                 arguments.append(str(value))
         return arguments

@@ -85,6 +85,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--float8", action="store_true", help="the fast forms, and the blocks' products in FP8"
     )
+    parser.add_argument(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="replay the fast forms from CUDA graphs where several GPUs share the work (default: yes)",
+    )
     parser.add_argument("--compile", action="store_true", help="compile the transformer")
     parser.add_argument(
         "--compile-cache",

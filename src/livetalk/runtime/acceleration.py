@@ -14,7 +14,7 @@ from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attent
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
 from livetalk.ops.matmul import float8_problem
 from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
-from livetalk.runtime.fused_blocks import fuse_blocks, join_float8_qkv
+from livetalk.runtime.fused_blocks import OpaqueFusedBlock, fuse_blocks, join_float8_qkv
 from livetalk.runtime.fused_vae import fuse_vae
 
 AUTO: Final = "auto"
@@ -36,12 +36,14 @@ class AccelerationConfig:
         float8: the blocks' matrix products run in FP8; see `livetalk.quantization.float8`.
         attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" leaves it to PyTorch.
         kernels: of the elementwise work; "auto" is Triton where it can run and the plain blocks elsewhere.
+        graphs: where several GPUs share the work, replay the blocks from CUDA graphs.
     """
 
     joined_qkv: bool = True
     float8: bool = False
     attention: str = AUTO
     kernels: KernelChoice = AUTO
+    graphs: bool = True
 
     def __post_init__(self) -> None:
         """Refuse names that nothing has."""
@@ -61,11 +63,13 @@ class Acceleration:
         attention: kernel that self-attention runs on, by its name.
         float8_layers: linear layers that were made to multiply in FP8.
         kernels: "plain", "torch" or "triton".
+        graphs: blocks can be replayed from CUDA graphs, and shall be where several GPUs share the work.
     """
 
     attention: str
     float8_layers: int
     kernels: str
+    graphs: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words."""
@@ -114,6 +118,7 @@ def accelerate(
         attention=attention.name,
         float8_layers=float8_layers,
         kernels=PLAIN if kernels is None else kernels.name,
+        graphs=config.graphs and device.type == "cuda" and isinstance(dit.blocks.layers[0], OpaqueFusedBlock),
     )
 
 

@@ -21,7 +21,6 @@ from livetalk.models.dit_context import (
     FrameRun,
     absorb_audio,
     frame_runs,
-    join_runs,
     rebase_runs,
 )
 from livetalk.models.fused_qkv import FusedSelfAttention
@@ -114,17 +113,20 @@ class FusedBlock(DiTBlock):
             audio, runs = absorb_audio(attention.q, attention.out, context), rebase_runs(runs)
         if not isinstance(audio, AbsorbedAudio) or runs is None:
             return Branch(attention(x, frame_ids, audio, conditioning.frame_lengths))
-        parts = [self._weigh_speech(x, audio, run) for run in runs]
-        return Branch(join_runs(parts), audio.output_bias)
+        found = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for run in runs:
+            self._weigh_speech(x, audio, run, found)
+        return Branch(found, audio.output_bias)
 
-    def _weigh_speech(self, x: Tensor, audio: AbsorbedAudio, run: FrameRun) -> Tensor:
-        """Return what `AbsorbedAudio.attend` returns for some frames, without the output bias."""
+    def _weigh_speech(self, x: Tensor, audio: AbsorbedAudio, run: FrameRun, found: Tensor) -> None:
+        """Write what `AbsorbedAudio.attend` returns for some frames, without the output bias, in its place."""
         frames = slice(run.first_frame, run.first_frame + run.num_frames)
         scale = (x.shape[-1] // audio.num_heads) ** -0.5
         products = run.split(x) @ audio.logit_weight[:, frames].transpose(2, 3)
         bias = audio.logit_bias[:, frames]
         weights = self._kernels.softmax_heads(products, bias, scale, audio.num_heads)
-        return (weights @ audio.output_weight[:, frames]).flatten(1, 2)
+        for sample, weight, target in zip(weights, audio.output_weight[:, frames], found, strict=True):
+            torch.bmm(sample, weight, out=run.split(target[None])[0])
 
     def _project(self, layer: nn.Module, heads: Tensor, other: Tensor | None = None) -> Branch:
         """Apply an output projection to what attention found, or to the sum of two, `[B, L, N, E]`."""

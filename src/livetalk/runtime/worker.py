@@ -23,6 +23,7 @@ from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
 from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.build import choose_device
+from livetalk.runtime.graphs import graph_blocks
 from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import SessionOptions, plan_session
 from livetalk.streaming.audio import AudioMode
@@ -294,6 +295,8 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Pa
     dit = model.models.dit
     config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
     mesh = build_mesh(config, model.models.device)
+    if mesh.everyone.size > 1 and model.acceleration is not None and model.acceleration.graphs:
+        graph_blocks(dit)
     parallelize_dit(dit, mesh)
     parallelize_vae(model.models.vae, mesh.everyone)
     return mesh
