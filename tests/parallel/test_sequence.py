@@ -6,7 +6,9 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
+from livetalk.models import dit_constants
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.dit_context import AbsorbedAudio
 from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
@@ -98,6 +100,31 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
 @pytest.mark.parametrize("degrees", [(2, 1), (2, 2)])
 def test_fused_blocks_and_prepared_constants_are_cut_like_plain_ones(degrees: Degrees) -> None:
     assert_all_equal_one(run_ranks(fast_velocities, degrees[0] * degrees[1], degrees))
+
+
+def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
+    """Predict with speech absorbed, and tell of how many latent frames that was."""
+    config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
+    dit_constants.absorption_saves_work = lambda **sizes: True
+    dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
+    fuse_blocks(dit, TorchKernels())
+    parallelize_dit(dit, build_mesh(config, CPU))
+    inputs = draw_inputs(*SIZES[0])
+    session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
+    chunk = prepare_chunk(dit, session, inputs[3])
+    kept = [
+        layer.audio.logit_weight.shape[1]
+        for layer in chunk.conditioning.layers
+        if isinstance(layer.audio, AbsorbedAudio)
+    ]
+    return dit(*inputs, prepared=chunk.step(500.0)), kept
+
+
+def test_ranks_absorb_the_speech_of_their_own_frames() -> None:
+    # 5 frames of 35 tokens: ranks have 88 and 87 of them, and both some of the third frame.
+    for velocity, kept in run_ranks(absorbed_velocity, 2, (2, 1)):
+        torch.testing.assert_close(velocity, expected_velocities()[0], rtol=0, atol=1e-5)
+        assert kept == [3] * DIT_WITH_PROMPT.num_layers
 
 
 @pytest.mark.slow

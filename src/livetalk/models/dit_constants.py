@@ -23,6 +23,7 @@ from livetalk.models.dit_context import (
     AudioToAbsorb,
     BlockConditioning,
     Context,
+    KeysValues,
     StackConditioning,
     WeightedTokens,
     absorb_audio,
@@ -174,13 +175,14 @@ def prepare_chunk(
     audio = dit.project_audio(audio_context)
     num_frames, rows, columns = session.grid
     lengths = (rows * columns,) * num_frames
-    absorb = _absorption(dit, audio, rows * columns, config or PrepareConfig())
+    frames = _own_frames(dit, num_frames, rows * columns)
+    absorb = _absorption(dit, audio[:, frames], rows * columns, config or PrepareConfig())
     layers = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock)
         layers.append(
             BlockConditioning(
-                audio=_prepare_audio(layer, audio, absorb),
+                audio=_prepare_audio(layer, audio, frames, absorb),
                 text=None if session.text is None else session.text[index],
                 image=None if session.image is None else session.image[index],
                 frame_lengths=lengths,
@@ -317,7 +319,13 @@ def _absorption(dit: DiT, audio: Tensor, frame_tokens: int, config: PrepareConfi
     return _Absorption(wanted, numbers * audio.element_size() <= config.max_absorbed_bytes)
 
 
-def _prepare_audio(layer: DiTBlock, audio: Tensor, absorption: _Absorption) -> AudioContext:
+def _own_frames(dit: DiT, num_frames: int, frame_tokens: int) -> slice:
+    """Return the latent frames of the tokens that the blocks are left with."""
+    start, stop = dit.blocks.own_tokens(num_frames * frame_tokens)
+    return slice(start // frame_tokens, -(-stop // frame_tokens))
+
+
+def _prepare_audio(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> AudioContext:
     attention = layer.audio_attention
     absorb = absorption.wanted and can_absorb(attention.q) and can_absorb(attention.out)
     if _is_watched(layer):
@@ -327,8 +335,9 @@ def _prepare_audio(layer: DiTBlock, audio: Tensor, absorption: _Absorption) -> A
         return context
     if not absorption.kept:
         return AudioToAbsorb(context)
-    absorbed = absorb_audio(attention.q, attention.out, context)
-    return absorbed._replace(output_bias=absorbed.output_bias.detach())
+    own = KeysValues(context.keys[:, frames], context.values[:, frames])
+    absorbed = absorb_audio(attention.q, attention.out, own)
+    return absorbed._replace(output_bias=absorbed.output_bias.detach(), first_frame=frames.start)
 
 
 def _is_watched(layer: nn.Module) -> bool:

@@ -90,6 +90,7 @@ class AbsorbedAudio(NamedTuple):
         output_weight: `[B, T, N * S, D]`.
         output_bias: `[D]`.
         num_heads: N.
+        first_frame: of the T; those before it are not attended to here.
     """
 
     logit_weight: Tensor
@@ -97,6 +98,12 @@ class AbsorbedAudio(NamedTuple):
     output_weight: Tensor
     output_bias: Tensor
     num_heads: int
+    first_frame: int = 0
+
+    def frames_of(self, run: FrameRun) -> slice:
+        """Return where the speech of some frames is."""
+        first = run.first_frame - self.first_frame
+        return slice(first, first + run.num_frames)
 
     def attend(self, x_BLD: Tensor, runs: Sequence[FrameRun] | None) -> Tensor:
         """Return `[B, L, D]`, what audio attention returns.
@@ -114,7 +121,7 @@ class AbsorbedAudio(NamedTuple):
 
     def _attend_run(self, x_BLD: Tensor, run: FrameRun) -> Tensor:
         scale = (x_BLD.shape[-1] // self.num_heads) ** -0.5
-        frames = slice(run.first_frame, run.first_frame + run.num_frames)
+        frames = self.frames_of(run)
         x = run.split(x_BLD)
         products = x @ self.logit_weight[:, frames].transpose(2, 3)
         logits = torch.add(self.logit_bias[:, frames], products, alpha=scale)

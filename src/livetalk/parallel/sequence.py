@@ -5,6 +5,7 @@ self-attention alone, whose core is swapped. All else is as it was.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from livetalk.models.dit_blocks import DiTBlock
 from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
-from livetalk.parallel.mesh import ParallelMesh
+from livetalk.parallel.mesh import Axis, ParallelMesh, cut
 from livetalk.parallel.peer_memory import open_peer_memory
 from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
@@ -59,10 +60,16 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
         if mesh.ulysses.size > 1:
             core = UlyssesAttention(core, shard, mesh, dit.config.num_heads, peers)
         block.self_attention.register_module("core", core)
+    dit.blocks.own_tokens = partial(_own_tokens, mesh.everyone)
     dit.blocks.register_forward_pre_hook(_cut_tokens(shard))
     # Behind the head a token is 64 numbers, before it 5,120.
     dit.head.register_forward_hook(_gather_tokens(shard))
     return dit
+
+
+def _own_tokens(axis: Axis, num_tokens: int) -> tuple[int, int]:
+    own = cut(num_tokens, axis.size)[axis.rank]
+    return own.start, own.stop
 
 
 def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]:

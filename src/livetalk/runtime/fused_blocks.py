@@ -119,8 +119,8 @@ class FusedBlock(DiTBlock):
         return Branch(found, audio.output_bias)
 
     def _weigh_speech(self, x: Tensor, audio: AbsorbedAudio, run: FrameRun, found: Tensor) -> None:
-        """Write what `AbsorbedAudio.attend` returns for some frames, without the output bias, in its place."""
-        frames = slice(run.first_frame, run.first_frame + run.num_frames)
+        """Write in its place what `AbsorbedAudio.attend` returns for some frames, but for the bias."""
+        frames = audio.frames_of(run)
         scale = (x.shape[-1] // audio.num_heads) ** -0.5
         products = run.split(x) @ audio.logit_weight[:, frames].transpose(2, 3)
         bias = audio.logit_bias[:, frames]
