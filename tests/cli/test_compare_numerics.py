@@ -30,7 +30,7 @@ def test_a_table_and_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_holds_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("float32", "offload1-float32", "--json", "--size", "32x48", "--num-steps", "1") == 0
-    answer = json.loads(capsys.readouterr().out)
+    (answer,) = json.loads(capsys.readouterr().out)
     assert (answer["first"], answer["second"], answer["worst"]) == ("float32", "offload1-float32", 0)
     names = [stage["stage"] for stage in answer["stages"]]
     assert "chunk 1 latents 1" in names and "chunk 1 velocity 2" not in names
@@ -46,14 +46,43 @@ def test_a_portrait_and_a_voice_of_ones_own(tmp_path: Path, capsys: pytest.Captu
     assert run("float32", "bfloat16", *own) == 0
     with_own = json.loads(capsys.readouterr().out)
     assert run("float32", "bfloat16", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["stages"] != with_own["stages"]
+    assert json.loads(capsys.readouterr().out)[0]["stages"] != with_own[0]["stages"]
+
+
+def test_several_configurations_have_a_table_each(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("fast-float32", "bfloat16", "fp8-fp8reference-float32")
+    # The bound is for the worst of them, wherever it stands.
+    assert run("float32", *names, "--bound", "1e-4") == 1
+    text = capsys.readouterr().out
+    places = [text.index(f"{name} against float32") for name in names]
+    assert places == sorted(places) and text.count("chunk 1 velocity 2") == len(names)
+    assert "fp8-fp8reference-float32: attention fp8-reference" in text and "by the reference" in text
+    assert run("float32", *names, "--json") == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["second"] for answer in answers] == list(names)
+    assert answers[0]["worst"] < 1e-4 < answers[1]["worst"]
+    assert answers[2]["second_form"].endswith("by the reference") and answers[2]["first_form"] == ""
+
+
+def test_sharper_attention_is_both_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("float32", "float32", "--sharpen", "4", "--bound", "0") == 0
+    first = capsys.readouterr().out
+    assert run("float32", "fp8reference-float32", "--json") == 0
+    assert run("float32", "fp8reference-float32", "--json", "--sharpen", "4") == 0
+    decoder, text = json.JSONDecoder(), capsys.readouterr().out
+    drawn, end = decoder.raw_decode(text)
+    sharp, _ = decoder.raw_decode(text[end:].lstrip())
+    assert "velocity" in first and sharp[0]["stages"][2]["alone"] > drawn[0]["stages"][2]["alone"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("eager", "float32"), "lacks float32"),
-        (("float32", "fast-float32"), "fast does not fit"),
+        (("float32", "faster-float32"), "faster does not fit"),
+        (("float32", "fast-offload-float32"), "resident-blocks"),
+        (("float32", "float32", "--sharpen", "0"), "above 0"),
+        (("float32", "offload-float32", "--sharpen", "2"), "leave offload out"),
         (("float32", "float32", "--size", "17x17"), "multiples of 16"),
         (("float32", "float32", "--num-steps", "0"), "at least 1"),
     ],

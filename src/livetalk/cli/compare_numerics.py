@@ -21,8 +21,10 @@ from livetalk.runtime.numerics import (
     Configuration,
     StreamSource,
     apply_configuration,
+    check_device,
     compare_numerics,
     parse_configuration,
+    sharpen_attention,
 )
 from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
 from livetalk.runtime.session import SessionOptions, check_options, plan_session
@@ -38,17 +40,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "compare-numerics",
         help="compare two ways of running a model, stage by stage",
-        description="Run a short stream in two configurations with the same weights, noise and inputs, and "
-        "print relative errors. A configuration is words joined by hyphens: eager or compile; full, float8 "
-        "or int8 weights; offload or offloadN (N blocks stay on the device); the name of an attention "
-        "kernel without hyphens; float32 or bfloat16.",
-        epilog="example: livetalk compare-numerics eager-float32 compile-float8-bfloat16",
+        description="Run a short stream in two or more configurations with the same weights, noise and "
+        "inputs, and print relative errors against the first. A configuration is words joined by hyphens: "
+        "eager or compile; full, float8 or int8 weights; fast for the fast forms that change numbers by "
+        "rounding only, fp8 for them and the blocks' products in FP8; offload or offloadN (N blocks stay on "
+        "the device); the name of an attention kernel without hyphens; float32 or bfloat16.",
+        epilog="example: livetalk compare-numerics float32 bfloat16 fast-bfloat16 fp8-fa3fp8-bfloat16",
     )
     parser.add_argument("first", help="the reference, such as eager-float32")
-    parser.add_argument("second", help="what is compared with it, such as compile-bfloat16")
+    parser.add_argument(
+        "seconds", metavar="second", nargs="+", help="what is compared with it, such as fast-bfloat16"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", default="embedded", help="as for generate (default: embedded)")
     which.add_argument("--random-weights", choices=RANDOM_MODELS, help="a graph without its weights")
+    parser.add_argument(
+        "--sharpen",
+        type=float,
+        metavar="X",
+        help="multiply the logits of the self-attention of random weights, which are nearly uniform; 4 makes "
+        "them deviate as trained ones do (default: as drawn)",
+    )
     parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
     parser.add_argument("--size", help="picture size, as for generate (default: the model's own)")
     parser.add_argument("--num-steps", type=int, help="denoising steps (default: the model's own)")
@@ -60,7 +72,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--bound", type=float, metavar="X", help="end with exit code 1 if a relative error is above X"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,27 +81,48 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LivetalkError: an option cannot be used.
     """
-    if args.chunks < 1:
-        raise InputError(f"--chunks {args.chunks}: at least 1 is needed")
-    first, second = (parse_configuration(name) for name in (args.first, args.second))
+    configurations = [parse_configuration(name) for name in (args.first, *args.seconds)]
+    _check(args, configurations)
+    first, *seconds = configurations
     source = StreamSource(
         picture=None if args.image is None else _portrait_reader(args.image),
         sounds=None if args.audio is None else _sound_reader(args.audio, args.chunks),
         num_chunks=args.chunks,
         seed=args.seed,
     )
-    comparison = compare_numerics(_builder(args), first, second, source)
+    answers, within = [], True
+    for second, comparison in zip(
+        seconds, compare_numerics(_builder(args), first, seconds, source), strict=True
+    ):
+        answers.append(to_json(first, second, comparison))
+        within &= args.bound is None or comparison.worst() <= args.bound
+        if not args.json:
+            # At once: the next configuration may take minutes, or not run at all.
+            print("\n".join(describe(first, second, comparison)), flush=True)
     if args.json:
-        print(json.dumps(to_json(first, second, comparison), indent=2))
-    else:
-        print("\n".join(describe(first, second, comparison)))
-    out_of_bound = args.bound is not None and not comparison.worst() <= args.bound
-    return EXIT_OUT_OF_BOUND if out_of_bound else 0
+        print(json.dumps(answers, indent=2))
+    return 0 if within else EXIT_OUT_OF_BOUND
+
+
+def _check(args: argparse.Namespace, configurations: list[Configuration]) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    if args.chunks < 1:
+        raise InputError(f"--chunks {args.chunks}: at least 1 is needed")
+    if args.sharpen is not None:
+        if args.random_weights is None or not args.sharpen > 0:
+            raise InputError(f"--sharpen {args.sharpen:g}: needs --random-weights and a number above 0")
+        if any(configuration.placement.resident_blocks is not None for configuration in configurations):
+            raise InputError("--sharpen: needs all blocks on the device; leave offload out")
+    device = choose_device(args.device)
+    for configuration in configurations:
+        check_device(configuration, device)
 
 
 def describe(first: Configuration, second: Configuration, comparison: Comparison) -> list[str]:
     """Return the lines of a table."""
     lines = [f"{second.name} against {first.name}"]
+    for configuration, form in zip((first, second), comparison.forms, strict=True):
+        lines += [f"{configuration.name}: {form}"] if form else []
     lines.append(f"{'stage':<24}{'relative':>12}{'alone':>12}{'largest':>12}")
     for error in comparison.errors:
         alone = "" if error.alone is None else f"{error.alone:.2e}"
@@ -102,6 +135,8 @@ def to_json(first: Configuration, second: Configuration, comparison: Comparison)
     return {
         "first": first.name,
         "second": second.name,
+        "first_form": comparison.forms[0],
+        "second_form": comparison.forms[1],
         "worst": comparison.worst(),
         "stages": [dataclasses.asdict(error) for error in comparison.errors],
     }
@@ -121,13 +156,16 @@ def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]
 
 
 def _build_random(args: argparse.Namespace, configuration: Configuration) -> AvatarModel:
-    return build_random_model(
+    model = build_random_model(
         args.random_weights,
         device=choose_device(args.device),
         dtype=configuration.dtype,
         seed=args.seed,
         placement=configuration.placement,
     )
+    if args.sharpen is not None:
+        sharpen_attention(model.models.dit, args.sharpen)
+    return model
 
 
 def _load(args: argparse.Namespace, configuration: Configuration) -> AvatarModel:

@@ -4,11 +4,12 @@ Errors are norms of differences over norms. "Relative" is the whole stream's: wh
 "Alone" gives a network the inputs that it had in the first run, so that its own rounding stands alone.
 """
 
+import contextlib
 import gc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +22,34 @@ from livetalk.models.dit import DiT, StepInputs
 from livetalk.models.dit_constants import prepare_step
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
+from livetalk.ops.kernels.selection import triton_problem
+from livetalk.ops.matmul import float8_problem
+from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
+from livetalk.runtime.acceleration import AUTO, AccelerationConfig
+from livetalk.runtime.build import accelerate_model, check_acceleration
 from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.placement import PlacementConfig, WeightForm
+from livetalk.runtime.placement import WEIGHT_FORMS, PlacementConfig
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.runtime.stages import Observer, StageInputs, run_stages
 from livetalk.streaming.step import Models
 
+Form = Literal["plain", "fast", "fp8"]
+
 _OFFLOAD = re.compile(r"offload(\d*)")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _ATTENTION = {name.replace("-", ""): name for name in ATTENTION_KERNELS}
+_MEANINGS: Mapping[str, tuple[str, Any]] = {
+    "eager": ("compiled", False),
+    "compile": ("compiled", True),
+    **{word: ("weights", word) for word in WEIGHT_FORMS},
+    "float32": ("dtype", torch.float32),
+    "bfloat16": ("dtype", torch.bfloat16),
+    "fast": ("form", "fast"),
+    "fp8": ("form", "fp8"),
+    **{word: ("attention", name) for word, name in _ATTENTION.items()},
+}
 _WORDS = (
-    "eager or compile, full, float8 or int8, offload or offloadN (N blocks stay), float32 or bfloat16, or "
-    f"an attention kernel: {', '.join(_ATTENTION)}"
+    "eager or compile, full, float8 or int8 (weights), fast or fp8 (fast forms), offload or offloadN (N "
+    f"blocks stay), float32 or bfloat16, or an attention kernel: {', '.join(_ATTENTION)}"
 )
 
 
@@ -46,6 +63,8 @@ class Configuration:
         compiled: the transformer is compiled.
         placement: of its weights.
         attention: kernel of its self-attention; None lets PyTorch choose.
+        form: "fast" puts the fast forms in place that change numbers by rounding only, "fp8" also makes the
+            blocks' products in FP8: what `--fast` and `--float8` of the other commands run.
     """
 
     name: str
@@ -53,64 +72,127 @@ class Configuration:
     compiled: bool
     placement: PlacementConfig
     attention: str | None = None
+    form: Form = "plain"
 
 
 def parse_configuration(name: str) -> Configuration:
-    """Read words joined by hyphens, such as "eager-float32" or "compile-float8-offload2-bfloat16".
+    """Read words joined by hyphens, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
 
     Raises:
-        InputError: a word is unknown, given twice, or the precision is missing.
+        InputError: a word is unknown or given twice, the precision is missing, or words do not go together.
     """
-    compiled: bool | None = None
-    weights: WeightForm | None = None
-    dtype: torch.dtype | None = None
-    resident: int | None = None
-    attention: str | None = None
+    found: dict[str, Any] = {}
     for word in name.split("-"):
         offload = _OFFLOAD.fullmatch(word)
-        if word in ("eager", "compile") and compiled is None:
-            compiled = word == "compile"
-        elif word in ("full", "float8", "int8") and weights is None:
-            weights = cast(WeightForm, word)
-        elif word in _DTYPES and dtype is None:
-            dtype = _DTYPES[word]
-        elif offload is not None and resident is None:
-            resident = int(offload[1] or 0)
-        elif word in _ATTENTION and attention is None:
-            attention = _ATTENTION[word]
-        else:
+        meaning = ("resident_blocks", int(offload[1] or 0)) if offload else _MEANINGS.get(word)
+        if meaning is None or meaning[0] in found:
             raise InputError(
                 f"configuration {name}: {word or 'an empty word'} does not fit there; use {_WORDS}"
             )
-    if dtype is None:
+        found[meaning[0]] = meaning[1]
+    if "dtype" not in found:
         raise InputError(f"configuration {name}: lacks float32 or bfloat16")
-    placement = PlacementConfig(weights=weights or "full", resident_blocks=resident)
-    return Configuration(
-        name=name, dtype=dtype, compiled=bool(compiled), placement=placement, attention=attention
+    placement = PlacementConfig(
+        weights=found.get("weights", "full"), resident_blocks=found.get("resident_blocks")
     )
+    configuration = Configuration(
+        name=name,
+        dtype=found["dtype"],
+        compiled=found.get("compiled", False),
+        placement=placement,
+        attention=found.get("attention"),
+        form=found.get("form", "plain"),
+    )
+    if configuration.form != "plain":
+        check_acceleration(AccelerationConfig(float8=configuration.form == "fp8"), placement)
+    return configuration
 
 
 def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
     """Change a model that was built with a configuration's precision and placement to run as it says.
 
+    Fast forms are those that a benchmark runs. Where their kernels cannot, the plain twins of the kernels
+    stand in for them, so that the same steps are taken; FP8 products are then made by their reference.
+
     Args:
-        model: its transformer is changed in place.
+        model: its transformer is changed in place, and by fast forms its VAE.
         configuration: of the run.
 
     Returns:
         The model.
 
     Raises:
-        InputError: its attention kernel cannot run on the model's device.
+        InputError: something in the configuration cannot run on the model's device.
     """
     dit = model.models.dit
-    if configuration.attention is not None:
+    if configuration.form != "plain":
+        model = _accelerate(model, configuration)
+    elif configuration.attention is not None:
         size = dit.config
         work = AttentionWork(model.models.device, model.dtype, size.head_dim, size.num_heads)
         apply_attention(dit, select_attention(configuration.attention, work), ("self_attention",))
     if configuration.compiled:
         dit.compile()
     return model
+
+
+def check_device(configuration: Configuration, device: torch.device) -> None:
+    """Refuse, before anything is loaded, FP8 products that a GPU cannot make; elsewhere their reference can.
+
+    Raises:
+        InputError: it has no FP8, or the precision is not the one that it makes them in.
+    """
+    if configuration.form != "fp8" or device.type != "cuda":
+        return
+    wide = configuration.dtype is not torch.bfloat16
+    problem = "FP8 products of a GPU are bfloat16" if wide else float8_problem(device)
+    if problem is not None:
+        raise InputError(f"configuration {configuration.name}: {problem}")
+
+
+def _accelerate(model: AvatarModel, configuration: Configuration) -> AvatarModel:
+    """Put a configuration's fast forms in place."""
+    device = model.models.device
+    check_device(configuration, device)
+    float8 = configuration.form == "fp8"
+    config = AccelerationConfig(
+        float8=float8 and device.type == "cuda",
+        attention=configuration.attention or AUTO,
+        kernels=AUTO if triton_problem(device) is None else "torch",
+    )
+    if not float8 or config.float8:
+        return accelerate_model(model, config)
+    # `accelerate` refuses the reference, and joins layers that multiply in FP8 already.
+    num_layers = apply_float8(model.models.dit, PREPARED_KEEP, allow_reference=True)
+    model = accelerate_model(model, config)
+    assert model.acceleration is not None
+    return replace(model, acceleration=replace(model.acceleration, float8_layers=num_layers))
+
+
+def describe_form(model: AvatarModel) -> str:
+    """Say in a few words what fast forms a model of `apply_configuration` has; "" where it has none."""
+    found = model.acceleration
+    if found is None:
+        return ""
+    reference = found.float8_layers and model.models.device.type != "cuda"
+    return f"{found} by the reference" if reference else str(found)
+
+
+@torch.no_grad()
+def sharpen_attention(dit: DiT, factor: float) -> None:
+    """Multiply the logits of a transformer's self-attention, through the weights of its queries' norm.
+
+    Random weights make logits that deviate by 0.6 to 1; trained ones, by 2 to 4 in the shipped model. Nearly
+    uniform attention is a mean over all tokens, in which what a kernel does to one of them cannot be seen.
+
+    Args:
+        dit: changed in place; as it was built, before any configuration is applied, all blocks on the device.
+        factor: of the logits.
+    """
+    for block in dit.blocks.layers:
+        weight = block.get_parameter("self_attention.norm_q.weight")
+        # A bfloat16 number in every precision, as it was before.
+        weight.copy_((weight.float() * factor).bfloat16())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +235,11 @@ class Comparison:
 
     Attributes:
         errors: in the order of the computation.
+        forms: what fast forms the first and the second run had, see `describe_form`.
     """
 
     errors: tuple[StageError, ...]
+    forms: tuple[str, str] = ("", "")
 
     def worst(self, word: str = "") -> float:
         """Return the greatest relative error of the stages whose name has a word in it.
@@ -283,28 +367,60 @@ class StreamSource:
 def compare_numerics(
     build: Callable[[Configuration], AvatarModel],
     first: Configuration,
-    second: Configuration,
+    seconds: Sequence[Configuration],
     source: StreamSource,
-) -> Comparison:
-    """Run a short stream both ways and compare everything on the way.
+) -> Iterator[Comparison]:
+    """Run a short stream one way and each of the others, and compare everything on the way.
 
     Only one of the models is in memory at a time.
 
     Args:
         build: makes the model, with the same weights every time.
-        first: the reference.
-        second: what is compared with it.
+        first: the reference; runs once.
+        seconds: what is compared with it, one after the other.
         source: of the stream.
+
+    Yields:
+        The comparison of each of `seconds`, as soon as it is made.
     """
-    model = build(first)
-    inputs = make_inputs(model, source)
-    reference = record(model, inputs, source.seed)
+    with exact_products(first.dtype):
+        model = build(first)
+        inputs = make_inputs(model, source)
+        reference = record(model, inputs, source.seed)
+    first_form = describe_form(model)
     del model
+    for second in seconds:
+        _free_memory()
+        with exact_products(second.dtype):
+            model = build(second)
+            other = record(model, inputs, source.seed)
+            alone = _replay(model.models, reference.calls)
+        forms = first_form, describe_form(model)
+        del model
+        yield replace(compare_recordings(reference, other, alone), forms=forms)
+
+
+@contextlib.contextmanager
+def exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 products and convolutions be float32 in a run of that precision.
+
+    By default a GPU's convolutions round their input to 10 bits (TF32), which is no better than bfloat16's
+    8 by much. A run in bfloat16 is left as it is: what it has in float32 runs as it does for users.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = matmul.allow_tf32, cudnn.allow_tf32
+    if dtype is torch.float32:
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = allowed
+
+
+def _free_memory() -> None:
+    """Give the memory of the model before back to the device, whose next one may need all of it."""
     gc.collect()
     torch.cuda.empty_cache()
-    model = build(second)
-    other = record(model, inputs, source.seed)
-    return compare_recordings(reference, other, _replay(model.models, reference.calls))
 
 
 def record(model: AvatarModel, inputs: StageInputs, seed: int) -> Recorder:
