@@ -1,6 +1,7 @@
 """Two GPUs against one. None of this has a CPU form: see the tests beside it for the same on gloo."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.attention import AttentionCore
+from livetalk.ops.kernels.interface import HeadRange
+from livetalk.ops.kernels.selection import select_kernels
+from livetalk.ops.low_precision import FLOAT8
 from livetalk.parallel.mesh import ParallelConfig, build_mesh
 from livetalk.parallel.peer_memory import open_peer_memory
 from livetalk.parallel.sequence import parallelize_dit
@@ -96,18 +100,28 @@ def exchanged(through_peers: bool) -> list[Tensor]:
     own = shard.enter(FRAMES * ROWS * COLUMNS)
     peers = open_peer_memory(mesh.ulysses, device) if through_peers else None
     assert (peers is not None) == through_peers
-    core = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers)
+    core, kernels = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers), select_kernels("auto", device)
     rng = torch.Generator(device).manual_seed(dist.get_rank())
     found = []
     for turn in range(30):
+        # Larger windows come later, and need larger rooms.
+        batch = 1 + turn // 15
         bounds = core.gather_bounds(torch.randn(3, 3, 8, 64, generator=rng, device=device)).clone()
-        parcel = core.new_parcel(1, 64, torch.bfloat16)
-        parcel.copy_(torch.randn(parcel.shape, generator=rng, device=device))
+        parcel = core.new_parcel(batch, 64, FLOAT8 if turn % 2 else torch.bfloat16)
         if turn % 3 == dist.get_rank():
             torch.cuda._sleep(2_000_000)
-        q, k, v = core.exchange_parcel(parcel)
+        for targets in parcel.targets:
+            x = torch.randn(batch, own.size, 512, generator=rng, device=device).bfloat16()
+            whole, spread = kernels.split_heads(x, None, None, None, (8, 1), measure=True)
+            if turn % 2:
+                kernels.quantize_heads_into(whole[0], cast(HeadRange, spread), targets, centre=False)
+            else:
+                kernels.split_heads(x, None, None, None, (8, 2), out=targets)
+        if turn % 4 == dist.get_rank():
+            torch.cuda._sleep(2_000_000)
+        q, k, v = (part.bfloat16() for part in core.exchange_parcel(parcel))
         heads = core.return_heads(q + k * v)
-        assert heads.shape == (1, own.size, 2, 256)
+        assert heads.shape == (batch, own.size, 2, 256)
         found += [bounds, heads.clone()]
     return [x.cpu() for x in found]
 

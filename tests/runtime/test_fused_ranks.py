@@ -1,19 +1,27 @@
 """Fused blocks, FP8 and named attention kernels on tokens that are spread over ranks."""
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
+from threading import Barrier
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
 from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
-from livetalk.parallel.mesh import ParallelConfig, build_mesh
+from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
+from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
+from livetalk.parallel.peer_memory import PeerMemory, Room
 from livetalk.parallel.sequence import parallelize_dit
-from livetalk.parallel.ulysses import UlyssesAttention
+from livetalk.parallel.shard import Shard
+from livetalk.parallel.ulysses import Parcel, UlyssesAttention
 from livetalk.quantization.float8 import apply_float8
+from livetalk.runtime.fused_attention import attend_to_tokens
 from livetalk.runtime.fused_blocks import fuse_blocks
 from parallel.gloo_ranks import run_ranks
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -76,8 +84,8 @@ def bytes_exchanged() -> list[tuple[torch.dtype, int]]:
     exchanged = []
 
     class Watching(UlyssesAttention):
-        def exchange_parcel(self, parcel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            exchanged.append((parcel.dtype, parcel.numel()))
+        def exchange_parcel(self, parcel: Parcel) -> tuple[Tensor, Tensor, Tensor]:
+            exchanged.append((parcel.memory.dtype, parcel.memory.numel()))
             return super().exchange_parcel(parcel)
 
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
@@ -93,3 +101,76 @@ def test_fp8_attention_exchanges_single_bytes() -> None:
     for found in run_ranks(bytes_exchanged, 2):
         assert len(found) == CONFIG.num_layers
         assert {dtype for dtype, _ in found} == {torch.float8_e4m3fn}
+
+
+class ThreadMemory:
+    """Stands for GPUs that reach each other's memory: threads take turns by a barrier of their own."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self.barrier = Barrier(num_ranks, timeout=60)
+        self.built = [torch.empty(0)] * num_ranks
+
+    def of_rank(self, axis: Axis) -> PeerMemory:
+        shared = self
+
+        class Peers(PeerMemory):
+            def _build(self, num_bytes: int) -> Room:
+                shared.built[axis.rank] = torch.full((num_bytes,), 77, dtype=torch.uint8)
+                shared.barrier.wait()
+                parts = list(shared.built)
+                shared.barrier.wait()
+                return Room(parts, SimpleNamespace(barrier=lambda timeout_ms: shared.barrier.wait()))
+
+        return Peers(axis, torch.device("cpu"))
+
+
+def attend_alone(attention: nn.Module, x: Tensor, rope: RopeTables) -> Tensor:
+    return attend_to_tokens(attention, TorchKernels(), x, rope).flatten(2)
+
+
+def attend_in_threads(
+    attention: nn.Module, windows: list[Tensor], rope: RopeTables, size: int
+) -> list[Tensor]:
+    """Attend to the tokens of some windows, one after the other, on ranks that are threads."""
+    memory = ThreadMemory(size)
+
+    def run(rank: int) -> list[Tensor]:
+        axis = Axis("", rank, size)
+        mesh = ParallelMesh(everyone=axis, ulysses=axis, ring=Axis("", 0, 1), device=torch.device("cpu"))
+        shard = Shard(axis, "tokens", dim=1)
+        spread = deepcopy(attention)
+        core = UlyssesAttention(
+            spread.get_submodule("core"), shard, mesh, CONFIG.num_heads, memory.of_rank(axis)
+        )
+        spread.register_module("core", core)
+        found = []
+        with torch.no_grad():
+            for x in windows:
+                own = shard.enter(x.shape[1]).span
+                part = RopeTables(rope.cos[: x.shape[1]][own], rope.sin[: x.shape[1]][own])
+                found.append(attend_alone(spread, x[:, own], part).clone())
+        return found
+
+    with ThreadPoolExecutor(size) as pool:
+        ranks = list(pool.map(run, range(size)))
+    return [torch.cat(parts, dim=1) for parts in zip(*ranks, strict=True)]
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize(
+    ("attention", "float8", "limit"), [("flash", False, 1e-6), ("fp8-reference", True, 0.01)]
+)
+def test_heads_written_to_the_memory_of_others_are_those_that_travel(
+    num_ranks: int, attention: str, float8: bool, limit: float
+) -> None:
+    block = build(fused=True, attention=attention, float8=float8).blocks.layers[0]
+    rng = torch.Generator().manual_seed(0)
+    # Uneven over ranks, one window on top of the other, and later ones that need larger rooms.
+    windows = [torch.randn(batch, 7 * batch, CONFIG.dim, generator=rng) for batch in (1, 1, 2, 1, 3)]
+    rope = rope_tables(grid_positions(3, 1, 7, torch.device("cpu")), CONFIG.head_dim)
+    found = attend_in_threads(block.self_attention, windows, rope, num_ranks)
+    for x, y in zip(windows, found, strict=True):
+        part = RopeTables(rope.cos[: x.shape[1]], rope.sin[: x.shape[1]])
+        with torch.no_grad():
+            expected = attend_alone(block.self_attention, x, part)
+        assert (y - expected).norm() <= limit * expected.norm()

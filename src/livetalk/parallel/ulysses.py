@@ -1,7 +1,8 @@
 """Attention of tokens that are spread over ranks: exchange tokens for heads, attend, exchange back.
 
-Whoever makes queries, keys and values can write them straight into a parcel, the memory that the exchange
-sends from, and take what attention found as it arrives: see `UlyssesAttention.new_parcel`.
+Whoever makes queries, keys and values can write them straight into a parcel: the memory that the exchange
+sends from, or the memory of the GPUs that want them. What attention found can be taken as it arrives. See
+`UlyssesAttention.new_parcel`.
 
 Shapes: B batch · L a rank's tokens · M the tokens of all ranks of the axis · N heads · H a rank's heads ·
 E head width · P ranks of the axis.
@@ -9,6 +10,7 @@ E head width · P ranks of the axis.
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,19 @@ from livetalk.parallel.collectives import exchange, gather
 from livetalk.parallel.mesh import Axis, ParallelMesh, Piece, cut
 from livetalk.parallel.peer_memory import PeerMemory
 from livetalk.parallel.shard import Shard
+
+
+class Parcel(NamedTuple):
+    """Queries, keys and values on their way to the ranks that attend with them.
+
+    Attributes:
+        targets: where to write each of the three, for each of P ranks its heads: `[B, L, H, E]`.
+        memory: what is sent, `[P, L, B, 3, H, E]`; through the memory of peers, where things arrive here,
+            `[M, B, 3, H, E]`.
+    """
+
+    targets: Sequence[Sequence[Tensor]]
+    memory: Tensor
 
 
 class UlyssesAttention(nn.Module):
@@ -88,32 +103,35 @@ class UlyssesAttention(nn.Module):
         """The heads that this rank attends with."""
         return self._heads[self._mesh.ulysses.rank].span
 
-    def new_parcel(self, batch: int, width: int, dtype: torch.dtype) -> Tensor:
-        """Return room for what is to be exchanged, if `takes_parcels`.
+    def new_parcel(self, batch: int, width: int, dtype: torch.dtype) -> Parcel:
+        """Return room for what is to be exchanged, if `takes_parcels`; it is to be sent before the next one.
 
         Args:
             batch: B.
             width: E.
             dtype: of queries, keys and values.
-
-        Returns:
-            `[3, P, B, L, H, E]` for queries, keys and values, by the rank that gets the heads.
         """
-        own, num_heads = self._shard.own.size, self._heads[0].size
-        size = (self._mesh.ulysses.size, own, batch, 3, num_heads, width)
-        return torch.empty(size, dtype=dtype, device=self._mesh.device).permute(3, 0, 2, 1, 4, 5)
+        axis, tokens = self._mesh.ulysses, self._tokens()
+        own, row = tokens[axis.rank], (batch, 3, self._heads[0].size, width)
+        if self._peers is None:
+            memory = torch.empty((axis.size, own, *row), dtype=dtype, device=self._mesh.device)
+            shares = list(memory.unbind(0))
+        else:
+            rooms = self._peers.open("parcels", (sum(tokens), *row), dtype)
+            start = sum(tokens[: axis.rank])
+            memory, shares = rooms[axis.rank], [room[start : start + own] for room in rooms]
+        return Parcel([[x[:, :, part].transpose(0, 1) for x in shares] for part in range(3)], memory)
 
-    def exchange_parcel(self, parcel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def exchange_parcel(self, parcel: Parcel) -> tuple[Tensor, Tensor, Tensor]:
         """Send a parcel; return queries, keys and values of all tokens, each `[B, M, H, E]`."""
+        if self._peers is not None:
+            self._peers.meet("parcels")
+            return _parts_of(parcel.memory)
         axis, tokens = self._mesh.ulysses, self._tokens()
         # In bytes: not every transport knows numbers of eight bits.
-        rows = parcel.permute(1, 3, 2, 0, 4, 5).view(torch.uint8)
-        if self._peers is None:
-            arrived = exchange(rows.flatten(0, 1), [tokens[axis.rank]] * axis.size, tokens, axis)
-        else:
-            start = sum(tokens[: axis.rank])
-            arrived = self._peers.exchange("parcels", rows.unbind(0), [start] * axis.size, sum(tokens))
-        return _parts_of(arrived.view(parcel.dtype))
+        rows = parcel.memory.view(torch.uint8).flatten(0, 1)
+        arrived = exchange(rows, [tokens[axis.rank]] * axis.size, tokens, axis)
+        return _parts_of(arrived.view(parcel.memory.dtype))
 
     def return_heads(self, y_BMHE: Tensor) -> Tensor:
         """Send back what attention found, if `takes_parcels`; return `[B, L, P, H * E]`, P outermost."""

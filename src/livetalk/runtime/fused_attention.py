@@ -85,8 +85,8 @@ def _attend_over_ranks(
     """Exchange heads that lie where a kernel wrote them; return `[B, L, P, H * E]`."""
     batch, _, width = parts[0].projected.shape
     parcel = core.new_parcel(batch, width // num_heads, parts[0].projected.dtype)
-    for part, room in zip(parts, parcel, strict=True):
-        kernels.split_heads(*part, (num_heads, room.shape[0]), out=room)
+    for part, targets in zip(parts, parcel.targets, strict=True):
+        kernels.split_heads(*part, (num_heads, len(targets)), out=targets)
     return core.return_heads(core.core(*core.exchange_parcel(parcel)))
 
 
@@ -100,8 +100,8 @@ def _attend_over_ranks_in_bytes(
     spreads = [HeadRange(bounds) for bounds in kernels.join_ranges(everywhere).bounds.chunk(len(parts))]
     parcel = core.new_parcel(batch, width // num_heads, FLOAT8)
     scales = [
-        kernels.quantize_heads(part, spread, centre=index == KEYS, out=parcel[index]).scale[:, core.own_heads]
-        for index, (part, spread) in enumerate(zip(heads, spreads, strict=True))
+        kernels.quantize_heads_into(part, spread, targets, centre=index == KEYS)[:, core.own_heads]
+        for index, (part, spread, targets) in enumerate(zip(heads, spreads, parcel.targets, strict=True))
     ]
     arrived = [QuantizedHeads(*part) for part in zip(core.exchange_parcel(parcel), scales, strict=True)]
     return core.return_heads(attend_quantized(QuantizedAttention(*arrived)))

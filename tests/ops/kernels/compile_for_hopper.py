@@ -19,16 +19,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from livetalk.ops.kernels import color, heads, pixels, rows
+from livetalk.ops.kernels import color, heads, pixels, ranges, rows
 
 HOPPER = GPUTarget("cuda", 90, 32)
 BF16, F32, F8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
 SPACE, LINE = tuple(float(index) for index in range(9)), (0.008856, 7.787, 0.138)
+WIDE_LOAD = re.compile(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S+ .*, 0x10")
+"""To registers or to shared memory."""
+
+GPUS = 2
+"""That heads are written to."""
+
 FRAMES = {"frames": INT, **{f"{name}_stride": INT for name in ("batch", "channel", "frame", "pixel")}}
 
 
-def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
-    """List (kernel, types of its arguments, constants, warps)."""
+def cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
+    """List (kernel, types of its arguments, constants, warps); several pointers are one argument."""
     found = []
     for quantize in (False, True):
         out = F8 if quantize else BF16
@@ -58,23 +64,7 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
     sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}
     found.append((rows._softmax_heads_kernel, softmax, sizes, 4))
-    split = {name: BF16 for name in ("x", "bias", "weight", "out")} | {
-        name: F32 for name in ("cos", "sin", "ranges")
-    }
-    split |= {name: INT for name in ("num_tokens", "x_batch_stride", "x_row_stride", "out_group_stride")}
-    split |= {"out_batch_stride": INT, "out_row_stride": INT}
-    sizes = {"WIDTH": 5120, "BLOCK": 8192, "PAIRS": 64, "GROUP": 2560, "ROWS": heads.ROWS}
-    flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True, "STORE": True, "MEASURE": True}
-    found.append((heads._split_heads_kernel, split | {"eps": "fp32"}, sizes | flags, heads.SPLIT_WARPS))
-    levels = {"x": BF16, "inverse": F32, "mean": F32, "out": F8, "num_tokens": INT}
-    levels |= {"x_batch_stride": INT, "x_row_stride": INT, "mean_stride": INT}
-    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "CENTRE": True}
-    found.append((heads._quantize_heads_kernel, levels, sizes, heads.ROUND_WARPS))
-    join = {"ranges": F32, "joined": F32, "num_tokens": INT}
-    sizes = {"NUM_PARTS": 165, "WIDTH": 5120, "BLOCK": heads.COLUMNS, "PARTS": heads.PARTS}
-    found.append((heads._join_ranges_kernel, join, sizes, 8))
-    scale = {"lowest": F32, "highest": F32, "mean": F32, "scale": F32, "inverse": F32, "stride": INT}
-    found.append((heads._head_scale_kernel, scale, {"HEAD": 128, "BLOCK": 128, "CENTRE": True}, 1))
+    found += head_cases()
     norm = {"x": BF16, "bias": BF16, "weight": BF16, "out": BF16, "num_pixels": INT, "root": "fp32"}
     strides = {"x_batch_stride": INT, "x_pixel_stride": INT, "out_batch_stride": INT}
     for channels in (96, 192, 384):
@@ -95,18 +85,59 @@ def cases() -> list[tuple[Any, dict[str, str], dict[str, Any], int]]:
     return found
 
 
+def head_cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
+    """List the same of the kernels between a projection and attention."""
+    found = []
+    split = {name: BF16 for name in ("x", "bias", "weight")} | {name: F32 for name in ("cos", "sin")}
+    split |= {name: INT for name in ("x_batch_stride", "x_row_stride")}
+    split |= {"out_batch_stride": INT, "out_row_stride": INT, "eps": "fp32"}
+    levels = {"x": BF16, "inverse": F32, "bounds": F32, "num_tokens": INT}
+    levels |= {name: INT for name in ("x_batch_stride", "x_row_stride", "out_batch_stride", "out_row_stride")}
+    flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True}
+    sizes = {"WIDTH": 5120, "BLOCK": 8192, "GROUP": 5120 // GPUS}
+    types = split | {"out": (BF16,) * GPUS}
+    found.append((heads._split_heads_kernel, types, sizes | flags | {"PAIRS": 64}, heads.SPLIT_WARPS))
+    ways = {"HEAD": 128, "CENTRE": True}
+    types = levels | {"out": (F8,) * GPUS}
+    found.append((heads._quantize_heads_kernel, types, sizes | ways, heads.ROUND_WARPS))
+    join = {"ranges": F32, "joined": F32, "sample_stride": INT, "part_stride": INT, "divisor": "i32"}
+    sizes = {
+        "NUM_PARTS": 83,
+        "WIDTH": 5120,
+        "BLOCK": ranges.JOINED_COLUMNS,
+        "PARTS": ranges.JOINED_PARTS,
+    }
+    found.append((ranges._join_ranges_kernel, join, sizes, 8))
+    strides = ("x_batch_stride", "x_row_stride", "out_batch_stride", "out_row_stride", "ranges_stride")
+    note = {"x": BF16, "bias": BF16, "out": BF16, "ranges": F32, "num_tokens": INT} | dict.fromkeys(
+        strides, INT
+    )
+    tile = {name: getattr(ranges, name) for name in ("TOKENS", "COLUMNS", "TILES", "STAGES")}
+    for written in (False, True):
+        sizes = {"WIDTH": 5120, "HAS_BIAS": written, "STORE": written, **tile}
+        found.append((ranges._note_ranges_kernel, note, sizes, ranges.WARPS))
+    scale = {"bounds": F32, "scale": F32, "inverse": F32}
+    found.append((heads._head_scale_kernel, scale, {"HEAD": 128, "BLOCK": 128, "CENTRE": True}, 1))
+    return found
+
+
 def compile_kernel(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int
+    kernel: Any, types: dict[str, Any], constants: dict[str, Any], warps: int
 ) -> dict[str, Any]:
     """Compile one kernel down to machine code."""
     names = kernel.arg_names
     # What a launch finds out by itself: where tensors start and how long their rows are.
-    aligned = [name for name, kind in types.items() if kind[0] == "*" or name == "width" or "stride" in name]
+    aligned = []
+    for name, kind in types.items():
+        if isinstance(kind, tuple):
+            aligned += [(names.index(name), index) for index in range(len(kind))]
+        elif kind[0] == "*" or name == "width" or "stride" in name:
+            aligned.append((names.index(name),))
     source = ASTSource(
         kernel,
         {name: types.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in constants.items()},
-        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+        {place: [["tt.divisibility", 16]] for place in aligned},
     )
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
     reader = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -122,7 +153,8 @@ def compile_kernel(
         "registers": used["REG"],
         "spilled_bytes": used["STACK"] + used["LOCAL"],
         "shared_bytes": compiled.metadata.shared,
-        "wide_loads": bool(re.search(r"ld\.global\S*\.v4\.b32", compiled.asm["ptx"])),
+        "wide_loads": bool(WIDE_LOAD.search(compiled.asm["ptx"])),
+        "wide_stores": bool(re.search(r"st\.global\S*\.v4\.b32", compiled.asm["ptx"])),
     }
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def parts_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"bias": bias, "norm": HeadNorm(weight, 1e-6), "rope": rope}
 
 
-def measured(x: torch.Tensor) -> tuple[torch.Tensor, HeadRange]:
+def measured(x: torch.Tensor) -> tuple[Sequence[torch.Tensor], HeadRange]:
     heads, spread = TORCH.split_heads(x, None, None, None, (HEADS, 1), measure=True)
     assert spread is not None
     return heads, spread
@@ -47,9 +48,9 @@ def test_split_heads(
     out, spread = triton.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
     expected, expected_spread = TORCH.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
     unmeasured, nothing = triton.split_heads(x, **arguments, heads=(HEADS, groups))
-    assert torch.equal(unmeasured, out) and nothing is None
+    assert all(map(torch.equal, unmeasured, out)) and nothing is None
     assert spread is not None and expected_spread is not None
-    assert out.shape == (groups, 2, TOKENS, HEADS // groups, WIDTH // HEADS)
+    assert [x.shape for x in out] == groups * [(2, TOKENS, HEADS // groups, WIDTH // HEADS)]
     tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(spread.bounds, expected_spread.bounds, rtol=tolerance, atol=tolerance)
@@ -85,7 +86,7 @@ def test_the_twin_is_what_self_attention_computes() -> None:
     expected = apply_rope(norm(x + parts["bias"]).unflatten(-1, (HEADS, -1)), parts["rope"])
     out, spread = TORCH.split_heads(x, **parts, heads=(HEADS, 2), measure=True)
     assert spread is not None
-    torch.testing.assert_close(torch.cat(out.unbind(0), 2), expected)
+    torch.testing.assert_close(torch.cat([*out], 2), expected)
     torch.testing.assert_close(spread.highest, expected.amax(1))
 
 
@@ -112,21 +113,33 @@ def test_heads_of_an_exchange_are_measured_and_rounded_where_they_lie(
         assert heads.levels.is_contiguous()
 
 
+def rooms(device: torch.device, groups: int) -> list[torch.Tensor]:
+    """Make what ranks have for heads: tokens of others, too, samples, queries / keys / values, heads."""
+    shape = (TOKENS + 4, 2, 3, HEADS // groups, WIDTH // HEADS)
+    return [torch.full(shape, 7.0, device=device) for _ in range(groups)]
+
+
+def targets(rooms: Sequence[torch.Tensor], part: int) -> list[torch.Tensor]:
+    """Return the places in rooms of the tokens that are tested: all but three before and one behind."""
+    return [room[3 : 3 + TOKENS, :, part].transpose(0, 1) for room in rooms]
+
+
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
-def test_they_are_written_where_an_exchange_sends_them_from(
-    kernels: str, device: torch.device, request: pytest.FixtureRequest
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_they_are_written_where_ranks_want_them(
+    kernels: str, groups: int, device: torch.device, request: pytest.FixtureRequest
 ) -> None:
     fused = TORCH if kernels == "torch" else request.getfixturevalue("triton")
     parts = [tokens(device) * scale for scale in (1.0, 2.0, 3.0)]
-    # Ranks, tokens, samples, queries / keys / values, heads: one stretch of memory for each rank.
-    buffer = torch.full((2, TOKENS, 2, 3, HEADS // 2, WIDTH // HEADS), torch.nan, device=device)
+    found, expected = rooms(device, groups), rooms(device, groups)
     for index, part in enumerate(parts):
-        target = buffer[:, :, :, index].permute(0, 2, 1, 3, 4)
-        fused.split_heads(part, None, None, None, (HEADS, 2), out=target)
-    expected = torch.stack([part.view(2, TOKENS, 2, HEADS // 2, -1) for part in parts]).permute(
-        3, 2, 1, 0, 4, 5
-    )
-    assert torch.equal(buffer, expected)
+        places = targets(found, index)
+        written, _ = fused.split_heads(part, None, None, None, (HEADS, groups), out=places)
+        assert [x.data_ptr() for x in written] == [x.data_ptr() for x in places]
+        heads = part.unflatten(-1, (HEADS, -1)).chunk(groups, dim=2)
+        for target, group in zip(targets(expected, index), heads, strict=True):
+            target.copy_(group)
+    assert all(map(torch.equal, found, expected))
 
 
 def test_ranges_of_ranks_join_to_that_of_all_tokens(triton: FusedKernels, device: torch.device) -> None:
@@ -139,26 +152,47 @@ def test_ranges_of_ranks_join_to_that_of_all_tokens(triton: FusedKernels, device
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_bytes_are_written_where_an_exchange_sends_them_from(
-    triton: FusedKernels, device: torch.device, centre: bool
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_bytes_are_written_where_ranks_want_them(
+    triton: FusedKernels, device: torch.device, centre: bool, groups: int
 ) -> None:
     heads, spread = measured(tokens(device))
-    buffer = torch.zeros(2, TOKENS, 2, 3, HEADS // 2, WIDTH // HEADS, device=device).to(FLOAT8)
     for kernels in (triton, TORCH):
         expected = kernels.quantize_heads(heads[0], spread, centre=centre)
-        target = buffer[:, :, :, 1].permute(0, 2, 1, 3, 4)
-        found = kernels.quantize_heads(heads[0], spread, centre=centre, out=target)
-        assert found.levels.data_ptr() == target.data_ptr()
-        assert torch.equal(found.scale, expected.scale)
-        written = torch.cat(found.levels.float().unbind(0), dim=2)
-        assert torch.equal(written, expected.levels.float())
-        assert not buffer[:, :, :, ::2].float().any()
+        found = [room.to(FLOAT8) for room in rooms(device, groups)]
+        scale = kernels.quantize_heads_into(heads[0], spread, targets(found, 1), centre=centre)
+        assert torch.equal(scale, expected.scale)
+        untouched = rooms(device, groups)
+        for target, group in zip(targets(untouched, 1), expected.levels.chunk(groups, dim=2), strict=True):
+            target.copy_(group)
+        assert all(torch.equal(one.float(), other) for one, other in zip(found, untouched, strict=True))
 
 
-def test_a_target_that_tears_heads_apart_is_refused(triton: FusedKernels, device: torch.device) -> None:
-    target = torch.empty(1, 2, TOKENS, WIDTH // HEADS, HEADS, device=device).transpose(3, 4)
+def torn_apart(device: torch.device) -> list[torch.Tensor]:
+    return [torch.empty(2, TOKENS, WIDTH // HEADS, HEADS, device=device).transpose(2, 3)]
+
+
+def one_too_few(device: torch.device) -> list[torch.Tensor]:
+    return [torch.empty(2, TOKENS, HEADS // 2, WIDTH // HEADS, device=device)]
+
+
+def of_other_strides(device: torch.device) -> list[torch.Tensor]:
+    shape = (2, TOKENS, HEADS // 2, WIDTH // HEADS)
+    return [torch.empty(shape, device=device), torch.empty(3, *shape[1:], device=device)[::2]]
+
+
+@pytest.mark.parametrize(("make", "groups"), [(torn_apart, 1), (one_too_few, 2), (of_other_strides, 2)])
+def test_targets_that_the_kernel_cannot_write_to_are_refused(
+    triton: FusedKernels,
+    device: torch.device,
+    make: Callable[[torch.device], list[torch.Tensor]],
+    groups: int,
+) -> None:
     with pytest.raises(ValueError, match="side by side"):
-        triton.split_heads(tokens(device), None, None, None, (HEADS, 1), out=target)
+        triton.split_heads(tokens(device), None, None, None, (HEADS, groups), out=make(device))
+
+
+def test_targets_for_bytes_are_looked_at_too(triton: FusedKernels, device: torch.device) -> None:
     heads, spread = measured(tokens(device))
     with pytest.raises(ValueError, match="side by side"):
-        triton.quantize_heads(heads[0], spread, centre=False, out=target.to(FLOAT8))
+        triton.quantize_heads_into(heads[0], spread, torn_apart(device), centre=False)

@@ -3,6 +3,7 @@
 Shapes: B batch · L tokens · D model width · N heads · E head width · P groups of heads · C channels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -91,8 +92,8 @@ class FusedKernels(Protocol):
         heads: tuple[int, int],
         *,
         measure: bool = False,
-        out: Tensor | None = None,
-    ) -> tuple[Tensor, HeadRange | None]:
+        out: Sequence[Tensor] | None = None,
+    ) -> tuple[Sequence[Tensor], HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads: a projection's way to attention.
 
         Args:
@@ -102,12 +103,12 @@ class FusedKernels(Protocol):
             rope: tables of the L tokens, or None.
             heads: N, and the groups P that they are split into.
             measure: note the range of the result, which rounding to one byte needs.
-            out: where to write, `[P, B, L, N / P, E]` with each group's heads side by side: a part of what an
-                exchange sends, say. None for a new, contiguous tensor.
+            out: where to write each group, P times `[B, L, N / P, E]`, all of the same strides and with heads
+                side by side: in the memory of several GPUs, say. None for new, contiguous tensors.
 
         Returns:
-            `[P, B, L, N / P, E]` in the dtype of `x` or of `out`: group p is what rank p of an exchange of
-            heads gets. And the range of these rounded numbers, or None.
+            P times `[B, L, N / P, E]` in the dtype of `x` or of `out`: group p is what rank p of an exchange
+            of heads gets. And the range of these rounded numbers, or None.
         """
 
     def measure_heads(self, x: Tensor) -> HeadRange:
@@ -121,17 +122,28 @@ class FusedKernels(Protocol):
                 share of the tokens, so that these add up to the mean of all.
         """
 
-    def quantize_heads(
-        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
-    ) -> QuantizedHeads:
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range.
 
         Args:
             x: `[B, L, N, E]`, of any strides.
             spread: of `x`, and of further tokens perhaps.
             centre: take the mean off first, as keys want.
-            out: e4m3 `[P, B, L, N / P, E]` to write to by groups of heads, as for `split_heads`; it is then
-                the levels that are returned. None for a new tensor of the shape of `x`.
+        """
+
+    def quantize_heads_into(
+        self, x: Tensor, spread: HeadRange, out: Sequence[Tensor], *, centre: bool
+    ) -> Tensor:
+        """Do what `quantize_heads` does, with the levels written by groups of heads.
+
+        Args:
+            x: as above.
+            spread: as above.
+            out: e4m3, P times `[B, L, N / P, E]`, as for `split_heads`.
+            centre: as above.
+
+        Returns:
+            The scale of all heads, `[B, N]` float32.
         """
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:

@@ -1,5 +1,7 @@
 """The fused operations in plain PyTorch: what the kernels must equal, and what runs without them."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,8 +28,8 @@ class TorchKernels:
         heads: tuple[int, int],
         *,
         measure: bool = False,
-        out: Tensor | None = None,
-    ) -> tuple[Tensor, HeadRange | None]:
+        out: Sequence[Tensor] | None = None,
+    ) -> tuple[Sequence[Tensor], HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
         num_heads, groups = heads
         y = x.float() if bias is None else x.float() + bias.float()
@@ -39,7 +41,7 @@ class TorchKernels:
         rounded = y.type_as(x)
         spread = self.measure_heads(rounded) if measure else None
         split = _by_group(rounded, groups)
-        return split.contiguous() if out is None else out.copy_(split), spread
+        return split.contiguous().unbind(0) if out is None else _write(split, out), spread
 
     def measure_heads(self, x: Tensor) -> HeadRange:
         """Find the range of heads."""
@@ -51,15 +53,20 @@ class TorchKernels:
         lowest, highest, shares = bounds.unbind(2)
         return HeadRange(torch.stack((lowest.amin(0), highest.amax(0), shares.sum(0)), dim=1))
 
-    def quantize_heads(
-        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
-    ) -> QuantizedHeads:
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
         centred, scale = head_scale(spread, centre=centre)
         wide = x.float() if centred is None else x.float() - centred[:, None]
         wide = wide * scale.reciprocal()[:, None, :, None]
-        levels = wide.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8)
-        return QuantizedHeads(levels if out is None else out.copy_(_by_group(levels, out.shape[0])), scale)
+        return QuantizedHeads(wide.clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
+
+    def quantize_heads_into(
+        self, x: Tensor, spread: HeadRange, out: Sequence[Tensor], *, centre: bool
+    ) -> Tensor:
+        """Round heads to e4m3 by their known range, by groups to where they are wanted."""
+        levels, scale = self.quantize_heads(x, spread, centre=centre)
+        _write(_by_group(levels, len(out)), out)
+        return scale
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
         """Normalise and map."""
@@ -144,6 +151,13 @@ def head_scale(spread: HeadRange, *, centre: bool) -> tuple[Tensor | None, Tenso
 def _by_group(heads: Tensor, groups: int) -> Tensor:
     """Return `[P, B, L, N / P, E]` of `[B, L, N, E]`."""
     return heads.reshape(*heads.shape[:2], groups, -1, heads.shape[-1]).movedim(2, 0)
+
+
+def _write(groups: Tensor, out: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Copy `[P, B, L, N / P, E]` to P tensors, and return these."""
+    for group, target in zip(groups, out, strict=True):
+        target.copy_(group)
+    return out
 
 
 def _round(wide: Tensor, dtype: torch.dtype, quantize: bool) -> Tensor | QuantizedRows:

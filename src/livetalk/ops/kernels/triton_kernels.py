@@ -1,5 +1,6 @@
 """The fused operations on Triton."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -7,8 +8,8 @@ from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
 from livetalk.ops.kernels.heads import (
-    join_ranges_on_triton,
     measure_heads_on_triton,
+    quantize_heads_into_on_triton,
     quantize_heads_on_triton,
     split_heads_on_triton,
 )
@@ -18,6 +19,7 @@ from livetalk.ops.kernels.pixels import (
     channel_norm_on_triton,
     join_phases_on_triton,
 )
+from livetalk.ops.kernels.ranges import join_ranges_on_triton
 from livetalk.ops.kernels.rows import (
     gelu_on_triton,
     quantize_rows_on_triton,
@@ -42,8 +44,8 @@ class TritonKernels:
         heads: tuple[int, int],
         *,
         measure: bool = False,
-        out: Tensor | None = None,
-    ) -> tuple[Tensor, HeadRange | None]:
+        out: Sequence[Tensor] | None = None,
+    ) -> tuple[Sequence[Tensor], HeadRange | None]:
         """Add a bias, normalise, rotate, and lay out by groups of heads."""
         return split_heads_on_triton(x, bias, norm, rope, heads, measure=measure, out=out)
 
@@ -55,11 +57,15 @@ class TritonKernels:
         """Join the ranges that several ranks found."""
         return join_ranges_on_triton(bounds)
 
-    def quantize_heads(
-        self, x: Tensor, spread: HeadRange, *, centre: bool, out: Tensor | None = None
-    ) -> QuantizedHeads:
+    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
         """Round heads to e4m3 by their known range."""
-        return quantize_heads_on_triton(x, spread, centre=centre, out=out)
+        return quantize_heads_on_triton(x, spread, centre=centre)
+
+    def quantize_heads_into(
+        self, x: Tensor, spread: HeadRange, out: Sequence[Tensor], *, centre: bool
+    ) -> Tensor:
+        """Round heads to e4m3 by their known range, by groups to where they are wanted."""
+        return quantize_heads_into_on_triton(x, spread, out, centre=centre)
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
         """Normalise and map."""
