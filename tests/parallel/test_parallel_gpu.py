@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.attention import AttentionCore
+from livetalk.ops.fa3 import fa3_problem
 from livetalk.ops.kernels.interface import HeadRange
 from livetalk.ops.kernels.selection import select_kernels
 from livetalk.ops.low_precision import FLOAT8
@@ -20,6 +21,8 @@ from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
 from livetalk.parallel.vae import parallelize_vae
+from livetalk.runtime.acceleration import AccelerationConfig, accelerate
+from livetalk.runtime.graphs import graph_blocks
 from parallel.gloo_ranks import run_ranks
 from tiny import DIT_WITH_PROMPT, VAE, randomize
 
@@ -123,6 +126,12 @@ def exchanged(through_peers: bool) -> list[Tensor]:
         heads = core.return_heads(q + k * v)
         assert heads.shape == (batch, own.size, 2, 256)
         found += [bounds, heads.clone()]
+        # Once more, from where they lie. In between a meeting: the same room is used again.
+        core.gather_bounds(torch.zeros(3, 3, 8, 64, device=device))
+        room = core.room_for_heads(batch, 64, torch.bfloat16)
+        if room is not None:
+            parts = core.reach_heads(room.copy_(q + k * v))
+            assert torch.equal(torch.stack([part.flatten(2) for part in parts], dim=2), found[-1])
     return [x.cpu() for x in found]
 
 
@@ -150,3 +159,35 @@ def test_two_gpus_give_what_one_gives(dtype: torch.dtype, ring: bool, compiled: 
         # In bfloat16 two GPUs round other sums than one; they must not be further from the truth.
         limit = 1e-5 if dtype is torch.float32 else 1.5 * relative(one_gpu, truth)
         assert relative(own, truth) < limit
+
+
+def fast_dit(float8: bool) -> DiT:
+    """Build a transformer with all fast forms of a GPU."""
+    dit = build_dit(torch.bfloat16)
+    attention = "fa3-fp8" if float8 else "cudnn"
+    config = AccelerationConfig(float8=float8, attention=attention)
+    accelerate(dit, build_vae(torch.bfloat16), torch.device("cuda"), config)
+    return dit
+
+
+def fast_on_two(float8: bool, graphed: bool) -> list[Tensor]:
+    """Predict the same velocity three times."""
+    mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cuda", dist.get_rank()))
+    dit = fast_dit(float8)
+    if graphed:
+        graph_blocks(dit)
+    parallelize_dit(dit, mesh)
+    return [velocity(dit) for _ in range(3)]
+
+
+@pytest.mark.parametrize("float8", [False, True])
+def test_fast_forms_and_graphs_on_two_gpus(float8: bool) -> None:
+    if float8 and fa3_problem(torch.device("cuda"), torch.bfloat16, 64) is not None:
+        pytest.skip("needs a Hopper GPU and fa3-fwd")
+    exact = velocity(build_dit(torch.float32))
+    one = relative(velocity(fast_dit(float8)), exact)
+    launched = run_ranks(fast_on_two, 2, float8, False, backend="nccl")
+    graphed = run_ranks(fast_on_two, 2, float8, True, backend="nccl")
+    assert relative(launched[0][0], exact) < 1.2 * one
+    for found in (*launched, *graphed):
+        assert all(torch.equal(repeated, launched[0][0]) for repeated in found)

@@ -125,7 +125,10 @@ class ThreadMemory:
 
 
 def attend_alone(attention: nn.Module, x: Tensor, rope: RopeTables) -> Tensor:
-    return attend_to_tokens(attention, TorchKernels(), x, rope).flatten(2)
+    found = attend_to_tokens(attention, TorchKernels(), x, rope)
+    # Ranks that reach each other's memory leave groups of heads where they are.
+    whole = found if isinstance(found, Tensor) else torch.cat([*found], dim=2)
+    return whole.flatten(2).float()
 
 
 def attend_in_threads(

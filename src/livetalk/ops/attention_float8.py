@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from livetalk.ops.attention_lse import reference_attention_with_lse
-from livetalk.ops.fa3 import fa3
+from livetalk.ops.fa3 import fa3, fa3_into
 from livetalk.ops.low_precision import FLOAT8, FLOAT8_MAX
 from livetalk.ops.matmul import LEAST_SCALE
 
@@ -132,15 +132,20 @@ def float8_attention_reference(
     return out.type_as(v_BSNE), restore_lse(lse.transpose(1, 2), q_BLNE, mean) if restore else lse
 
 
-def attend_quantized(parts: QuantizedAttention) -> Tensor:
+def attend_quantized(parts: QuantizedAttention, out: Tensor | None = None) -> Tensor:
     """Attend to what a kernel quantised already; on a CPU the plain twin computes.
+
+    Args:
+        parts: what attention reads.
+        out: where to write, `[B, L, N, E]` bfloat16 with a contiguous last axis. None for a new tensor.
 
     Returns:
         `[B, L, N, E]` bfloat16.
     """
     q, k, v = parts
+    if out is None:
+        out = torch.empty(q.levels.shape, dtype=torch.bfloat16, device=q.levels.device)
     if q.levels.device.type == "cuda":
-        out: Tensor = fa3(q.levels, k.levels, v.levels, q.scale, k.scale, v.scale)[0]
+        fa3_into(q.levels, k.levels, v.levels, q.scale, k.scale, v.scale, out)
         return out
-    wide = reference_attention_with_lse(q.dequantize(), k.dequantize(), v.dequantize())[0]
-    return wide.to(torch.bfloat16)
+    return out.copy_(reference_attention_with_lse(q.dequantize(), k.dequantize(), v.dequantize())[0])

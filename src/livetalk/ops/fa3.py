@@ -67,18 +67,25 @@ def fa3(
     Returns:
         The output `[B, L, N, E]` bfloat16 and the log-sum-exp `[B, N, L]` float32.
     """
+    return _run(q_BLNE, k_BSNE, v_BSNE, (q_scale, k_scale, v_scale), None)
+
+
+def _run(
+    q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, scales: tuple[Tensor | None, ...], out: Tensor | None
+) -> tuple[Tensor, Tensor]:
     load_fa3()
-    out, lse, *_ = torch.ops.fa3_fwd.fwd(
+    found, lse, *_ = torch.ops.fa3_fwd.fwd(
         q_BLNE,
         k_BSNE,
         v_BSNE,
-        q_descale=q_scale,
-        k_descale=k_scale,
-        v_descale=v_scale,
+        out=out,
+        q_descale=scales[0],
+        k_descale=scales[1],
+        v_descale=scales[2],
         softmax_scale=q_BLNE.shape[-1] ** -0.5,
         num_splits=1,
     )
-    return out, lse
+    return found, lse
 
 
 @fa3.register_fake
@@ -94,3 +101,27 @@ def _(
     dtype = torch.bfloat16 if q_BLNE.dtype == FLOAT8 else q_BLNE.dtype
     out = q_BLNE.new_empty((batch, queries, heads, width), dtype=dtype)
     return out, q_BLNE.new_empty((batch, heads, queries), dtype=torch.float32)
+
+
+@torch.library.custom_op("livetalk::fa3_into", mutates_args=("out_BLNE",), device_types="cuda")
+def fa3_into(
+    q_BLNE: Tensor,
+    k_BSNE: Tensor,
+    v_BSNE: Tensor,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    v_scale: Tensor | None,
+    out_BLNE: Tensor,
+) -> None:
+    """Attend on FlashAttention 3 and write the output where it is wanted.
+
+    Args:
+        q_BLNE: as for `fa3`.
+        k_BSNE: likewise.
+        v_BSNE: likewise.
+        q_scale: likewise.
+        k_scale: likewise.
+        v_scale: likewise.
+        out_BLNE: the output `[B, L, N, E]` bfloat16; the last axis is contiguous.
+    """
+    _run(q_BLNE, k_BSNE, v_BSNE, (q_scale, k_scale, v_scale), out_BLNE)

@@ -60,10 +60,10 @@ class Room(NamedTuple):
 class PeerMemory:
     """Rooms that the ranks of an axis write to.
 
-    A room's use is: `open`, write, `meet`, read. Others write to it again at its next use, and do not ask
-    whether it has been read. So rooms are used in turn, at least two of them: whoever writes to a room again
-    has passed a meeting in another room, and each rank enters that one, in the order of its device, after it
-    has read what had arrived in the first.
+    A room's use is: `open`, write, `meet`, read, on whichever rank. It is written again at its next use, and
+    nobody asks whether it has been read. So rooms are used in turn, at least two of them: whoever writes to a
+    room again has passed a meeting in another room, and each rank enters that one, in the order of its
+    device, after it has read what it wanted of the first.
 
     A room stays where it is for good, as CUDA graphs want it. Only its first use waits for other processes.
     """

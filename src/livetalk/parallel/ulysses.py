@@ -147,6 +147,43 @@ class UlyssesAttention(nn.Module):
             arrived = arrived[: axis.size * own]
         return arrived.view(axis.size, own, *arrived.shape[1:]).permute(2, 1, 0, 3)
 
+    def room_for_heads(self, batch: int, width: int, dtype: torch.dtype) -> Tensor | None:
+        """Return where attention may leave what it finds for all ranks to read, if `takes_parcels`.
+
+        Args:
+            batch: B.
+            width: E.
+            dtype: of what attention finds.
+
+        Returns:
+            `[B, M, H, E]`; None where ranks do not reach each other's memory.
+        """
+        if self._peers is None:
+            return None
+        return self._heads_of_ranks(self._peers, batch, width, dtype)[self._mesh.ulysses.rank]
+
+    def reach_heads(self, y_BMHE: Tensor) -> list[Tensor]:
+        """Return what all ranks found of this one's tokens, where it lies: P times `[B, L, H, E]`.
+
+        Args:
+            y_BMHE: what attention found, in the `room_for_heads`.
+
+        Raises:
+            ValueError: there is no such room.
+        """
+        if self._peers is None:
+            raise ValueError("heads can only be reached in the memory of peers")
+        self._peers.meet("heads")
+        axis, tokens = self._mesh.ulysses, self._tokens()
+        start = sum(tokens[: axis.rank])
+        found = self._heads_of_ranks(self._peers, y_BMHE.shape[0], y_BMHE.shape[3], y_BMHE.dtype)
+        return [y[:, start : start + tokens[axis.rank]] for y in found]
+
+    def _heads_of_ranks(self, peers: PeerMemory, batch: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+        """Return the rooms for what the ranks' attention finds, P times `[B, M, H, E]`."""
+        shape = (sum(self._tokens()), batch, self._heads[0].size, width)
+        return [room.transpose(0, 1) for room in peers.open("heads", shape, dtype)]
+
     def gather_bounds(self, bounds: Tensor) -> Tensor:
         """Let all ranks know what each found of its own tokens.
 

@@ -48,7 +48,7 @@ class _Part(NamedTuple):
 
 def attend_to_tokens(
     attention: nn.Module, kernels: FusedKernels, x: Tensor | QuantizedRows, rope: RopeTables
-) -> Tensor:
+) -> Tensor | Sequence[Tensor]:
     """Let tokens see one another.
 
     Args:
@@ -59,14 +59,18 @@ def attend_to_tokens(
 
     Returns:
         What the output projection reads: `[B, L, N, E]`, or `[B, L, P, H * E]` with a rank's heads side by
-        side; of any strides.
+        side; of any strides. If it takes rows of one byte, perhaps P times `[B, L, H, E]`, in the memory of
+        several GPUs, for `FusedKernels.quantize_rows`.
     """
     core: nn.Module = attention.get_submodule("core")
     num_heads = cast(int, attention.num_heads)
     parts = _project_tokens(attention, x, rope)
     if isinstance(core, UlyssesAttention) and core.takes_parcels:
-        attend = _attend_over_ranks_in_bytes if _reads_bytes(core.core) else _attend_over_ranks
-        found = attend(parts, num_heads, kernels, core)
+        if _reads_bytes(core.core):
+            by_rank = takes_rows(attention.get_submodule("out"))
+            found = _attend_over_ranks_in_bytes(parts, num_heads, kernels, core, by_rank)
+        else:
+            found = _attend_over_ranks(parts, num_heads, kernels, core)
     elif _reads_bytes(core):
         heads, spreads = _measured_heads(parts, num_heads, kernels)
         rounded = [
@@ -76,7 +80,7 @@ def attend_to_tokens(
         found = attend_quantized(QuantizedAttention(*rounded))
     else:
         found = core(*(kernels.split_heads(*part, (num_heads, 1))[0][0] for part in parts))
-    return found.type_as(parts[0].projected)
+    return found.type_as(parts[0].projected) if isinstance(found, Tensor) else found
 
 
 def _attend_over_ranks(
@@ -91,9 +95,20 @@ def _attend_over_ranks(
 
 
 def _attend_over_ranks_in_bytes(
-    parts: Sequence[_Part], num_heads: int, kernels: FusedKernels, core: UlyssesAttention
-) -> Tensor:
-    """Round heads by their range on all ranks, then exchange bytes; return `[B, L, P, H * E]`."""
+    parts: Sequence[_Part], num_heads: int, kernels: FusedKernels, core: UlyssesAttention, by_rank: bool
+) -> Tensor | list[Tensor]:
+    """Round heads by their range on all ranks, then exchange bytes.
+
+    Args:
+        parts: queries, keys and values.
+        num_heads: N.
+        kernels: that split and round.
+        core: exchanges and attends.
+        by_rank: leave what the ranks found where it is, if their memory can be reached.
+
+    Returns:
+        `[B, L, P, H * E]`, or P times `[B, L, H, E]`.
+    """
     batch, _, width = parts[0].projected.shape
     heads, spreads = _measured_heads(parts, num_heads, kernels)
     everywhere = core.gather_bounds(torch.cat([spread.bounds for spread in spreads]))
@@ -104,7 +119,9 @@ def _attend_over_ranks_in_bytes(
         for index, (part, spread, targets) in enumerate(zip(heads, spreads, parcel.targets, strict=True))
     ]
     arrived = [QuantizedHeads(*part) for part in zip(core.exchange_parcel(parcel), scales, strict=True)]
-    return core.return_heads(attend_quantized(QuantizedAttention(*arrived)))
+    room = core.room_for_heads(batch, width // num_heads, torch.bfloat16) if by_rank else None
+    found = attend_quantized(QuantizedAttention(*arrived), room)
+    return core.return_heads(found) if room is None else core.reach_heads(found)
 
 
 def _measured_heads(

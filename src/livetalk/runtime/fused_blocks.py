@@ -7,6 +7,7 @@ them, and leave their bias to the kernel after them.
 Shapes: B batch · L video tokens · N heads · E head width · D model width.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -128,10 +129,13 @@ class FusedBlock(DiTBlock):
         for sample, weight, target in zip(weights, audio.output_weight[:, frames], found, strict=True):
             torch.bmm(sample, weight, out=run.split(target[None])[0])
 
-    def _project(self, layer: nn.Module, heads: Tensor, other: Tensor | None = None) -> Branch:
-        """Apply an output projection to what attention found, or to the sum of two, `[B, L, N, E]`."""
+    def _project(
+        self, layer: nn.Module, heads: Tensor | Sequence[Tensor], other: Tensor | None = None
+    ) -> Branch:
+        """Apply an output projection to what attention found, or to the sum of two such, `[B, L, N, E]`."""
         if takes_rows(layer):
             return Branch(*multiply(layer, self._kernels.quantize_rows(heads, other)))
+        assert isinstance(heads, Tensor)
         return Branch(*multiply(layer, (heads if other is None else heads + other).flatten(2)))
 
 

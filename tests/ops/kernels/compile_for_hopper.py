@@ -28,7 +28,7 @@ WIDE_LOAD = re.compile(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S+ .*, 0x10")
 """To registers or to shared memory."""
 
 GPUS = 2
-"""That heads are written to."""
+"""That heads are written to and read from."""
 
 FRAMES = {"frames": INT, **{f"{name}_stride": INT for name in ("batch", "channel", "frame", "pixel")}}
 
@@ -57,9 +57,9 @@ def cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
                 rows.WIDE_WARPS,
             )
         )
-    rounding = {"x": BF16, "other": BF16, "out": F8, "out_scale": F32, "num_tokens": INT}
+    rounding = {"x": (BF16,) * GPUS, "other": BF16, "out": F8, "out_scale": F32, "num_tokens": INT}
     rounding |= {f"{name}_{part}_stride": INT for name in ("x", "other") for part in ("batch", "row", "head")}
-    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "HAS_OTHER": True}
+    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "GROUP": 5120 // GPUS, "HAS_OTHER": True}
     found.append((rows._quantize_rows_kernel, rounding, sizes, rows.WARPS))
     softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
     sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}

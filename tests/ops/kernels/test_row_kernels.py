@@ -95,6 +95,24 @@ def test_quantize_rows(triton: FusedKernels, case: Case, both: bool) -> None:
         close(triton.quantize_rows(other, heads), rows)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("both", [False, True])
+def test_rows_of_heads_that_lie_apart(triton: FusedKernels, case: Case, groups: int, both: bool) -> None:
+    heads, added = (x.unflatten(-1, (4, -1)) for x in (case.x, case.branch.output))
+    other = added if both else None
+    # As ranks find them: tokens first, and more of them than are wanted.
+    rooms = [torch.cat([part, part]).transpose(0, 1).contiguous() for part in heads.chunk(groups, dim=2)]
+    parts = [room[:, : heads.shape[0]].transpose(0, 1) for room in rooms]
+    for kernels in (triton, TORCH):
+        close(kernels.quantize_rows(parts, other), kernels.quantize_rows(heads, other))
+
+
+def test_groups_of_heads_of_other_strides_are_refused(triton: FusedKernels, case: Case) -> None:
+    heads = case.x.unflatten(-1, (4, -1))
+    with pytest.raises(ValueError, match="alike in strides"):
+        triton.quantize_rows([heads, heads.transpose(1, 2).contiguous().transpose(1, 2)])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "keys"), [(4, 8), (3, 5)])
 def test_softmax_heads(

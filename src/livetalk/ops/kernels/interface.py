@@ -160,12 +160,13 @@ class FusedKernels(Protocol):
     def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
         """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or e4m3 rows."""
 
-    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+    def quantize_rows(self, x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
         """Round what attention found, or the sum of two such, to e4m3 rows.
 
         Args:
-            x: `[B, L, N, E]`, of any strides: some kernels write all tokens of a head side by side.
-            other: of the same shape.
+            x: `[B, L, N, E]`, of any strides: some kernels write all tokens of a head side by side. Or groups
+                of heads, P times `[B, L, N / P, E]` of the same strides: in the memory of several GPUs, say.
+            other: `[B, L, N, E]`, of any strides.
 
         Returns:
             Rows `[B, L, N * E]`.

@@ -94,9 +94,10 @@ class TorchKernels:
         wide = x.float() if bias is None else x.float() + bias.float()
         return _round(F.gelu(wide, approximate="tanh"), x.dtype, quantize)
 
-    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+    def quantize_rows(self, x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
         """Round heads, or the sum of two, to e4m3 rows."""
-        return quantize_rows((x if other is None else x.float() + other.float()).flatten(2))
+        whole = x if isinstance(x, Tensor) else torch.cat([*x], dim=2)
+        return quantize_rows((whole if other is None else whole.float() + other.float()).flatten(2))
 
     def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
         """Turn what absorbed speech was multiplied by into weights."""

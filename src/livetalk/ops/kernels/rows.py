@@ -8,6 +8,8 @@ more bytes than a row.
 # ruff: noqa: PLR0913
 # mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -124,16 +126,21 @@ def _quantize_rows_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
+    GROUP: tl.constexpr,
     HAS_OTHER: tl.constexpr,
 ):
-    """Round a token's heads, or the sum of two, to one row of e4m3."""
+    """Round a token's heads, each group of them from a tensor of its own, or a sum, to one row of e4m3."""
     row = tl.program_id(0).to(tl.int64)
     sample, token = row // num_tokens, row % num_tokens
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     head, channel = (column // HEAD).to(tl.int64), column % HEAD
     start = sample * x_batch_stride + token * x_row_stride
-    y = _load_row(x + start + head * x_head_stride + channel, inside)
+    y = tl.zeros((BLOCK,), tl.float32)
+    for group in tl.static_range(len(x)):
+        own = inside & (column >= group * GROUP) & (column < (group + 1) * GROUP)
+        at = start + (head - group * (GROUP // HEAD)) * x_head_stride + channel
+        y += _load_row(x[group] + at, own)
     if HAS_OTHER:
         start = sample * other_batch_stride + token * other_row_stride
         y += _load_row(other + start + head * other_head_stride + channel, inside)
@@ -236,24 +243,32 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
     return QuantizedRows(out, scale) if quantize else out
 
 
-def quantize_rows_on_triton(x: Tensor, other: Tensor | None) -> QuantizedRows:
-    """Compute `FusedKernels.quantize_rows`; see there."""
-    x = _with_unit_stride(x)
-    added = x if other is None else _with_unit_stride(other)
-    batch, num_tokens, num_heads, head = x.shape
-    width = num_heads * head
-    out = torch.empty((batch, num_tokens, width), dtype=FLOAT8, device=x.device)
-    scale = torch.empty((batch, num_tokens, 1), dtype=torch.float32, device=x.device)
+def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None) -> QuantizedRows:
+    """Compute `FusedKernels.quantize_rows`; see there.
+
+    Raises:
+        ValueError: groups of heads have several shapes or strides.
+    """
+    groups = tuple(_with_unit_stride(part) for part in ((x,) if isinstance(x, Tensor) else x))
+    first = groups[0]
+    if any((part.shape, part.stride()) != (first.shape, first.stride()) for part in groups):
+        raise ValueError(f"groups of heads {[[*part.shape] for part in groups]} are not alike in strides")
+    added = first if other is None else _with_unit_stride(other)
+    batch, num_tokens, num_heads, head = first.shape
+    width = len(groups) * num_heads * head
+    out = torch.empty((batch, num_tokens, width), dtype=FLOAT8, device=first.device)
+    scale = torch.empty((batch, num_tokens, 1), dtype=torch.float32, device=first.device)
     _quantize_rows_kernel[(batch * num_tokens,)](
-        x,
+        groups,
         added,
         out,
         scale,
         num_tokens,
-        *x.stride()[:3],
+        *first.stride()[:3],
         *added.stride()[:3],
         WIDTH=width,
         HEAD=head,
+        GROUP=num_heads * head,
         HAS_OTHER=other is not None,
         **_row_options(width),
     )

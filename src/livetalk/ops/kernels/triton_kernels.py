@@ -86,7 +86,7 @@ class TritonKernels:
         """Return the tanh GELU of `x + bias`."""
         return gelu_on_triton(x, bias, quantize=quantize)
 
-    def quantize_rows(self, x: Tensor, other: Tensor | None = None) -> QuantizedRows:
+    def quantize_rows(self, x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
         """Round heads, or the sum of two, to e4m3 rows."""
         return quantize_rows_on_triton(x, other)
 
