@@ -24,12 +24,19 @@ def describe_plan(options: BenchOptions, system: Mapping[str, str]) -> list[str]
     ]
 
 
+def describe_subject(record: BenchRecord) -> str:
+    """Say in a line what was measured on what."""
+    where = f"{record.num_gpus} x {record.gpu}" if record.num_gpus else record.gpu
+    return (
+        f"{record.model}{', random weights' if record.random_weights else ''}: {record.size}, "
+        f"{record.steps} steps, {record.precision}, attention {record.attention}, {where}"
+    )
+
+
 def describe_record(record: BenchRecord) -> list[str]:
     """Return the table of stages and what else a reader wants to know."""
-    where = f"{record.num_gpus} x {record.gpu}" if record.num_gpus else record.gpu
     lines = [
-        f"{record.model}{', random weights' if record.random_weights else ''}: {record.size}, "
-        f"{record.steps} steps, {record.precision}, attention {record.attention}, {where}",
+        describe_subject(record),
         "",
         f"{'ms':{_LABEL}}{'median':>10}{'p95':>10}{'a chunk':>10}",
     ]

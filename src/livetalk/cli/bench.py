@@ -14,7 +14,7 @@ from livetalk.bench.model import build_model, name_attention
 from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
 from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
-from livetalk.bench.report import describe_plan, describe_record, describe_scaling
+from livetalk.bench.report import describe_plan, describe_record, describe_scaling, describe_subject
 from livetalk.bench.scaling import bench_command, measure_scaling
 from livetalk.bench.spans import Trace, percentile, summarize_stages
 from livetalk.env import WorkerPlace, worker_place
@@ -191,8 +191,7 @@ def _finish(
     if args.output is not None:
         record.save(args.output)
     if args.trace is not None:
-        title = f"{record.model}, {record.size}, {record.steps} steps, {record.precision}, {record.gpu}"
-        Trace(title=title, spans=measurement.spans).save(args.trace)
+        Trace(title=describe_subject(record), spans=measurement.spans).save(args.trace)
     print(record.to_json(), flush=True)
 
 
