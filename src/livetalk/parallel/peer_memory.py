@@ -5,6 +5,7 @@ kernel may do that as it makes them. A barrier between the GPUs, not the process
 """
 
 from collections.abc import Sequence
+from itertools import permutations
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -34,15 +35,18 @@ def open_peer_memory(axis: Axis, device: torch.device) -> "PeerMemory | None":
     """
     if axis.size == 1 or device.type != "cuda":
         return None
-    devices = range(torch.cuda.device_count())
-    apart = [
-        (a, b) for a in devices for b in devices if a != b and not torch.cuda.can_device_access_peer(a, b)
-    ]
-    if apart:
-        _log.warning("GPUs %d and %d cannot reach each other's memory: exchanges go through NCCL", *apart[0])
+    apart = gpus_apart()
+    if apart is not None:
+        _log.warning("GPUs %d and %d cannot reach each other's memory: exchanges go through NCCL", *apart)
         return None
     _log.info("attention over GPUs: each writes to the memory of the others")
     return PeerMemory(axis, device)
+
+
+def gpus_apart() -> tuple[int, int] | None:
+    """Return two GPUs of this host that cannot reach each other's memory, if there are any."""
+    pairs = permutations(range(torch.cuda.device_count()), 2)
+    return next((pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)), None)
 
 
 class Room(NamedTuple):

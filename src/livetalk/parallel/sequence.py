@@ -17,7 +17,7 @@ from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
 from livetalk.parallel.mesh import Axis, ParallelMesh, cut
-from livetalk.parallel.peer_memory import open_peer_memory
+from livetalk.parallel.peer_memory import gpus_apart, open_peer_memory
 from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
@@ -65,6 +65,17 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
     # Behind the head a token is 64 numbers, before it 5,120.
     dit.head.register_forward_hook(_gather_tokens(shard))
     return dit
+
+
+def meets_in_memory(mesh: ParallelMesh, num_heads: int) -> bool:
+    """Tell whether fused blocks over these ranks exchange through GPUs' memory alone, without collectives.
+
+    Args:
+        mesh: the ranks.
+        num_heads: of the transformer.
+    """
+    evenly = mesh.ring.size == 1 and num_heads % mesh.ulysses.size == 0
+    return evenly and mesh.device.type == "cuda" and gpus_apart() is None
 
 
 def _own_tokens(axis: Axis, num_tokens: int) -> tuple[int, int]:

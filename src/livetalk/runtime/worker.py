@@ -19,7 +19,7 @@ from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
 from livetalk.parallel.launch import EXIT_LOST
 from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
-from livetalk.parallel.sequence import parallelize_dit
+from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
 from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.build import choose_device
@@ -295,7 +295,9 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Pa
     dit = model.models.dit
     config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
     mesh = build_mesh(config, model.models.device)
-    if mesh.everyone.size > 1 and model.acceleration is not None and model.acceleration.graphs:
+    graphs = model.acceleration is not None and model.acceleration.graphs
+    # Collectives in a graph are not tried.
+    if graphs and mesh.everyone.size > 1 and meets_in_memory(mesh, dit.config.num_heads):
         graph_blocks(dit)
     parallelize_dit(dit, mesh)
     parallelize_vae(model.models.vae, mesh.everyone)
