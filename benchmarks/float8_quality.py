@@ -23,7 +23,7 @@ from pathlib import Path
 from livetalk.errors import LivetalkError
 from livetalk.runtime.avatar import Avatar
 from livetalk.runtime.build import BuildConfig, build_avatar, set_threads
-from livetalk.runtime.numerics import apply_configuration, describe_form, parse_configuration
+from livetalk.runtime.configurations import apply_configuration, describe_form, parse_configuration
 
 MEASURES = (
     "correlation",

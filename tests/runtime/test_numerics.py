@@ -6,20 +6,22 @@ import torch
 from torch import nn
 
 from livetalk.errors import InputError
+from livetalk.runtime.configurations import (
+    Configuration,
+    Form,
+    apply_configuration,
+    check_device,
+    parse_configuration,
+    sharpen_attention,
+)
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
     Comparison,
-    Configuration,
-    Form,
     StageError,
     StreamSource,
-    apply_configuration,
-    check_device,
     compare_numerics,
-    parse_configuration,
     relative_error,
     shared_noise,
-    sharpen_attention,
 )
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model

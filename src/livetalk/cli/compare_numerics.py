@@ -15,16 +15,18 @@ from livetalk.data.image import load_image
 from livetalk.data.media import open_audio
 from livetalk.errors import InputError
 from livetalk.runtime.build import BuildConfig, Precision, build_avatar, choose_device
+from livetalk.runtime.configurations import (
+    Configuration,
+    apply_configuration,
+    check_device,
+    parse_configuration,
+    sharpen_attention,
+)
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
     Comparison,
-    Configuration,
     StreamSource,
-    apply_configuration,
-    check_device,
     compare_numerics,
-    parse_configuration,
-    sharpen_attention,
 )
 from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
 from livetalk.runtime.session import SessionOptions, check_options, plan_session
