@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -90,3 +92,33 @@ def test_sharper_attention_is_both_runs(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_cannot_be_is_refused_before_anything_runs(options: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         run(*options)
+
+
+WITHOUT_PYAV = """
+import sys
+
+
+class NoPyAV:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "av":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, NoPyAV())
+from livetalk.cli.main import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_only_a_sound_file_needs_pyav() -> None:
+    command = [sys.executable, "-c", WITHOUT_PYAV, "compare-numerics", "float32", "bfloat16"]
+    command += ["--random-weights", "tiny", "--device", "cpu", "--chunks", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and "chunk 1 encode" in done.stdout, done.stderr
+    command += ["--audio", "voice.wav"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert refused.returncode != 0 and refused.stdout == ""
+    assert "audio voice.wav: the package av, which reads it, is not installed" in refused.stderr
+    assert refused.stderr.count("\n") == 1

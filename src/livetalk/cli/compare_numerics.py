@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from livetalk.data.framing import frame_portrait
 from livetalk.data.image import load_image
-from livetalk.data.media import open_audio
 from livetalk.errors import InputError
 from livetalk.runtime.build import BuildConfig, Precision, build_avatar, choose_device
 from livetalk.runtime.configurations import (
@@ -194,11 +194,19 @@ def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
 
 
 def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
+    # Only where there is a file to read: without one the comparison needs no PyAV.
+    try:
+        media = importlib.import_module("livetalk.data.media")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"audio {path}: the package {error.name}, which reads it, is not installed"
+        ) from error
+
     def read(model: AvatarModel) -> tuple[Tensor, ...]:
         geometry = model.models.config.geometry
         num_samples = num_chunks * geometry.chunk_samples
         found = np.zeros(0, np.float32)
-        for block in open_audio(path).mono_blocks(geometry.sample_rate):
+        for block in media.open_audio(path).mono_blocks(geometry.sample_rate):
             found = np.concatenate((found, block))[:num_samples]
             if found.shape[0] == num_samples:
                 break
