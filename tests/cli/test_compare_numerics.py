@@ -11,6 +11,7 @@ from PIL import Image
 
 from livetalk.cli import compare_numerics
 from livetalk.errors import InputError
+from no_pyav import BLOCK_PYAV
 
 
 def run(*options: str) -> int:
@@ -94,21 +95,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(options: tuple[str, ...]
         run(*options)
 
 
-WITHOUT_PYAV = """
-import sys
-
-
-class NoPyAV:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "av":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, NoPyAV())
-from livetalk.cli.main import main
-
-sys.exit(main())
-"""
+WITHOUT_PYAV = f"{BLOCK_PYAV}\nfrom livetalk.cli.main import main\nsys.exit(main())"
 
 
 @pytest.mark.slow

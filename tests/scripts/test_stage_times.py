@@ -6,18 +6,12 @@ from typing import Any
 
 import pytest
 
+from no_pyav import BLOCK_PYAV
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "stage_times.py"
-WITHOUT_PYAV = """
-import importlib.util, runpy, sys
+WITHOUT_PYAV = f"""{BLOCK_PYAV}
+import importlib.util, runpy
 
-
-class NoPyAV:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "av":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, NoPyAV())
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "av" else found(name, package)
 sys.argv = sys.argv[1:]
