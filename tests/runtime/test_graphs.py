@@ -106,6 +106,15 @@ def test_sizes_beyond_the_last_graph_run_without_one(caplog: pytest.LogCaptureFi
     assert caplog.text.count("without a CUDA graph") == 1
 
 
+def test_a_size_that_comes_once_takes_no_graph_from_others(caplog: pytest.LogCaptureFixture) -> None:
+    dit, blocks = graphed_dit()
+    inputs = dit_inputs(CONFIG, batch=3)
+    dit(*inputs)
+    for batch in (1, 2):
+        velocities(dit, 1, batch)
+    assert len(blocks._graphs) == 2 and "without a CUDA graph" not in caplog.text
+
+
 def test_nested_tuples_keep_their_types() -> None:
     tree = (RopeTables(torch.zeros(1), torch.zeros(2)), None, (3, torch.zeros(4)))
     numbered = replace_leaves(tree, iter([torch.tensor(index) for index in range(3)]))

@@ -40,6 +40,7 @@ class GraphedBlocks(BlockStack):
         self.layers = blocks.layers
         self.own_tokens = blocks.own_tokens
         self._seen: set[tuple[Any, ...]] = set()
+        self._refused: set[tuple[Any, ...]] = set()
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
     def forward(
@@ -63,11 +64,14 @@ class GraphedBlocks(BlockStack):
 
     def _may_capture(self, size: tuple[Any, ...]) -> bool:
         """Tell whether a size that has no graph may get one now."""
-        if size in self._seen:
-            return len(self._graphs) < MAX_GRAPHS
-        # The first pass compiles kernels and opens memory between GPUs: none of that can be captured.
-        self._seen.add(size)
-        if len(self._seen) > MAX_GRAPHS:
+        if size not in self._seen:
+            # The first pass compiles kernels and opens memory between GPUs: none of that can be captured.
+            self._seen.add(size)
+            return False
+        if len(self._graphs) < MAX_GRAPHS:
+            return True
+        if size not in self._refused:
+            self._refused.add(size)
             _log.warning("windows of one more size: launched kernel by kernel, without a CUDA graph")
         return False
 
