@@ -77,7 +77,7 @@ def build_block(
     text = None if config.text_dim is None else draw(1, min(TEXT_TOKENS, config.text_len), config.text_dim)
     image = None if config.image_dim is None else draw(1, bench.sizes.image_tokens, config.image_dim)
     session = prepare_session(dit, condition, (TIMESTEP,), text, image)
-    chunk = prepare_chunk(dit, session, speech, PrepareConfig(max_absorbed_bytes=1 << 40))
+    chunk = prepare_chunk(dit, session, dit.project_audio(speech), PrepareConfig(max_absorbed_bytes=1 << 40))
     step, tokens = chunk.step(TIMESTEP), draw(1, bench.sizes.tokens, config.dim)
     fuse_qkv(dit)
     if precision == "fp8":

@@ -31,12 +31,11 @@ from livetalk.cli import bench
 from livetalk.env import worker_place
 from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.launch import launch_workers
+from livetalk.runtime.commands import NextChunk, OpenStream
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.session import plan_session
 from livetalk.runtime.worker import (
     Leader,
-    NextChunk,
-    OpenStream,
     Streams,
     StreamTable,
     choose_worker_device,

@@ -9,6 +9,7 @@ runs at the same time, such as the copy of the frames before, is drawn paler.
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,14 @@ class Excerpt:
         length_ms: until the next chunk starts, or this one ends where it is the last.
         rows: by stage, the spans that lie in this time, cut to it, from 0.
         own: of these spans, those that are part of this chunk.
+        totals_ms: by stage, all of this chunk, what of it lies in another's time included.
     """
 
     start_ms: float
     length_ms: float
     rows: dict[str, list[TimedSpan]]
     own: frozenset[TimedSpan]
+    totals_ms: dict[str, float]
 
 
 def cut_chunk(trace: Trace, index: int) -> Excerpt:
@@ -65,14 +68,18 @@ def cut_chunk(trace: Trace, index: int) -> Excerpt:
     end = chunks[index + 1].start_ms if index + 1 < len(chunks) else chunks[index].end_ms
     rows: dict[str, list[TimedSpan]] = {}
     own = set()
+    totals: dict[str, float] = defaultdict(float)
     for span, chunk in sorted(find_owners(trace, len(chunks)), key=lambda pair: pair[0].start_ms):
+        stage = span.name.rpartition(".")[2]
+        if chunk == index:
+            totals[stage] += span.duration_ms
         if span.end_ms <= start or span.start_ms >= end:
             continue
         cut = TimedSpan(span.name, max(span.start_ms, start) - start, min(span.end_ms, end) - start)
-        rows.setdefault(span.name.rpartition(".")[2], []).append(cut)
+        rows.setdefault(stage, []).append(cut)
         if chunk == index:
             own.add(cut)
-    return Excerpt(start, end - start, rows, frozenset(own))
+    return Excerpt(start, end - start, rows, frozenset(own), totals)
 
 
 def find_owners(trace: Trace, num_chunks: int) -> Iterator[tuple[TimedSpan, int]]:
@@ -101,9 +108,8 @@ def draw(trace: Trace, excerpt: Excerpt) -> Image.Image:
         pen.text((x, bottom + 10), f"{tick:g} ms", INK, small, anchor="ma")
     for row, (name, spans) in enumerate(excerpt.rows.items()):
         middle = HEADER + ROW * row + ROW // 2
-        total = sum(span.duration_ms for span in spans if span in excerpt.own)
         pen.text((MARGIN, middle), name, INK, small, anchor="lm")
-        pen.text((left - 12, middle), f"{total:.1f} ms", INK, small, anchor="rm")
+        pen.text((left - 12, middle), f"{excerpt.totals_ms[name]:.1f} ms", INK, small, anchor="rm")
         for span in spans:
             colour = COLOURS[row % len(COLOURS)]
             if span not in excerpt.own:

@@ -12,7 +12,7 @@ from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 
 LATENT_CHANNELS = 4
 IMAGE_SIDE = 16

@@ -14,6 +14,11 @@ def test_every_option_is_printed() -> None:
     assert "torch                   2.11" in text and "fast                    yes" in text
 
 
+def rows_of(lines: list[str]) -> dict[str, list[str]]:
+    """Return the numbers of each row of a table by its label."""
+    return {line[:24].strip(): line[24:].split() for line in lines if line[24:].strip()}
+
+
 def test_the_table_adds_up() -> None:
     stages = {
         "copy": StageTiming(median_ms=9.0, p95_ms=9.5, per_chunk=1),
@@ -22,14 +27,21 @@ def test_the_table_adds_up() -> None:
         "later": StageTiming(median_ms=40.0, p95_ms=41.0, per_chunk=1),
     }
     lines = describe_record(dataclasses.replace(RECORD, stages=stages))
-    rows = {line[:24].strip(): line[24:].split() for line in lines if line[24:].strip()}
+    rows = rows_of(lines)
     assert rows["transformer, a step"] == ["80.00", "90.00", "320.00"]
-    # The copy runs beside the next chunk, so it is not part of the sum: 560 - 100 - 320 - 40.
-    assert rows["rest"] == ["100.00"]
+    assert rows["rest"] == ["91.00"]  # 560 - 9 - 100 - 320 - 40
     assert rows["total"] == ["560.00", "570.00", "560.00"]
     order = [line[:24].strip() for line in lines]
     assert order.index("transformer, a step") < order.index("decode") < order.index("copy")
     assert "50.00 frames/s, real-time factor 0.500 (live)" in order + lines
+
+
+def test_what_runs_beside_other_chunks_is_no_part_of_a_gpus_sum() -> None:
+    names = ("speech", "decode", "copy")
+    stages = {name: StageTiming(median_ms=60.0, p95_ms=61.0, per_chunk=1) for name in names}
+    cpu, gpu = (dataclasses.replace(RECORD, stages=stages, num_gpus=number) for number in (0, 1))
+    assert rows_of(describe_record(cpu))["rest"] == ["380.00"]
+    assert rows_of(describe_record(gpu))["rest"] == ["500.00"]
 
 
 def test_the_first_frame_is_told_both_ways_as_far_as_they_were_measured() -> None:

@@ -55,7 +55,8 @@ def prepare(
     """Make the constants of the inputs of a transformer."""
     _, _, condition, audio, text, image = inputs
     assert condition is not None and audio is not None
-    return prepare_chunk(dit, prepare_session(dit, condition, TIMESTEPS, text, image), audio, config)
+    session = prepare_session(dit, condition, TIMESTEPS, text, image)
+    return prepare_chunk(dit, session, dit.project_audio(audio), config)
 
 
 def both(
@@ -174,7 +175,7 @@ def test_absorbed_speech_is_written_where_a_gpu_reads_it() -> None:
     _, _, condition, audio, text, image = inputs
     session = prepare_session(dit, condition, TIMESTEPS, text, image)
     with LargestCopy() as copies:
-        chunk = prepare_chunk(dit, session, audio)
+        chunk = prepare_chunk(dit, session, dit.project_audio(audio))
     absorbed = chunk.conditioning.layers[0].audio
     assert isinstance(absorbed, AbsorbedAudio)
     for weight in (absorbed.logit_weight, absorbed.output_weight):
@@ -321,13 +322,12 @@ def test_a_session_knows_its_timesteps() -> None:
 
 def test_refuses_shapes_that_do_not_fit() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    _, _, condition, audio, text, image = inputs
+    _, _, condition, audio, _, image = inputs
     assert condition is not None and audio is not None
     with pytest.raises(ValueError, match="text_embeds"):
         prepare_session(dit, condition, TIMESTEPS, None, image)
-    session = prepare_session(dit, condition, TIMESTEPS, text, image)
     with pytest.raises(ValueError, match="audio_context"):
-        prepare_chunk(dit, session, audio[:, :2])
+        dit.project_audio(audio[:, :2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -92,7 +92,7 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
     for size in SIZES:
         inputs = draw_inputs(*size)
         session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
-        chunk = prepare_chunk(dit, session, inputs[3])
+        chunk = prepare_chunk(dit, session, dit.project_audio(inputs[3]))
         velocities.append(dit(*inputs, prepared=chunk.step(500.0)))
     return velocities
 
@@ -111,7 +111,7 @@ def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
     parallelize_dit(dit, build_mesh(config, CPU))
     inputs = draw_inputs(*SIZES[0])
     session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
-    chunk = prepare_chunk(dit, session, inputs[3])
+    chunk = prepare_chunk(dit, session, dit.project_audio(inputs[3]))
     kept = [
         layer.audio.logit_weight.shape[1]
         for layer in chunk.conditioning.layers

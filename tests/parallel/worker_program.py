@@ -11,9 +11,10 @@ from livetalk.env import worker_place
 from livetalk.errors import LivetalkError
 from livetalk.parallel.launch import launch_workers
 from livetalk.runtime.audio_feed import AudioPiece
+from livetalk.runtime.commands import OpenStream
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import Leader, OpenStream, Streams, generate_stream, run_worker
+from livetalk.runtime.worker import Leader, Streams, generate_stream, run_worker
 from livetalk.streaming.geometry import ChunkGeometry
 
 SIZE = PortraitConfig(height=16, width=112)

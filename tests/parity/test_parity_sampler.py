@@ -17,7 +17,7 @@ from livetalk.streaming.color import match_color
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 from livetalk.types import Conditioning, to_levels
 
 NAME = "sampler"

@@ -113,7 +113,7 @@ def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, config
     latents, _, condition, audio, text, image = dit_inputs(PROMPT)
     assert latents is not None and condition is not None and audio is not None
     session = prepare_session(fused, condition, (750.0,), text, image)
-    chunk = prepare_chunk(fused, session, audio, config)
+    chunk = prepare_chunk(fused, session, fused.project_audio(audio), config)
     kinds = {type(layer.audio) for layer in chunk.conditioning.layers}
     assert kinds == {AUDIO_KINDS[config]}
     prepared = chunk.step(750.0)

@@ -60,7 +60,8 @@ def velocities(dit: DiT, seed: int, batch: int = 1) -> list[Tensor]:
     inputs = [None if x is None else x.to(device) for x in dit_inputs(CONFIG, batch, seed)]
     latents, _, condition, audio, *embeds = inputs
     assert condition is not None and audio is not None
-    chunk = prepare_chunk(dit, prepare_session(dit, condition, STEPS, *embeds), audio)
+    session = prepare_session(dit, condition, STEPS, *embeds)
+    chunk = prepare_chunk(dit, session, dit.project_audio(audio))
     timesteps = torch.tensor(STEPS, device=device)
     return [
         dit(

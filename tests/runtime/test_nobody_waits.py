@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from livetalk.bench.chunks import draw_picture, hum
+from livetalk.runtime.commands import NextChunk, OpenStream
 from livetalk.runtime.host_copy import HostCopy
 from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import NextChunk, OpenStream, StreamTable
+from livetalk.runtime.worker import StreamTable
 
 pytestmark = [
     pytest.mark.gpu,

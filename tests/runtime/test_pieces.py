@@ -9,22 +9,11 @@ from torch import Tensor
 
 from livetalk.parallel.join import ControlLine
 from livetalk.runtime.audio_feed import AudioPiece
+from livetalk.runtime.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import relative_error
 from livetalk.runtime.session import SessionOptions
-from livetalk.runtime.worker import (
-    BeginChunk,
-    CloseStream,
-    Leader,
-    NextChunk,
-    NextPiece,
-    OpenStream,
-    Streams,
-    StreamTable,
-    follow,
-    generate_stream,
-    spread_model,
-)
+from livetalk.runtime.worker import Leader, Streams, StreamTable, follow, generate_stream, spread_model
 from parallel.gloo_ranks import run_ranks
 from parallel.worker_program import SIZE, build
 

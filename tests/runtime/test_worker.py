@@ -21,6 +21,7 @@ from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError
 from livetalk.parallel.mesh import ParallelConfig
 from livetalk.runtime.audio_feed import AudioPiece
+from livetalk.runtime.commands import CloseStream, NextChunk, OpenStream
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
     Recorder,
@@ -32,10 +33,7 @@ from livetalk.runtime.numerics import (
 )
 from livetalk.runtime.session import SessionOptions
 from livetalk.runtime.worker import (
-    CloseStream,
     Leader,
-    NextChunk,
-    OpenStream,
     StreamTable,
     choose_worker_device,
     follow,

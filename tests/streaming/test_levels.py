@@ -14,13 +14,8 @@ from livetalk.streaming.loudness import (
     normalize_running,
     silence_noise,
 )
-from livetalk.streaming.step import (
-    Models,
-    create_recorded_state,
-    create_state,
-    generate_chunk,
-    prepare_conditioning,
-)
+from livetalk.streaming.models import Models
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
 from tiny import IMAGE_SIDE, FrameEncoder, randomize, tiny_dit, tiny_models, tiny_vae
 
 CHUNK = ChunkGeometry(window_frames=13).chunk_samples

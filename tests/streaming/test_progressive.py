@@ -14,16 +14,11 @@ from livetalk.streaming.color import match_color
 from livetalk.streaming.config import StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.loudness import LoudnessMode
+from livetalk.streaming.models import Models
 from livetalk.streaming.progressive import generate_pieces
 from livetalk.streaming.seams import SeamConfig
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import (
-    Models,
-    create_recorded_state,
-    create_state,
-    generate_chunk,
-    prepare_conditioning,
-)
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
 from livetalk.types import Conditioning, VideoChunk
 from tiny import IMAGE_SIDE, VAE, VAE_PATCHED, tiny_models
 

@@ -12,13 +12,8 @@ from livetalk.streaming.audio import (
     recorded_context,
 )
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import (
-    create_recorded_state,
-    create_state,
-    encode_audio_context,
-    generate_chunk,
-    prepare_conditioning,
-)
+from livetalk.streaming.hearing import encode_audio_context
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
 from tiny import IMAGE_SIDE, FrameEncoder, tiny_models
 
 GEOMETRY = ChunkGeometry(window_frames=13)

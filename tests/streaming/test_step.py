@@ -10,14 +10,10 @@ from livetalk.streaming import step
 from livetalk.streaming.audio import AudioBuffer
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.config import SamplerConfig, SamplerKind
+from livetalk.streaming.hearing import encode_audio_context
+from livetalk.streaming.models import Models
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import (
-    Models,
-    create_state,
-    encode_audio_context,
-    generate_chunk,
-    prepare_conditioning,
-)
+from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
 from livetalk.types import Conditioning, VideoChunk
 from tiny import DIT_WITH_PROMPT, IMAGE_DIM, IMAGE_SIDE, TEXT_DIM, VAE, VAE_PATCHED, tiny_models
 

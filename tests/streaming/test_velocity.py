@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from livetalk.models.dit_constants import PrepareConfig
 from livetalk.streaming.config import SamplerConfig, SamplerKind
-from livetalk.streaming.step import Models, create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.models import Models
+from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
 from livetalk.streaming.velocity import PreparedConditioning
 from livetalk.types import Conditioning
 from tiny import DIT_WITH_PROMPT, IMAGE_DIM, IMAGE_SIDE, TEXT_DIM, randomize, tiny_dit, tiny_models

@@ -12,17 +12,10 @@ from torch import Tensor
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan
+from livetalk.runtime.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
 from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.session import SessionOptions, plan_session
-from livetalk.runtime.worker import (
-    BeginChunk,
-    CloseStream,
-    NextChunk,
-    NextPiece,
-    OpenStream,
-    StreamCommand,
-)
 from livetalk.tracing import observe_spans, span
 from livetalk.types import VideoChunk
 

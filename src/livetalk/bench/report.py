@@ -42,12 +42,13 @@ def describe_record(record: BenchRecord) -> list[str]:
     ]
     names = [name for name in _ORDER if name in record.stages]
     names += [name for name in record.stages if name not in names]
+    # On a GPU, the copy runs under the next chunk and the speech under the one before.
+    beside = ("copy", "speech") if record.num_gpus else ()
     accounted = 0.0
     for name in names:
         stage = record.stages[name]
         per_chunk = stage.median_ms * stage.per_chunk
-        # The copy runs beside the next chunk.
-        accounted += per_chunk if name != "copy" else 0.0
+        accounted += 0.0 if name in beside else per_chunk
         lines.append(
             f"{_NAMES.get(name, name):{_LABEL}}{stage.median_ms:10.2f}{stage.p95_ms:10.2f}{per_chunk:10.2f}"
         )

@@ -17,8 +17,10 @@ from livetalk.runtime.session import parse_size
 from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.config import SamplerConfig
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.hearing import project_speech
+from livetalk.streaming.models import Models
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import Models, create_state, generate_window
+from livetalk.streaming.step import create_state, generate_window
 from livetalk.types import Conditioning
 
 RATE, FPS = 16_000, 25
@@ -124,8 +126,8 @@ class FlashTalkPipeline:
         if audio_embedding.shape[:2] != (1, geometry.window_frames):
             shape = list(audio_embedding.shape)
             raise InputError(f"audio embedding {shape}: a window needs [1, {geometry.window_frames}, ...]")
-        context = audio_embedding.to(self.device)
-        pixels, self._state = generate_window(models, conditioning, context, self._state)
+        speech = project_speech(models, audio_embedding.to(self.device))
+        pixels, self._state = generate_window(models, conditioning, speech, self._state)
         return pixels if self._keep_motion_frames else pixels[:, -geometry.chunk_frames :]
 
     def _models(

@@ -159,20 +159,16 @@ def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[floa
 
 @torch.no_grad()
 def prepare_chunk(
-    dit: DiT, session: SessionConstants, audio_context: Tensor, config: PrepareConfig | None = None
+    dit: DiT, session: SessionConstants, audio: Tensor, config: PrepareConfig | None = None
 ) -> ChunkConstants:
     """Make what all steps of a chunk share.
 
     Args:
         dit: that `session` was made with.
         session: of the chunk.
-        audio_context: `[B, F, window, num_blocks, channels]`, F = 1 + stride * (T - 1).
+        audio: speech tokens `[B, T, S, audio_dim]`, from `DiT.project_audio`.
         config: what is made; None for the usual.
-
-    Raises:
-        ValueError: `audio_context` does not fit.
     """
-    audio = dit.project_audio(audio_context)
     num_frames, rows, columns = session.grid
     lengths = (rows * columns,) * num_frames
     frames = _own_frames(dit, num_frames, rows * columns)
@@ -205,9 +201,8 @@ def prepare_step(
         embeds: of text and image, as far as there are branches.
     """
     timestep = timesteps[0].item()
-    return prepare_chunk(dit, prepare_session(dit, condition, [timestep], *embeds), audio_context).step(
-        timestep
-    )
+    session = prepare_session(dit, condition, [timestep], *embeds)
+    return prepare_chunk(dit, session, dit.project_audio(audio_context)).step(timestep)
 
 
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:

@@ -26,7 +26,8 @@ from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig, apply_placement
 from livetalk.runtime.published import load_published
 from livetalk.streaming.config import StreamConfig
-from livetalk.streaming.step import Models, create_state, generate_chunk
+from livetalk.streaming.models import Models
+from livetalk.streaming.step import create_state, generate_chunk
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from livetalk.ops.lanes import Lane
 from livetalk.tracing import span
 from livetalk.types import VideoChunk
 
@@ -46,9 +47,7 @@ class HostCopy:
 
     def __init__(self, device: torch.device) -> None:
         """Prepare to copy from `device`."""
-        self._lane: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._lane = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._lane = Lane(device) if device.type == "cuda" else None
 
     def start(self, chunk: VideoChunk) -> PendingFrames:
         """Begin to copy a chunk, once the work that makes it is done."""
@@ -58,18 +57,17 @@ class HostCopy:
             return PendingFrames(chunk.first_frame, frames.shape[0], frames, _nothing)
         return self._start_on_lane(chunk, self._lane)
 
-    def _start_on_lane(self, chunk: VideoChunk, lane: torch.cuda.Stream) -> PendingFrames:
+    def _start_on_lane(self, chunk: VideoChunk, lane: Lane) -> PendingFrames:
         frames = chunk.to_uint8().contiguous()
         # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
         arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
-        lane.wait_stream(torch.cuda.current_stream(frames.device))
-        with torch.cuda.stream(lane):
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        lane.follow()
+        with lane.beside():
             with span("runtime.copy"):
                 arrived.copy_(frames, non_blocking=True)
-            # The frames' memory must not be given to later work before the copy has read it.
-            frames.record_stream(lane)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record(lane)
+            done.record()
+        lane.keep(frames)
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
 
 

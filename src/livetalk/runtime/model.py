@@ -9,7 +9,8 @@ from livetalk.data.framing import Crop
 from livetalk.runtime.acceleration import Acceleration
 from livetalk.runtime.prompt import PromptEncoder
 from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import Models, prepare_conditioning
+from livetalk.streaming.models import Models
+from livetalk.streaming.step import prepare_conditioning
 from livetalk.types import Conditioning
 
 

@@ -23,7 +23,7 @@ from livetalk.runtime.configurations import Configuration, describe_form
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.runtime.stages import Observer, StageInputs, run_stages
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

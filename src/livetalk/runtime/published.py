@@ -25,7 +25,7 @@ from livetalk.runtime.model import AvatarModel, PortraitConfig, SessionDefaults
 from livetalk.runtime.placement import DiTPlacement, EncoderPlace, PlacementConfig
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 from livetalk.tracing import span
 
 PUBLISHED_PORTRAIT = PortraitConfig(height=768, width=448)

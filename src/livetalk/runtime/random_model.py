@@ -25,7 +25,7 @@ from livetalk.runtime.random_weights import draw_weights
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""

@@ -25,7 +25,7 @@ from livetalk.runtime.model_sizes import ModelSizes
 from livetalk.runtime.placement import WeightForm
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.runtime.stages import Observer, StageInputs, run_stages
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -91,9 +91,8 @@ def constant_bytes(sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dty
     text, image = _encode_prompt(sizes, None, None)
     audio = config.audio
     heard = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
-    chunk = prepare_chunk(
-        dit, prepare_session(dit, condition, (0.0,), text, image), torch.empty(heard, device=META)
-    )
+    session = prepare_session(dit, condition, (0.0,), text, image)
+    chunk = prepare_chunk(dit, session, dit.project_audio(torch.empty(heard, device=META)))
     block = chunk.conditioning.layers[0]
     return _count_bytes((block.text, block.image)), _count_bytes(block.audio)
 

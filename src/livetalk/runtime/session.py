@@ -10,7 +10,7 @@ from livetalk.errors import InputError
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import Models
+from livetalk.streaming.models import Models
 
 SIZES = {
     "portrait": PortraitConfig(height=768, width=448),

@@ -10,15 +10,10 @@ from livetalk.diffusion.samplers import NoiseSource
 from livetalk.runtime.prompt import PromptEmbeds
 from livetalk.streaming.audio import AudioBuffer, buffer_samples
 from livetalk.streaming.color import measure_color
+from livetalk.streaming.hearing import encode_audio_context, project_speech
+from livetalk.streaming.models import Models
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import (
-    Models,
-    decode_window,
-    denoise_window,
-    encode_audio_context,
-    end_window,
-    prepare_conditioning,
-)
+from livetalk.streaming.step import decode_window, denoise_window, end_window, prepare_conditioning
 from livetalk.types import Conditioning, VideoChunk
 
 
@@ -74,10 +69,10 @@ def _run_chunk(
     models: Models, conditioning: Conditioning, state: StreamState, inputs: StageInputs, observer: Observer
 ) -> StreamState:
     with observer.stage("speech"):
-        context = encode_audio_context(models, state.audio)
-    observer.see("speech", context)
+        speech = project_speech(models, encode_audio_context(models, state.audio))
+    observer.see("speech", speech.context)
     with observer.stage("transformer"):
-        latents = denoise_window(models, conditioning, context, state.motion_latents, inputs.noise)
+        latents = denoise_window(models, conditioning, speech, state.motion_latents, inputs.noise)
     observer.see("latents", latents)
     with observer.stage("decode"):
         pixels, motion_latents = decode_window(models, latents, state)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import InputError, LivetalkError
+from livetalk.ops.lanes import Lane
 from livetalk.parallel.join import ControlLine, PeerLostError, join_workers
 from livetalk.parallel.launch import EXIT_LOST
 from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
@@ -23,89 +24,25 @@ from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
 from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.build import choose_device
+from livetalk.runtime.commands import (
+    BeginChunk,
+    CloseStream,
+    NextChunk,
+    NextPiece,
+    OpenStream,
+    StopWorkers,
+    StreamCommand,
+)
 from livetalk.runtime.graphs import graph_blocks
 from livetalk.runtime.model import AvatarModel, prepare_session
-from livetalk.runtime.session import SessionOptions, plan_session
+from livetalk.runtime.session import plan_session
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.models import Models
 from livetalk.streaming.progressive import generate_pieces
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import Models, create_recorded_state, create_state, generate_chunk
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenStream:
-    """Begin a stream.
-
-    Attributes:
-        stream: its number, of the leader's choice.
-        picture: `[3, H, W]`, -1..1, the framed portrait in the model's `image_dtype`, on the CPU.
-        sound: float32 on the CPU: for "stream" what is heard before the first chunk, for "whole" all.
-        options: of the session.
-    """
-
-    stream: int
-    picture: Tensor
-    sound: Tensor
-    options: SessionOptions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextChunk:
-    """Make the next chunk of a stream.
-
-    Attributes:
-        stream: its number.
-        samples: `[chunk_samples]` float32, -1..1, on the CPU.
-    """
-
-    stream: int
-    samples: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeginChunk:
-    """Begin the next chunk of a stream, to be made piece by piece; one begun before is given up.
-
-    Attributes:
-        stream: its number.
-        samples: `[chunk_samples]` float32, -1..1, on the CPU.
-    """
-
-    stream: int
-    samples: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NextPiece:
-    """Make the next frames of the chunk that was begun, or end it when there are no more.
-
-    Attributes:
-        stream: its number.
-    """
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseStream:
-    """Forget a stream.
-
-    Attributes:
-        stream: its number.
-    """
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopWorkers:
-    """End the work."""
-
-
-StreamCommand = OpenStream | NextChunk | BeginChunk | NextPiece | CloseStream
-Command = StreamCommand | StopWorkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +65,8 @@ class StreamTable:
 
     def __init__(self, model: AvatarModel) -> None:
         """Start with no stream."""
-        self.model = model
+        # Beside the main work, the sound of a chunk is heard while the frames of the one before are made.
+        self.model = replace(model, models=replace(model.models, lane=Lane(model.models.device)))
         self._streams: dict[int, _Stream] = {}
 
     def run(self, command: StreamCommand) -> VideoChunk | None:

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from livetalk.streaming.hearing import hear_chunk
+from livetalk.streaming.models import Models
 from livetalk.streaming.seams import Seam, measure_seam
 from livetalk.streaming.state import StreamState
 from livetalk.streaming.step import (
-    Models,
     decode_pieces,
     denoise_next,
     encode_motion,
     end_window,
-    hear_chunk,
 )
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
@@ -54,8 +54,8 @@ def generate_pieces(
         ValueError: the number of samples is wrong; raised when the first piece is asked for.
     """
     geometry = models.config.geometry
-    context, heard = hear_chunk(models, audio, state)
-    latents, denoised = denoise_next(models, conditioning, context, heard)
+    speech, heard = hear_chunk(models, audio, state)
+    latents, denoised = denoise_next(models, conditioning, speech, heard)
     recent: tuple[Tensor, ...] = ()
     for piece in _finish_pieces(models, latents, state):
         # Copied: what the caller does to its frames must not reach the next window.

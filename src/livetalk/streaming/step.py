@@ -5,74 +5,24 @@ is a batch of one.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from livetalk.diffusion.samplers import NoiseSource, pin_motion, sample_euler, sample_renoise
-from livetalk.diffusion.schedule import sigmas_from_steps
-from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import PrepareConfig
-from livetalk.models.speech import AudioEncoder
-from livetalk.models.vae import CausalVideoVAE
-from livetalk.streaming.audio import (
-    AudioBuffer,
-    Recording,
-    audio_context,
-    buffer_samples,
-    buffer_window_start,
-    recorded_context,
-)
-from livetalk.streaming.color import MatchColor, match_color, measure_color
+from livetalk.streaming.audio import AudioBuffer, Recording
+from livetalk.streaming.color import measure_color
 from livetalk.streaming.conditioning import encode_conditioning
-from livetalk.streaming.config import SamplerKind, StreamConfig
-from livetalk.streaming.loudness import (
-    LoudnessMode,
-    LoudnessState,
-    normalize_published,
-    normalize_running,
-    silence_noise,
-)
+from livetalk.streaming.config import SamplerKind
+from livetalk.streaming.hearing import Speech, hear_chunk, listen_live, listen_recorded
+from livetalk.streaming.loudness import LoudnessState
+from livetalk.streaming.models import Models
 from livetalk.streaming.seams import hide_seam
 from livetalk.streaming.state import StreamState, restore_rng, seeded_rng_state
 from livetalk.streaming.velocity import make_predictor, prepare_constants
 from livetalk.tracing import span
 from livetalk.types import Conditioning, VideoChunk
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Models:
-    """Networks and settings that all streams share; all networks on one device.
-
-    Attributes:
-        dit: the transformer.
-        vae: the VAE.
-        audio_encoder: the speech encoder.
-        config: what the model is besides its weights.
-        loudness: what is done to the level of the sound.
-        prepare: what the transformer makes once for a stream or a chunk instead of in every step; the numbers
-            differ by rounding. None leaves each step to itself.
-        match_color: gives frames the colours of the reference; a faster form may stand here.
-    """
-
-    dit: DiT
-    vae: CausalVideoVAE
-    audio_encoder: AudioEncoder
-    config: StreamConfig = field(default_factory=StreamConfig)
-    loudness: LoudnessMode = LoudnessMode.OFF
-    prepare: PrepareConfig | None = field(default_factory=PrepareConfig)
-    match_color: MatchColor = match_color
-
-    @property
-    def sigmas(self) -> Tensor:
-        """Noise levels of the sampler, `[num_steps + 1]` on the CPU: scalars for any device."""
-        return sigmas_from_steps(self.config.sampler.num_steps, self.config.sampler.shift)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.dit.patch_embedding.weight.device
 
 
 def prepare_conditioning(
@@ -115,15 +65,7 @@ def create_state(
     Raises:
         ValueError: `lead_audio` is longer than the look-ahead.
     """
-    config = models.config
-    audio = AudioBuffer.create(buffer_samples(config.geometry, config.audio), models.device)
-    loudness = LoudnessState.create() if models.loudness is LoudnessMode.RUNNING else None
-    if lead_audio is not None:
-        missing = config.audio.lookahead_frames * config.geometry.samples_per_frame - lead_audio.shape[0]
-        if missing < 0:
-            raise ValueError(f"lead_audio is {-missing} samples longer than the look-ahead")
-        lead, loudness = _adjust_level(models, lead_audio, loudness)
-        audio = audio.push(torch.nn.functional.pad(lead, (0, missing)))
+    audio, loudness = listen_live(models, lead_audio)
     return _first_state(models, conditioning, seed, audio, loudness)
 
 
@@ -141,13 +83,7 @@ def create_recorded_state(
         seed: of its noise.
         recording: `[samples]` float32, -1..1, all of the sound, at least one sample.
     """
-    config = models.config
-    if models.loudness is LoudnessMode.RUNNING:
-        recording, _ = normalize_running(recording, LoudnessState.create(), config.geometry.sample_rate)
-    elif models.loudness is LoudnessMode.PUBLISHED:
-        recording = normalize_published(recording, config.geometry.sample_rate)
-    sound = Recording.create(recording.to(models.device), config.geometry)
-    return _first_state(models, conditioning, seed, sound)
+    return _first_state(models, conditioning, seed, listen_recorded(models, recording))
 
 
 def _first_state(
@@ -165,15 +101,6 @@ def _first_state(
         chunk_index=0,
         loudness=loudness,
     )
-
-
-def _adjust_level(
-    models: Models, samples: Tensor, loudness: LoudnessState | None
-) -> tuple[Tensor, LoudnessState | None]:
-    """Apply a stream's running gain, if it has one, to its next samples."""
-    if loudness is None:
-        return samples, None
-    return normalize_running(samples, loudness, models.config.geometry.sample_rate)
 
 
 @torch.no_grad()
@@ -197,8 +124,8 @@ def generate_chunk(
         ValueError: the number of samples is wrong.
     """
     geometry = models.config.geometry
-    context, heard = hear_chunk(models, audio, state)
-    pixels, following = generate_window(models, conditioning, context, heard)
+    speech, heard = hear_chunk(models, audio, state)
+    pixels, following = generate_window(models, conditioning, speech, heard)
     chunk = VideoChunk(
         pixels=pixels[:, -geometry.chunk_frames :],
         first_frame=state.chunk_index * geometry.chunk_frames,
@@ -206,55 +133,29 @@ def generate_chunk(
     return chunk, following
 
 
-def hear_chunk(models: Models, audio: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-    """Take in the sound of a stream's next chunk.
-
-    Args:
-        models: networks and settings.
-        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
-        state: of the stream; it is not changed.
-
-    Returns:
-        The speech around each frame of the next window, see `encode_audio_context`, and the state with the
-        sound in it and nothing else changed.
-
-    Raises:
-        ValueError: the number of samples is wrong.
-    """
-    geometry = models.config.geometry
-    if audio.shape != (geometry.chunk_samples,):
-        raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
-    samples, loudness = _adjust_level(models, audio, state.loudness)
-    sound = state.audio.push(samples)
-    if isinstance(sound, Recording):
-        with span("step.speech"):
-            sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
-    return encode_audio_context(models, sound), replace(state, audio=sound, loudness=loudness)
-
-
 @torch.no_grad()
 def generate_window(
-    models: Models, conditioning: Conditioning, context: Tensor, state: StreamState
+    models: Models, conditioning: Conditioning, speech: Speech, state: StreamState
 ) -> tuple[Tensor, StreamState]:
-    """Generate the next window of a stream from the speech around its frames: denoise, decode, go on.
+    """Generate the next window of a stream from its speech: denoise, decode, go on.
 
     Args:
         models: networks and settings.
         conditioning: of the stream.
-        context: speech, `[1, F, context, num_blocks, channels]`.
+        speech: of the window.
         state: of the stream; it is not changed.
 
     Returns:
         Decoded frames `[3, F, H, W]` float32, -1..1, the chunk's new ones last (see `decode_window`), and
         the state for the next window, its sound as it was.
     """
-    latents, denoised = denoise_next(models, conditioning, context, state)
+    latents, denoised = denoise_next(models, conditioning, speech, state)
     pixels, motion_latents = decode_window(models, latents, state)
     return pixels[0], end_window(models, denoised, pixels[:, :, -1], motion_latents)
 
 
 def denoise_next(
-    models: Models, conditioning: Conditioning, context: Tensor, state: StreamState
+    models: Models, conditioning: Conditioning, speech: Speech, state: StreamState
 ) -> tuple[Tensor, StreamState]:
     """Denoise the next window of a stream with the stream's own noise.
 
@@ -262,7 +163,7 @@ def denoise_next(
         Latents as from `denoise_window`, and the state with the noise drawn and nothing else changed.
     """
     rng = restore_rng(state.rng_state, models.device)
-    latents = denoise_window(models, conditioning, context, state.motion_latents, normal_noise(rng))
+    latents = denoise_window(models, conditioning, speech, state.motion_latents, normal_noise(rng))
     return latents, replace(state, rng_state=rng.get_state())
 
 
@@ -283,36 +184,10 @@ def end_window(models: Models, state: StreamState, last_frame: Tensor, motion_la
     )
 
 
-def encode_audio_context(models: Models, sound: AudioBuffer | Recording) -> Tensor:
-    """Return the speech around each frame of the newest window: `[1, F, context, num_blocks, channels]`.
-
-    Args:
-        models: networks and settings.
-        sound: with the newest chunk; a recording after `Recording.read`.
-    """
-    geometry, config = models.config.geometry, models.config.audio
-    if isinstance(sound, Recording):
-        return recorded_context(sound, geometry, config)
-    waveform = sound.waveform
-    if models.loudness is LoudnessMode.PUBLISHED:
-        waveform = normalize_published(waveform, geometry.sample_rate)
-    with span("step.speech"):
-        features = _encode_speech(models, waveform)
-    start = buffer_window_start(geometry, config)
-    return audio_context(features, start, geometry.window_frames, config.context_frames)
-
-
-def _encode_speech(models: Models, waveform: Tensor) -> Tensor:
-    """Encode `[samples]`; with a running gain, noise without speech counts as silence."""
-    if models.loudness is LoudnessMode.RUNNING:
-        waveform = silence_noise(waveform, models.config.geometry.sample_rate)
-    return models.audio_encoder(waveform[None])
-
-
 def denoise_window(
     models: Models,
     conditioning: Conditioning,
-    context: Tensor,
+    speech: Speech,
     motion_latents: Tensor,
     noise_source: NoiseSource,
 ) -> Tensor:
@@ -321,7 +196,7 @@ def denoise_window(
     Args:
         models: networks and settings.
         conditioning: of the stream.
-        context: speech, `[1, F, window, num_blocks, channels]`.
+        speech: of the window.
         motion_latents: clean latents `[1, C, M, h, w]` that start the window.
         noise_source: called for the initial noise, then by the sampler.
 
@@ -336,7 +211,7 @@ def denoise_window(
     dtype = models.dit.patch_embedding.weight.dtype if published else torch.float32
     noise = noise_source(motion_latents.new_empty(shape, dtype=dtype))
     sigmas = models.sigmas
-    predict_velocity = make_predictor(models.dit, conditioning, context, sigmas, models.prepare)
+    predict_velocity = make_predictor(models.dit, conditioning, speech, sigmas, models.prepare)
     pin = pin_motion(motion_latents)
     if config.sampler.kind is SamplerKind.EULER:
         return sample_euler(predict_velocity, noise, sigmas, pin)

@@ -19,6 +19,7 @@ from livetalk.models.dit_constants import (
     with_timesteps,
 )
 from livetalk.ops.transfer import to_device
+from livetalk.streaming.hearing import Speech
 from livetalk.tracing import span
 from livetalk.types import Conditioning
 
@@ -50,26 +51,27 @@ def prepare_constants(dit: DiT, conditioning: Conditioning, sigmas: Tensor) -> P
 
 
 def make_predictor(
-    dit: DiT, conditioning: Conditioning, context: Tensor, sigmas: Tensor, prepare: PrepareConfig | None
+    dit: DiT, conditioning: Conditioning, speech: Speech, sigmas: Tensor, prepare: PrepareConfig | None
 ) -> PredictVelocity:
     """Return the velocity of one window as a function of latents and sigma.
 
     Args:
         dit: the transformer.
         conditioning: of the stream.
-        context: speech, `[1, F, window, num_blocks, channels]`.
+        speech: of the window, its tokens made if anything is to be made once.
         sigmas: `[num_steps + 1]` on the CPU; the function takes these but the last, and finds what belongs to
             one without asking the device.
         prepare: what is made for all steps before the first; None leaves each step to itself.
     """
     timesteps = _timesteps(sigmas)
-    on_device = to_device(timesteps_from_sigma(sigmas), context.device)
+    on_device = to_device(timesteps_from_sigma(sigmas), speech.context.device)
     places = {float(sigma): index for index, sigma in enumerate(sigmas[:-1])}
     chunk = None
     if prepare is not None:
+        assert speech.tokens is not None
         with span("step.prepare"):
             session = _usable_constants(dit, conditioning, timesteps)
-            chunk = prepare_chunk(dit, session, context, prepare)
+            chunk = prepare_chunk(dit, session, speech.tokens, prepare)
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         index = places[float(sigma)]
@@ -78,7 +80,7 @@ def make_predictor(
                 latents,
                 on_device[index].expand(latents.shape[0]),
                 conditioning.condition,
-                context,
+                speech.context,
                 conditioning.text_embeds,
                 conditioning.image_embeds,
                 prepared=None if chunk is None else chunk.step(timesteps[index]),

@@ -1,0 +1,90 @@
+"""On a GPU, streams listen beside the main work: sooner, and not a bit differently."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.bench.chunks import draw_picture, hum
+from livetalk.ops.lanes import Lane
+from livetalk.runtime.commands import BeginChunk, NextChunk, NextPiece, OpenStream
+from livetalk.runtime.random_model import build_random_model
+from livetalk.runtime.session import SessionOptions
+from livetalk.runtime.worker import StreamTable
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+NUM_CHUNKS = 5
+BUSY_CYCLES = 100_000_000
+"""About a twentieth of a second."""
+
+
+def open_streams(options: SessionOptions) -> StreamTable:
+    """Build the small graph of the published model, the same each time, and open a stream of it."""
+    model = build_random_model("tiny", device=torch.device("cuda"), dtype=torch.bfloat16)
+    streams = StreamTable(model)
+    heard = torch.cat([samples(streams, index) for index in range(NUM_CHUNKS)])
+    sound = heard if options["audio_mode"] == "whole" else torch.zeros(0)
+    picture = draw_picture(model.portrait)
+    streams.run(OpenStream(stream=0, picture=picture, sound=sound, options=options))
+    return streams
+
+
+def without_lane(streams: StreamTable) -> StreamTable:
+    """Let a table's streams listen in the main work."""
+    torch.cuda.synchronize()
+    for number, stream in streams._streams.items():
+        plain = dataclasses.replace(stream.models, lane=Lane())
+        streams._streams[number] = dataclasses.replace(stream, models=plain)
+    return streams
+
+
+def samples(streams: StreamTable, index: int) -> Tensor:
+    geometry = streams.model.models.config.geometry
+    return hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
+
+
+def make_chunks(streams: StreamTable, *, progressive: bool, busy: bool) -> list[Tensor]:
+    """Make all chunks; with `busy`, the main work lags far behind what it is asked for."""
+    made = []
+    for index in range(NUM_CHUNKS):
+        if busy:
+            torch.cuda._sleep(BUSY_CYCLES)
+        if progressive:
+            streams.run(BeginChunk(stream=0, samples=samples(streams, index)))
+            while (piece := streams.run(NextPiece(stream=0))) is not None:
+                made.append(piece.pixels)
+        else:
+            chunk = streams.run(NextChunk(stream=0, samples=samples(streams, index)))
+            assert chunk is not None
+            made.append(chunk.pixels)
+    return made
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("audio_mode", ["stream", "whole"])
+@pytest.mark.parametrize("loudness", ["off", "running", "published"])
+def test_frames_are_the_same_to_the_bit(loudness: str, audio_mode: str, progressive: bool) -> None:
+    options: SessionOptions = {"loudness": loudness, "audio_mode": audio_mode}
+    plain = make_chunks(without_lane(open_streams(options)), progressive=progressive, busy=False)
+    found = make_chunks(open_streams(options), progressive=progressive, busy=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    assert not torch.equal(plain[1], plain[2])
+
+
+def test_speech_is_encoded_while_the_chunk_before_is_made() -> None:
+    streams = open_streams({"loudness": "off", "audio_mode": "stream"})
+    make_chunks(streams, progressive=False, busy=False)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(20 * BUSY_CYCLES)  # longer than the host takes to start a chunk
+    before, heard = (torch.cuda.Event() for _ in range(2))  # type: ignore[no-untyped-call]
+    before.record()
+    streams.run(NextChunk(stream=0, samples=samples(streams, NUM_CHUNKS)))
+    with streams.model.models.lane.beside():
+        heard.record()
+    heard.synchronize()
+    assert not before.query()
