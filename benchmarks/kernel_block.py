@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from kernel_timing import Bench, relative
+from kernel_timing import Bench, quantize_with_torchao, relative
 from torch import Tensor
 
 from livetalk.models.dit import DiT
@@ -14,7 +14,7 @@ from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
-from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8
+from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8, find_linears
 from livetalk.runtime.fused_blocks import fuse_blocks
 from livetalk.runtime.random_weights import draw_weights
 
@@ -46,6 +46,12 @@ def time_block(bench: Bench) -> None:
                 if bench.compiled and (kernels is None or kernels.name == "torch"):
                     dit.blocks.layers[0].compile()
                     bench.add("block", label, f"{form} compiled", call)
+    if bench.compiled and bench.has_torchao:
+        for name in (AUTO, *attentions):
+            dit, call, tokens = build_block(bench, None, "torchao", name)
+            dit.blocks.layers[0].compile()
+            label = f"block, attention {name}"
+            bench.add("block", label, "torchao compiled", call, error=relative(call() - tokens, exact))
 
 
 def build_block(
@@ -56,7 +62,7 @@ def build_block(
     Args:
         bench: sizes and device.
         kernels: of the elementwise work; None for the plain block.
-        precision: "bf16" or "fp8", of the products.
+        precision: "bf16", "fp8" or "torchao", of the products.
         attention: kernel of the self-attention, or `AUTO`.
 
     Returns:
@@ -82,6 +88,8 @@ def build_block(
     fuse_qkv(dit)
     if precision == "fp8":
         apply_float8(dit, PREPARED_KEEP, allow_reference=bench.device.type == "cpu")
+    if precision == "torchao":
+        quantize_with_torchao(dit, find_linears(dit, PREPARED_KEEP))
     if attention != AUTO:
         work = AttentionWork(bench.device, bench.dtype, config.head_dim, config.num_heads)
         apply_attention(dit, select_attention(attention, work), ("self_attention",))

@@ -2,14 +2,16 @@
 
 # ruff: noqa: T201, TID251  a program that measures and prints
 
+import importlib
+import importlib.util
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from livetalk.models.dit import DiTConfig
 from livetalk.ops.kernels.interface import FusedKernels
@@ -70,6 +72,11 @@ class Bench:
         self.dtype = torch.bfloat16
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self._rng = torch.Generator(device).manual_seed(0)
+
+    @property
+    def has_torchao(self) -> bool:
+        """Whether torchao's FP8 can be timed."""
+        return self.device.type == "cuda" and importlib.util.find_spec("torchao") is not None
 
     def draw(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Draw normally distributed numbers."""
@@ -133,3 +140,10 @@ class Bench:
 def relative(a: Tensor, b: Tensor) -> float:
     """Norm of the difference over the norm of the second."""
     return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def quantize_with_torchao(network: nn.Module, names: Collection[str]) -> None:
+    """Let torchao's FP8 stand for some linear layers: scales per row and per channel, as ours."""
+    torchao = importlib.import_module("torchao.quantization")
+    config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
+    torchao.quantize_(network, config, filter_fn=lambda _module, name: name in names)

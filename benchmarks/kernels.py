@@ -12,9 +12,7 @@ installed.
 # ruff: noqa: T201  a program that measures and prints
 
 import argparse
-import importlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +20,7 @@ from typing import cast
 
 import torch
 from kernel_block import time_block
-from kernel_timing import Bench, relative, sizes_of
+from kernel_timing import Bench, quantize_with_torchao, relative, sizes_of
 from torch import Tensor, nn
 
 from livetalk.ops.attention import attention
@@ -69,11 +67,9 @@ def time_product(bench: Bench, label: str, linear: nn.Linear, x: Tensor) -> None
     if not bench.compiled:
         return
     bench.add("gemm", label, "fp8 compiled", partial(torch.compile(layer), x), flop=flop)
-    if bench.device.type == "cuda" and importlib.util.find_spec("torchao") is not None:
-        torchao = importlib.import_module("torchao.quantization")
-        config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
+    if bench.has_torchao:
         network = nn.Sequential(linear)
-        torchao.quantize_(network, config)
+        quantize_with_torchao(network, ["0"])
         compiled = torch.compile(network)
         error = relative(compiled(x), exact)
         bench.add("gemm", label, "torchao compiled", partial(compiled, x), flop=flop, error=error)

@@ -121,13 +121,18 @@ def apply_float8(
     problem = None if allow_reference else float8_problem(_device_of(module))
     if problem is not None:
         raise InputError(problem)
-    linears = [name for name, child in module.named_modules() if name and can_be_float8(child)]
-    replaced = [name for name in linears if not _is_kept(name, keep)]
+    replaced = find_linears(module, keep)
     for name in replaced:
         layer = module.get_submodule(name)
         assert isinstance(layer, nn.Linear | QuantizedLinear)
         module.set_submodule(name, Float8Linear.from_linear(layer))
     return len(replaced)
+
+
+def find_linears(module: nn.Module, keep: Collection[str]) -> list[str]:
+    """Name the linear layers inside a network that can multiply in FP8; for `keep` see `apply_float8`."""
+    linears = [name for name, child in module.named_modules() if name and can_be_float8(child)]
+    return [name for name in linears if not _is_kept(name, keep)]
 
 
 def join_layers(layers: Sequence[Float8Linear]) -> Float8Linear:
