@@ -9,7 +9,7 @@ import torch
 
 from livetalk.env import worker_place
 from livetalk.errors import LivetalkError
-from livetalk.parallel.launch import launch_workers
+from livetalk.parallel.launch import end_worker, launch_workers
 from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.commands import OpenStream
 from livetalk.runtime.model import AvatarModel, PortraitConfig
@@ -66,7 +66,10 @@ def main(folder: Path, num_chunks: int) -> int:
             return 130
         return 0
 
-    return run_worker(place, torch.device("cpu"), build, lead)
+    code = run_worker(place, torch.device("cpu"), build, lead)
+    if code:
+        end_worker(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from livetalk import Avatar, VideoChunk
 from livetalk.data.media import open_audio
 from livetalk.errors import InputError, OutputError
 from livetalk.runtime.avatar import GenerationInterrupted
+from livetalk.runtime.session import SessionOptions
 from media_files import read_frames, voice, write_sound
 from tiny_checkpoint import SIZE, save_tiny_checkpoint
 
@@ -104,6 +105,30 @@ def test_a_progressive_stream_makes_the_same_frames_sooner(avatar: Avatar) -> No
     # Of 9 + 12 + 12 frames of a window, 5 are not shown; the sound ends with frame 40.
     assert [chunk.first_frame for chunk in pieces] == [0, 4, 16, 28, 32]
     assert np.array_equal(frames_of(whole), frames_of(pieces))
+
+
+@pytest.mark.parametrize("latents_per_decode", [1, None])
+def test_warming_up_meets_every_shape_of_a_session(avatar: Avatar, latents_per_decode: int | None) -> None:
+    models = avatar.model.models
+    met: list[tuple[str, torch.Size]] = []
+    networks = {"dit": models.dit, "encoder": models.vae.encoder, "decoder": models.vae.decoder}
+    hooks = [
+        network.register_forward_pre_hook(lambda _, given, name=name: met.append((name, given[0].shape)))
+        for name, network in networks.items()
+    ]
+    options: SessionOptions = {"latents_per_decode": latents_per_decode, "crop": "center"}
+    avatar.warm_up(**options)
+    warm = set(met)
+    met.clear()
+    list(avatar.stream(PICTURE, [voice(4.0)[0]], **options))
+    for hook in hooks:
+        hook.remove()
+    assert set(met) == warm and len({name for name, _ in warm}) == 3
+
+
+def test_warming_up_refuses_what_no_session_can_be(avatar: Avatar) -> None:
+    with pytest.raises(InputError, match="steps 0"):
+        avatar.warm_up(num_steps=0)
 
 
 def test_the_look_ahead_is_heard_but_moves_no_frame(tmp_path: Path) -> None:

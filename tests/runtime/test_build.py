@@ -54,13 +54,11 @@ def first_frames(model: AvatarModel) -> Tensor:
     return chunk.pixels
 
 
-def test_compiling_and_warming_up_change_no_result(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_changes_no_result(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tracing alone: generating machine code takes minutes and is PyTorch's affair.
     monkeypatch.setattr(DiT, "compile", lambda dit: nn.Module.compile(dit, backend="eager", fullgraph=True))
     plain, ready = (
-        build_avatar(
-            BuildConfig(model=checkpoint, device="cpu", precision="float32", compile=fast, warm_up=fast)
-        )
+        build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32", compile=fast))
         for fast in (False, True)
     )
     assert torch.allclose(first_frames(plain), first_frames(ready), atol=1e-4)

@@ -14,6 +14,7 @@ from livetalk.runtime.worker import StreamTable
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
 ]
 
 
@@ -37,8 +38,11 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
         if index == 2:
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
-        samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
-        chunk = streams.run(NextChunk(stream=0, samples=samples))
+        samples, ahead = (
+            hum(start * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
+            for start in (index, index + 1)
+        )
+        chunk = streams.run(NextChunk(stream=0, samples=samples, ahead=ahead))
         assert chunk is not None
         pending.append(copy.start(chunk))
     torch.cuda.set_sync_debug_mode("default")

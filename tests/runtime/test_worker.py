@@ -21,6 +21,7 @@ from livetalk.errors import InputError, LivetalkError
 from livetalk.parallel.join import ControlLine, PeerLostError
 from livetalk.parallel.mesh import ParallelConfig
 from livetalk.runtime.audio_feed import AudioPiece
+from livetalk.runtime.avatar import Avatar
 from livetalk.runtime.commands import CloseStream, NextChunk, OpenStream
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import (
@@ -132,6 +133,7 @@ def lead_or_follow() -> list[Tensor]:
     with Leader(streams, line) as leader:
         with pytest.raises(InputError, match="steps 0"):
             leader.run(open_stream(model, 5, num_steps=0))
+        Avatar(model, leader).warm_up(loudness="off")
         return chunks(leader.run, model)
 
 
@@ -245,7 +247,7 @@ def test_ctrl_c_ends_all(tmp_path: Path) -> None:
         workers = workers_of(tmp_path)
         program.send_signal(signal.SIGINT)
         code, said = finish(program)
-        assert code == 130
+        assert code == 130, said
         # Where the signal falls inside an exchange, PyTorch adds a warning of its own.
         assert [line for line in said if line.startswith("livetalk")] == ["livetalk: interrupted"]
         assert not any("Traceback" in line for line in said)

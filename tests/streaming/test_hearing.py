@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.ops.lanes import Lane
-from livetalk.streaming.hearing import encode_audio_context, hear_chunk, project_speech
+from livetalk.ops.lanes import Lane, Mark
+from livetalk.streaming.hearing import begin_window, encode_audio_context, hear_chunk, project_speech
 from livetalk.streaming.loudness import LoudnessMode
 from livetalk.streaming.progressive import generate_pieces
 from livetalk.streaming.step import (
@@ -42,7 +42,11 @@ class WatchedLane(Lane):
     def follow(self) -> None:
         self.note("follow")
 
-    def join(self, *made: Tensor) -> None:
+    def mark(self) -> Mark:
+        self.note("mark")
+        return None
+
+    def join(self, mark: Mark, *made: Tensor) -> None:
         self.note("join")
         self.joined = list(made)
 
@@ -92,27 +96,52 @@ def test_sound_is_heard_on_the_lane(
     else:
         generate_chunk(models, fixture.conditioning, fixture.sound(0), state)
     # The lane waits for the main work once, when the stream begins: never again.
-    assert lane.events == ["follow, main", "encode, lane", "project, lane", "join, main"] + ["step, main"] * 2
+    heard = ["encode, lane", "project, lane", "mark, main", "join, main"]
+    assert lane.events == ["follow, main", *heard, *["step, main"] * 2]
 
 
 def test_all_that_the_main_work_needs_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     fixture = Fixture(monkeypatch)
     state = create_state(fixture.models, fixture.conditioning, 0)
-    speech, heard = hear_chunk(fixture.models, fixture.sound(0), state)
+    heard = hear_chunk(fixture.models, fixture.sound(0), state)
+    assert not fixture.lane.joined
+    speech, following = begin_window(fixture.models, heard, state)
     assert speech.tokens is not None
     assert [x.data_ptr() for x in fixture.lane.joined] == [
         speech.context.data_ptr(),
         speech.tokens.data_ptr(),
     ]
-    assert torch.equal(speech.context, encode_audio_context(fixture.models, heard.audio))
+    assert torch.equal(speech.context, encode_audio_context(fixture.models, following.audio))
     assert torch.equal(speech.tokens, fixture.models.dit.project_audio(speech.context))
-    assert heard.motion_latents is state.motion_latents and heard.chunk_index == 0
+    assert following.motion_latents is state.motion_latents and following.chunk_index == 0
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("loudness", LoudnessMode)
+def test_chunks_may_be_heard_before_the_ones_before_are_made(
+    monkeypatch: pytest.MonkeyPatch, recorded: bool, loudness: LoudnessMode
+) -> None:
+    fixture = Fixture(monkeypatch, loudness=loudness)
+    sounds = [fixture.sound(index) for index in range(3)]
+    if recorded:
+        state = create_recorded_state(fixture.models, fixture.conditioning, 0, torch.cat(sounds))
+    else:
+        state = create_state(fixture.models, fixture.conditioning, 0)
+    heard = [hear_chunk(fixture.models, sounds[0], state)]
+    for sound in sounds[1:]:
+        heard.append(hear_chunk(fixture.models, sound, heard[-1]))
+    plain = ahead = state
+    for sound, speech in zip(sounds, heard, strict=True):
+        expected, plain = generate_chunk(fixture.models, fixture.conditioning, sound, plain)
+        found, ahead = generate_chunk(fixture.models, fixture.conditioning, speech, ahead)
+        assert torch.equal(found.pixels, expected.pixels)
+    assert (ahead.loudness is None) == (plain.loudness is None)
 
 
 def test_where_each_step_projects_nothing_is_projected_before(monkeypatch: pytest.MonkeyPatch) -> None:
     fixture = Fixture(monkeypatch, prepare=None)
     state = create_state(fixture.models, fixture.conditioning, 0)
-    speech, _ = hear_chunk(fixture.models, fixture.sound(0), state)
+    speech, _ = begin_window(fixture.models, fixture.sound(0), state)
     assert speech.tokens is None and len(fixture.lane.joined) == 1
     assert project_speech(fixture.models, speech.context).tokens is None
     generate_chunk(fixture.models, fixture.conditioning, fixture.sound(0), state)

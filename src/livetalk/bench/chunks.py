@@ -124,7 +124,7 @@ class ChunkBench:
         """Start chunk after chunk of a new stream, each when it is asked for."""
         stream = self._open()
         for index in range(num_chunks):
-            yield self._launch(stream, index)
+            yield self._launch(stream, index, ahead=self._sound(index + 1))
         self._run(CloseStream(stream=stream))
 
     def _time_first(self, launch: Callable[[int, int], PendingFrames], advance: Callable[[], None]) -> float:
@@ -149,9 +149,9 @@ class ChunkBench:
         )
         return self._num_streams
 
-    def _launch(self, stream: int, index: int) -> PendingFrames:
+    def _launch(self, stream: int, index: int, ahead: Tensor | None = None) -> PendingFrames:
         with span(CHUNK_SPAN):
-            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index)))
+            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index), ahead=ahead))
         assert chunk is not None
         return self._copy.start(chunk)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from livetalk import __version__
-from livetalk.env import debug_enabled
+from livetalk.env import debug_enabled, worker_place
 from livetalk.errors import LivetalkError
 from livetalk.log import configure_logging
+from livetalk.parallel.launch import end_worker
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -56,7 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C or a request to stop.
+        One of several workers ends here instead, if not with 0.
     """
+    code = _run_safely(argv)
+    if code and worker_place() is not None:
+        end_worker(code)
+    return code
+
+
+def _run_safely(argv: Sequence[str] | None) -> int:
+    """Run a command and turn what went wrong into one line and an exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     configure_logging(logging.WARNING)
     # A request to stop is an interruption too: results are completed or removed, never left halfway.

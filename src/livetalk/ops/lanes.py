@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+Mark = torch.cuda.Event | None
+"""A place among the work of a lane; None on a lane that is none."""
+
 
 class Lane:
     """Where work goes that runs beside the main work of a device, in the order in which it is started.
@@ -38,17 +41,22 @@ class Lane:
         if self._stream is not None:
             self._stream.wait_stream(self._main)
 
-    def join(self, *made: Tensor) -> None:
-        """Let the main work's next work wait for all that the lane was given so far.
+    def mark(self) -> Mark:
+        """Return what stands behind all that the lane was given so far."""
+        return None if self._stream is None else self._stream.record_event()
+
+    def join(self, mark: Mark, *made: Tensor) -> None:
+        """Let the main work's next work wait for what stands before a mark.
 
         Outside of `beside`.
 
         Args:
+            mark: of this lane.
             made: on the lane, for the main work: what is kept of it there is not written over here.
         """
-        if self._stream is None:
+        if mark is None:
             return
-        self._main.wait_stream(self._stream)
+        self._main.wait_event(mark)
         for x in made:
             x.record_stream(self._main)
 

@@ -5,10 +5,12 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from livetalk.env import WorkerPlace, worker_environment
 from livetalk.errors import LivetalkError
@@ -82,6 +84,20 @@ def _started(command: Sequence[str], num_workers: int) -> Iterator[list["subproc
                 worker.wait()
             os.close(lifeline)
             os.close(own_end)
+
+
+def end_worker(code: int) -> NoReturn:
+    """End this process at once, its output written.
+
+    Exchanges that were cut short go on in threads of their own. Where Python shuts down in the ordinary way,
+    one that then wants to return to it aborts the process, and the exit code is lost.
+
+    Args:
+        code: to end with.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Supervisor:

@@ -133,7 +133,7 @@ class Avatar:
             compile: compile the transformer: the first chunk then takes minutes, the others less time.
             compile_cache: folder that compiled code is kept in, so that the next start is quick; None is
                 `~/.cache/livetalk/compiled`.
-            warm_up: generate two chunks of silence now, so that the first real one is not slower.
+            warm_up: call `warm_up` now.
             placement: how the transformer's weights are stored and spread; None keeps all of them on the
                 device in full.
             acceleration: fast forms to put in place; None leaves every operation plain. The defaults of
@@ -153,13 +153,15 @@ class Avatar:
             precision=precision,
             compile=compile,
             compile_cache=None if compile_cache is None else Path(compile_cache),
-            warm_up=warm_up,
             placement=placement or PlacementConfig(),
             acceleration=acceleration,
             wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),
             infinitetalk=None if infinitetalk is None else Path(infinitetalk),
         )
-        return cls(build_avatar(config, progress))
+        avatar = cls(build_avatar(config, progress))
+        if warm_up:
+            avatar.warm_up()
+        return avatar
 
     @classmethod
     def with_random_weights(
@@ -204,6 +206,25 @@ class Avatar:
     def sample_rate(self) -> int:
         """Samples per second of the sound that `stream` takes."""
         return self.model.models.config.geometry.sample_rate
+
+    def warm_up(self, **options: Unpack[SessionOptions]) -> None:
+        """Make two chunks of silence, on all GPUs, so that the first real ones are no slower than later ones.
+
+        The first chunk of a stream and all others differ in shape, and what is compiled, captured or
+        allocated for a shape is so when it is first met.
+
+        Args:
+            **options: of the sessions to come, see `SessionOptions`; `size` and `latents_per_decode` change
+                shapes.
+
+        Raises:
+            InputError: an option cannot be used.
+        """
+        session = plan_session(self.model, options)
+        black = np.zeros((session.portrait.height, session.portrait.width, 3), np.uint8)
+        silence = np.zeros(2 * session.models.config.geometry.chunk_samples, np.float32)
+        for _ in self._stream(session, options, black, [silence]):
+            pass
 
     def generate(
         self,
@@ -253,7 +274,8 @@ class Avatar:
         )
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = _PreviewSampler(num_frames if preview is not None else 0)
-        chunks = self._stream(session, options, portrait, sound.mono_blocks(self.sample_rate))
+        blocks = sound.mono_blocks(self.sample_rate)
+        chunks = self._stream(session, options, portrait, blocks, ahead=True)
         try:
             with contextlib.closing(chunks):
                 self._write(chunks, writer, num_frames, sampler, progress)
@@ -296,7 +318,7 @@ class Avatar:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
         session = plan_session(self.model, options)
-        return self._stream(session, options, _frame(image, session), audio_blocks, progressive)
+        return self._stream(session, options, _frame(image, session), audio_blocks, progressive=progressive)
 
     def _stream(
         self,
@@ -304,7 +326,9 @@ class Avatar:
         options: SessionOptions,
         portrait: NDArray[np.uint8],
         blocks: Iterable[NDArray[np.float32]],
+        *,
         progressive: bool = False,
+        ahead: bool = False,
     ) -> Generator[VideoChunk, None, None]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
         feed, heard = _listen(session, blocks)
@@ -314,7 +338,7 @@ class Avatar:
             sound=heard,
             options=options,
         )
-        yield from generate_stream(self._streams, opening, feed, progressive=progressive)
+        yield from generate_stream(self._streams, opening, feed, progressive=progressive, ahead=ahead)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""

@@ -22,12 +22,10 @@ from livetalk.runtime.fused_color import select_color
 from livetalk.runtime.model import AvatarModel as AvatarModel
 from livetalk.runtime.model import PortraitConfig as PortraitConfig
 from livetalk.runtime.model import SessionDefaults as SessionDefaults
-from livetalk.runtime.model import prepare_session
 from livetalk.runtime.placement import PlacementConfig, apply_placement
 from livetalk.runtime.published import load_published
 from livetalk.streaming.config import StreamConfig
 from livetalk.streaming.models import Models
-from livetalk.streaming.step import create_state, generate_chunk
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -66,7 +64,6 @@ class BuildConfig:
             natively and float32 elsewhere.
         compile: compile the transformer; the first chunk then takes minutes, the others less time.
         compile_cache: folder that compiled code is kept in, see `compile_transformer`.
-        warm_up: generate a chunk of silence before the first stream.
         placement: how the transformer's weights are stored and spread, and where text and image encoder live.
         acceleration: fast forms to put in place; None leaves every operation plain.
         wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
@@ -78,7 +75,6 @@ class BuildConfig:
     precision: Precision = "auto"
     compile: bool = False
     compile_cache: Path | None = None
-    warm_up: bool = False
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     acceleration: AccelerationConfig | None = None
     wav2vec_dir: Path | None = None
@@ -118,8 +114,6 @@ def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> A
     model = accelerate_model(model, config.acceleration)
     if config.compile:
         compile_transformer(model.models.dit, config.compile_cache)
-    if config.warm_up:
-        _warm_up(model)
     return model
 
 
@@ -303,14 +297,3 @@ def _load_models(
     return Models(
         dit=dit, vae=vae, audio_encoder=speech_encoder, config=checkpoint.config("stream", StreamConfig)
     )
-
-
-def _warm_up(model: AvatarModel) -> None:
-    geometry = model.models.config.geometry
-    grey = torch.zeros(3, model.portrait.height, model.portrait.width)
-    conditioning = prepare_session(model, model.models, grey, model.defaults.prompt)
-    state = create_state(model.models, conditioning, seed=0)
-    silence = torch.zeros(geometry.chunk_samples)
-    # The second chunk has more motion latents than the first, and a shape is only warm once it has run.
-    for _ in range(2):
-        _, state = generate_chunk(model.models, conditioning, silence, state)

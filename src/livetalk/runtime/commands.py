@@ -31,10 +31,13 @@ class NextChunk:
     Attributes:
         stream: its number.
         samples: `[chunk_samples]` float32, -1..1, on the CPU.
+        ahead: likewise, of the chunk after it, where they are there already, to be heard meanwhile. The next
+            command may bring others all the same.
     """
 
     stream: int
     samples: Tensor
+    ahead: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +47,13 @@ class BeginChunk:
     Attributes:
         stream: its number.
         samples: `[chunk_samples]` float32, -1..1, on the CPU.
+        ahead: likewise, of the chunk after it, where they are there already, to be heard meanwhile. The next
+            command may bring others all the same.
     """
 
     stream: int
     samples: Tensor
+    ahead: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

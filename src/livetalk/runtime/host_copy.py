@@ -61,13 +61,12 @@ class HostCopy:
         frames = chunk.to_uint8().contiguous()
         # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
         arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         lane.follow()
-        with lane.beside():
-            with span("runtime.copy"):
-                arrived.copy_(frames, non_blocking=True)
-            done.record()
+        with lane.beside(), span("runtime.copy"):
+            arrived.copy_(frames, non_blocking=True)
         lane.keep(frames)
+        done = lane.mark()
+        assert done is not None
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
 
 

@@ -37,6 +37,7 @@ from livetalk.runtime.graphs import graph_blocks
 from livetalk.runtime.model import AvatarModel, prepare_session
 from livetalk.runtime.session import plan_session
 from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.hearing import Heard, hear_chunk
 from livetalk.streaming.models import Models
 from livetalk.streaming.progressive import generate_pieces
 from livetalk.streaming.state import StreamState
@@ -46,11 +47,37 @@ from livetalk.types import Conditioning, VideoChunk
 
 
 @dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What was heard before its chunk was asked for."""
+
+    chunk_index: int
+    samples: Tensor
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
 class _Stream:
     models: Models
     conditioning: Conditioning
     state: StreamState
     pieces: Generator[VideoChunk, None, StreamState] | None = None
+    ahead: _Ahead | None = None
+
+    def hear(self, samples: Tensor) -> Heard:
+        """Hear the sound of the next chunk, if it was not heard ahead."""
+        ahead = self.ahead
+        # Whoever gives a chunk up may have announced the sound of the one after it.
+        if ahead is None or ahead.chunk_index != self.state.chunk_index:
+            return hear_chunk(self.models, samples, self.state)
+        if torch.equal(ahead.samples, samples):
+            return ahead.heard
+        return hear_chunk(self.models, samples, self.state)
+
+    def hear_ahead(self, samples: Tensor | None, heard: Heard) -> _Ahead | None:
+        """Hear the sound of the chunk after the next one, whose sound was `heard`."""
+        if samples is None:
+            return None
+        return _Ahead(self.state.chunk_index + 1, samples, hear_chunk(self.models, samples, heard))
 
 
 class Streams(Protocol):
@@ -89,15 +116,21 @@ class StreamTable:
         elif isinstance(command, NextPiece):
             return self._next_piece(command.stream)
         else:
-            stream = self._streams[command.stream]
-            inputs = (stream.models, stream.conditioning, command.samples, stream.state)
-            if isinstance(command, BeginChunk):
-                self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs))
-                return None
-            chunk, state = generate_chunk(*inputs)
-            self._streams[command.stream] = replace(stream, state=state, pieces=None)
-            return chunk
+            return self._make(command)
         return None
+
+    def _make(self, command: NextChunk | BeginChunk) -> VideoChunk | None:
+        stream = self._streams[command.stream]
+        heard = stream.hear(command.samples)
+        # Before the frames, so that it is done under them: a GPU's host falls behind with what it asks for.
+        ahead = stream.hear_ahead(command.ahead, heard)
+        inputs = (stream.models, stream.conditioning, heard, stream.state)
+        if isinstance(command, BeginChunk):
+            self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs), ahead=ahead)
+            return None
+        chunk, state = generate_chunk(*inputs)
+        self._streams[command.stream] = replace(stream, state=state, pieces=None, ahead=ahead)
+        return chunk
 
     def _next_piece(self, number: int) -> VideoChunk | None:
         stream = self._streams[number]
@@ -163,7 +196,12 @@ class Leader:
 
 
 def generate_stream(
-    streams: Streams, opening: OpenStream, pieces: Iterable[AudioPiece], *, progressive: bool = False
+    streams: Streams,
+    opening: OpenStream,
+    pieces: Iterable[AudioPiece],
+    *,
+    progressive: bool = False,
+    ahead: bool = False,
 ) -> Iterator[VideoChunk]:
     """Make a stream from its beginning to the end of its sound, or until nobody asks for more.
 
@@ -172,6 +210,8 @@ def generate_stream(
         opening: begins the stream.
         pieces: the sound of each chunk.
         progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks.
+        ahead: ask for the sound of the next chunk before a chunk is made, and let it be heard meanwhile; for
+            sound that nobody has to wait for.
 
     Yields:
         The chunks, or what was decoded of them, each with the frames that its sound covers.
@@ -179,9 +219,11 @@ def generate_stream(
     make = _make_progressively if progressive else _make_at_once
     streams.run(opening)
     try:
-        for piece in pieces:
+        for piece, following in _look_ahead(pieces) if ahead else _one_by_one(pieces):
             missing = piece.num_frames
-            for chunk in make(streams, opening.stream, torch.from_numpy(piece.samples)):
+            samples = torch.from_numpy(piece.samples)
+            after = None if following is None else torch.from_numpy(following.samples)
+            for chunk in make(streams, opening.stream, samples, after):
                 frames = chunk.pixels[:, :missing]
                 missing -= frames.shape[1]
                 if frames.shape[1]:
@@ -190,15 +232,35 @@ def generate_stream(
         streams.run(CloseStream(stream=opening.stream))
 
 
-def _make_at_once(streams: Streams, stream: int, samples: Tensor) -> Iterator[VideoChunk]:
+def _one_by_one(pieces: Iterable[AudioPiece]) -> Iterator[tuple[AudioPiece, AudioPiece | None]]:
+    """Yield each piece as soon as it is there."""
+    for piece in pieces:
+        yield piece, None
+
+
+def _look_ahead(pieces: Iterable[AudioPiece]) -> Iterator[tuple[AudioPiece, AudioPiece | None]]:
+    """Yield each piece with the one after it, the last with None."""
+    waiting = iter(pieces)
+    piece = next(waiting, None)
+    while piece is not None:
+        following = next(waiting, None)
+        yield piece, following
+        piece = following
+
+
+def _make_at_once(
+    streams: Streams, stream: int, samples: Tensor, ahead: Tensor | None
+) -> Iterator[VideoChunk]:
     with span("runtime.chunk"):
-        chunk = streams.run(NextChunk(stream=stream, samples=samples))
+        chunk = streams.run(NextChunk(stream=stream, samples=samples, ahead=ahead))
     assert chunk is not None
     yield chunk
 
 
-def _make_progressively(streams: Streams, stream: int, samples: Tensor) -> Iterator[VideoChunk]:
-    streams.run(BeginChunk(stream=stream, samples=samples))
+def _make_progressively(
+    streams: Streams, stream: int, samples: Tensor, ahead: Tensor | None
+) -> Iterator[VideoChunk]:
+    streams.run(BeginChunk(stream=stream, samples=samples, ahead=ahead))
     while True:
         # Not around the whole chunk: between two pieces the caller is at work.
         with span("runtime.piece"):

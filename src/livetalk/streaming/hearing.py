@@ -6,12 +6,13 @@ speech of a chunk is made while the chunk before it still is.
 Shapes: F frames · T latent frames · S tokens of a latent frame.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from livetalk.ops.lanes import Mark
 from livetalk.streaming.audio import (
     AudioBuffer,
     Recording,
@@ -42,6 +43,23 @@ class Speech(NamedTuple):
 
     context: Tensor
     tokens: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was heard of a chunk, for `begin_window` and to hear the next chunk after.
+
+    Attributes:
+        speech: made on the lane.
+        ready: behind it, on the lane.
+        audio: of the stream, with the chunk in it.
+        loudness: what a running gain remembers after the chunk.
+    """
+
+    speech: Speech
+    ready: Mark
+    audio: AudioBuffer | Recording
+    loudness: LoudnessState | None
 
 
 @torch.no_grad()
@@ -88,12 +106,35 @@ def listen_recorded(models: Models, recording: Tensor) -> Recording:
 
 
 @torch.no_grad()
-def hear_chunk(models: Models, audio: Tensor, state: StreamState) -> tuple[Speech, StreamState]:
-    """Take in the sound of a stream's next chunk.
+def hear_chunk(models: Models, audio: Tensor, before: StreamState | Heard) -> Heard:
+    """Take in the sound of a stream's next chunk; the chunks before need not have been made yet.
 
     Args:
         models: networks and settings.
         audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        before: the stream, or what was heard of the chunk before; it is not changed.
+
+    Raises:
+        ValueError: the number of samples is wrong.
+    """
+    geometry = models.config.geometry
+    if audio.shape != (geometry.chunk_samples,):
+        raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
+    with models.lane.beside(), span("step.speech"):
+        samples, loudness = _adjust_level(models, audio, before.loudness)
+        sound = before.audio.push(samples)
+        if isinstance(sound, Recording):
+            sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
+        speech = project_speech(models, encode_audio_context(models, sound))
+    return Heard(speech, models.lane.mark(), sound, loudness)
+
+
+def begin_window(models: Models, audio: Tensor | Heard, state: StreamState) -> tuple[Speech, StreamState]:
+    """Bring the sound of a stream's next chunk to its frames.
+
+    Args:
+        models: networks and settings.
+        audio: the samples, as for `hear_chunk`, or what was heard of them after `state`.
         state: of the stream; it is not changed.
 
     Returns:
@@ -103,17 +144,9 @@ def hear_chunk(models: Models, audio: Tensor, state: StreamState) -> tuple[Speec
     Raises:
         ValueError: the number of samples is wrong.
     """
-    geometry = models.config.geometry
-    if audio.shape != (geometry.chunk_samples,):
-        raise ValueError(f"audio must be [{geometry.chunk_samples}], got {list(audio.shape)}")
-    with models.lane.beside(), span("step.speech"):
-        samples, loudness = _adjust_level(models, audio, state.loudness)
-        sound = state.audio.push(samples)
-        if isinstance(sound, Recording):
-            sound = sound.read(lambda waveform: _encode_speech(models, waveform[0]), geometry)
-        speech = project_speech(models, encode_audio_context(models, sound))
-    models.lane.join(*(part for part in speech if part is not None))
-    return speech, replace(state, audio=sound, loudness=loudness)
+    heard = audio if isinstance(audio, Heard) else hear_chunk(models, audio, state)
+    models.lane.join(heard.ready, *(part for part in heard.speech if part is not None))
+    return heard.speech, replace(state, audio=heard.audio, loudness=heard.loudness)
 
 
 def project_speech(models: Models, context: Tensor) -> Speech:

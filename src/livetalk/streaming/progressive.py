@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk.streaming.hearing import hear_chunk
+from livetalk.streaming.hearing import Heard, begin_window
 from livetalk.streaming.models import Models
 from livetalk.streaming.seams import Seam, measure_seam
 from livetalk.streaming.state import StreamState
@@ -30,7 +30,7 @@ from livetalk.types import Conditioning, VideoChunk
 
 @torch.no_grad()
 def generate_pieces(
-    models: Models, conditioning: Conditioning, audio: Tensor, state: StreamState
+    models: Models, conditioning: Conditioning, audio: Tensor | Heard, state: StreamState
 ) -> Generator[VideoChunk, None, StreamState]:
     """Generate the next chunk of a stream, and hand over its frames as they are decoded.
 
@@ -41,7 +41,7 @@ def generate_pieces(
         models: networks and settings; `latents_per_decode` says how large the pieces are. Without it there
             is one, which still leaves before its motion frames are encoded.
         conditioning: of the stream.
-        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        audio: the next `chunk_samples` samples, `[n]` float32, -1..1, or what `hear_chunk` heard of them.
         state: from `create_state` or from the chunk before; it is not changed.
 
     Yields:
@@ -54,7 +54,7 @@ def generate_pieces(
         ValueError: the number of samples is wrong; raised when the first piece is asked for.
     """
     geometry = models.config.geometry
-    speech, heard = hear_chunk(models, audio, state)
+    speech, heard = begin_window(models, audio, state)
     latents, denoised = denoise_next(models, conditioning, speech, heard)
     recent: tuple[Tensor, ...] = ()
     for piece in _finish_pieces(models, latents, state):

@@ -15,7 +15,7 @@ from livetalk.streaming.audio import AudioBuffer, Recording
 from livetalk.streaming.color import measure_color
 from livetalk.streaming.conditioning import encode_conditioning
 from livetalk.streaming.config import SamplerKind
-from livetalk.streaming.hearing import Speech, hear_chunk, listen_live, listen_recorded
+from livetalk.streaming.hearing import Heard, Speech, begin_window, listen_live, listen_recorded
 from livetalk.streaming.loudness import LoudnessState
 from livetalk.streaming.models import Models
 from livetalk.streaming.seams import hide_seam
@@ -105,7 +105,7 @@ def _first_state(
 
 @torch.no_grad()
 def generate_chunk(
-    models: Models, conditioning: Conditioning, audio: Tensor, state: StreamState
+    models: Models, conditioning: Conditioning, audio: Tensor | Heard, state: StreamState
 ) -> tuple[VideoChunk, StreamState]:
     """Generate the next chunk of a stream.
 
@@ -114,7 +114,7 @@ def generate_chunk(
     Args:
         models: networks and settings.
         conditioning: of the stream.
-        audio: the next `chunk_samples` samples, `[n]` float32, -1..1.
+        audio: the next `chunk_samples` samples, `[n]` float32, -1..1, or what `hear_chunk` heard of them.
         state: from `create_state` or from the chunk before; it is not changed.
 
     Returns:
@@ -124,7 +124,7 @@ def generate_chunk(
         ValueError: the number of samples is wrong.
     """
     geometry = models.config.geometry
-    speech, heard = hear_chunk(models, audio, state)
+    speech, heard = begin_window(models, audio, state)
     pixels, following = generate_window(models, conditioning, speech, heard)
     chunk = VideoChunk(
         pixels=pixels[:, -geometry.chunk_frames :],
