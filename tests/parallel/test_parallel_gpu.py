@@ -1,4 +1,4 @@
-"""Two GPUs against one. None of this has a CPU form: see the tests beside it for the same on gloo."""
+"""Several GPUs against one. None of this has a CPU form: see the tests beside it for the same on gloo."""
 
 from dataclasses import replace
 from typing import cast
@@ -33,7 +33,12 @@ pytestmark = [
 
 CONFIG = replace(DIT_WITH_PROMPT, dim=512, ffn_dim=1024, num_heads=8)
 FRAMES, ROWS, COLUMNS = 9, 13, 9
-"""1,053 tokens, which two ranks cannot share evenly."""
+"""1,053 tokens, which neither two nor four ranks can share evenly."""
+
+SEVERAL = pytest.mark.parametrize(
+    "num_gpus",
+    [2, pytest.param(4, marks=pytest.mark.skipif(torch.cuda.device_count() < 4, reason="needs four GPUs"))],
+)
 
 
 def build_dit(dtype: torch.dtype, config: DiTConfig = CONFIG) -> DiT:
@@ -84,9 +89,10 @@ def pictures(vae: CausalVideoVAE) -> tuple[Tensor, Tensor]:
         return vae.decode_raw(latents).float().cpu(), vae.encode(video)[0].float().cpu()
 
 
-def on_two(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, Tensor, Tensor]:
+def on_several(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, Tensor, Tensor]:
     exact_products()
-    config = ParallelConfig(ulysses_degree=1 if ring else 2, ring_degree=2 if ring else 1)
+    num_ranks = dist.get_world_size()
+    config = ParallelConfig(ulysses_degree=1 if ring else num_ranks, ring_degree=num_ranks if ring else 1)
     mesh = build_mesh(config, torch.device("cuda", dist.get_rank()))
     dit = parallelize_dit(build_dit(dtype), mesh)
     vae = parallelize_vae(build_vae(dtype), mesh.everyone)
@@ -98,7 +104,8 @@ def on_two(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, Tens
 def exchanged(through_peers: bool) -> list[Tensor]:
     """Exchange as many blocks do, one on top of the other, with work between that is uneven in time."""
     device = torch.device("cuda", dist.get_rank())
-    mesh = build_mesh(ParallelConfig(ulysses_degree=2), device)
+    num_ranks = dist.get_world_size()
+    mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), device)
     shard = Shard(mesh.everyone, "tokens", dim=1)
     own = shard.enter(FRAMES * ROWS * COLUMNS)
     peers = open_peer_memory(mesh.ulysses, device) if through_peers else None
@@ -119,12 +126,12 @@ def exchanged(through_peers: bool) -> list[Tensor]:
             if turn % 2:
                 kernels.quantize_heads_into(whole[0], cast(HeadRange, spread), targets, centre=False)
             else:
-                kernels.split_heads(x, None, None, None, (8, 2), out=targets)
+                kernels.split_heads(x, None, None, None, (8, num_ranks), out=targets)
         if turn % 4 == dist.get_rank():
             torch.cuda._sleep(2_000_000)
         q, k, v = (part.bfloat16() for part in core.exchange_parcel(parcel))
         heads = core.return_heads(q + k * v)
-        assert heads.shape == (batch, own.size, 2, 256)
+        assert heads.shape == (batch, own.size, num_ranks, 512 // num_ranks)
         found += [bounds, heads.clone()]
         # Once more, from where they lie. In between a meeting: the same room is used again.
         core.gather_bounds(torch.zeros(3, 3, 8, 64, device=device))
@@ -135,9 +142,10 @@ def exchanged(through_peers: bool) -> list[Tensor]:
     return [x.cpu() for x in found]
 
 
-def test_peer_memory_brings_what_collectives_bring() -> None:
-    expected = run_ranks(exchanged, 2, False, backend="nccl")
-    for rank, wanted in zip(run_ranks(exchanged, 2, True, backend="nccl"), expected, strict=True):
+@SEVERAL
+def test_peer_memory_brings_what_collectives_bring(num_gpus: int) -> None:
+    expected = run_ranks(exchanged, num_gpus, False, backend="nccl")
+    for rank, wanted in zip(run_ranks(exchanged, num_gpus, True, backend="nccl"), expected, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(rank, wanted, strict=True))
 
 
@@ -148,15 +156,18 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("ring", [False, True], ids=["ulysses", "ring"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_two_gpus_give_what_one_gives(dtype: torch.dtype, ring: bool, compiled: bool) -> None:
+@SEVERAL
+def test_several_gpus_give_what_one_gives(
+    dtype: torch.dtype, ring: bool, compiled: bool, num_gpus: int
+) -> None:
     exact_products()
-    found = run_ranks(on_two, 2, dtype, ring, compiled, backend="nccl")
-    for first, second in zip(*found, strict=True):
-        assert torch.equal(first, second)
+    found = run_ranks(on_several, num_gpus, dtype, ring, compiled, backend="nccl")
+    for first, *others in zip(*found, strict=True):
+        assert all(torch.equal(first, other) for other in others)
     exact = (velocity(build_dit(torch.float32)), *pictures(build_vae(torch.float32)))
     one = (velocity(build_dit(dtype)), *pictures(build_vae(dtype)))
     for own, one_gpu, truth in zip(found[0], one, exact, strict=True):
-        # In bfloat16 two GPUs round other sums than one; they must not be further from the truth.
+        # In bfloat16 several GPUs round other sums than one; they must not be further from the truth.
         limit = 1e-5 if dtype is torch.float32 else 1.5 * relative(one_gpu, truth)
         assert relative(own, truth) < limit
 
@@ -170,9 +181,10 @@ def fast_dit(float8: bool) -> DiT:
     return dit
 
 
-def fast_on_two(float8: bool, graphed: bool) -> list[Tensor]:
+def fast_on_several(float8: bool, graphed: bool) -> list[Tensor]:
     """Predict the same velocity three times."""
-    mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cuda", dist.get_rank()))
+    device = torch.device("cuda", dist.get_rank())
+    mesh = build_mesh(ParallelConfig(ulysses_degree=dist.get_world_size()), device)
     dit = fast_dit(float8)
     if graphed:
         graph_blocks(dit)
@@ -180,14 +192,15 @@ def fast_on_two(float8: bool, graphed: bool) -> list[Tensor]:
     return [velocity(dit) for _ in range(3)]
 
 
+@SEVERAL
 @pytest.mark.parametrize("float8", [False, True])
-def test_fast_forms_and_graphs_on_two_gpus(float8: bool) -> None:
+def test_fast_forms_and_graphs_on_several_gpus(float8: bool, num_gpus: int) -> None:
     if float8 and fa3_problem(torch.device("cuda"), torch.bfloat16, 64) is not None:
         pytest.skip("needs a Hopper GPU and fa3-fwd")
     exact = velocity(build_dit(torch.float32))
     one = relative(velocity(fast_dit(float8)), exact)
-    launched = run_ranks(fast_on_two, 2, float8, False, backend="nccl")
-    graphed = run_ranks(fast_on_two, 2, float8, True, backend="nccl")
+    launched = run_ranks(fast_on_several, num_gpus, float8, False, backend="nccl")
+    graphed = run_ranks(fast_on_several, num_gpus, float8, True, backend="nccl")
     assert relative(launched[0][0], exact) < 1.2 * one
     for found in (*launched, *graphed):
         assert all(torch.equal(repeated, launched[0][0]) for repeated in found)
