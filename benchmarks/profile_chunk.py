@@ -34,14 +34,8 @@ from livetalk.parallel.launch import launch_workers
 from livetalk.runtime.commands import NextChunk, OpenStream
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.session import plan_session
-from livetalk.runtime.worker import (
-    Leader,
-    Streams,
-    StreamTable,
-    choose_worker_device,
-    require_gpus,
-    run_worker,
-)
+from livetalk.runtime.stream import Streams
+from livetalk.runtime.worker import Leader, StreamTable, choose_worker_device, require_gpus, run_worker
 from livetalk.tracing import observe_spans
 
 WARM_UP = 3

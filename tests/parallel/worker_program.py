@@ -14,7 +14,8 @@ from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.commands import OpenStream
 from livetalk.runtime.model import AvatarModel, PortraitConfig
 from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import Leader, Streams, generate_stream, run_worker
+from livetalk.runtime.stream import Streams, generate_stream
+from livetalk.runtime.worker import Leader, run_worker
 from livetalk.streaming.geometry import ChunkGeometry
 
 SIZE = PortraitConfig(height=16, width=112)

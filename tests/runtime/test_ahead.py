@@ -10,7 +10,8 @@ from torch import Tensor
 from livetalk.runtime.audio_feed import AudioPiece
 from livetalk.runtime.commands import BeginChunk, NextChunk, NextPiece, OpenStream
 from livetalk.runtime.session import SessionOptions
-from livetalk.runtime.worker import StreamTable, generate_stream
+from livetalk.runtime.stream import generate_stream
+from livetalk.runtime.worker import StreamTable
 from parallel.worker_program import SIZE, build
 
 

@@ -13,7 +13,8 @@ from livetalk.runtime.commands import BeginChunk, CloseStream, NextChunk, NextPi
 from livetalk.runtime.model import AvatarModel
 from livetalk.runtime.numerics import relative_error
 from livetalk.runtime.session import SessionOptions
-from livetalk.runtime.worker import Leader, Streams, StreamTable, follow, generate_stream, spread_model
+from livetalk.runtime.stream import Streams, generate_stream
+from livetalk.runtime.worker import Leader, StreamTable, follow, spread_model
 from parallel.gloo_ranks import run_ranks
 from parallel.worker_program import SIZE, build
 

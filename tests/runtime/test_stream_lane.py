@@ -78,19 +78,21 @@ def test_frames_are_the_same_to_the_bit(loudness: str, audio_mode: str, progress
     assert not torch.equal(plain[1], plain[2])
 
 
-def test_speech_is_encoded_while_the_chunk_before_is_made() -> None:
+def test_speech_is_encoded_while_the_main_work_is_busy() -> None:
     streams = open_streams({"loudness": "off", "audio_mode": "stream"})
-    make_chunks(streams, progressive=False, busy=False)
+    make_chunks(streams, progressive=True, busy=False)
     overtaken = []
     # The first times, memory is taken for so much work at once, for which the driver waits.
     for index in range(NUM_CHUNKS, NUM_CHUNKS + 3):
         torch.cuda.synchronize()
-        torch.cuda._sleep(20 * BUSY_CYCLES)  # longer than the host takes to start a chunk
+        torch.cuda._sleep(20 * BUSY_CYCLES)  # longer than the host takes to ask for it
         before = torch.cuda.current_stream().record_event()
         now, ahead = samples(streams, index), samples(streams, index + 1)
-        streams.run(NextChunk(stream=0, samples=now, ahead=ahead))
+        streams.run(BeginChunk(stream=0, samples=now, ahead=ahead))
         heard = streams.model.models.lane.mark()
         assert heard is not None
         heard.synchronize()
         overtaken.append(not before.query())
+        while streams.run(NextPiece(stream=0)) is not None:
+            pass
     assert overtaken[-1]

@@ -33,12 +33,12 @@ from livetalk.runtime.numerics import (
     relative_error,
 )
 from livetalk.runtime.session import SessionOptions
+from livetalk.runtime.stream import generate_stream
 from livetalk.runtime.worker import (
     Leader,
     StreamTable,
     choose_worker_device,
     follow,
-    generate_stream,
     require_gpus,
     require_place,
     spread_model,

@@ -39,7 +39,8 @@ from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.placement import PlacementConfig
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
-from livetalk.runtime.worker import Streams, StreamTable, generate_stream
+from livetalk.runtime.stream import Streams, generate_stream
+from livetalk.runtime.worker import StreamTable
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.conditioning import image_to_tensor
 from livetalk.types import VideoChunk
