@@ -1,8 +1,6 @@
 """Entry point of `python -m livetalk`."""
 
-import sys
-
-from livetalk.cli.main import main
+from livetalk.cli.main import run_program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program()

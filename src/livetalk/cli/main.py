@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NoReturn
 
 from livetalk import __version__
 from livetalk.env import debug_enabled, worker_place
@@ -57,16 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C or a request to stop.
-        One of several workers ends here instead, if not with 0.
     """
-    code = _run_safely(argv)
-    if code and worker_place() is not None:
-        end_worker(code)
-    return code
-
-
-def _run_safely(argv: Sequence[str] | None) -> int:
-    """Run a command and turn what went wrong into one line and an exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     configure_logging(logging.WARNING)
     # A request to stop is an interruption too: results are completed or removed, never left halfway.
@@ -82,6 +74,14 @@ def _run_safely(argv: Sequence[str] | None) -> int:
             raise
         _complain(f"error: {message}")
         return EXIT_ERROR
+
+
+def run_program() -> NoReturn:
+    """Run the process's command line and end the process."""
+    code = main()
+    if code and worker_place() is not None:
+        end_worker(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
