@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from livetalk.ops.kernels import color, heads, pixels, ranges, rows
+from livetalk.ops.kernels.parts import split_width
 
 HOPPER = GPUTarget("cuda", 90, 32)
 BF16, F32, F8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
@@ -33,6 +34,11 @@ GPUS = 2
 FRAMES = {"frames": INT, **{f"{name}_stride": INT for name in ("batch", "channel", "frame", "pixel")}}
 
 
+def row(width: int) -> dict[str, Any]:
+    """Return the constants of a row."""
+    return {"WIDTH": width, "PARTS": split_width(width)}
+
+
 def cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
     """List (kernel, types of its arguments, constants, warps); several pointers are one argument."""
     found = []
@@ -43,23 +49,21 @@ def cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
             "out": out,
             "eps": "fp32",
         }
-        tokens |= {name: INT for name in ("num_tokens", "width", "gate_stride", "affine_stride")}
-        parts = dict.fromkeys(("HAS_BRANCH", "HAS_BRANCH_BIAS", "HAS_GATE", "NORM"), True)
-        found.append(
-            (rows._tokens_kernel, tokens, {"BLOCK": 8192, **parts, "QUANTIZE": quantize}, rows.WARPS)
-        )
-        gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32, "width": INT}
+        tokens |= {name: INT for name in ("num_tokens", "gate_stride", "affine_stride")}
+        flags = dict.fromkeys(("HAS_BRANCH", "HAS_BRANCH_BIAS", "HAS_GATE", "NORM"), True)
+        found.append((rows._tokens_kernel, tokens, {**row(5120), **flags, "QUANTIZE": quantize}, rows.WARPS))
+        gelu = {"x": BF16, "bias": BF16, "out": out, "out_scale": F32}
         found.append(
             (
                 rows._gelu_kernel,
                 gelu,
-                {"BLOCK": 16384, "HAS_BIAS": True, "QUANTIZE": quantize},
+                {**row(13824), "HAS_BIAS": True, "QUANTIZE": quantize},
                 rows.WIDE_WARPS,
             )
         )
     rounding = {"x": (BF16,) * GPUS, "other": BF16, "out": F8, "out_scale": F32, "num_tokens": INT}
     rounding |= {f"{name}_{part}_stride": INT for name in ("x", "other") for part in ("batch", "row", "head")}
-    sizes = {"WIDTH": 5120, "BLOCK": 8192, "HEAD": 128, "GROUP": 5120 // GPUS, "HAS_OTHER": True}
+    sizes = {**row(5120), "HEAD": 128, "GROUP": 5120 // GPUS, "HAS_OTHER": True}
     found.append((rows._quantize_rows_kernel, rounding, sizes, rows.WARPS))
     softmax = {"x": BF16, "bias": F32, "out": BF16, "rows_of_a_bias": INT, "scale": "fp32"}
     sizes = {"HEADS": 40, "KEYS": 32, "HEADS_BLOCK": 64, "KEYS_BLOCK": 32}
@@ -94,7 +98,7 @@ def head_cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
     levels = {"x": BF16, "inverse": F32, "bounds": F32, "num_tokens": INT}
     levels |= {name: INT for name in ("x_batch_stride", "x_row_stride", "out_batch_stride", "out_row_stride")}
     flags = {"HAS_BIAS": True, "NORM": True, "ROPE": True}
-    sizes = {"WIDTH": 5120, "BLOCK": 8192, "GROUP": 5120 // GPUS}
+    sizes = {**row(5120), "GROUP": 5120 // GPUS}
     types = split | {"out": (BF16,) * GPUS}
     found.append((heads._split_heads_kernel, types, sizes | flags | {"PAIRS": 64}, heads.SPLIT_WARPS))
     ways = {"HEAD": 128, "CENTRE": True}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from livetalk.ops.kernels import parts
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ON_GPU = torch.cuda.is_available()
 
@@ -17,6 +19,12 @@ ON_GPU = torch.cuda.is_available()
 def device() -> torch.device:
     """Where Triton's kernels run."""
     return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture(params=[parts.LEAST_PART, 16, 4])
+def least_part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut narrow rows into one part, into two with lanes to spare, and into several, as wide ones are cut."""
+    monkeypatch.setattr(parts, "LEAST_PART", request.param)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.norm import RMSNorm
 from livetalk.ops.rope import apply_rope, grid_positions, rope_tables
 
+pytestmark = pytest.mark.usefixtures("least_part")
+
 TORCH = TorchKernels()
 HEADS, WIDTH, TOKENS = 6, 96, 21
 DTYPES = [torch.float32, torch.bfloat16]

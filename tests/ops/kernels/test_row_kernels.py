@@ -9,6 +9,8 @@ from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.ops.norm import add_gated, modulate
 
+pytestmark = pytest.mark.usefixtures("least_part")
+
 TORCH = TorchKernels()
 EPS = 1e-6
 DTYPES = [torch.float32, torch.bfloat16]

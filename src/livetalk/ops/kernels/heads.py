@@ -1,8 +1,8 @@
 """Triton kernels between a projection and attention: bias, norm, rotation, layout, rounding to one byte."""
 
-# A kernel is handed every pointer and stride by itself, untyped.
-# ruff: noqa: PLR0913
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# A kernel is handed every pointer and stride by itself, untyped; parts of a row join a tuple one by one.
+# ruff: noqa: PLR0913, RUF005
+# mypy: disable-error-code="assignment,import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from livetalk.ops.attention_float8 import QuantizedHeads
 from livetalk.ops.kernels.interface import HeadNorm, HeadRange
+from livetalk.ops.kernels.parts import split_width
 from livetalk.ops.kernels.ranges import find_range_on_triton
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.rope import RopeTables
@@ -23,10 +24,17 @@ SPLIT_WARPS, ROUND_WARPS = 4, 4
 
 @triton.jit
 def _store_groups(out, at, column, inside, y, GROUP: tl.constexpr):
-    """Write a token's heads, each group of them to a tensor of its own."""
+    """Write some of a token's heads, each group of them to a tensor of its own."""
     for group in tl.static_range(len(out)):
         own = inside & (column >= group * GROUP) & (column < (group + 1) * GROUP)
         tl.store(out[group] + at + (column - group * GROUP), y, mask=own)
+
+
+@triton.jit
+def _rotate(y, cos, sin, PAIRS: tl.constexpr):
+    """Turn neighbouring numbers by an angle each."""
+    even, odd = tl.split(tl.reshape(y, (PAIRS, 2)))
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (2 * PAIRS,))
 
 
 @triton.jit
@@ -43,7 +51,7 @@ def _split_heads_kernel(
     out_row_stride,
     eps,
     WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
     PAIRS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -52,24 +60,30 @@ def _split_heads_kernel(
 ):
     """Take one token of a sample to its heads."""
     token, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    pair = tl.arange(0, BLOCK // 2)
-    y = tl.load(x + sample * x_batch_stride + token * x_row_stride + column, mask=inside, other=0.0)
-    y = y.to(tl.float32)
-    if HAS_BIAS:
-        y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        y *= tl.rsqrt(tl.sum(y * y, 0) / WIDTH + eps)
-        y *= tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    if ROPE:
-        angle = token * PAIRS + pair % PAIRS
-        c = tl.load(cos + angle, mask=pair < WIDTH // 2, other=0.0)
-        s = tl.load(sin + angle, mask=pair < WIDTH // 2, other=0.0)
-        even, odd = tl.split(tl.reshape(y, (BLOCK // 2, 2)))
-        y = tl.reshape(tl.join(even * c - odd * s, even * s + odd * c), (BLOCK,))
+    start = sample * x_batch_stride + token * x_row_stride
     at = sample * out_batch_stride + token * out_row_stride
-    _store_groups(out, at, column, inside, y.to(out[0].dtype.element_ty), GROUP)
+    square = 0.0
+    ys = ()
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        y = tl.load(x + start + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            y += tl.load(bias + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+        square += tl.sum(y * y, 0) / WIDTH
+        ys = ys + (y,)
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        y = ys[part]
+        if NORM:
+            y *= tl.rsqrt(square + eps)
+            y *= tl.load(weight + column, mask=column < WIDTH, other=0.0).to(tl.float32)
+        if ROPE:
+            pair = PARTS[part][0] // 2 + tl.arange(0, PARTS[part][1] // 2)
+            angle = token * PAIRS + pair % PAIRS
+            c = tl.load(cos + angle, mask=pair < WIDTH // 2, other=0.0)
+            s = tl.load(sin + angle, mask=pair < WIDTH // 2, other=0.0)
+            y = _rotate(y, c, s, PARTS[part][1] // 2)
+        _store_groups(out, at, column, column < WIDTH, y.to(out[0].dtype.element_ty), GROUP)
 
 
 @triton.jit
@@ -110,7 +124,7 @@ def _quantize_heads_kernel(
     out_batch_stride,
     out_row_stride,
     WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
     HEAD: tl.constexpr,
     GROUP: tl.constexpr,
     CENTRE: tl.constexpr,
@@ -118,16 +132,17 @@ def _quantize_heads_kernel(
     """Round one token's heads to e4m3."""
     row = tl.program_id(0).to(tl.int64)
     sample, token = row // num_tokens, row % num_tokens
-    column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
     start = sample * x_batch_stride + token * x_row_stride
-    y = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
-    if CENTRE:
-        y -= tl.load(bounds + (sample * 3 + 2) * WIDTH + column, mask=inside, other=0.0)
-    y *= tl.load(inverse + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
-    y = tl.clamp(y, -448.0, 448.0)
     at = sample * out_batch_stride + token * out_row_stride
-    _store_groups(out, at, column, inside, y.to(out[0].dtype.element_ty), GROUP)
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        inside = column < WIDTH
+        y = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
+        if CENTRE:
+            y -= tl.load(bounds + (sample * 3 + 2) * WIDTH + column, mask=inside, other=0.0)
+        y *= tl.load(inverse + sample * (WIDTH // HEAD) + column // HEAD, mask=inside, other=1.0)
+        y = tl.clamp(y, -448.0, 448.0)
+        _store_groups(out, at, column, inside, y.to(out[0].dtype.element_ty), GROUP)
 
 
 def split_heads_on_triton(
@@ -167,7 +182,7 @@ def split_heads_on_triton(
         *out[0].stride()[:2],
         0.0 if norm is None else norm.eps,
         WIDTH=width,
-        BLOCK=triton.next_power_of_2(width),
+        PARTS=split_width(width),
         PAIRS=width // num_heads // 2,
         GROUP=width // groups,
         HAS_BIAS=bias is not None,
@@ -223,7 +238,7 @@ def quantize_heads_into_on_triton(
         rows.stride(1),
         *out[0].stride()[:2],
         WIDTH=width,
-        BLOCK=triton.next_power_of_2(width),
+        PARTS=split_width(width),
         HEAD=head,
         GROUP=width // groups,
         CENTRE=centre,

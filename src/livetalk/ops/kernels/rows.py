@@ -4,9 +4,9 @@ Rows pass through the cache of a processor, and leave the vectors there that all
 more bytes than a row.
 """
 
-# A kernel is handed every pointer and stride by itself, untyped.
-# ruff: noqa: PLR0913
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
+# A kernel is handed every pointer and stride by itself, untyped; parts of a row join a tuple one by one.
+# ruff: noqa: PLR0913, RUF005
+# mypy: disable-error-code="assignment,import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
 from collections.abc import Sequence
 
@@ -16,12 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from livetalk.ops.kernels.interface import Affine, Branch
+from livetalk.ops.kernels.parts import Parts, split_width
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.matmul import QuantizedRows
 
-WIDE_BLOCK = 8192
+WIDE_ROW = 8192
 WARPS, WIDE_WARPS = 4, 16
-"""Of a program for a row, and for one that is wider than `WIDE_BLOCK`. The fastest on an H100."""
+"""Of a program for a row, and for one that is wider than `WIDE_ROW`. The fastest on an H100."""
 
 
 @triton.jit
@@ -37,14 +38,51 @@ def _load_shared(pointers, inside):
 
 
 @triton.jit
-def _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE: tl.constexpr):
-    """Write a row in the dtype of `out`, or in e4m3 with its scale."""
+def _store_row(out, out_scale, row, ys, WIDTH: tl.constexpr, PARTS: tl.constexpr, QUANTIZE: tl.constexpr):
+    """Write a row, given in parts, in the dtype of `out`, or in e4m3 with its scale."""
+    inverse = 1.0
     if QUANTIZE:
-        peak = tl.max(tl.where(inside, tl.abs(y), 0.0), 0)
+        peak = 0.0
+        for part in tl.static_range(len(PARTS)):
+            inside = PARTS[part][0] + tl.arange(0, PARTS[part][1]) < WIDTH
+            peak = tl.maximum(peak, tl.max(tl.where(inside, tl.abs(ys[part]), 0.0), 0))
         scale = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
         tl.store(out_scale + row, scale)
-        y = tl.clamp(y * tl.div_rn(1.0, scale), -448.0, 448.0)
-    tl.store(out + row * width + column, y.to(out.dtype.element_ty), mask=inside)
+        inverse = tl.div_rn(1.0, scale)
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        y = ys[part]
+        if QUANTIZE:
+            y = tl.clamp(y * inverse, -448.0, 448.0)
+        tl.store(out + row * WIDTH + column, y.to(out.dtype.element_ty), mask=column < WIDTH)
+
+
+@triton.jit
+def _add_branch(
+    x,
+    branch,
+    branch_bias,
+    gate,
+    total,
+    at,
+    column,
+    inside,
+    HAS_BRANCH: tl.constexpr,
+    HAS_BRANCH_BIAS: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+):
+    """Return some of a token's numbers with a branch added, and write them if one was."""
+    y = _load_row(x + at + column, inside)
+    if HAS_BRANCH:
+        added = _load_row(branch + at + column, inside)
+        if HAS_BRANCH_BIAS:
+            added += _load_shared(branch_bias + column, inside)
+        if HAS_GATE:
+            added *= _load_shared(gate + column, inside)
+        rounded = (y + added).to(total.dtype.element_ty)
+        tl.store(total + at + column, rounded, mask=inside)
+        y = rounded.to(tl.float32)
+    return y
 
 
 @triton.jit
@@ -59,11 +97,11 @@ def _tokens_kernel(
     out,
     out_scale,
     num_tokens,
-    width,
     gate_stride,
     affine_stride,
     eps,
-    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
     HAS_BRANCH: tl.constexpr,
     HAS_BRANCH_BIAS: tl.constexpr,
     HAS_GATE: tl.constexpr,
@@ -73,41 +111,65 @@ def _tokens_kernel(
     """Add a branch to a token, write the sum, normalise it, map it, write that."""
     row = tl.program_id(0).to(tl.int64)
     sample = row // num_tokens
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    y = _load_row(x + row * width + column, inside)
-    if HAS_BRANCH:
-        added = _load_row(branch + row * width + column, inside)
-        if HAS_BRANCH_BIAS:
-            added += _load_shared(branch_bias + column, inside)
-        if HAS_GATE:
-            added *= _load_shared(gate + sample * gate_stride + column, inside)
-        rounded = (y + added).to(total.dtype.element_ty)
-        tl.store(total + row * width + column, rounded, mask=inside)
-        y = rounded.to(tl.float32)
+    own_gate = gate + sample * gate_stride
+    mean = 0.0
+    ys = ()
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        y = _add_branch(
+            x,
+            branch,
+            branch_bias,
+            own_gate,
+            total,
+            row * WIDTH,
+            column,
+            column < WIDTH,
+            HAS_BRANCH,
+            HAS_BRANCH_BIAS,
+            HAS_GATE,
+        )
+        mean += tl.sum(y, 0) / WIDTH
+        ys = ys + (y,)
     if NORM:
-        centred = tl.where(inside, y - tl.sum(y, 0) / width, 0.0)
-        y = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-        at = sample * affine_stride + column
-        w = _load_shared(weight + at, inside)
-        y = y * w + _load_shared(bias + at, inside)
-        _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
+        variance = 0.0
+        for part in tl.static_range(len(PARTS)):
+            inside = PARTS[part][0] + tl.arange(0, PARTS[part][1]) < WIDTH
+            centred = tl.where(inside, ys[part] - mean, 0.0)
+            variance += tl.sum(centred * centred, 0) / WIDTH
+        scale = tl.rsqrt(variance + eps)
+        mapped = ()
+        for part in tl.static_range(len(PARTS)):
+            column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+            at = sample * affine_stride + column
+            w = _load_shared(weight + at, column < WIDTH)
+            y = (ys[part] - mean) * scale * w + _load_shared(bias + at, column < WIDTH)
+            mapped = mapped + (y,)
+        _store_row(out, out_scale, row, mapped, WIDTH, PARTS, QUANTIZE)
 
 
 @triton.jit
 def _gelu_kernel(
-    x, bias, out, out_scale, width, BLOCK: tl.constexpr, HAS_BIAS: tl.constexpr, QUANTIZE: tl.constexpr
+    x,
+    bias,
+    out,
+    out_scale,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    QUANTIZE: tl.constexpr,
 ):
     """Add a bias to a row, apply the tanh GELU, write it."""
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    y = _load_row(x + row * width + column, inside)
-    if HAS_BIAS:
-        y += _load_shared(bias + column, inside)
-    # 0.5 * (1 + tanh(u)) is sigmoid(2 u); the constant is 2 * sqrt(2 / pi).
-    y = y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y))
-    _store_row(out, out_scale, row, column, inside, y, width, QUANTIZE)
+    ys = ()
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        y = _load_row(x + row * WIDTH + column, column < WIDTH)
+        if HAS_BIAS:
+            y += _load_shared(bias + column, column < WIDTH)
+        # 0.5 * (1 + tanh(u)) is sigmoid(2 u); the constant is 2 * sqrt(2 / pi).
+        ys = ys + (y * tl.sigmoid(1.5957691216057308 * (y + 0.044715 * y * y * y)),)
+    _store_row(out, out_scale, row, ys, WIDTH, PARTS, QUANTIZE)
 
 
 @triton.jit
@@ -124,7 +186,7 @@ def _quantize_rows_kernel(
     other_row_stride,
     other_head_stride,
     WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
     HEAD: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_OTHER: tl.constexpr,
@@ -132,19 +194,21 @@ def _quantize_rows_kernel(
     """Round a token's heads, each group of them from a tensor of its own, or a sum, to one row of e4m3."""
     row = tl.program_id(0).to(tl.int64)
     sample, token = row // num_tokens, row % num_tokens
-    column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    head, channel = (column // HEAD).to(tl.int64), column % HEAD
-    start = sample * x_batch_stride + token * x_row_stride
-    y = tl.zeros((BLOCK,), tl.float32)
-    for group in tl.static_range(len(x)):
-        own = inside & (column >= group * GROUP) & (column < (group + 1) * GROUP)
-        at = start + (head - group * (GROUP // HEAD)) * x_head_stride + channel
-        y += _load_row(x[group] + at, own)
-    if HAS_OTHER:
-        start = sample * other_batch_stride + token * other_row_stride
-        y += _load_row(other + start + head * other_head_stride + channel, inside)
-    _store_row(out, out_scale, row, column, inside, y, WIDTH, True)
+    x_start = sample * x_batch_stride + token * x_row_stride
+    other_start = sample * other_batch_stride + token * other_row_stride
+    ys = ()
+    for part in tl.static_range(len(PARTS)):
+        column = PARTS[part][0] + tl.arange(0, PARTS[part][1])
+        head, channel = (column // HEAD).to(tl.int64), column % HEAD
+        y = tl.zeros_like(column).to(tl.float32)
+        for group in tl.static_range(len(x)):
+            own = (column < WIDTH) & (column >= group * GROUP) & (column < (group + 1) * GROUP)
+            at = x_start + (head - group * (GROUP // HEAD)) * x_head_stride + channel
+            y += _load_row(x[group] + at, own)
+        if HAS_OTHER:
+            y += _load_row(other + other_start + head * other_head_stride + channel, column < WIDTH)
+        ys = ys + (y,)
+    _store_row(out, out_scale, row, ys, WIDTH, PARTS, True)
 
 
 @triton.jit
@@ -208,7 +272,6 @@ def tokens_on_triton(
         out,
         scale,
         x.shape[1],
-        x.shape[2],
         gate_stride,
         affine_stride,
         eps,
@@ -235,7 +298,6 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
         x if bias is None else bias,
         out,
         scale,
-        width,
         **_row_options(width),
         HAS_BIAS=bias is not None,
         QUANTIZE=quantize,
@@ -266,7 +328,6 @@ def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None) 
         num_tokens,
         *first.stride()[:3],
         *added.stride()[:3],
-        WIDTH=width,
         HEAD=head,
         GROUP=num_heads * head,
         HAS_OTHER=other is not None,
@@ -298,9 +359,9 @@ def softmax_heads_on_triton(products: Tensor, bias: Tensor, scale: float, num_he
     return out
 
 
-def _row_options(width: int) -> dict[str, int]:
-    block = triton.next_power_of_2(width)
-    return {"BLOCK": block, "num_warps": WIDE_WARPS if block > WIDE_BLOCK else WARPS}
+def _row_options(width: int) -> dict[str, int | Parts]:
+    warps = WIDE_WARPS if width > WIDE_ROW else WARPS
+    return {"WIDTH": width, "PARTS": split_width(width), "num_warps": warps}
 
 
 def _per_sample(vector: Tensor, x: Tensor) -> tuple[Tensor, int]:
