@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from livetalk.errors import InputError, OutputError
@@ -36,6 +37,19 @@ def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
     except OSError as error:
         raise InputError(f"{what} {file}: cannot be read ({explain(error)})") from error
     return file
+
+
+def keep_apart(inputs: Iterable[str | os.PathLike[str]], outputs: Iterable[Path]) -> None:
+    """Refuse to replace a file that is being read.
+
+    Raises:
+        InputError: an output is also an input.
+    """
+    for output in outputs:
+        for source in inputs:
+            with contextlib.suppress(OSError):
+                if output.exists() and output.samefile(source):
+                    raise InputError(f"output {output}: is also an input; choose another name")
 
 
 def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite: bool = False) -> Path:

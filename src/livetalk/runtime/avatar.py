@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from livetalk import __version__
 from livetalk.checkpoints.streaming_load import LoadProgress
-from livetalk.data.files import require_output_file
+from livetalk.data.files import keep_apart, require_output_file
 from livetalk.data.framing import frame_portrait
 from livetalk.data.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.data.media import AudioReader, VideoWriter, open_audio
-from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.runtime.acceleration import AccelerationConfig
 from livetalk.runtime.audio_feed import AudioFeed
@@ -37,6 +36,7 @@ from livetalk.runtime.build import (
 from livetalk.runtime.commands import OpenStream
 from livetalk.runtime.host_copy import HostCopy, PendingFrames
 from livetalk.runtime.placement import PlacementConfig
+from livetalk.runtime.preview import PreviewSampler
 from livetalk.runtime.random_model import build_random_model
 from livetalk.runtime.session import Session, SessionOptions, plan_session
 from livetalk.runtime.stream import Streams, generate_stream
@@ -50,8 +50,6 @@ Progress = Callable[[int, int], None]
 
 NOISE_NOTICE = "RANDOM WEIGHTS: THIS IS NOISE"
 """Written across every picture of a model without real weights."""
-
-_PREVIEW_FRAMES = 24
 
 _logger = get_logger(__name__)
 
@@ -263,7 +261,7 @@ class Avatar:
         sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
         session = plan_session(self.model, options)
         portrait = _frame(image, session)
-        _keep_inputs_apart([image, sound.path], targets)
+        keep_apart([sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets)
         num_frames = sound.num_frames(self.fps)
         writer = VideoWriter(
             targets[0],
@@ -274,7 +272,7 @@ class Avatar:
             metadata=self._describe(session),
         )
         _logger.info("%s, %d frames", self.model.title, num_frames)
-        sampler = _PreviewSampler(num_frames if preview is not None else 0)
+        sampler = PreviewSampler(num_frames if preview is not None else 0)
         blocks = sound.mono_blocks(self.sample_rate)
         chunks = self._stream(session, options, portrait, blocks, ahead=True)
         try:
@@ -360,7 +358,7 @@ class Avatar:
         chunks: Iterator[VideoChunk],
         writer: VideoWriter,
         num_frames: int,
-        sampler: "_PreviewSampler",
+        sampler: PreviewSampler,
         progress: Progress | None,
     ) -> None:
         """Copy and encode chunks while the next ones are generated."""
@@ -394,23 +392,6 @@ class Avatar:
         return GenerationInterrupted(partial, num_frames, self.fps)
 
 
-class _PreviewSampler:
-    """Keeps a few frames, evenly spread, of a video that passes by."""
-
-    def __init__(self, num_frames: int) -> None:
-        count = min(_PREVIEW_FRAMES, num_frames)
-        self._wanted = (
-            set(np.linspace(0, num_frames - 1, count).round().astype(int).tolist()) if count else set()
-        )
-        self.frames: list[NDArray[np.uint8]] = []
-
-    def see(self, first_frame: int, frames: NDArray[np.uint8]) -> None:
-        """Pick the wanted ones of frames [F, H, W, 3] that start at `first_frame`."""
-        for index, frame in enumerate(frames, start=first_frame):
-            if index in self._wanted:
-                self.frames.append(frame.copy())
-
-
 def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
     size = (session.portrait.height, session.portrait.width)
     if isinstance(image, np.ndarray):
@@ -426,14 +407,3 @@ def _listen(session: Session, blocks: Iterable[NDArray[np.float32]]) -> tuple[Au
         return feed, torch.from_numpy(feed.lead)
     heard = [np.zeros(0, np.float32), *blocks]
     return AudioFeed(heard, geometry, 0), torch.from_numpy(np.concatenate(heard))
-
-
-def _keep_inputs_apart(inputs: Iterable[Image], targets: Iterable[Path]) -> None:
-    """Refuse to replace a file that is being read."""
-    for target in targets:
-        for source in inputs:
-            if isinstance(source, np.ndarray):
-                continue
-            with contextlib.suppress(OSError):
-                if target.exists() and target.samefile(source):
-                    raise InputError(f"output {target}: is also an input; choose another name")
