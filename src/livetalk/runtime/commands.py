@@ -25,8 +25,8 @@ class OpenStream:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NextChunk:
-    """Make the next chunk of a stream.
+class ChunkSound:
+    """What a command for a stream's next chunk says.
 
     Attributes:
         stream: its number.
@@ -41,19 +41,13 @@ class NextChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BeginChunk:
-    """Begin the next chunk of a stream, to be made piece by piece; one begun before is given up.
+class NextChunk(ChunkSound):
+    """Make the next chunk of a stream."""
 
-    Attributes:
-        stream: its number.
-        samples: `[chunk_samples]` float32, -1..1, on the CPU.
-        ahead: likewise, of the chunk after it, where they are there already, to be heard meanwhile. The next
-            command may bring others all the same.
-    """
 
-    stream: int
-    samples: Tensor
-    ahead: Tensor | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginChunk(ChunkSound):
+    """Begin the next chunk of a stream, to be made piece by piece; one begun before is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

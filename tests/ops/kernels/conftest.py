@@ -21,9 +21,9 @@ def device() -> torch.device:
     return torch.device("cuda" if ON_GPU else "cpu")
 
 
-@pytest.fixture(params=[parts.LEAST_PART, 16, 4])
+@pytest.fixture(params=[parts.LEAST_PART, 16])
 def least_part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut narrow rows into one part, into two with lanes to spare, and into several, as wide ones are cut."""
+    """Cut narrow rows into one part, and into several, as wide ones are cut."""
     monkeypatch.setattr(parts, "LEAST_PART", request.param)
 
 
