@@ -1,5 +1,6 @@
 """The frame of the command line: lazy sub-commands, exit codes, one line for every mistake."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -118,3 +119,25 @@ def test_the_version_is_told_without_loading_anything() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"livetalk {__version__}\nFalse\n"
+
+
+@pytest.mark.parametrize(("worker", "ordinary"), [(False, True), (True, False)])
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_worker_that_did_not_succeed_ends_at_once(worker: bool, ordinary: bool, code: int) -> None:
+    """What Python does at its own end, which threads of an exchange that was cut short may abort, is left out."""
+    program = f"""
+import atexit, sys
+from livetalk.cli import main as cli
+atexit.register(lambda: print("ordinary"))
+def main():
+    print("said", file=sys.stderr)
+    return {code}
+cli.main = main
+cli.run_program()
+"""
+    places = {"RANK": "0", "WORLD_SIZE": "2"} if worker else {}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **places}
+    )
+    assert (done.returncode, done.stderr) == (code, "said\n")
+    assert ("ordinary" in done.stdout) == (ordinary or code == 0)
