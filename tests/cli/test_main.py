@@ -124,7 +124,7 @@ def test_the_version_is_told_without_loading_anything() -> None:
 @pytest.mark.parametrize(("worker", "ordinary"), [(False, True), (True, False)])
 @pytest.mark.parametrize("code", [0, 2])
 def test_a_worker_that_did_not_succeed_ends_at_once(worker: bool, ordinary: bool, code: int) -> None:
-    """What Python does at its own end, which threads of an exchange that was cut short may abort, is left out."""
+    """What Python does at its own end is left out: threads of an unfinished exchange may abort it."""
     program = f"""
 import atexit, sys
 from livetalk.cli import main as cli
