@@ -65,9 +65,8 @@ class _Stream:
         """Hear the sound of the next chunk, if it was not heard ahead."""
         ahead = self.ahead
         # Whoever gives a chunk up may have announced the sound of the one after it.
-        if ahead is None or ahead.chunk_index != self.state.chunk_index:
-            return hear_chunk(self.models, samples, self.state)
-        if torch.equal(ahead.samples, samples):
+        is_next = ahead is not None and ahead.chunk_index == self.state.chunk_index
+        if ahead is not None and is_next and torch.equal(ahead.samples, samples):
             return ahead.heard
         return hear_chunk(self.models, samples, self.state)
 
