@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from parity_case import Reference
 from torch import Tensor
@@ -78,18 +79,45 @@ def test_parity_audio_windows_streamed() -> None:
         reference.check(name, got)
 
 
+def whole_rows(config: dict[str, Any], num_samples: int, shape: torch.Size) -> Tensor:
+    """Return the rows that the first chunks of a recording read, `[chunks, frames, window]`."""
+    chunks, frames, window = shape
+    geometry, audio = read(config, window)
+    num_rows = geometry.num_frames(num_samples)
+    starts = [whole_window_start(geometry, chunk) for chunk in range(chunks)]
+    return torch.stack([context_rows(start, frames, num_rows, audio.context_frames) for start in starts])
+
+
+def published_num_frames(config: dict[str, Any], num_samples: int) -> int:
+    """Return the frames of a recording in the published code: the frame that has only begun does not count.
+
+    Here it does count (`ChunkGeometry.num_frames`), so that the end of a recording is not lost.
+    """
+    frames: int = num_samples * config["fps"] // config["sample_rate"]
+    return frames
+
+
 def test_parity_audio_windows_whole() -> None:
     reference = Reference.load(NAME)
     config, facts = reference.meta["config"], reference.meta["facts"]
+    num_samples = config["once_samples"]
+    assert facts["once_frames"] == published_num_frames(config, num_samples)
     for name in reference.meta["cases"]:
         assert reference.expected(name) == STREAMED | {"once.window_index"}
-        chunks, frames, window = reference.case(name)["once.window_index"].shape
-        geometry, audio = read(config, window)
-        num_frames = geometry.num_frames(config["once_samples"])
-        assert num_frames == facts["once_frames"]
-        assert whole_num_chunks(geometry, num_frames) == facts["once_chunks"] + 1
-        rows = [
-            context_rows(whole_window_start(geometry, chunk), frames, num_frames, audio.context_frames)
-            for chunk in range(chunks)
-        ]
-        reference.check(name, {"once.window_index": torch.stack(rows)})
+        shape = reference.case(name)["once.window_index"].shape
+        geometry, _ = read(config, shape[-1])
+        assert shape[0] == facts["once_chunks"] < whole_num_chunks(geometry, geometry.num_frames(num_samples))
+        reference.check(name, {"once.window_index": whole_rows(config, num_samples, shape)})
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+def test_parity_audio_windows_whole_with_a_frame_that_has_only_begun(part: float) -> None:
+    reference = Reference.load(NAME)
+    config = reference.meta["config"]
+    per_frame = config["sample_rate"] // config["fps"]
+    num_samples = config["once_samples"] // per_frame * per_frame + int(part * per_frame)
+    for name in reference.meta["cases"]:
+        published = reference.case(name)["once.window_index"]
+        # The published windows end before the recording does, however its end is counted.
+        assert published.max() < published_num_frames(config, num_samples) - 1
+        reference.check(name, {"once.window_index": whole_rows(config, num_samples, published.shape)})
