@@ -20,10 +20,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.avatar import Avatar
+from livetalk.device import set_threads
 from livetalk.errors import LivetalkError
-from livetalk.runtime.avatar import Avatar
-from livetalk.runtime.build import BuildConfig, build_avatar, set_threads
-from livetalk.runtime.configurations import apply_configuration, describe_form, parse_configuration
+from livetalk.numerics.configurations import apply_configuration, describe_form, parse_configuration
 
 MEASURES = (
     "correlation",

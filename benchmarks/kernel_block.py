@@ -8,15 +8,15 @@ import torch
 from kernel_timing import Bench, quantize_with_torchao, relative
 from torch import Tensor
 
+from livetalk.accelerate.fused_blocks import fuse_blocks
+from livetalk.accelerate.fused_qkv import fuse_qkv
+from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.dit import DiT
 from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
-from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
-from livetalk.quantization.float8 import PREPARED_KEEP, apply_float8, find_linears
-from livetalk.runtime.fused_blocks import fuse_blocks
-from livetalk.runtime.random_weights import draw_weights
+from livetalk.placement.float8 import PREPARED_KEEP, apply_float8, find_linears
 
 TEXT_TOKENS = 100
 """Of a prompt of ordinary length; the rest of the published 512 is padding."""

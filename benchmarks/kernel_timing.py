@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from livetalk.assembly.random_model import random_model_config
 from livetalk.models.dit import DiTConfig
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import select_kernels, triton_problem
-from livetalk.runtime.random_model import random_model_config
 
 WARMUP = 3
 

@@ -23,6 +23,7 @@ from kernel_block import time_block
 from kernel_timing import Bench, quantize_with_torchao, relative, sizes_of
 from torch import Tensor, nn
 
+from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.ops.attention import attention
 from livetalk.ops.attention_lse import reference_attention_with_lse
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, KernelCore, select_attention
@@ -31,8 +32,7 @@ from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import triton_problem
 from livetalk.ops.matmul import QuantizedRows, quantize_rows
 from livetalk.ops.rope import grid_positions, rope_tables
-from livetalk.quantization.float8 import Float8Linear
-from livetalk.runtime.fused_color import match_color_fused
+from livetalk.placement.float8 import Float8Linear
 from livetalk.streaming.color import match_color, measure_color
 
 PLAIN_FORMS = ("math", "fp8-reference")

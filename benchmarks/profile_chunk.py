@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.session import plan_session
 from livetalk.bench.chunks import draw_picture, hum, session_options, wait_for
 from livetalk.bench.model import build_model
 from livetalk.bench.options import BenchOptions
 from livetalk.cli import bench
+from livetalk.engine.commands import NextChunk, OpenStream
+from livetalk.engine.launch import launch_workers
+from livetalk.engine.stream import Streams
+from livetalk.engine.worker import Leader, StreamTable, choose_worker_device, require_gpus, run_worker
 from livetalk.env import worker_place
 from livetalk.errors import InputError, LivetalkError
-from livetalk.parallel.launch import launch_workers
-from livetalk.runtime.commands import NextChunk, OpenStream
-from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.session import plan_session
-from livetalk.runtime.stream import Streams
-from livetalk.runtime.worker import Leader, StreamTable, choose_worker_device, require_gpus, run_worker
 from livetalk.tracing import observe_spans
 
 WARM_UP = 3

@@ -26,18 +26,19 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.model import AvatarModel, prepare_session
+from livetalk.assembly.model_sizes import read_model_sizes
+from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
+from livetalk.assembly.session import parse_size, plan_session
 from livetalk.bench.chunks import hum, wait_for
 from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, StageTiming, TimedSpan, summarize_stages
-from livetalk.data.framing import frame_portrait
+from livetalk.device import PRECISIONS, choose_device, choose_dtype
+from livetalk.doctor.memory import GIB, MemoryPlan, MemoryRequest, plan_memory
 from livetalk.errors import InputError, LivetalkError
-from livetalk.runtime.build import PRECISIONS, BuildConfig, build_avatar, choose_device, choose_dtype
-from livetalk.runtime.memory import GIB, MemoryPlan, MemoryRequest, plan_memory
-from livetalk.runtime.model import AvatarModel, prepare_session
-from livetalk.runtime.model_sizes import read_model_sizes
-from livetalk.runtime.placement import WEIGHT_FORMS, PlacementConfig
-from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
-from livetalk.runtime.session import parse_size, plan_session
-from livetalk.streaming.conditioning import image_to_tensor
+from livetalk.media.framing import frame_portrait
+from livetalk.media.image import image_to_tensor
+from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
 from livetalk.streaming.step import create_state, generate_chunk
 from livetalk.tracing import observe_spans, span
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from livetalk.data.synthetic.corpus import Corpus, load_corpus
-from livetalk.data.synthetic.identity import sample_identity
-from livetalk.data.synthetic.renderer import Renderer
 from livetalk.evaluation.lips import correlate
 from livetalk.evaluation.probe import LipProbe, Pair
 from livetalk.evaluation.speech import ENCODER_PATH
 from livetalk.models.audio_encoder import load_speech_encoder
+from livetalk.synthetic.people.identity import sample_identity
+from livetalk.synthetic.rendering.renderer import Renderer
+from livetalk.synthetic.speech.corpus import Corpus, load_corpus
 
 SILENT = "silence"
 

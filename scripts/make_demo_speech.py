@@ -12,8 +12,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.synthetic.speech import HibariSynthesiser
-from livetalk.data.synthetic.voices import VoiceWarp
+from livetalk.synthetic.speech.synthesis import HibariSynthesiser
+from livetalk.synthetic.speech.voices import VoiceWarp
 
 SAMPLE_RATE = 24_000
 MAN = VoiceWarp(formant_scale=0.85, pitch_scale=0.57, pitch_range=0.95, breath_db=1.0)

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from livetalk import Avatar
 from livetalk.cli.avatar import render_portrait
-from livetalk.data.image import save_png
-from livetalk.data.media import AudioReader, VideoWriter, open_audio
-from livetalk.data.synthetic.identity import sample_identity
-from livetalk.data.synthetic.motion import build_performance
-from livetalk.data.synthetic.renderer import Renderer
-from livetalk.data.synthetic.visemes import PhonemeEvent
+from livetalk.media.audio import AudioReader, open_audio
+from livetalk.media.image import save_png
+from livetalk.media.video import VideoWriter
+from livetalk.synthetic.people.identity import sample_identity
+from livetalk.synthetic.performance.motion import build_performance
+from livetalk.synthetic.performance.visemes import PhonemeEvent
+from livetalk.synthetic.rendering.renderer import Renderer
 
 FPS = 25
 RESOLUTION = 256

@@ -20,16 +20,16 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from livetalk.data.synthetic.corpus_builder import coloured_noise
-from livetalk.data.synthetic.speech import (
+from livetalk.synthetic.performance.visemes import PHONEMES, PhonemeEvent
+from livetalk.synthetic.speech.corpus_builder import coloured_noise
+from livetalk.synthetic.speech.synthesis import (
     SAMPLE_RATE,
     FliteSynthesiser,
     HibariSynthesiser,
     Synthesiser,
     shift_events,
 )
-from livetalk.data.synthetic.visemes import PHONEMES, PhonemeEvent
-from livetalk.data.synthetic.voices import VoiceWarp
+from livetalk.synthetic.speech.voices import VoiceWarp
 
 Samples = NDArray[np.float32]
 

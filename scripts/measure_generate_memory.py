@@ -18,7 +18,7 @@ import numpy as np
 from av.audio.frame import AudioFrame
 
 from livetalk import Avatar
-from livetalk.data.media import SAMPLE_RATE
+from livetalk.media.audio import SAMPLE_RATE
 
 REPORT_FRAMES = 1500
 

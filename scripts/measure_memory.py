@@ -14,8 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from livetalk.runtime.allocation import AllocationTracker
-from livetalk.runtime.memory import (
+from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
+from livetalk.assembly.session import parse_size
+from livetalk.assembly.stages import Observer, StageInputs, run_stages
+from livetalk.doctor.allocation import AllocationTracker
+from livetalk.doctor.memory import (
     GIB,
     WORKSPACE_BYTES,
     MemoryPlan,
@@ -23,12 +28,7 @@ from livetalk.runtime.memory import (
     describe_size,
     plan_memory,
 )
-from livetalk.runtime.model import AvatarModel, PortraitConfig
-from livetalk.runtime.model_sizes import ModelSizes, read_model_sizes
-from livetalk.runtime.placement import PlacementConfig
-from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
-from livetalk.runtime.session import parse_size
-from livetalk.runtime.stages import Observer, StageInputs, run_stages
+from livetalk.placement.apply import PlacementConfig
 
 TOLERANCE = 0.10
 REHEARSED_STEPS = 2

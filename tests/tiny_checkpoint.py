@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from livetalk.assembly.build import SPEECH_ENCODER_FILE, ModelConfig, save_model
+from livetalk.assembly.model import PortraitConfig
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig, pack_tensors, packed_metadata
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.runtime.build import SPEECH_ENCODER_FILE, ModelConfig, PortraitConfig, save_model
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.config import SamplerConfig, StreamConfig

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from livetalk.runtime.avatar import Avatar, GenerateResult
+    from livetalk.avatar import Avatar, GenerateResult
     from livetalk.types import VideoChunk
 
 __version__ = "0.1.0"
@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 __all__ = ["Avatar", "GenerateResult", "VideoChunk", "__version__"]
 
 _HOMES = {
-    "Avatar": "livetalk.runtime.avatar",
-    "GenerateResult": "livetalk.runtime.avatar",
+    "Avatar": "livetalk.avatar",
+    "GenerateResult": "livetalk.avatar",
     "VideoChunk": "livetalk.types",
 }
 

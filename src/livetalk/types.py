@@ -4,9 +4,14 @@ Shapes: C channels · F frames · T latent frames · H W frame height, width · 
 """
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+Crop = Literal["face", "center", "none", "published"]
+CROPS: tuple[Crop, ...] = get_args(Crop)
+"""What of a portrait is used, see `livetalk.media.framing.frame_portrait`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +31,19 @@ class Conditioning:
     condition: Tensor
     text_embeds: Tensor | None = None
     image_embeds: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptEmbeds:
+    """A prompt and a portrait, encoded.
+
+    Attributes:
+        text_embeds: `[1, S, text_dim]`, or None for a transformer without a text branch.
+        image_embeds: `[1, S, image_dim]`, or None for a transformer without an image branch.
+    """
+
+    text_embeds: Tensor | None
+    image_embeds: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

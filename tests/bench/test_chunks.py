@@ -4,15 +4,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN
+from livetalk.engine.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
+from livetalk.engine.host_copy import HostCopy, PendingFrames
+from livetalk.engine.worker import StreamTable
 from livetalk.errors import InputError
-from livetalk.runtime.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
-from livetalk.runtime.host_copy import HostCopy, PendingFrames
-from livetalk.runtime.model import AvatarModel, PortraitConfig
-from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import StreamTable
 from livetalk.types import VideoChunk
 
 OPTIONS = BenchOptions(random_weights="tiny", device="cpu", chunks=2, warm_up=2, size="32x16", steps=1)

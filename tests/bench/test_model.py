@@ -3,15 +3,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from livetalk.accelerate.fused_blocks import FusedBlock
+from livetalk.accelerate.fused_qkv import FusedSelfAttention
+from livetalk.accelerate.fused_vae import FusedResidualBlock
+from livetalk.assembly.model import AvatarModel
 from livetalk.bench.model import build_model, name_attention
 from livetalk.bench.options import BenchOptions
 from livetalk.errors import InputError
-from livetalk.models.fused_qkv import FusedSelfAttention
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import KernelCore
-from livetalk.runtime.fused_blocks import FusedBlock
-from livetalk.runtime.fused_vae import FusedResidualBlock
-from livetalk.runtime.model import AvatarModel
 
 CPU = torch.device("cpu")
 TINY = BenchOptions(random_weights="tiny", device="cpu", precision="float32")

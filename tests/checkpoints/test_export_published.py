@@ -11,7 +11,7 @@ from livetalk.checkpoints.layouts import PublishedFiles, find_published
 from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, read_configs
 from livetalk.checkpoints.tensor_files import index_tensors, read_tensors
 from livetalk.errors import WeightsError
-from livetalk.quantization.linear import quantize_linears
+from livetalk.placement.linear import quantize_linears
 from synthetic_checkpoint import SyntheticCheckpoint
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from livetalk.checkpoints.published import PublishedNetwork, open_dit, open_text
 from livetalk.errors import WeightsError
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.ops.low_precision import ByteFormat, quantize_channels
-from livetalk.quantization.linear import QuantizedLinear, quantize_linears
-from livetalk.runtime.placement import DiTPlacement, PlacementConfig, apply_placement
+from livetalk.placement.apply import DiTPlacement, PlacementConfig, apply_placement
+from livetalk.placement.linear import QuantizedLinear, quantize_linears
 from synthetic_checkpoint import SyntheticCheckpoint
 
 CPU = torch.device("cpu")

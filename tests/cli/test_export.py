@@ -14,7 +14,7 @@ from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, open
 from livetalk.cli import export
 from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
 from livetalk.ops.low_precision import ByteFormat
-from livetalk.quantization.linear import quantize_linears
+from livetalk.placement.linear import quantize_linears
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from PIL import Image
 from livetalk.cli.main import main
 from livetalk.compat.flashtalk import infer_params
 from livetalk.compat.pipeline import default_params
-from livetalk.data.media import open_audio
+from livetalk.media.audio import open_audio
 from media_files import read_frames, voice, write_sound
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 

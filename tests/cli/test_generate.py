@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from livetalk.cli.main import main
-from livetalk.data.files import TEMPORARY_PREFIX
+from livetalk.media.files import TEMPORARY_PREFIX
 from media_files import read_frames, voice, write_silent_video, write_sound
 from tiny_checkpoint import save_tiny_checkpoint
 

@@ -29,7 +29,7 @@ from livetalk.models.dit_context import (
     frame_runs,
 )
 from livetalk.ops.attention import attention
-from livetalk.quantization.linear import quantize_linears
+from livetalk.placement.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
 CONFIGS = [

@@ -20,7 +20,7 @@ _PRELOADED = [
     "torch",
     "torch.distributed",
     "torch._dynamo",
-    "livetalk.runtime.numerics",
+    "livetalk.numerics.compare",
     "livetalk.parallel.vae",
 ]
 """Imported once, by the server that all ranks are forks of; custom operators need PyTorch's compiler."""

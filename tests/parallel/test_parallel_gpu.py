@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from livetalk.accelerate.apply import AccelerationConfig, accelerate
+from livetalk.accelerate.graphs import graph_blocks
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.attention import AttentionCore
@@ -21,8 +23,6 @@ from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
 from livetalk.parallel.vae import parallelize_vae
-from livetalk.runtime.acceleration import AccelerationConfig, accelerate
-from livetalk.runtime.graphs import graph_blocks
 from parallel.gloo_ranks import run_ranks
 from tiny import DIT_WITH_PROMPT, VAE, randomize
 

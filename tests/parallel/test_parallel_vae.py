@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from livetalk.accelerate.fused_vae import fuse_vae
 from livetalk.errors import InputError
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.halo import HaloLayer
 from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh
 from livetalk.parallel.vae import parallelize_vae
-from livetalk.runtime.fused_vae import fuse_vae
 from parallel.gloo_ranks import run_ranks
 from tiny import VAE, VAE_PATCHED, tiny_vae
 

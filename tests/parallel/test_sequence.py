@@ -6,15 +6,15 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
+from livetalk.accelerate.fused_blocks import fuse_blocks
+from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.models import dit_constants
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_context import AbsorbedAudio
-from livetalk.models.fused_qkv import fuse_qkv
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
 from livetalk.parallel.sequence import parallelize_dit
-from livetalk.runtime.fused_blocks import fuse_blocks
 from parallel.gloo_ranks import run_ranks
 from tiny import DIT_WITH_PROMPT, tiny_dit
 

@@ -6,8 +6,8 @@ import torch
 from parity_case import Reference
 from torch import Tensor
 
+from livetalk.media.image import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.color import lab_to_rgb, match_color, measure_color, rgb_to_lab
-from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.loudness import TARGET_LUFS, integrated_loudness, normalize_published
 
 NAME = "media"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from livetalk.diffusion.flow import timesteps_from_sigma
 from livetalk.diffusion.schedule import sigmas_from_steps
+from livetalk.media.image import image_to_tensor, resize_and_center_crop
 from livetalk.streaming import step
 from livetalk.streaming.color import match_color
-from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.config import SamplerConfig, StreamConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.models import Models

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import ChunkBench
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, TimedSpan, Trace
+from livetalk.engine.worker import StreamTable
 from livetalk.errors import InputError
-from livetalk.runtime.random_model import build_random_model
-from livetalk.runtime.worker import StreamTable
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "draw_timeline.py"
 

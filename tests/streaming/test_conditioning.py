@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from livetalk.streaming.conditioning import (
-    ReferenceLayout,
-    encode_conditioning,
-    image_to_tensor,
-    reference_mask,
-    resize_and_center_crop,
-)
+from livetalk.media.image import image_to_tensor, resize_and_center_crop
+from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning, reference_mask
 from livetalk.streaming.geometry import ChunkGeometry
 from tiny import LATENT_CHANNELS, tiny_vae
 

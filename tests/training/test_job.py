@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.assembly.build import SPEECH_ENCODER_FILE
 from livetalk.checkpoints.native import Part, save_checkpoint
-from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.recipes.embedded import embedded_model, embedded_vae
-from livetalk.runtime.build import SPEECH_ENCODER_FILE
+from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.job import (
     DiTJob,
@@ -137,7 +137,7 @@ def test_a_given_vae_is_taken_as_it_is(paths: JobPaths, tmp_path: Path) -> None:
 
 
 def test_shipped_weights_fit_the_recipe() -> None:
-    from livetalk.runtime.build import BuildConfig, build_avatar  # noqa: PLC0415  only this test pays for it
+    from livetalk.assembly.build import BuildConfig, build_avatar  # noqa: PLC0415  only this test pays for it
 
     model = build_avatar(BuildConfig(model="embedded", device="cpu"))
     expected = embedded_model(embedded_vae())

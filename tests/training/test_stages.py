@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.data.synthetic.clips import ClipRecord, ClipSpec, ClipStore, clip_specs
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore, clip_specs
 from livetalk.training.bank import CACHE_FRAMES, BankBuilder, GrowingBank, WindowBank, measure_latents
 from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.memory import ClipMemory

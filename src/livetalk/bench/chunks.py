@@ -9,13 +9,13 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.session import SessionOptions, plan_session
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan
-from livetalk.runtime.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
-from livetalk.runtime.host_copy import HostCopy, PendingFrames
-from livetalk.runtime.model import AvatarModel, PortraitConfig
-from livetalk.runtime.session import SessionOptions, plan_session
+from livetalk.engine.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
+from livetalk.engine.host_copy import HostCopy, PendingFrames
 from livetalk.tracing import observe_spans, span
 from livetalk.types import VideoChunk
 

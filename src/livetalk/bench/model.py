@@ -2,14 +2,15 @@
 
 import torch
 
+from livetalk.accelerate.apply import AUTO, AccelerationConfig
+from livetalk.accelerate.compile import compile_transformer
+from livetalk.assembly.build import BuildConfig, accelerate_model, build_avatar
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.options import BenchOptions
+from livetalk.device import choose_dtype
 from livetalk.ops.backends import AttentionKernel, AttentionWork, apply_attention, select_attention
-from livetalk.runtime.acceleration import AUTO, AccelerationConfig
-from livetalk.runtime.build import BuildConfig, accelerate_model, build_avatar, choose_dtype
-from livetalk.runtime.compile import compile_transformer
-from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.placement import PlacementConfig
-from livetalk.runtime.random_model import build_random_model
+from livetalk.placement.apply import PlacementConfig
 
 
 def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:

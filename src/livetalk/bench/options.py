@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from livetalk.bench.record import require_commit
+from livetalk.device import Precision
 from livetalk.errors import InputError
 from livetalk.ops.kernels.selection import KernelChoice
-from livetalk.runtime.build import Precision
-from livetalk.runtime.placement import WeightForm
+from livetalk.placement.apply import WeightForm
 
 DEFAULT_CHUNKS = 20
 DEFAULT_WARM_UP = 3

@@ -12,7 +12,7 @@ import torch
 
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.record import BenchRecord
-from livetalk.runtime.build import choose_device
+from livetalk.device import choose_device
 
 COUNTS = (1, 2, 4, 8)
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from livetalk.data.synthetic.identity import sample_identity
-from livetalk.data.synthetic.performance import FACE_UNITS, Performance
-from livetalk.data.synthetic.renderer import Renderer
 from livetalk.errors import InputError, OutputError
+from livetalk.synthetic.people.identity import sample_identity
+from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
+from livetalk.synthetic.rendering.renderer import Renderer
 
 _SMILE = {"mouthSmileLeft": 0.18, "mouthSmileRight": 0.18}
 

@@ -8,6 +8,9 @@ from time import perf_counter
 
 import torch
 
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import RANDOM_MODELS
+from livetalk.assembly.session import check_options, plan_session
 from livetalk.bench.chunks import ChunkBench, Measurement, session_options, wait_for
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
 from livetalk.bench.model import build_model, name_attention
@@ -17,17 +20,9 @@ from livetalk.bench.record import BenchRecord, now
 from livetalk.bench.report import describe_plan, describe_record, describe_scaling, describe_subject
 from livetalk.bench.scaling import bench_command, measure_scaling
 from livetalk.bench.spans import Trace, percentile, summarize_stages
-from livetalk.env import WorkerPlace, worker_place
-from livetalk.errors import InputError, OutputError
-from livetalk.ops.backends import ATTENTION_KERNELS
-from livetalk.ops.kernels.selection import KERNEL_CHOICES
-from livetalk.parallel.launch import launch_workers
-from livetalk.runtime.build import PRECISIONS, set_threads
-from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.placement import WEIGHT_FORMS
-from livetalk.runtime.random_model import RANDOM_MODELS
-from livetalk.runtime.session import check_options, plan_session
-from livetalk.runtime.worker import (
+from livetalk.device import PRECISIONS, set_threads
+from livetalk.engine.launch import launch_workers
+from livetalk.engine.worker import (
     Leader,
     StreamTable,
     choose_worker_device,
@@ -35,6 +30,11 @@ from livetalk.runtime.worker import (
     require_place,
     run_worker,
 )
+from livetalk.env import WorkerPlace, worker_place
+from livetalk.errors import InputError, OutputError
+from livetalk.ops.backends import ATTENTION_KERNELS
+from livetalk.ops.kernels.selection import KERNEL_CHOICES
+from livetalk.placement.apply import WEIGHT_FORMS
 
 _LINE_INTERVAL_SECONDS = 5.0
 

@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk.data.framing import frame_portrait
-from livetalk.data.image import load_image
+from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
+from livetalk.assembly.session import SessionOptions, check_options, plan_session
+from livetalk.device import Precision, choose_device
 from livetalk.errors import InputError
-from livetalk.runtime.build import BuildConfig, Precision, build_avatar, choose_device
-from livetalk.runtime.configurations import (
+from livetalk.media.framing import frame_portrait
+from livetalk.media.image import image_to_tensor, load_image
+from livetalk.numerics.compare import (
+    Comparison,
+    StreamSource,
+    compare_numerics,
+)
+from livetalk.numerics.configurations import (
     Configuration,
     apply_configuration,
     check_device,
     parse_configuration,
     sharpen_attention,
 )
-from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.numerics import (
-    Comparison,
-    StreamSource,
-    compare_numerics,
-)
-from livetalk.runtime.random_model import RANDOM_MODELS, build_random_model
-from livetalk.runtime.session import SessionOptions, check_options, plan_session
-from livetalk.streaming.conditioning import image_to_tensor
 
 EXIT_OUT_OF_BOUND = 1
 
@@ -196,7 +196,7 @@ def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
 def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
     # Only where there is a file to read: without one the comparison needs no PyAV.
     try:
-        media = importlib.import_module("livetalk.data.media")
+        media = importlib.import_module("livetalk.media.tracks")
     except ModuleNotFoundError as error:
         raise InputError(
             f"audio {path}: the package {error.name}, which reads it, is not installed"

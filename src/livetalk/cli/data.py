@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from livetalk.data.synthetic.corpus import save_corpus
-from livetalk.data.synthetic.corpus_builder import CorpusBuilder
-from livetalk.data.synthetic.speech import FliteSynthesiser, HibariSynthesiser, Synthesiser
 from livetalk.errors import OutputError
+from livetalk.synthetic.speech.corpus import save_corpus
+from livetalk.synthetic.speech.corpus_builder import CorpusBuilder
+from livetalk.synthetic.speech.synthesis import FliteSynthesiser, HibariSynthesiser, Synthesiser
 
 SHARES = {"hibari": 0.74, "flite-slt": 0.14, "flite-rms": 0.12}
 """How often each synthesiser speaks; flite's other voices are kept for evaluation."""

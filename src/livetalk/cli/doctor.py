@@ -6,12 +6,12 @@ import json
 import math
 from pathlib import Path
 
+from livetalk.device import PRECISIONS
+from livetalk.doctor.diagnosis import Diagnosis, Question, describe_options, diagnose
+from livetalk.doctor.environment import Environment, inspect_environment
+from livetalk.doctor.memory import GIB, MemoryPlan, describe_size
 from livetalk.errors import InputError
-from livetalk.runtime.build import PRECISIONS
-from livetalk.runtime.diagnosis import Diagnosis, Question, describe_options, diagnose
-from livetalk.runtime.environment import Environment, inspect_environment
-from livetalk.runtime.memory import GIB, MemoryPlan, describe_size
-from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
+from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 
 EXIT_DOES_NOT_FIT = 1
 

@@ -5,7 +5,6 @@ import json
 import sys
 from pathlib import Path
 
-from livetalk.data.files import PendingFile, require_output_file
 from livetalk.errors import InputError
 from livetalk.evaluation.clip import ClipInputs, ClipResult, measure_clip
 from livetalk.evaluation.identity import FaceEmbedder
@@ -15,6 +14,7 @@ from livetalk.evaluation.report import clip_to_json, format_clip, format_suite, 
 from livetalk.evaluation.seams import CHUNK_FRAMES
 from livetalk.evaluation.suite import load_manifest, measure_suite
 from livetalk.evaluation.tracking import Instruments
+from livetalk.media.files import PendingFile, require_output_file
 
 _KNOWLEDGE = ("truth", "reference_video", "audio", "events", "transcript", "portrait")
 

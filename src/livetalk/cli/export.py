@@ -14,10 +14,10 @@ from livetalk.checkpoints.layouts import Layout, find_published, recognise_layou
 from livetalk.checkpoints.manifest import read_manifest, verify_files
 from livetalk.checkpoints.published import PartName
 from livetalk.cli.byte_progress import ByteProgress, describe_bytes
-from livetalk.data.files import TEMPORARY_PREFIX, explain
 from livetalk.errors import InputError, OutputError
+from livetalk.media.files import TEMPORARY_PREFIX, explain
 from livetalk.ops.low_precision import ByteFormat
-from livetalk.quantization.linear import quantize_linears
+from livetalk.placement.linear import quantize_linears
 
 STORAGES = ("bfloat16", "float8", "int8")
 VERSION = "published"

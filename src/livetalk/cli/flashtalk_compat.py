@@ -4,17 +4,17 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
+from livetalk.assembly.published import PUBLISHED_DEFAULTS
+from livetalk.assembly.session import SessionOptions, check_options
+from livetalk.avatar import Avatar
 from livetalk.cli.byte_progress import ByteProgress
 from livetalk.cli.progress import VideoProgress
 from livetalk.compat.flashtalk import infer_params
 from livetalk.compat.pipeline import UNSEEDED
-from livetalk.data.files import require_output_file
-from livetalk.data.image import load_image
-from livetalk.data.media import open_audio
-from livetalk.runtime.avatar import Avatar
-from livetalk.runtime.placement import PlacementConfig
-from livetalk.runtime.published import PUBLISHED_DEFAULTS
-from livetalk.runtime.session import SessionOptions, check_options
+from livetalk.media.audio import open_audio
+from livetalk.media.files import require_output_file
+from livetalk.media.image import load_image
+from livetalk.placement.apply import PlacementConfig
 
 AUDIO_MODES = {"stream": "stream", "once": "whole"}
 """Published names of the audio modes, and ours."""

@@ -4,26 +4,27 @@ import argparse
 import sys
 from pathlib import Path
 
+from livetalk.accelerate.apply import AUTO, AccelerationConfig
+from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import RANDOM_MODELS
+from livetalk.assembly.session import SIZES, SessionOptions, check_options
+from livetalk.avatar import NOISE_NOTICE, Avatar
 from livetalk.cli.byte_progress import ByteProgress
 from livetalk.cli.progress import VideoProgress
-from livetalk.data.files import require_output_file
-from livetalk.data.framing import CROPS
-from livetalk.data.image import load_image
-from livetalk.data.media import AudioReader, open_audio
+from livetalk.device import PRECISIONS, set_threads
+from livetalk.engine.launch import launch_workers
+from livetalk.engine.worker import choose_worker_device, require_gpus, require_place, run_worker
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError
+from livetalk.media.audio import AudioReader, open_audio
+from livetalk.media.files import require_output_file
+from livetalk.media.image import load_image
 from livetalk.ops.backends import ATTENTION_KERNELS
-from livetalk.parallel.launch import launch_workers
-from livetalk.runtime.acceleration import AUTO, AccelerationConfig
-from livetalk.runtime.avatar import NOISE_NOTICE, Avatar
-from livetalk.runtime.build import PRECISIONS, BuildConfig, build_avatar, set_threads
-from livetalk.runtime.model import AvatarModel
-from livetalk.runtime.placement import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
-from livetalk.runtime.random_model import RANDOM_MODELS
-from livetalk.runtime.session import SIZES, SessionOptions, check_options
-from livetalk.runtime.worker import choose_worker_device, require_gpus, require_place, run_worker
+from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 from livetalk.streaming.audio import AudioMode
 from livetalk.streaming.loudness import LoudnessMode
+from livetalk.types import CROPS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

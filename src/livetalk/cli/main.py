@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import NoReturn
 
 from livetalk import __version__
+from livetalk.engine.launch import end_worker
 from livetalk.env import debug_enabled, worker_place
 from livetalk.errors import LivetalkError
 from livetalk.log import configure_logging
-from livetalk.parallel.launch import end_worker
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from livetalk.data.synthetic.clips import ClipStore, clip_specs
-from livetalk.data.synthetic.corpus import load_corpus
-from livetalk.data.synthetic.render_clips import ClipRenderer, render_clips
-from livetalk.data.synthetic.renderer import Renderer
+from livetalk.assembly.build import SPEECH_ENCODER_FILE, find_checkpoint, save_model
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
-from livetalk.runtime.build import SPEECH_ENCODER_FILE, find_checkpoint, save_model
+from livetalk.synthetic.clips import ClipStore, clip_specs
+from livetalk.synthetic.render_clips import ClipRenderer, render_clips
+from livetalk.synthetic.rendering.renderer import Renderer
+from livetalk.synthetic.speech.corpus import load_corpus
 from livetalk.training.checkpoint import copy_average, load_training_state
 from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
+from livetalk.assembly.build import BuildConfig, build_avatar
 from livetalk.compat.pipeline import FlashTalkPipeline as FlashTalkPipeline
 from livetalk.compat.pipeline import default_params
 from livetalk.errors import InputError
-from livetalk.runtime.build import BuildConfig, build_avatar
-from livetalk.runtime.placement import PlacementConfig
+from livetalk.placement.apply import PlacementConfig
 from livetalk.streaming.audio import context_rows
 from livetalk.streaming.loudness import (
     LoudnessMode,

@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from livetalk.data.image import load_image
+from livetalk.assembly.model import AvatarModel, prepare_session
+from livetalk.assembly.session import parse_size
 from livetalk.errors import InputError
-from livetalk.runtime.model import AvatarModel, prepare_session
-from livetalk.runtime.session import parse_size
-from livetalk.streaming.conditioning import image_to_tensor, resize_and_center_crop
+from livetalk.media.image import image_to_tensor, load_image, resize_and_center_crop
 from livetalk.streaming.config import SamplerConfig
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.hearing import project_speech

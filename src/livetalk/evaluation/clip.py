@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
 from livetalk.evaluation.identity import measure_distances, slope_per_minute
 from livetalk.evaluation.lips import (
@@ -24,6 +23,7 @@ from livetalk.evaluation.speech import encode_speech
 from livetalk.evaluation.tracking import Instruments, VideoTrack, track_video
 from livetalk.evaluation.video import iterate_frames
 from livetalk.evaluation.voice import find_silence, find_speech, measure_levels, read_voice
+from livetalk.media.files import require_input_file
 
 _NAN = float("nan")
 

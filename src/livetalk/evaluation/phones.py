@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
 from livetalk.evaluation.extras import import_extra
+from livetalk.media.files import require_input_file
 
 CLOSED_SOUNDS = frozenset({"p", "b", "m"})
 """Sounds made with closed lips, in every alphabet that is used here."""

@@ -13,8 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
+from livetalk.media.files import require_input_file
 
 SHIPPED_PROBE = Path(__file__).parent.parent / "assets" / "evaluation" / "lip_probe.npz"
 """Fitted by `scripts/fit_lip_probe.py`; docs/evaluation.md says on what, and how well it does."""

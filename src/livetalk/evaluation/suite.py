@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
 from livetalk.evaluation.clip import ClipInputs, ClipMeasures, ClipResult, measure_clip
 from livetalk.evaluation.identity import across_identities
@@ -16,6 +15,7 @@ from livetalk.evaluation.lips import correlate
 from livetalk.evaluation.probe import LipProbe
 from livetalk.evaluation.seams import CHUNK_FRAMES
 from livetalk.evaluation.tracking import Instruments
+from livetalk.media.files import require_input_file
 
 MANIFEST_NAME = "manifest.json"
 _PATHS = frozenset({"video", "truth", "reference_video", "audio", "events", "portrait"})

@@ -8,8 +8,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.files import require_input_file
 from livetalk.errors import InputError
+from livetalk.media.files import require_input_file
 
 
 def read_fps(path: str | os.PathLike[str]) -> float:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.data.media import SAMPLE_RATE, open_audio
+from livetalk.media.audio import SAMPLE_RATE, open_audio
 
 _BELOW_SPEECH_DB = 32.0
 """A frame this far under the clip's loud frames holds no speech."""

@@ -3,10 +3,11 @@
 import dataclasses
 from typing import TypeVar
 
+from livetalk.assembly.build import ModelConfig
+from livetalk.assembly.model import PortraitConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import VAEConfig
-from livetalk.runtime.build import ModelConfig, PortraitConfig
 from livetalk.streaming.audio import AudioConfig
 from livetalk.streaming.conditioning import ReferenceLayout
 from livetalk.streaming.config import SamplerConfig, SamplerKind, StreamConfig

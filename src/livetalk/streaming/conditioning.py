@@ -3,13 +3,9 @@
 Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width.
 """
 
-import math
 from enum import Enum
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from livetalk.models.vae import CausalVideoVAE
@@ -79,36 +75,3 @@ def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
     mask = torch.zeros_like(latents[:, :1])
     mask[:, :, :1] = 1
     return mask.expand(-1, latent_stride, -1, -1, -1)
-
-
-def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Scale a picture until it covers `height` x `width`, and cut out the middle.
-
-    Args:
-        image: `[h, w, 3]` uint8 RGB.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        `[height, width, 3]` uint8.
-    """
-    rows, columns = image.shape[:2]
-    scale = max(height / rows, width / columns)
-    # The ceiling may add a pixel that arithmetic without rounding would not; the crop takes it off again.
-    scaled = math.ceil(scale * rows), math.ceil(scale * columns)
-    resized = np.asarray(Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR))
-    top, left = (round((size - want) / 2) for size, want in zip(scaled, (height, width), strict=True))
-    return resized[top : top + height, left : left + width].copy()
-
-
-def image_to_tensor(image: NDArray[np.uint8], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scale the pixels of a picture to -1..1.
-
-    Args:
-        image: `[H, W, 3]` uint8.
-        dtype: that each of the three operations rounds to; with bfloat16 the result is up to 2^-7 off.
-
-    Returns:
-        `[3, H, W]` of the dtype.
-    """
-    return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(dtype) / 255 - 0.5) * 2

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from livetalk.data.synthetic.clips import ClipSpec
 from livetalk.models.audio_encoder import MELS_PER_FRAME, SpeechEncoder, cut_log_mel
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.synthetic.clips import ClipSpec
 from livetalk.training.augment import augment_clips
 from livetalk.training.config import BankConfig, SFTConfig
 from livetalk.training.losses import box_weights

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from livetalk.data.synthetic.clips import ClipStore
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.synthetic.clips import ClipStore
 from livetalk.training.bank import BankBuilder, GrowingBank, LogMelSource, WindowBank, measure_latents
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConfig

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk.data.synthetic.clips import ClipRecord, ClipStore
+from livetalk.synthetic.clips import ClipRecord, ClipStore
 
 
 @dataclass(frozen=True, slots=True)

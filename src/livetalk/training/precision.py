@@ -2,7 +2,7 @@
 
 import torch
 
-from livetalk.runtime.build import choose_dtype
+from livetalk.device import choose_dtype
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from livetalk.accelerate.fused_blocks import fuse_blocks
+from livetalk.accelerate.fused_vae import fuse_vae
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.interface import FusedKernels
-from livetalk.quantization.float8 import apply_float8
-from livetalk.runtime.fused_blocks import fuse_blocks
-from livetalk.runtime.fused_vae import fuse_vae
+from livetalk.placement.float8 import apply_float8
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
 
 PROMPT = replace(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from livetalk.runtime.fused_color import match_color_fused
+from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.streaming.color import match_color, measure_color
 
 

@@ -1,0 +1,1 @@
+"""Assembly: from a checkpoint or random weights to a model in memory."""

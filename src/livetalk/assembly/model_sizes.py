@@ -1,0 +1,139 @@
+"""Sizes of every network of a model, read without its weights."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError, safe_open
+
+from livetalk.assembly.build import SPEECH_ENCODER_FILE, find_checkpoint
+from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.published import PUBLISHED_PORTRAIT
+from livetalk.assembly.random_model import RANDOM_MODELS, random_model_config
+from livetalk.checkpoints.config_json import config_from_json
+from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
+from livetalk.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
+from livetalk.checkpoints.published import read_configs
+from livetalk.errors import WeightsError
+from livetalk.models.audio_encoder import SpeechEncoderConfig
+from livetalk.models.clip_vision import CLIPVisionConfig
+from livetalk.models.dit import DiTConfig
+from livetalk.models.umt5 import UMT5Config
+from livetalk.models.vae import VAEConfig
+from livetalk.models.wav2vec import Wav2Vec2Config
+from livetalk.streaming.config import StreamConfig
+
+ConfigT = TypeVar("ConfigT")
+
+FLASHTALK = "flashtalk-14b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """Sizes of the networks of a model.
+
+    Attributes:
+        name: of the model.
+        dit: of the transformer.
+        vae: of the VAE.
+        speech: of the speech encoder.
+        text: of the text encoder; None for a model without one.
+        image: of the image encoder; None for a model without one.
+        stream: timeline and sampler.
+        portrait: picture size, or the usual one of a model that makes any size.
+        any_size: it makes any size that its strides divide.
+    """
+
+    name: str
+    dit: DiTConfig
+    vae: VAEConfig
+    speech: SpeechEncoderConfig | Wav2Vec2Config
+    text: UMT5Config | None
+    image: CLIPVisionConfig | None
+    stream: StreamConfig
+    portrait: PortraitConfig
+    any_size: bool
+
+    @property
+    def size_multiple(self) -> int:
+        """What both sides of a picture must be a multiple of, pixels."""
+        return self.vae.spatial_stride * max(self.dit.patch_size[1:])
+
+
+def read_model_sizes(model: str | Path, wav2vec_dir: Path | None = None) -> ModelSizes:
+    """Read the sizes of a model.
+
+    Args:
+        model: name of a shipped model; `flashtalk-14b` or another of `RANDOM_MODELS`, whose sizes are known
+            without any file; or a checkpoint folder.
+        wav2vec_dir: folder of the speech encoder of a published model, see `find_published`.
+
+    Raises:
+        WeightsError: there is no such model, or a file cannot be read.
+    """
+    if isinstance(model, str) and model in RANDOM_MODELS:
+        return _known_sizes(model)
+    folder = find_checkpoint(model)
+    if recognise_layout(folder) is Layout.NATIVE:
+        return _native_sizes(folder, read_manifest(folder))
+    return _published_sizes(folder, wav2vec_dir)
+
+
+def _known_sizes(name: str) -> ModelSizes:
+    config = random_model_config(name)
+    return ModelSizes(
+        name=name,
+        dit=config.dit,
+        vae=config.vae,
+        speech=config.speech,
+        text=config.text,
+        image=config.image,
+        stream=config.stream,
+        portrait=config.portrait,
+        any_size=True,
+    )
+
+
+def _published_sizes(folder: Path, wav2vec_dir: Path | None) -> ModelSizes:
+    files = find_published(folder, wav2vec_dir=wav2vec_dir)
+    configs = read_configs(files)
+    return ModelSizes(
+        name=files.name,
+        dit=configs.dit,
+        vae=configs.vae,
+        speech=configs.audio_encoder,
+        text=configs.text_encoder,
+        image=configs.image_encoder,
+        stream=StreamConfig(),
+        portrait=PUBLISHED_PORTRAIT,
+        any_size=True,
+    )
+
+
+def _native_sizes(folder: Path, manifest: Manifest) -> ModelSizes:
+    def read(name: str, kind: type[ConfigT]) -> ConfigT:
+        if name not in manifest.configs:
+            raise WeightsError(f"weights {folder / MANIFEST_NAME}: has no configuration {name!r}")
+        return config_from_json(kind, manifest.configs[name], f"weights {folder / MANIFEST_NAME}: {name}")
+
+    return ModelSizes(
+        name=manifest.name,
+        dit=read("dit", DiTConfig),
+        vae=read("vae", VAEConfig),
+        speech=_speech_sizes(folder / SPEECH_ENCODER_FILE),
+        text=None,
+        image=None,
+        stream=read("stream", StreamConfig),
+        portrait=read("portrait", PortraitConfig),
+        any_size=False,
+    )
+
+
+def _speech_sizes(path: Path) -> SpeechEncoderConfig:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        return SpeechEncoderConfig(**json.loads(metadata["config"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"weights {path}: does not hold a speech encoder ({error})") from error

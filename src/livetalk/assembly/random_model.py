@@ -1,0 +1,198 @@
+"""Whole models with random weights: the same graph and the same memory as the real ones, no files.
+
+For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.prompt import PromptEncoder
+from livetalk.assembly.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT
+from livetalk.assembly.random_prompt import RandomEncoders, RandomPromptEncoder
+from livetalk.assembly.random_weights import draw_weights
+from livetalk.checkpoints.adapters import published_dit_config, published_vae_config
+from livetalk.errors import InputError
+from livetalk.models.audio_projection import AudioProjectionConfig
+from livetalk.models.clip_vision import CLIPVisionConfig, clip_vit_h14
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.umt5 import UMT5Config, umt5_xxl
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
+from livetalk.placement.apply import DiTPlacement, PlacementConfig
+from livetalk.streaming.audio import AudioConfig
+from livetalk.streaming.config import SamplerConfig, StreamConfig
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.models import Models
+
+RANDOM_VERSION = "random"
+"""Version of every model made here; no released weights carry it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomModelConfig:
+    """Sizes of a model to be filled with random numbers.
+
+    Attributes:
+        dit: of the transformer.
+        vae: of the VAE.
+        speech: of the speech encoder.
+        text: of the text encoder.
+        image: of the image encoder.
+        portrait: picture size.
+        stream: timeline, audio window and sampler; the defaults are the published ones.
+    """
+
+    dit: DiTConfig
+    vae: VAEConfig
+    speech: Wav2Vec2Config
+    text: UMT5Config
+    image: CLIPVisionConfig
+    portrait: PortraitConfig
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+
+def flashtalk_14b_config() -> RandomModelConfig:
+    """Return the published model: 18.9 billion parameters."""
+    return RandomModelConfig(
+        dit=published_dit_config(),
+        vae=published_vae_config(),
+        speech=wav2vec2_base(),
+        text=umt5_xxl(),
+        image=clip_vit_h14(),
+        portrait=PUBLISHED_PORTRAIT,
+    )
+
+
+def tiny_config() -> RandomModelConfig:
+    """Return a model of the published form, every branch included, that a CPU runs in an instant."""
+    return RandomModelConfig(
+        dit=DiTConfig(
+            dim=48,
+            ffn_dim=96,
+            num_heads=4,
+            num_layers=4,
+            in_channels=12,
+            out_channels=4,
+            text_dim=32,
+            image_dim=16,
+            text_len=16,
+            freq_dim=32,
+            audio=AudioProjectionConfig(
+                num_blocks=2, channels=8, hidden_dim=16, context_tokens=4, output_dim=16
+            ),
+        ),
+        vae=VAEConfig(
+            base_dim=8,
+            latent_channels=4,
+            dim_multipliers=(1, 2, 2, 2),
+            num_res_blocks=1,
+            temporal_downsample=(False, True, True),
+        ),
+        speech=Wav2Vec2Config(
+            width=8, num_layers=2, num_heads=2, ffn_dim=16, conv_dims=(8,) * 7, position_groups=2
+        ),
+        text=UMT5Config(vocabulary=64, dim=32, attention_dim=16, ffn_dim=32, num_heads=2, num_layers=2),
+        image=CLIPVisionConfig(image_size=28, patch_size=14, dim=16, ffn_dim=32, num_heads=2, num_layers=2),
+        portrait=PortraitConfig(height=64, width=48),
+        stream=StreamConfig(
+            geometry=ChunkGeometry(window_frames=13),
+            audio=AudioConfig(buffer_seconds=2),
+            sampler=SamplerConfig(num_steps=2),
+        ),
+    )
+
+
+_CONFIGS: dict[str, Callable[[], RandomModelConfig]] = {
+    "flashtalk-14b": flashtalk_14b_config,
+    "tiny": tiny_config,
+}
+RANDOM_MODELS = tuple(_CONFIGS)
+
+
+def random_model_config(name: str) -> RandomModelConfig:
+    """Return the sizes of a model in `RANDOM_MODELS`.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if name not in _CONFIGS:
+        raise InputError(f"random weights {name}: is not one of {', '.join(_CONFIGS)}")
+    return _CONFIGS[name]()
+
+
+def build_random_model(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    placement: PlacementConfig | None = None,
+    portrait: PortraitConfig | None = None,
+    with_encoders: bool = False,
+) -> AvatarModel:
+    """Build a model with random weights, drawn where they stay: nothing passes through host memory.
+
+    Args:
+        name: one of `RANDOM_MODELS`.
+        device: of the networks.
+        dtype: of the transformer and the VAE; the speech encoder is float32.
+        seed: of the weights. Equal on one kind of device for every dtype: all weights are bfloat16 numbers,
+            as published ones are.
+        placement: of the transformer, which is placed block by block as it is drawn; None keeps it whole.
+        portrait: picture size, or None for the model's own.
+        with_encoders: encode prompts with the networks of the real encoders, drawn when a session starts;
+            otherwise embeddings are drawn.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    config = random_model_config(name)
+    rng = torch.Generator(device).manual_seed(seed)
+    with torch.device("meta"):
+        dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
+        speech = Wav2Vec2Encoder(config.speech)
+    placement = placement or PlacementConfig()
+    placing = DiTPlacement(dit, placement, device)
+    for index, block in enumerate(dit.blocks.layers):
+        draw_weights(block, device=device, dtype=dtype, rng=rng)
+        placing.place_block(index)
+    for network in (dit, vae):
+        draw_weights(network, device=device, dtype=dtype, rng=rng)
+    placing.finish()
+    draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
+    vae.use_channels_last()
+    return AvatarModel(
+        name=name,
+        version=RANDOM_VERSION,
+        models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream),
+        portrait=portrait or config.portrait,
+        dtype=dtype,
+        image_dtype=dtype,
+        any_size=True,
+        prompt_encoder=_prompt_encoder(config, dtype, placement, seed, with_encoders=with_encoders),
+        defaults=PUBLISHED_DEFAULTS,
+        random_weights=True,
+    )
+
+
+def _prompt_encoder(
+    config: RandomModelConfig,
+    dtype: torch.dtype,
+    placement: PlacementConfig,
+    seed: int,
+    *,
+    with_encoders: bool,
+) -> PromptEncoder:
+    if not with_encoders:
+        return RandomPromptEncoder(config.text, config.image, config.dit.text_len, seed)
+    return RandomEncoders(
+        config.text,
+        config.image,
+        text_len=config.dit.text_len,
+        dtype=dtype,
+        place=placement.encoders,
+        seed=seed,
+    )

@@ -1,0 +1,401 @@
+"""The product in one class: a portrait and a voice in, a talking avatar out, as a file or as a stream."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from livetalk import __version__
+from livetalk.accelerate.apply import AccelerationConfig
+from livetalk.assembly.build import BuildConfig, accelerate_model, build_avatar, check_acceleration
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.session import Session, SessionOptions, plan_session
+from livetalk.checkpoints.streaming_load import LoadProgress
+from livetalk.device import Precision, choose_device, choose_dtype, set_threads
+from livetalk.engine.audio_feed import AudioFeed
+from livetalk.engine.commands import OpenStream
+from livetalk.engine.host_copy import HostCopy, PendingFrames
+from livetalk.engine.stream import Streams, generate_stream
+from livetalk.engine.worker import StreamTable
+from livetalk.log import get_logger
+from livetalk.media.audio import AudioReader, open_audio
+from livetalk.media.files import keep_apart, require_output_file
+from livetalk.media.framing import frame_portrait
+from livetalk.media.image import Stamp, contact_sheet, image_to_tensor, load_image, save_png
+from livetalk.media.preview import PreviewSampler
+from livetalk.media.video import VideoWriter
+from livetalk.placement.apply import PlacementConfig
+from livetalk.streaming.audio import AudioMode
+from livetalk.types import VideoChunk
+
+Image = str | os.PathLike[str] | NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+
+NOISE_NOTICE = "RANDOM WEIGHTS: THIS IS NOISE"
+"""Written across every picture of a model without real weights."""
+
+_logger = get_logger(__name__)
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C during generation; the message says what was saved.
+
+    Attributes:
+        partial: the playable video of what was finished, or None when there was nothing yet.
+        num_frames: frames in it.
+    """
+
+    def __init__(self, partial: Path | None, num_frames: int, fps: int) -> None:
+        """Describe what was saved."""
+        saved = "nothing was finished yet"
+        if partial is not None:
+            saved = f"the first {num_frames / fps:.2f} s are in {partial}"
+        super().__init__(f"interrupted; {saved}")
+        self.partial = partial
+        self.num_frames = num_frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateResult:
+    """What was made.
+
+    Attributes:
+        path: the video.
+        num_frames: its frames.
+        fps: its frames per second.
+        duration_seconds: length of the sound.
+        preview: the contact sheet, if one was asked for.
+    """
+
+    path: Path
+    num_frames: int
+    fps: int
+    duration_seconds: float
+    preview: Path | None
+
+
+class Avatar:
+    """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
+
+    def __init__(self, model: AvatarModel, streams: Streams | None = None) -> None:
+        """Wrap a model from `build_avatar`.
+
+        Args:
+            model: ready to run.
+            streams: runs its streams; None is this process alone, a `Leader` all GPUs together.
+        """
+        self.model = model
+        self._streams: Streams = StreamTable(model) if streams is None else streams
+        self._numbers = itertools.count()
+
+    @classmethod
+    def load(  # noqa: PLR0913  independent keyword options, most of them left alone
+        cls,
+        model: str | Path = "embedded",
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+        compile: bool = False,
+        compile_cache: str | os.PathLike[str] | None = None,
+        warm_up: bool = False,
+        placement: PlacementConfig | None = None,
+        acceleration: AccelerationConfig | None = None,
+        wav2vec_dir: str | os.PathLike[str] | None = None,
+        infinitetalk: str | os.PathLike[str] | None = None,
+        progress: LoadProgress | None = None,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            model: name of a shipped model, or the folder of a checkpoint, ours or a published one.
+            device: "auto", "cpu", "cuda" or "cuda:1".
+            precision: "auto", "float32" or "bfloat16".
+            threads: CPU threads of the whole process, or None to leave PyTorch's choice.
+            compile: compile the transformer: the first chunk then takes minutes, the others less time.
+            compile_cache: folder that compiled code is kept in, so that the next start is quick; None is
+                `~/.cache/livetalk/compiled`.
+            warm_up: call `warm_up` now.
+            placement: how the transformer's weights are stored and spread; None keeps all of them on the
+                device in full.
+            acceleration: fast forms to put in place; None leaves every operation plain. The defaults of
+                `AccelerationConfig` change numbers by rounding only.
+            wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
+            infinitetalk: audio weights to lay over a published base model; None looks for them beside it.
+            progress: told the bytes of a published transformer read so far and the bytes to read.
+
+        Raises:
+            WeightsError: the weights are missing, damaged or do not fit.
+            InputError: there is no such device, or threads is below 1.
+        """
+        set_threads(threads)
+        config = BuildConfig(
+            model=model,
+            device=device,
+            precision=precision,
+            compile=compile,
+            compile_cache=None if compile_cache is None else Path(compile_cache),
+            placement=placement or PlacementConfig(),
+            acceleration=acceleration,
+            wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),
+            infinitetalk=None if infinitetalk is None else Path(infinitetalk),
+        )
+        avatar = cls(build_avatar(config, progress))
+        if warm_up:
+            avatar.warm_up()
+        return avatar
+
+    @classmethod
+    def with_random_weights(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        threads: int | None = None,
+        placement: PlacementConfig | None = None,
+        acceleration: AccelerationConfig | None = None,
+    ) -> Self:
+        """Build the graph of a model without its weights, for rehearsals and benchmarks.
+
+        It needs the memory and the time of the real one; what it makes is noise, and every picture of a
+        video that `generate` makes says so.
+
+        Args:
+            name: of the graph, one of `RANDOM_MODELS`.
+            device: as in `load`.
+            precision: as in `load`.
+            threads: as in `load`.
+            placement: as in `load`.
+            acceleration: as in `load`.
+
+        Raises:
+            InputError: there is no such graph or device, or threads is below 1.
+        """
+        set_threads(threads)
+        check_acceleration(acceleration, placement or PlacementConfig())
+        place = choose_device(device)
+        dtype = choose_dtype(precision, place)
+        model = build_random_model(name, device=place, dtype=dtype, placement=placement)
+        return cls(accelerate_model(model, acceleration))
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of everything this model makes."""
+        return self.model.models.config.geometry.fps
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the sound that `stream` takes."""
+        return self.model.models.config.geometry.sample_rate
+
+    def warm_up(self, **options: Unpack[SessionOptions]) -> None:
+        """Make two chunks of silence, on all GPUs, so that the first real ones are no slower than later ones.
+
+        The first chunk of a stream and all others differ in shape, and what is compiled, captured or
+        allocated for a shape is so when it is first met.
+
+        Args:
+            **options: of the sessions to come, see `SessionOptions`; `size` and `latents_per_decode` change
+                shapes.
+
+        Raises:
+            InputError: an option cannot be used.
+        """
+        session = plan_session(self.model, options)
+        black = np.zeros((session.portrait.height, session.portrait.width, 3), np.uint8)
+        silence = np.zeros(2 * session.models.config.geometry.chunk_samples, np.float32)
+        for _ in self._stream(session, options, black, [silence]):
+            pass
+
+    def generate(
+        self,
+        image: Image,
+        audio: str | os.PathLike[str] | AudioReader,
+        output: str | os.PathLike[str],
+        *,
+        preview: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        **options: Unpack[SessionOptions],
+    ) -> GenerateResult:
+        """Make a video of the portrait speaking the sound: H.264 and AAC, ceil(duration * fps) frames.
+
+        Memory does not grow with the length of the sound (in the audio mode "whole" by the sound itself,
+        128 kB a second). The video appears under its name only when it is complete.
+
+        Args:
+            image: a picture file, or pixels [H, W, 3], uint8, RGB.
+            audio: any audio or video file that FFmpeg reads, or one that `open_audio` opened.
+            output: the .mp4 to make.
+            preview: a .png to make as well: frames from start to end on one sheet.
+            overwrite: replace files that already exist.
+            progress: called after each chunk with the frames done and the frames in all.
+            **options: of the session, see `SessionOptions`.
+
+        Raises:
+            InputError: the image, the sound or an option cannot be used.
+            OutputError: a result cannot be written; nothing half-written is left behind.
+            GenerationInterrupted: Ctrl-C; what was finished is kept beside the output.
+        """
+        targets = [require_output_file(output, ".mp4", overwrite=overwrite)]
+        if preview is not None:
+            targets.append(require_output_file(preview, ".png", overwrite=overwrite))
+        sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
+        session = plan_session(self.model, options)
+        portrait = _frame(image, session)
+        keep_apart([sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets)
+        num_frames = sound.num_frames(self.fps)
+        writer = VideoWriter(
+            targets[0],
+            width=session.portrait.width,
+            height=session.portrait.height,
+            fps=self.fps,
+            audio=sound,
+            metadata=self._describe(session),
+        )
+        _logger.info("%s, %d frames", self.model.title, num_frames)
+        sampler = PreviewSampler(num_frames if preview is not None else 0)
+        blocks = sound.mono_blocks(self.sample_rate)
+        chunks = self._stream(session, options, portrait, blocks, ahead=True)
+        try:
+            with contextlib.closing(chunks):
+                self._write(chunks, writer, num_frames, sampler, progress)
+            path = writer.finish()
+        except KeyboardInterrupt:
+            raise self._interrupted(writer) from None
+        finally:
+            writer.discard()
+        sheet = None if preview is None else save_png(targets[1], contact_sheet(sampler.frames))
+        return GenerateResult(
+            path=path,
+            num_frames=writer.num_frames,
+            fps=self.fps,
+            duration_seconds=float(sound.duration_seconds),
+            preview=sheet,
+        )
+
+    def stream(
+        self,
+        image: Image,
+        audio_blocks: Iterable[NDArray[np.float32]],
+        *,
+        progressive: bool = False,
+        **options: Unpack[SessionOptions],
+    ) -> Iterator[VideoChunk]:
+        """Make chunks of video while the sound is still arriving.
+
+        Args:
+            image: a picture file, or pixels [H, W, 3], uint8, RGB.
+            audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
+            progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks;
+                the option `latents_per_decode` says after how many.
+            **options: of the session, see `SessionOptions`.
+
+        Returns:
+            An iterator of chunks, or of what was decoded of them; the last one has only the frames that the
+            sound covers.
+
+        Raises:
+            InputError: the image or an option cannot be used; raised at once, not at the first chunk.
+        """
+        session = plan_session(self.model, options)
+        return self._stream(session, options, _frame(image, session), audio_blocks, progressive=progressive)
+
+    def _stream(
+        self,
+        session: Session,
+        options: SessionOptions,
+        portrait: NDArray[np.uint8],
+        blocks: Iterable[NDArray[np.float32]],
+        *,
+        progressive: bool = False,
+        ahead: bool = False,
+    ) -> Generator[VideoChunk, None, None]:
+        """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
+        feed, heard = _listen(session, blocks)
+        opening = OpenStream(
+            stream=next(self._numbers),
+            picture=image_to_tensor(portrait, self.model.image_dtype),
+            sound=heard,
+            options=options,
+        )
+        yield from generate_stream(self._streams, opening, feed, progressive=progressive, ahead=ahead)
+
+    def _describe(self, session: Session) -> dict[str, object]:
+        """Return how a video is made, for its metadata."""
+        return {
+            "software": f"livetalk {__version__}",
+            "model": self.model.name,
+            "model_version": self.model.version,
+            **session.describe(),
+            "precision": self.model.precision,
+            "device": session.models.device.type,
+            **({"acceleration": str(self.model.acceleration)} if self.model.acceleration else {}),
+            "synthetic": True,
+            **({"notice": NOISE_NOTICE} if self.model.random_weights else {}),
+        }
+
+    def _write(
+        self,
+        chunks: Iterator[VideoChunk],
+        writer: VideoWriter,
+        num_frames: int,
+        sampler: PreviewSampler,
+        progress: Progress | None,
+    ) -> None:
+        """Copy and encode chunks while the next ones are generated."""
+        stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
+        copy = HostCopy(self.model.models.device)
+
+        def finish(pending: PendingFrames) -> None:
+            frames = pending.wait()
+            if stamp is not None:
+                frames = stamp.apply(frames)
+            sampler.see(pending.first_frame, frames)
+            writer.write(frames)
+
+        done = 0
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
+            encoding: Future[None] | None = None
+            for chunk in chunks:
+                pending = copy.start(chunk)
+                if encoding is not None:
+                    encoding.result()
+                encoding = pool.submit(finish, pending)
+                done += pending.num_frames
+                if progress is not None:
+                    progress(done, num_frames)
+            if encoding is not None:
+                encoding.result()
+
+    def _interrupted(self, writer: VideoWriter) -> GenerationInterrupted:
+        num_frames = writer.num_frames
+        partial = writer.save_partial()
+        return GenerationInterrupted(partial, num_frames, self.fps)
+
+
+def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
+    size = (session.portrait.height, session.portrait.width)
+    if isinstance(image, np.ndarray):
+        return frame_portrait(image, *size, crop=session.crop)
+    return frame_portrait(load_image(image), *size, crop=session.crop, name=f"image {os.fspath(image)}")
+
+
+def _listen(session: Session, blocks: Iterable[NDArray[np.float32]]) -> tuple[AudioFeed, torch.Tensor]:
+    """Begin to listen: where the pieces of sound come from, and what a stream hears before the first."""
+    geometry = session.models.config.geometry
+    if session.audio_mode is AudioMode.STREAM:
+        feed = AudioFeed(blocks, geometry, session.models.config.audio.lookahead_frames)
+        return feed, torch.from_numpy(feed.lead)
+    heard = [np.zeros(0, np.float32), *blocks]
+    return AudioFeed(heard, geometry, 0), torch.from_numpy(np.concatenate(heard))

@@ -1,1 +1,0 @@
-"""Everything between files or random seeds and training samples."""

@@ -1,0 +1,54 @@
+"""The device, the precision and the threads that a process computes with."""
+
+from typing import Literal, get_args
+
+import torch
+
+from livetalk.errors import InputError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the name of a device into the device; "auto" prefers a GPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: is not a device; use auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name}: there are {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the precision to compute in; "auto" is bfloat16 where it is native."""
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported()
+        else:
+            capabilities = torch.cpu.get_capabilities()
+            native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def set_threads(threads: int | None) -> None:
+    """Limit the CPU threads of the whole process; None leaves PyTorch's choice.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise InputError(f"threads {threads}: at least 1 is needed")
+    torch.set_num_threads(threads)

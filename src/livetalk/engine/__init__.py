@@ -1,0 +1,1 @@
+"""The engine: streams of one model on one process or on many."""

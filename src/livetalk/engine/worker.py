@@ -1,0 +1,320 @@
+"""Streams on several GPUs: rank 0 decides what to do next, all ranks do it.
+
+Every rank runs the whole of `livetalk.streaming.step`, with the same state and the same noise. Only the
+transformer and the VAE, which `spread_model` has altered, share the work and exchange data. So the ranks stay
+together, and nothing but sound travels from chunk to chunk.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from livetalk.accelerate.graphs import graph_blocks
+from livetalk.assembly.model import AvatarModel, prepare_session
+from livetalk.assembly.session import plan_session
+from livetalk.device import choose_device
+from livetalk.engine.commands import (
+    BeginChunk,
+    CloseStream,
+    NextChunk,
+    NextPiece,
+    OpenStream,
+    StopWorkers,
+    StreamCommand,
+)
+from livetalk.engine.join import ControlLine, PeerLostError, join_workers
+from livetalk.engine.launch import EXIT_LOST
+from livetalk.env import WorkerPlace, debug_enabled
+from livetalk.errors import InputError, LivetalkError
+from livetalk.ops.lanes import Lane
+from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
+from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
+from livetalk.parallel.vae import parallelize_vae
+from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.hearing import Heard, hear_chunk
+from livetalk.streaming.models import Models
+from livetalk.streaming.progressive import generate_pieces
+from livetalk.streaming.state import StreamState
+from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk
+from livetalk.types import Conditioning, VideoChunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What was heard before its chunk was asked for."""
+
+    chunk_index: int
+    samples: Tensor
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    models: Models
+    conditioning: Conditioning
+    state: StreamState
+    pieces: Generator[VideoChunk, None, StreamState] | None = None
+    ahead: _Ahead | None = None
+
+    def hear(self, samples: Tensor) -> Heard:
+        """Hear the sound of the next chunk, if it was not heard ahead."""
+        ahead = self.ahead
+        # Whoever gives a chunk up may have announced the sound of the one after it.
+        is_next = ahead is not None and ahead.chunk_index == self.state.chunk_index
+        if ahead is not None and is_next and torch.equal(ahead.samples, samples):
+            return ahead.heard
+        return hear_chunk(self.models, samples, self.state)
+
+    def hear_ahead(self, samples: Tensor | None, heard: Heard) -> _Ahead | None:
+        """Hear the sound of the chunk after the next one, whose sound was `heard`."""
+        if samples is None:
+            return None
+        return _Ahead(self.state.chunk_index + 1, samples, hear_chunk(self.models, samples, heard))
+
+
+class StreamTable:
+    """The streams of one model on one rank."""
+
+    def __init__(self, model: AvatarModel) -> None:
+        """Start with no stream."""
+        # Beside the main work, the sound of a chunk is heard while the frames of the one before are made.
+        self.model = replace(model, models=replace(model.models, lane=Lane(model.models.device)))
+        self._streams: dict[int, _Stream] = {}
+
+    def run(self, command: StreamCommand) -> VideoChunk | None:
+        """Do what a command says.
+
+        Returns:
+            The frames of `NextChunk` and of `NextPiece`, on the model's device; None for the others, and for
+            `NextPiece` when the chunk has no more.
+
+        Raises:
+            InputError: an option cannot be used with this model.
+            KeyError: there is no such stream.
+            ValueError: `NextPiece` of a chunk that was not begun, or has failed or ended; or the number of
+                samples is wrong.
+        """
+        if isinstance(command, OpenStream):
+            self._streams[command.stream] = self._open(command)
+        elif isinstance(command, CloseStream):
+            del self._streams[command.stream]
+        elif isinstance(command, NextPiece):
+            return self._next_piece(command.stream)
+        else:
+            return self._make(command)
+        return None
+
+    def _make(self, command: NextChunk | BeginChunk) -> VideoChunk | None:
+        stream = self._streams[command.stream]
+        heard = stream.hear(command.samples)
+        # Before the frames, so that it is done under them: a GPU's host falls behind with what it asks for.
+        ahead = stream.hear_ahead(command.ahead, heard)
+        inputs = (stream.models, stream.conditioning, heard, stream.state)
+        if isinstance(command, BeginChunk):
+            self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs), ahead=ahead)
+            return None
+        chunk, state = generate_chunk(*inputs)
+        self._streams[command.stream] = replace(stream, state=state, pieces=None, ahead=ahead)
+        return chunk
+
+    def _next_piece(self, number: int) -> VideoChunk | None:
+        stream = self._streams[number]
+        if stream.pieces is None:
+            raise ValueError(f"stream {number} is not amid a chunk")
+        # Not in the table while it runs: one that has failed would say that the chunk has ended.
+        self._streams[number] = replace(stream, pieces=None)
+        try:
+            piece = next(stream.pieces)
+        except StopIteration as end:
+            self._streams[number] = replace(stream, state=end.value, pieces=None)
+            return None
+        self._streams[number] = stream
+        return piece
+
+    def _open(self, command: OpenStream) -> _Stream:
+        session = plan_session(self.model, command.options)
+        conditioning = prepare_session(self.model, session.models, command.picture, session.prompt)
+        create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
+        state = create(session.models, conditioning, session.seed, command.sound)
+        return _Stream(session.models, conditioning, state)
+
+
+class Leader:
+    """Rank 0: runs commands on all ranks. As a context manager it sends the others home at the end."""
+
+    def __init__(self, streams: StreamTable, line: ControlLine) -> None:
+        """Lead the followers at the other end of a line."""
+        self._streams = streams
+        self._line = line
+
+    @property
+    def model(self) -> AvatarModel:
+        """The model of this rank."""
+        return self._streams.model
+
+    def run(self, command: StreamCommand) -> VideoChunk | None:
+        """Do what a command says on all ranks; see `StreamTable.run`.
+
+        Raises:
+            InputError: an option cannot be used with this model; no rank has begun.
+            PeerLostError: a follower has gone.
+        """
+        if isinstance(command, OpenStream):
+            plan_session(self._streams.model, command.options)
+        if isinstance(command, CloseStream) and not self._line.intact:
+            # Nobody listens any more, and the streams end with the processes.
+            return None
+        with self._line.in_step():
+            self._line.send(command)
+            return self._streams.run(command)
+
+    def __enter__(self) -> Self:
+        """Return the leader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the followers, if they listen; if not, whoever started them stops them."""
+        if self._line.intact:
+            self._line.send(StopWorkers())
+
+
+def follow(streams: StreamTable, line: ControlLine) -> None:
+    """Do what the leader says until it says no more.
+
+    Raises:
+        PeerLostError: another worker has gone.
+    """
+    while not isinstance(command := line.receive(), StopWorkers):
+        with line.in_step():
+            streams.run(command)
+
+
+def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> ParallelMesh:
+    """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
+
+    Args:
+        model: with the same weights on every rank; its networks are altered in place. Not used yet: what is
+            compiled at its first use would be compiled for one rank.
+        config: degrees, or None for those that `choose_degrees` takes.
+
+    Raises:
+        InputError: the degrees do not fit the number of ranks or of heads.
+    """
+    dit = model.models.dit
+    config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
+    mesh = build_mesh(config, model.models.device)
+    graphs = model.acceleration is not None and model.acceleration.graphs
+    # Collectives in a graph are not tried.
+    if graphs and mesh.everyone.size > 1 and meets_in_memory(mesh, dit.config.num_heads):
+        graph_blocks(dit)
+    parallelize_dit(dit, mesh)
+    parallelize_vae(model.models.vae, mesh.everyone)
+    return mesh
+
+
+def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
+    """Return the device of this process: with several GPUs, the one of its place.
+
+    Args:
+        name: as for `choose_device`.
+        place: of this process; None for one that was started alone.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    device = choose_device(name)
+    if device.type == "cuda" and place is not None:
+        return torch.device("cuda", place.local_rank)
+    return device
+
+
+def require_gpus(num_gpus: int, device: str) -> None:
+    """Refuse more GPUs than there are, before any process is started.
+
+    Args:
+        num_gpus: wanted; with device "cpu", processes stand for them.
+        device: as for `choose_device`.
+
+    Raises:
+        InputError: there are fewer, or no such device.
+    """
+    if num_gpus < 1:
+        raise InputError(f"gpus {num_gpus}: at least 1 is needed")
+    if num_gpus == 1 or device == "cpu":
+        return
+    there = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    if there < num_gpus:
+        raise InputError(
+            f"gpus {num_gpus}: this machine has {there}; with --device cpu, processes stand for GPUs"
+        )
+
+
+def require_place(place: WorkerPlace, num_gpus: int) -> None:
+    """Refuse to be one of another number of processes than was asked for.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if place.num_ranks != num_gpus:
+        raise InputError(f"gpus {num_gpus}: was started as one of {place.num_ranks} processes")
+
+
+def run_worker(
+    place: WorkerPlace,
+    device: torch.device,
+    build: Callable[[], AvatarModel],
+    lead: Callable[[Leader], int],
+) -> int:
+    """Live the whole life of one of several workers.
+
+    Args:
+        place: of this process, from `livetalk.env.worker_place`.
+        device: where it computes, such as `cuda:<local rank>`.
+        build: makes the model on that device, with the same weights on every rank.
+        lead: what the leader does; the followers do what it says.
+
+    Returns:
+        The exit code: that of `lead`, 0 for followers, `EXIT_LOST` when another worker has gone.
+
+    Raises:
+        LivetalkError: on the leader, what the user can mend, on whichever rank it was; `lead` and `build` may
+            raise anything else, too.
+    """
+    try:
+        with join_workers(place, device) as line:
+            model = _build_together(build, line)
+            spread_model(model)
+            streams = StreamTable(model)
+            if line.leads:
+                with Leader(streams, line) as leader:
+                    return lead(leader)
+            follow(streams, line)
+    except PeerLostError:
+        if debug_enabled():
+            raise
+        return EXIT_LOST
+    except LivetalkError:
+        # What the ranks do together goes wrong on all of them together: one of them says it.
+        if place.rank == 0:
+            raise
+        return EXIT_LOST
+    return 0
+
+
+def _build_together(build: Callable[[], AvatarModel], line: ControlLine) -> AvatarModel:
+    """Build the model on every rank, or on none."""
+    model, failure = None, None
+    try:
+        model = build()
+    except (LivetalkError, MemoryError, torch.OutOfMemoryError) as error:
+        failure = error
+    line.agree(failure)
+    assert model is not None
+    return model

@@ -1,0 +1,1 @@
+"""Media in and out: sound files, videos, pictures, portrait framing."""

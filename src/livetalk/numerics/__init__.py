@@ -1,0 +1,1 @@
+"""Comparison of two ways to run one model, stage by stage."""

@@ -1,0 +1,349 @@
+"""How far two ways of running one model are apart, stage by stage: same weights, same noise, same inputs.
+
+Errors are norms of differences over norms. "Relative" is the whole stream's: what was wrong before comes in.
+"Alone" gives a network the inputs that it had in the first run, so that its own rounding stands alone.
+"""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.stages import Observer, StageInputs, run_stages
+from livetalk.diffusion.samplers import NoiseSource
+from livetalk.models.dit import DiT, StepInputs
+from livetalk.models.dit_constants import prepare_step
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.numerics.configurations import Configuration, describe_form
+from livetalk.streaming.models import Models
+from livetalk.types import PromptEmbeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One use of a network.
+
+    Attributes:
+        network: "dit" or "vae".
+        method: of it.
+        arguments: with tensors on the CPU.
+        output: float32 on the CPU.
+    """
+
+    network: str
+    method: str
+    arguments: tuple[Any, ...]
+    output: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StageError:
+    """Difference of one result.
+
+    Attributes:
+        stage: such as "chunk 1 velocity 2".
+        relative: norm of the difference over the first run's norm.
+        largest: greatest difference of a single number.
+        alone: the same with the first run's inputs; None for results that no single network makes.
+    """
+
+    stage: str
+    relative: float
+    largest: float
+    alone: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All differences of two runs.
+
+    Attributes:
+        errors: in the order of the computation.
+        forms: what fast forms the first and the second run had, see `describe_form`.
+    """
+
+    errors: tuple[StageError, ...]
+    forms: tuple[str, str] = ("", "")
+
+    def worst(self, word: str = "") -> float:
+        """Return the greatest relative error of the stages whose name has a word in it.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        found = [error.relative for error in self.errors if word in error.stage]
+        if not found:
+            raise ValueError(f"no stage is called {word}")
+        return max(found)
+
+
+class Recorder(Observer):
+    """Keeps every result of a stream, and every use of its networks.
+
+    Attributes:
+        results: by stage, float32 on the CPU, in the order of the computation.
+        calls: by stage.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.results: dict[str, Tensor] = {}
+        self.calls: dict[str, Call] = {}
+        self._chunk = -1
+        self._step = 0
+
+    def see(self, name: str, value: Tensor) -> None:
+        """Keep a result of the stream."""
+        if name == "speech":
+            self._chunk, self._step = self._chunk + 1, 0
+        self._keep(f"latents {self._step}" if name == "latents" else name, value)
+
+    def watch(self, models: Models) -> Models:
+        """Return models whose networks are recorded."""
+        return replace(
+            models,
+            dit=cast(DiT, _WatchedDiT(models.dit, self)),
+            vae=cast(CausalVideoVAE, _WatchedVAE(models.vae, self)),
+        )
+
+    def see_velocity(self, arguments: tuple[Any, ...], velocity: Tensor) -> None:
+        """Keep a use of the transformer, and the latents that it was given."""
+        if self._step:
+            self._keep(f"latents {self._step}", arguments[0])
+        self._step += 1
+        self._call(f"velocity {self._step}", _record_call("dit", "__call__", arguments, velocity))
+        self._keep(f"velocity {self._step}", velocity)
+
+    def see_vae(self, method: str, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Keep a use of the VAE; those before the first chunk belong to the reference."""
+        if self._chunk < 0:
+            return
+        pieces = sum(name.startswith(self._name(method)) for name in self.calls)
+        name = f"{method} {pieces + 1}" if pieces else method
+        self._call(name, _record_call("vae", method, arguments, output))
+        if method == "decode":
+            self._keep(name, output)
+
+    def _name(self, stage: str) -> str:
+        return stage if self._chunk < 0 else f"chunk {self._chunk + 1} {stage}"
+
+    def _keep(self, stage: str, value: Tensor) -> None:
+        self.results[self._name(stage)] = value.detach().to("cpu", torch.float32, copy=True)
+
+    def _call(self, stage: str, call: Call) -> None:
+        self.calls[self._name(stage)] = call
+
+
+class _WatchedDiT:
+    """Stands in for a transformer and shows its uses."""
+
+    def __init__(self, dit: DiT, recorder: Recorder) -> None:
+        self._dit = dit
+        self._recorder = recorder
+
+    def __call__(self, *arguments: Any, prepared: StepInputs | None) -> Tensor:
+        velocity: Tensor = self._dit(*arguments, prepared=prepared)
+        self._recorder.see_velocity(arguments, velocity)
+        return velocity
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dit, name)
+
+
+class _WatchedVAE:
+    """Stands in for a VAE and shows its uses."""
+
+    def __init__(self, vae: CausalVideoVAE, recorder: Recorder) -> None:
+        self._vae = vae
+        self._recorder = recorder
+
+    def encode(self, *arguments: Any) -> Any:
+        latents, cache = self._vae.encode(*arguments)
+        self._recorder.see_vae("encode", arguments, latents)
+        return latents, cache
+
+    def decode(self, *arguments: Any) -> Any:
+        frames, cache = self._vae.decode(*arguments)
+        self._recorder.see_vae("decode", arguments, frames)
+        return frames, cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vae, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSource:
+    """What a stream to compare is made from.
+
+    Attributes:
+        picture: makes the framed portrait, `[3, H, W]` float32, -1..1, for a model; None draws a pattern.
+        sounds: makes the sound of each chunk, `[chunk_samples]` float32; None draws noise.
+        num_chunks: of the stream, where noise is drawn.
+        seed: of the diffusion's noise, and of what is drawn.
+    """
+
+    picture: Callable[[AvatarModel], Tensor] | None = None
+    sounds: Callable[[AvatarModel], tuple[Tensor, ...]] | None = None
+    num_chunks: int = 2
+    seed: int = 0
+
+
+def compare_numerics(
+    build: Callable[[Configuration], AvatarModel],
+    first: Configuration,
+    seconds: Sequence[Configuration],
+    source: StreamSource,
+) -> Iterator[Comparison]:
+    """Run a short stream one way and each of the others, and compare everything on the way.
+
+    Only one of the models is in memory at a time.
+
+    Args:
+        build: makes the model, with the same weights every time.
+        first: the reference; runs once.
+        seconds: what is compared with it, one after the other.
+        source: of the stream.
+
+    Yields:
+        The comparison of each of `seconds`, as soon as it is made.
+    """
+    with exact_products(first.dtype):
+        model = build(first)
+        inputs = make_inputs(model, source)
+        reference = record(model, inputs, source.seed)
+    first_form = describe_form(model)
+    del model
+    for second in seconds:
+        _free_memory()
+        with exact_products(second.dtype):
+            model = build(second)
+            other = record(model, inputs, source.seed)
+            alone = _replay(model.models, reference.calls)
+        forms = first_form, describe_form(model)
+        del model
+        yield replace(compare_recordings(reference, other, alone), forms=forms)
+
+
+@contextlib.contextmanager
+def exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 products and convolutions be float32 in a run of that precision.
+
+    By default a GPU's convolutions round their input to 10 bits (TF32), which is no better than bfloat16's
+    8 by much. A run in bfloat16 is left as it is: what it has in float32 runs as it does for users.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = matmul.allow_tf32, cudnn.allow_tf32
+    if dtype is torch.float32:
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = allowed
+
+
+def _free_memory() -> None:
+    """Give the memory of the model before back to the device, whose next one may need all of it."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def record(model: AvatarModel, inputs: StageInputs, seed: int) -> Recorder:
+    """Run a stream and keep everything; its noise is drawn from `seed`, whatever `inputs` has."""
+    device, prompt = model.models.device, inputs.prompt
+    recorder = Recorder()
+    text, image = (None if x is None else x.to(device) for x in (prompt.text_embeds, prompt.image_embeds))
+    placed = StageInputs(
+        picture=inputs.picture.to(device),
+        prompt=PromptEmbeds(text_embeds=text, image_embeds=image),
+        sounds=tuple(sound.to(device) for sound in inputs.sounds),
+        noise=shared_noise(seed),
+    )
+    run_stages(recorder.watch(model.models), placed, recorder)
+    return recorder
+
+
+def compare_recordings(
+    first: Recorder, second: Recorder, alone: Mapping[str, float] | None = None
+) -> Comparison:
+    """Compare two runs of the same stream.
+
+    Args:
+        first: the reference.
+        second: the other run.
+        alone: errors of single networks by stage.
+    """
+    errors = []
+    for stage, expected in first.results.items():
+        found = second.results[stage]
+        own = None if alone is None else alone.get(stage)
+        largest = float((found - expected).abs().max())
+        errors.append(StageError(stage, relative_error(found, expected), largest, own))
+    return Comparison(tuple(errors))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference over the norm of what is expected; 0 for two tensors of zeros."""
+    difference = float(torch.linalg.vector_norm((found - expected).double()))
+    size = float(torch.linalg.vector_norm(expected.double()))
+    return 0.0 if difference == 0 else difference / size if size else float("inf")
+
+
+def shared_noise(seed: int) -> NoiseSource:
+    """Return a source of noise that is equal on every device and in every precision."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=rng).bfloat16().to(like)
+
+    return draw
+
+
+def make_inputs(model: AvatarModel, source: StreamSource) -> StageInputs:
+    """Complete the inputs of a stream; prompt and portrait are encoded by this model, for both runs."""
+    rng = torch.Generator().manual_seed(source.seed)
+    portrait, geometry = model.portrait, model.models.config.geometry
+    if source.picture is None:
+        coarse = torch.rand(1, 3, 8, 8, generator=rng) * 1.6 - 0.8
+        picture = F.interpolate(coarse, size=(portrait.height, portrait.width), mode="bilinear")[0]
+    else:
+        picture = source.picture(model)
+    if source.sounds is None:
+        shape = (source.num_chunks, geometry.chunk_samples)
+        sounds = tuple(torch.randn(shape, generator=rng).mul_(0.1))
+    else:
+        sounds = source.sounds(model)
+    prompt = PromptEmbeds(text_embeds=None, image_embeds=None)
+    if model.prompt_encoder is not None:
+        prompt = model.prompt_encoder.encode(model.defaults.prompt, picture[None].to(model.models.device))
+    return StageInputs(picture=picture, prompt=prompt, sounds=sounds, noise=shared_noise(source.seed))
+
+
+@torch.no_grad()
+def _replay(models: Models, calls: Mapping[str, Call]) -> dict[str, float]:
+    """Give each network the inputs of another run, and return the errors of its answers."""
+    errors = {}
+    for stage, call in calls.items():
+        network = models.dit if call.network == "dit" else models.vae
+        arguments = tree_map_only(Tensor, lambda x: x.to(models.device), call.arguments)
+        prepares = call.network == "dit" and models.prepare is not None
+        settled = {"prepared": prepare_step(models.dit, *arguments[1:])} if prepares else {}
+        answer = getattr(network, call.method)(*arguments, **settled)
+        output = answer if isinstance(answer, Tensor) else answer[0]
+        errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)
+    return errors
+
+
+def _record_call(network: str, method: str, arguments: tuple[Any, ...], output: Tensor) -> Call:
+    return Call(
+        network=network,
+        method=method,
+        arguments=tree_map_only(Tensor, lambda x: x.detach().cpu(), arguments),
+        output=output.detach().to("cpu", torch.float32, copy=True),
+    )

@@ -1,0 +1,1 @@
+"""How weights are stored and where they are: one-byte storage, offload to host memory."""

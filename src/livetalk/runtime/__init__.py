@@ -1,1 +1,0 @@
-"""Assembly: from a checkpoint to an avatar that talks."""

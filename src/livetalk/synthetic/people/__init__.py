@@ -1,0 +1,1 @@
+"""Rendered people: who they are, the shape of their heads, their pose."""

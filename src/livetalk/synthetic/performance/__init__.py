@@ -1,0 +1,1 @@
+"""Facial performance: visemes, expressions, head motion, prosody."""

@@ -1,0 +1,128 @@
+"""Render training clips into a `ClipStore`: speech corpus in, frames and truth out."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
+from livetalk.synthetic.people.identity import Identity, sample_identity
+from livetalk.synthetic.performance.expressions import choose_start, draw_expression, express
+from livetalk.synthetic.performance.performance import Performance
+from livetalk.synthetic.performance.visemes import FRAMES_PER_SECOND, PhonemeEvent
+from livetalk.synthetic.rendering.renderer import Renderer
+from livetalk.synthetic.speech.corpus import Corpus
+
+_ADDED_GLASSES = 0.14
+
+
+class ClipRenderer:
+    """Turns clip specifications into finished clips."""
+
+    def __init__(self, renderer: Renderer, corpus: Corpus) -> None:
+        """Use `renderer` for the pictures and `corpus` for what is said."""
+        self._renderer = renderer
+        self._corpus = corpus
+
+    def render(self, spec: ClipSpec) -> tuple[ClipRecord, NDArray[np.uint8]]:
+        """Render one clip.
+
+        Args:
+            spec: what to render.
+
+        Returns:
+            The record and the frames, uint8 [F, H, W, 3]. The record's start frame may differ from the one
+            asked for; see `choose_start`.
+        """
+        spec, performance = self.perform(spec)
+        subject = self._renderer.prepare(cast_identity(spec.identity_seed))
+        frames = self._renderer.render(subject, performance)
+        face, mouth = self._renderer.boxes(subject, performance)
+        opening = self._renderer.lip_opening(subject, performance)
+        record = ClipRecord(
+            spec=spec,
+            face_box=self._shares(face),
+            mouth_box=self._shares(mouth),
+            lip_opening=tuple(round(float(value), 4) for value in opening),
+        )
+        return record, frames.cpu().numpy()
+
+    def perform(self, spec: ClipSpec) -> tuple[ClipSpec, Performance]:
+        """Settle where a clip starts and what the person does in it: the same for the same `spec`."""
+        sounding = sounding_frames(self._corpus.events(spec.corpus_clip), self._corpus.num_frames)
+        expression = draw_expression(spec.motion_seed)
+        start = choose_start(expression, sounding, spec.start_frame, spec.num_frames, spec.motion_seed)
+        whole = self._corpus.performance(spec.corpus_clip, spec.motion_seed)
+        cut = slice_performance(whole, start, spec.num_frames)
+        performance = express(cut, expression, sounding[start : start + spec.num_frames])
+        return replace(spec, start_frame=start), performance
+
+    def _shares(self, box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+        left, top, right, bottom = (round(float(edge) / self._renderer.resolution, 4) for edge in box)
+        return left, top, right, bottom
+
+
+def cast_identity(seed: int) -> Identity:
+    """Return the identity of a seed, in one case of seven with glasses that it would not wear otherwise.
+
+    Glasses are small and easily lost in training, so more people wear them there than in the gallery.
+    """
+    identity = sample_identity(seed)
+    rng = np.random.default_rng((seed, 19))
+    if identity.outfit.glasses != "none" or rng.random() >= _ADDED_GLASSES:
+        return identity
+    frame = "thin" if rng.random() < 0.5 else "thick"
+    return replace(identity, outfit=replace(identity.outfit, glasses=frame))
+
+
+def sounding_frames(events: Sequence[PhonemeEvent], num_frames: int) -> NDArray[np.bool_]:
+    """Return in which frames a phoneme sounds: [F]."""
+    sounding = np.zeros(num_frames, np.bool_)
+    for event in events:
+        if event.symbol != "pau":
+            first = int(event.start_seconds * FRAMES_PER_SECOND)
+            last = int(np.ceil(event.end_seconds * FRAMES_PER_SECOND))
+            sounding[max(0, first) : max(0, last)] = True
+    return sounding
+
+
+def slice_performance(performance: Performance, start: int, num_frames: int) -> Performance:
+    """Cut frames `start` .. `start + num_frames` out of a performance."""
+    part = slice(start, start + num_frames)
+    return Performance(
+        units=performance.units[part],
+        head_rotation=performance.head_rotation[part],
+        head_translation=performance.head_translation[part],
+        gaze=performance.gaze[part],
+        breath=performance.breath[part],
+    )
+
+
+def render_clips(
+    specs: Iterable[ClipSpec],
+    clip_renderer: ClipRenderer,
+    store: ClipStore,
+    progress: Callable[[int], bool],
+) -> int:
+    """Render clips that the store lacks until `specs` ends or `progress` returns False.
+
+    Args:
+        specs: clips in order; those already stored are skipped, so an interrupted run goes on.
+        clip_renderer: renders one clip.
+        store: receives finished clips.
+        progress: called with the number of clips done after each; False stops.
+
+    Returns:
+        Clips rendered now.
+    """
+    finished = set(store.indices())
+    done = 0
+    for spec in specs:
+        if spec.index in finished:
+            continue
+        store.write(*clip_renderer.render(spec))
+        done += 1
+        if not progress(done):
+            break
+    return done

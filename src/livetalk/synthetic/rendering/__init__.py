@@ -1,0 +1,1 @@
+"""From a person and a pose to a picture."""

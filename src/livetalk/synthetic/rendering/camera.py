@@ -1,0 +1,58 @@
+"""A fixed camera per clip: where world points fall in the picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from livetalk.synthetic.people.identity import View
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera.
+
+    Attributes:
+        position: [3], decimetres.
+        axes: [3, 3], rows: right, down, forward.
+        focal: focal length in picture heights.
+        centre: (x, y) of the principal point in picture heights.
+    """
+
+    position: Tensor
+    axes: Tensor
+    focal: float
+    centre: tuple[float, float]
+
+    def project(self, points: Tensor, size: int) -> Tensor:
+        """World points [..., 3] -> x, y in pixels of a `size` x `size` picture and distance, [..., 3]."""
+        seen = (points - self.position) @ self.axes.T
+        depth = seen[..., 2:]
+        plane = seen[..., :2] * (self.focal * size) / depth.clamp_min(0.05)
+        offset = torch.tensor(self.centre, device=points.device) * size
+        return torch.cat([plane + offset, depth], -1)
+
+
+def make_camera(view: View, eyes: Tensor) -> Camera:
+    """Places the camera so that the midpoint of the eyes [3] falls where the view wants it."""
+    focal = 0.5 / float(np.tan(np.radians(view.fov) / 2))
+    distance = focal * view.height
+    flat = np.cos(view.elevation)
+    away = np.array([np.sin(view.azimuth) * flat, np.sin(view.elevation), np.cos(view.azimuth) * flat])
+    target = eyes.cpu().numpy().astype(np.float64) - np.array([0, 0.25, 0.25])
+    position = target + away * distance
+    forward = -away
+    right = np.cross(forward, [0, 1, 0])
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    axes = np.stack([right, down, forward])
+    seen = axes @ (eyes.cpu().numpy() - position)
+    centre_y = view.eye_row - focal * float(seen[1] / seen[2])
+    device = eyes.device
+    return Camera(
+        position=torch.tensor(position, dtype=torch.float32, device=device),
+        axes=torch.tensor(axes, dtype=torch.float32, device=device),
+        focal=focal,
+        centre=(0.5 + view.shift, centre_y),
+    )

@@ -1,0 +1,82 @@
+"""Glasses: two rims, a bridge and temples, drawn as dense points like hair."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from livetalk.synthetic.people.identity import Outfit
+from livetalk.synthetic.rendering.hair import Strands
+
+_RADIUS = {"thin": 0.011, "thick": 0.024}
+
+
+def make_glasses(outfit: Outfit, eyes: Tensor, seed: int, per_unit: float) -> Strands | None:
+    """Points of the frame, or None without glasses.
+
+    Args:
+        outfit: which frame and its colour.
+        eyes: [2, 3], eye centres of the neutral face (left, right).
+        seed: varies the shape of the rims.
+        per_unit: samples per decimetre, sets how dense the points are.
+    """
+    if outfit.glasses == "none":
+        return None
+    curves = _curves(eyes, seed)
+    parts = [_tube(curve, _RADIUS[outfit.glasses], per_unit) for curve in curves]
+    points, normal, tangent = (torch.cat(part) for part in zip(*parts, strict=True))
+    count = len(points)
+    colour = points.new_tensor(outfit.glasses_colour).expand(count, 3).contiguous()
+    ones = torch.ones(count, device=points.device)
+    return Strands(points, normal, tangent, colour, ones, ones)
+
+
+def _curves(eyes: Tensor, seed: int) -> list[Tensor]:
+    """Centre lines [N, 3] of rims, bridge and temples."""
+    middle = eyes.mean(0)
+    half = (eyes[0, 0] - eyes[1, 0]).abs() / 2
+    front = eyes[:, 2].max() + 0.30
+    wide, tall = half * 0.80, half * (0.52 + 0.04 * (seed % 5))
+    power = 2.0 / (2.2 + 0.5 * (seed % 4))
+    turn = torch.linspace(0, 2 * torch.pi, 240, device=eyes.device)
+    across = torch.sign(turn.cos()) * turn.cos().abs() ** power * wide
+    up = torch.sign(turn.sin()) * turn.sin().abs() ** power * tall - 0.03
+    curves = []
+    for side in (1.0, -1.0):
+        x = middle[0] + side * half * 1.04 + across
+        curves.append(_bent(x, middle[1] + up, middle[0], front))
+    step = torch.linspace(-1, 1, 60, device=eyes.device)
+    gap = half * 1.04 - wide
+    arch = middle[1] + 0.015 + 0.03 * (1 - step * step)
+    curves.append(_bent(middle[0] + step * gap, arch, middle[0], front))
+    line = torch.linspace(0, 1, 200, device=eyes.device)
+    for side in (1.0, -1.0):
+        outer = half * 1.04 + wide
+        x = middle[0] + side * (outer + (0.80 - outer) * line.clamp_max(1))
+        start = front - 0.28 * (outer**2)
+        z = start + (0.45 - start) * line
+        curves.append(torch.stack([x, middle[1] + 0.05 - 0.02 * line, z], 1))
+    return curves
+
+
+def _bent(x: Tensor, y: Tensor, middle: Tensor, front: Tensor) -> Tensor:
+    """Points on the gently curved front of the glasses."""
+    return torch.stack([x, y, front - 0.28 * (x - middle) ** 2], 1)
+
+
+def _tube(curve: Tensor, radius: float, per_unit: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Surface points, normals and tangents of a tube around a curve [N, 3]."""
+    length = (curve[1:] - curve[:-1]).norm(dim=1).sum()
+    count = int(length.item() * per_unit * 1.3) + 2
+    dense = F.interpolate(curve.T[None], size=count, mode="linear", align_corners=True)[0].T
+    tangent = F.normalize(torch.gradient(dense, dim=0)[0], dim=1)
+    helper = dense.new_tensor([[0.3, 0.2, 0.93]]).expand_as(dense)
+    first = F.normalize(torch.linalg.cross(tangent, helper), dim=1)
+    second = torch.linalg.cross(tangent, first)
+    around = int(2 * torch.pi * radius * per_unit * 1.4) + 6
+    turn = torch.arange(around, device=curve.device) * (2 * torch.pi / around)
+    normal = first[:, None] * turn.cos()[:, None] + second[:, None] * turn.sin()[:, None]
+    points = dense[:, None] + radius * normal
+    repeated = tangent[:, None].expand_as(normal)
+    return points.reshape(-1, 3), normal.reshape(-1, 3), repeated.reshape(-1, 3)

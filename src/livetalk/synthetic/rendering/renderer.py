@@ -1,0 +1,184 @@
+"""The portrait renderer: a person and a performance in, frames out, batched on any torch device."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from livetalk.synthetic.noise import Noise
+from livetalk.synthetic.people import pose
+from livetalk.synthetic.people.head import LOWER_LIP, SKIN, UPPER_LIP, load_head
+from livetalk.synthetic.people.identity import Identity
+from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
+from livetalk.synthetic.rendering import appearance, frame, glasses, hair
+from livetalk.synthetic.rendering.background import make_background
+from livetalk.synthetic.rendering.camera import Camera, make_camera
+from livetalk.synthetic.rendering.shading import LightRig, make_lights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One identity made ready for rendering, on a device.
+
+    Attributes:
+        identity: the record it was made from.
+        rest: [V, 3], neutral vertices.
+        pivot: [3], where the neck turns.
+        skin: [S, S, C], baked skin texture.
+        strands: hair points.
+        background: [H, W, 3], linear light.
+        camera, lights, noise: as named.
+    """
+
+    identity: Identity
+    rest: Tensor
+    pivot: Tensor
+    skin: Tensor
+    strands: hair.Strands
+    background: Tensor
+    camera: Camera
+    lights: LightRig
+    noise: Noise
+
+
+class Renderer:
+    """Renders synthetic people.
+
+    Args:
+        device: where everything is computed.
+        resolution: height and width of the frames.
+        supersample: samples per pixel along each axis.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", resolution: int = 256, supersample: int = 2
+    ) -> None:
+        self.device = torch.device(device)
+        self.resolution = resolution
+        self.supersample = supersample
+        head = load_head()
+        self._rig = pose.FaceRig(head, self.device)
+        self._mesh = frame.Mesh.of(head, self.device)
+        texture = 1024 if resolution > 256 else 768 if resolution > 128 else 384
+        self._skin_map = appearance.build_skin_map(head, texture, self.device)
+
+    def prepare(self, identity: Identity) -> Subject:
+        """Shapes, bakes and grows everything that does not change over time."""
+        head = load_head()
+        rest_cpu = hair.tuck_ears(identity, head.shape(identity.shape), head)
+        rest = torch.from_numpy(rest_cpu).to(self.device)
+        noise = Noise(identity.seed, self.device)
+        eyes = torch.stack([pose.eye_centre(rest[ids]) for ids in self._rig.eye_ids])
+        camera = make_camera(identity.view, eyes.mean(0))
+        per_unit = self.resolution * self.supersample / identity.view.height
+        scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
+        subject = Subject(
+            identity=identity,
+            rest=rest,
+            pivot=_pivot(head.base, rest_cpu, self.device),
+            skin=appearance.bake_skin(identity, self._skin_map, scalp),
+            strands=hair.grow(identity, rest, self._mesh, noise, per_unit),
+            background=make_background(identity, self.resolution, self.device),
+            camera=camera,
+            lights=make_lights(identity.light, self.device),
+            noise=noise,
+        )
+        subject = self._without_hidden_hair(subject)
+        frames = glasses.make_glasses(identity.outfit, eyes, identity.seed, per_unit)
+        return subject if frames is None else replace(subject, strands=subject.strands.join(frames))
+
+    def _without_hidden_hair(self, subject: Subject) -> Subject:
+        """Drops hair points that no likely head pose shows: most of them lie under others."""
+        looks = [(0.0, 0.0), (-0.4, 0.05), (0.4, 0.05), (0.0, 0.22), (0.0, -0.2)]
+        rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
+        shift = torch.zeros(len(looks), 3, device=self.device)
+        still = pose.Pose(rotation, subject.pivot, shift, shift, rotation[:, :, 2])
+        seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
+        step = max(1, _POINTS_AT_ONCE // max(1, len(seen)))
+        for start in range(0, len(looks), step):
+            part = still.slice(slice(start, start + step))
+            seen |= frame.visible_hair(subject, self._mesh, part, self.resolution * self.supersample)
+        return replace(subject, strands=subject.strands.choose(seen.nonzero().squeeze(1)))
+
+    @torch.no_grad()
+    def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
+        """Renders every frame, uint8 [F, H, W, 3], on the device; `batch_frames` only bounds memory."""
+        step = batch_frames or (96 if self.device.type == "cuda" else 2)
+        motion = self._pose(subject, performance)
+        parts = []
+        for start in range(0, performance.num_frames, step):
+            chosen = slice(start, start + step)
+            units = torch.tensor(performance.units[chosen], device=self.device)
+            part = motion.slice(chosen)
+            vertices, eyes = self._rig.vertices(subject.rest, units, part)
+            state = frame.FrameState(vertices, eyes, part, units[:, _JAW].clamp(0, 1))
+            parts.append(frame.render_frames(subject, self._mesh, state, self.resolution, self.supersample))
+        return torch.cat(parts)
+
+    def _pose(self, subject: Subject, performance: Performance) -> pose.Pose:
+        eyes = subject.rest[self._rig.eye_ids[0]].mean(0)
+        to_camera = torch.nn.functional.normalize(
+            subject.camera.position - eyes * eyes.new_tensor([0, 1, 1]), dim=0
+        )
+        return pose.pose_of(performance, subject.pivot, to_camera, self.device)
+
+    @torch.no_grad()
+    def project(
+        self, subject: Subject, performance: Performance, vertex_ids: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Pixel positions [F, N, 2] (x, y) of mesh vertices."""
+        vertices = self._vertices(subject, performance)[:, torch.from_numpy(vertex_ids).to(self.device)]
+        return subject.camera.project(vertices, self.resolution)[..., :2].cpu().numpy()
+
+    @torch.no_grad()
+    def lip_opening(self, subject: Subject, performance: Performance) -> NDArray[np.float32]:
+        """Gap between the inner lips over the width of the mouth at rest, [F], 0 when shut."""
+        vertices = self._vertices(subject, performance)
+        gap = _lip_gap(vertices)
+        rest = subject.rest
+        shut = _lip_gap(rest[None])
+        lips = rest[torch.from_numpy(np.flatnonzero(load_head().lips > 0.5)).to(self.device)]
+        width = lips[:, 0].max() - lips[:, 0].min()
+        return ((gap - shut).clamp_min(0) / width).cpu().numpy()
+
+    def _vertices(self, subject: Subject, performance: Performance) -> Tensor:
+        units = torch.tensor(performance.units, device=self.device)
+        return self._rig.vertices(subject.rest, units, self._pose(subject, performance))[0]
+
+    def boxes(
+        self, subject: Subject, performance: Performance
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Face and mouth over the whole clip: left, top, right, bottom in pixels, float32 [4] each."""
+        head = load_head()
+        face = (head.base[:, 2] > 0.75) & (head.base[:, 1] > 6.3) & (head.base[:, 1] < 8.1)
+        face_ids = np.intersect1d(np.flatnonzero(face), head.vertices_of(SKIN))
+        lips = np.flatnonzero(head.lips > 0.5)
+        return (
+            self._box(self.project(subject, performance, face_ids)),
+            self._box(self.project(subject, performance, lips)),
+        )
+
+    def _box(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        low, high = points.min((0, 1)), points.max((0, 1))
+        return np.asarray(np.clip(np.concatenate([low, high]), 0, self.resolution), np.float32)
+
+
+def _lip_gap(vertices: Tensor) -> Tensor:
+    """Smallest distance [F] between the lips' middles, decimetres."""
+    upper, lower = vertices[:, list(UPPER_LIP)], vertices[:, list(LOWER_LIP)]
+    return torch.cdist(upper, lower).amin((1, 2))
+
+
+_POINTS_AT_ONCE = 12_000_000
+_JAW = FACE_UNITS.index("jawOpen")
+
+
+def _pivot(base: NDArray[np.float32], rest: NDArray[np.float32], device: torch.device) -> Tensor:
+    """The neck's joint, moved along with the identity's neck."""
+    ring = (np.abs(base[:, 1] - 6.5) < 0.25) & (base[:, 2] < 0.6)
+    moved = (rest[ring] - base[ring]).mean(0)
+    return torch.from_numpy(
+        np.array([0, 6.45, 0.15], np.float32) + moved * np.array([0, 1, 1], np.float32)
+    ).to(device)

@@ -1,0 +1,109 @@
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from livetalk.accelerate import apply as acceleration
+from livetalk.accelerate.apply import Acceleration, AccelerationConfig, accelerate, keep_more_speech
+from livetalk.accelerate.fused_blocks import FusedBlock
+from livetalk.accelerate.fused_qkv import FusedSelfAttention
+from livetalk.errors import InputError
+from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_constants import PrepareConfig
+from livetalk.ops.matmul import float8_problem
+from livetalk.placement.float8 import Float8Linear, apply_float8
+from livetalk.placement.linear import QuantizedLinear, quantize_linears
+from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
+
+CPU = torch.device("cpu")
+CONFIG = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replace(AUDIO, output_dim=16))
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def test_on_a_cpu_the_blocks_stay_plain() -> None:
+    dit = tiny_dit(CONFIG)
+    found = accelerate(dit, tiny_vae(), CPU, AccelerationConfig(joined_qkv=False))
+    assert found == Acceleration(attention="flash", float8_layers=0, kernels="plain")
+    assert all(type(block) is DiTBlock for block in dit.blocks.layers)
+
+
+@torch.no_grad()
+def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
+    dit, vae = tiny_dit(CONFIG), tiny_vae()
+    found = accelerate(dit, vae, CPU, AccelerationConfig(attention="math", kernels="torch"))
+    assert found == Acceleration(attention="math", float8_layers=0, kernels="torch")
+    assert all(type(block) is FusedBlock for block in dit.blocks.layers)
+    assert all(
+        isinstance(block.get_submodule("self_attention"), FusedSelfAttention) for block in dit.blocks.layers
+    )
+    inputs = dit_inputs(CONFIG)
+    assert relative(dit(*inputs), tiny_dit(CONFIG)(*inputs)) < 1e-5
+    latents = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert relative(vae.decode(latents)[0], tiny_vae().decode(latents)[0]) < 1e-4
+
+
+@torch.no_grad()
+def test_weights_that_were_stored_in_bytes_multiply_and_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "float8_problem", lambda device: None)
+    monkeypatch.setattr(acceleration, "apply_float8", partial(apply_float8, allow_reference=True))
+    inputs, config = dit_inputs(CONFIG), AccelerationConfig(float8=True, kernels="torch")
+    exact, whole, stored = (tiny_dit(CONFIG) for _ in range(3))
+    quantize_linears(stored)
+    for dit in (whole, stored):
+        found = accelerate(dit, tiny_vae(), CPU, config)
+        assert found.float8_layers in (6 * CONFIG.num_layers, 8 * CONFIG.num_layers)
+        for block in dit.blocks.layers:
+            assert isinstance(block.get_submodule("self_attention.qkv"), Float8Linear)
+    assert isinstance(stored.blocks.layers[0].get_submodule("audio_attention.q"), QuantizedLinear)
+    assert relative(whole(*inputs), exact(*inputs)) < 0.08
+    assert relative(stored(*inputs), exact(*inputs)) < 0.08
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [({"float8": True}, "FP8"), ({"attention": "fa3"}, "CUDA"), ({"kernels": "triton"}, "CUDA")],
+)
+def test_what_cannot_run_is_one_line(wish: dict[str, Any], reason: str) -> None:
+    dit = tiny_dit(CONFIG)
+    names = list(dit.state_dict())
+    with pytest.raises(InputError, match=reason):
+        accelerate(dit, tiny_vae(), CPU, AccelerationConfig(**wish))
+    assert list(dit.state_dict()) == names
+
+
+@pytest.mark.parametrize("wish", [{"attention": "fa9"}, {"kernels": "cuda"}])
+def test_names_that_nothing_has_are_refused(wish: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wish.values()))):
+        AccelerationConfig(**wish)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or float8_problem(torch.device("cuda")) is not None,
+    reason="needs a CUDA device of capability 9.0",
+)
+@torch.no_grad()
+@pytest.mark.parametrize(("wish", "bound"), [({}, 0.02), ({"float8": True}, 0.08)])
+def test_on_a_hopper_gpu_all_of_it_is_near_float32(wish: dict[str, Any], bound: float) -> None:
+    device = torch.device("cuda")
+    exact = tiny_dit(CONFIG)(*dit_inputs(CONFIG))
+    dit, vae = tiny_dit(CONFIG).bfloat16().to(device), tiny_vae().bfloat16().to(device)
+    found = accelerate(dit, vae, device, AccelerationConfig(**wish))
+    assert found.kernels == "triton" and (found.float8_layers > 0) == bool(wish)
+    result = dit(*(None if x is None else x.to(device) for x in dit_inputs(CONFIG)))
+    assert relative(result.cpu(), exact) < bound
+
+
+def test_speech_is_kept_for_a_chunk_where_a_gpu_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, gpu = PrepareConfig(), torch.device("cuda")
+    assert keep_more_speech(usual, torch.device("cpu"), 40) is usual
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
+    # A block of the published model needs 236 MB.
+    assert keep_more_speech(usual, gpu, 40).max_absorbed_bytes == 256 << 20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 80 << 30))
+    assert keep_more_speech(usual, gpu, 40) == usual

@@ -1,0 +1,231 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from livetalk.accelerate.fused_blocks import FusedBlock, fuse_blocks
+from livetalk.accelerate.fused_qkv import fuse_qkv
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
+from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, KeysValues
+from livetalk.ops.attention import AttentionCore
+from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
+from livetalk.ops.kernels.interface import Branch, HeadRange
+from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
+from livetalk.ops.matmul import QuantizedRows
+from livetalk.placement.float8 import Float8Linear, apply_float8
+from tiny import AUDIO, DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
+
+PROMPT = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replace(AUDIO, output_dim=16))
+PLAIN = replace(PROMPT, text_dim=None, image_dim=None)
+KERNELS = TorchKernels()
+AUDIO_KINDS = {
+    PrepareConfig(absorb_audio=False): KeysValues,
+    PrepareConfig(): AbsorbedAudio,
+    PrepareConfig(max_absorbed_bytes=0): AudioToAbsorb,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def fused_dit(config: DiTConfig, dtype: torch.dtype = torch.float32) -> DiT:
+    dit = tiny_dit(config).to(dtype)
+    assert fuse_blocks(dit, KERNELS) == config.num_layers
+    return dit
+
+
+@pytest.mark.parametrize("config", [DIT, DIT_WITH_PROMPT, PLAIN, PROMPT])
+@pytest.mark.parametrize("qkv", [False, True])
+def test_the_network_says_what_the_plain_one_says(config: DiTConfig, qkv: bool) -> None:
+    plain = tiny_dit(config)
+    fused = tiny_dit(config)
+    if qkv:
+        fuse_qkv(fused)
+    fuse_blocks(fused, KERNELS)
+    inputs = dit_inputs(config, batch=2)
+    assert all(type(block) is FusedBlock for block in fused.blocks.layers)
+    assert relative(fused(*inputs), plain(*inputs)) < 1e-5
+
+
+def test_weights_keep_their_names_and_places() -> None:
+    plain = tiny_dit(PROMPT)
+    before = {name: weight.data_ptr() for name, weight in plain.state_dict().items()}
+    fuse_blocks(plain, KERNELS)
+    assert {name: weight.data_ptr() for name, weight in plain.state_dict().items()} == before
+    assert not plain.blocks.layers[0].training
+
+
+def test_bfloat16_is_no_further_from_float32_than_the_plain_form() -> None:
+    inputs = dit_inputs(PROMPT)
+    exact = tiny_dit(PROMPT)(*inputs)
+    plain = relative(tiny_dit(PROMPT).bfloat16()(*inputs), exact)
+    fused = relative(fused_dit(PROMPT, torch.bfloat16)(*inputs), exact)
+    assert 1e-3 < fused < 1.1 * plain
+
+
+@pytest.mark.parametrize("qkv", [False, True])
+@pytest.mark.parametrize("fused_first", [False, True])
+def test_fp8_layers_get_bytes_from_the_kernel_before_them(
+    monkeypatch: pytest.MonkeyPatch, qkv: bool, fused_first: bool
+) -> None:
+    inputs = dit_inputs(PROMPT)
+    exact = tiny_dit(PROMPT)(*inputs)
+    unfused, fused = tiny_dit(PROMPT), tiny_dit(PROMPT)
+    apply_float8(unfused, allow_reference=True)
+    if qkv:
+        fuse_qkv(fused)
+    if fused_first:
+        fuse_blocks(fused, KERNELS)
+    apply_float8(fused, allow_reference=True)
+    if not fused_first:
+        fuse_blocks(fused, KERNELS)
+    in_bytes = []
+    multiply = Float8Linear._multiply
+
+    def watch(
+        layer: Float8Linear, x: torch.Tensor | QuantizedRows, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        in_bytes.append(isinstance(x, QuantizedRows))
+        return multiply(layer, x, bias)
+
+    monkeypatch.setattr(Float8Linear, "_multiply", watch)
+    result = fused(*inputs)
+    # Self-attention's way in and out, the same of the context, both layers of the feed-forward.
+    assert sum(in_bytes) == PROMPT.num_layers * ((1 if qkv else 3) + 1 + 2 + 2)
+    assert relative(result, exact) < 1.2 * relative(unfused(*inputs), exact)
+
+
+@pytest.mark.parametrize("config", list(AUDIO_KINDS))
+def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, config: PrepareConfig) -> None:
+    # At this size absorbing does not pay; here it shall happen all the same.
+    monkeypatch.setattr("livetalk.models.dit_constants.absorption_saves_work", lambda **sizes: True)
+    plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
+    latents, _, condition, audio, text, image = dit_inputs(PROMPT)
+    assert latents is not None and condition is not None and audio is not None
+    session = prepare_session(fused, condition, (750.0,), text, image)
+    chunk = prepare_chunk(fused, session, fused.project_audio(audio), config)
+    kinds = {type(layer.audio) for layer in chunk.conditioning.layers}
+    assert kinds == {AUDIO_KINDS[config]}
+    prepared = chunk.step(750.0)
+    timesteps = torch.tensor([750.0])
+    result = fused(latents, timesteps, condition, audio, text, image, prepared=prepared)
+    assert relative(result, plain(latents, timesteps, condition, audio, text, image)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["math", "fp8-reference"])
+def test_attention_runs_on_the_chosen_kernel(name: str) -> None:
+    inputs = dit_inputs(PROMPT)
+    plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
+    exact = plain(*inputs)
+    for dit in (plain, fused):
+        assert apply_attention(dit, ATTENTION_KERNELS[name], ("self_attention",)) == PROMPT.num_layers
+    # Both rounded in one byte; heads that a kernel quantised come back in bfloat16.
+    assert relative(fused(*inputs), plain(*inputs)) < (1e-5 if name == "math" else 0.02)
+    assert relative(fused(*inputs), exact) < (1e-5 if name == "math" else 0.05)
+    assert name == "math" or relative(fused(*inputs), exact) > 1e-4
+
+
+def test_a_core_of_another_scheme_is_asked_for_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CountingCore(AttentionCore):
+        calls = 0
+
+        def forward(self, *qkv: torch.Tensor) -> torch.Tensor:
+            CountingCore.calls += 1
+            return super().forward(*qkv)
+
+    inputs = dit_inputs(PROMPT)
+    fused = fused_dit(PROMPT)
+    for block in fused.blocks.layers:
+        block.get_submodule("self_attention").core = CountingCore()
+    assert relative(fused(*inputs), tiny_dit(PROMPT)(*inputs)) < 1e-5
+    assert CountingCore.calls == PROMPT.num_layers
+
+
+def test_heads_from_other_ranks_are_rounded_by_the_kernels() -> None:
+    measured = []
+
+    class CountingKernels(TorchKernels):
+        def measure_heads(self, x: torch.Tensor) -> HeadRange:
+            measured.append(x.shape)
+            return super().measure_heads(x)
+
+    dit = tiny_dit(PROMPT)
+    apply_attention(dit, ATTENTION_KERNELS["fp8-reference"], ("self_attention",))
+    plain = dit.blocks.layers[0].get_submodule("self_attention.core")
+    fuse_blocks(dit, CountingKernels())
+    core = dit.blocks.layers[0].get_submodule("self_attention.core")
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 19, 4, 16, generator=rng) for _ in range(3))
+    assert isinstance(plain, KernelCore) and isinstance(core, KernelCore)
+    for result, expected in zip(core.with_lse(q, k + 3, v), plain.with_lse(q, k + 3, v), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
+    assert len(measured) == 3
+
+
+@pytest.mark.parametrize("attention", ["auto", "flash"])
+def test_the_compiler_sees_a_block_as_one_graph(attention: str) -> None:
+    torch._dynamo.reset()
+    inputs = dit_inputs(PROMPT)
+    dit = fuse_qkv(tiny_dit(PROMPT))
+    apply_float8(dit, allow_reference=True)
+    if attention != "auto":
+        apply_attention(dit, ATTENTION_KERNELS[attention], ("self_attention",))
+    fuse_blocks(dit, KERNELS)
+    expected = dit(*inputs)
+    for block in dit.blocks.layers:
+        block.compile(backend="eager", fullgraph=True)
+    assert relative(dit(*inputs), expected) < 1e-5
+
+
+def test_the_compiler_leaves_blocks_of_opaque_kernels_alone() -> None:
+    class OpaqueKernels(TorchKernels):
+        name = "opaque"
+
+        def add(self, x: torch.Tensor, branch: Branch) -> torch.Tensor:
+            assert not torch.compiler.is_compiling()
+            return super().add(x, branch)
+
+    torch._dynamo.reset()
+    inputs = dit_inputs(PROMPT)
+    dit = tiny_dit(PROMPT)
+    fuse_blocks(dit, OpaqueKernels())
+    expected = dit(*inputs)
+    dit.compile(backend="eager")
+    assert relative(dit(*inputs), expected) < 1e-5
+
+
+def test_blocks_with_hooks_are_refused() -> None:
+    dit = tiny_dit(PROMPT)
+    dit.blocks.layers[1].register_forward_pre_hook(lambda module, arguments: None)
+    with pytest.raises(ValueError, match="block 1 has hooks"):
+        fuse_blocks(dit, KERNELS)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("float8", [False, True])
+def test_triton_blocks_are_as_close_to_float32_as_plain_kernels_on_a_gpu(float8: bool) -> None:
+    """Where two roundings meet a step of e4m3, results differ by that step: each is held to float32."""
+    device = torch.device("cuda")
+    inputs = dit_inputs(PROMPT)
+    exact = tiny_dit(PROMPT)(*inputs)
+    on_gpu = [None if x is None else x.to(device) for x in inputs]
+    errors = {}
+    for choice in KERNEL_CHOICES[1:]:
+        dit = tiny_dit(PROMPT).bfloat16().to(device)
+        if float8:
+            apply_float8(dit)
+        fuse_blocks(dit, select_kernels(choice, device))
+        errors[choice] = relative(dit(*on_gpu).cpu(), exact)
+    assert errors["triton"] < 1.2 * errors["torch"]
+    assert errors["torch"] < (0.06 if float8 else 0.02)

@@ -1,0 +1,112 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from livetalk.accelerate.fused_vae import FusedChannelNorm, FusedResidualBlock, FusedSpatialUp, fuse_vae
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.vae_blocks import ChannelNorm, ResidualBlock, SpatialUp
+from livetalk.ops.kernels.reference import TorchKernels
+from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
+from tiny import VAE, VAE_PATCHED, tiny_vae
+
+KERNELS = TorchKernels()
+KINDS = {ChannelNorm: FusedChannelNorm, ResidualBlock: FusedResidualBlock, SpatialUp: FusedSpatialUp}
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def video(frames: int = 9) -> Tensor:
+    return torch.rand(1, 3, frames, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def fused_twin(plain: CausalVideoVAE) -> CausalVideoVAE:
+    fused = tiny_vae(plain.config)
+    fused.load_state_dict(plain.state_dict())
+    fuse_vae(fused, KERNELS)
+    return fused
+
+
+def test_layers_are_replaced_and_the_weights_keep_their_names() -> None:
+    plain, fused = tiny_vae(VAE), tiny_vae(VAE)
+    blocks = [m for m in plain.modules() if isinstance(m, ResidualBlock)]
+    wanted = sum(isinstance(m, tuple(KINDS)) for m in plain.modules()) - 2 * len(blocks)
+    assert fuse_vae(fused, KERNELS) == wanted > 10
+    for module in fused.modules():
+        for kind, form in KINDS.items():
+            if isinstance(module, kind) and type(module) is not form:
+                assert kind is ChannelNorm  # inside a block, which does its work
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("config", [VAE, VAE_PATCHED], ids=["three frames everywhere", "one at the finest"])
+def test_whole_videos_are_the_same(config: VAEConfig) -> None:
+    plain = tiny_vae(config)
+    fused = fused_twin(plain)
+    latents = plain.encode(video())[0]
+    assert relative(fused.encode(video())[0], latents) < 1e-5
+    assert relative(fused.decode(latents)[0], plain.decode(latents)[0]) < 1e-5
+    assert relative(fused.decode_raw(latents), plain.decode_raw(latents)) < 1e-5
+
+
+def test_convolutions_that_make_too_many_channels_change_nothing() -> None:
+    plain, fused = tiny_vae(VAE_PATCHED), tiny_vae(VAE_PATCHED)
+    fuse_vae(fused, KERNELS, least_outputs=10)
+    blocks = [m for m in fused.modules() if isinstance(m, FusedResidualBlock)]
+    widths = {block.conv1.out_channels: None if block.wide1 is None else len(block.wide1) for block in blocks}
+    assert widths == {4: None, 8: 10, 12: None}
+    latents = plain.encode(video())[0]
+    assert relative(fused.decode(latents)[0], plain.decode(latents)[0]) < 1e-5
+    assert fused.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_pieces_are_the_same_and_remember_the_same() -> None:
+    plain = tiny_vae(VAE)
+    fused = fused_twin(plain)
+    latents = plain.encode(video())[0]
+    caches = [None, None]
+    for start in range(latents.shape[2]):
+        piece = latents[:, :, start : start + 1]
+        (expected, caches[0]), (found, caches[1]) = (
+            vae.decode(piece, cache) for vae, cache in zip((plain, fused), caches, strict=True)
+        )
+        assert relative(found, expected) < 1e-5
+    assert caches[0] is not None and caches[1] is not None
+    for expected, found in zip(caches[0].histories, caches[1].histories, strict=True):
+        assert (expected is None) == (found is None)
+        if expected is not None and found is not None:
+            assert relative(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 4)])
+def test_doubling_by_phases_is_repetition_and_convolution(height: int, width: int) -> None:
+    torch.manual_seed(height)
+    plain = SpatialUp(8)
+    x = torch.randn(2, 8, 3, height, width).contiguous(memory_format=torch.channels_last_3d)
+    doubled = FusedSpatialUp(plain, KERNELS)(x)
+    torch.testing.assert_close(doubled, plain(x), rtol=1e-5, atol=1e-5)
+    assert doubled.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_it_is_as_close_to_float32_as_the_plain_form() -> None:
+    device = torch.device("cuda")
+    exact = tiny_vae(VAE)
+    latents = exact.encode(video())[0]
+    expected = exact.decode(latents)[0]
+    rounded = tiny_vae(VAE).bfloat16().to(device)
+    plain_error = relative(rounded.decode(latents.to(device))[0].cpu(), expected)
+    for choice in KERNEL_CHOICES[1:]:
+        fused = tiny_vae(VAE).bfloat16().to(device)
+        fuse_vae(fused, select_kernels(choice, device))
+        assert relative(fused.decode(latents.to(device))[0].cpu(), expected) < 1.2 * plain_error

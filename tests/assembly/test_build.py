@@ -1,0 +1,112 @@
+"""A checkpoint becomes a model on the wanted device in the wanted precision, or one plain line."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from livetalk.accelerate.apply import Acceleration, AccelerationConfig
+from livetalk.accelerate.fused_color import match_color_fused
+from livetalk.assembly import build
+from livetalk.assembly.build import BuildConfig, accelerate_model, build_avatar, find_checkpoint, save_model
+from livetalk.assembly.model import AvatarModel
+from livetalk.device import choose_device, choose_dtype
+from livetalk.errors import InputError, WeightsError
+from livetalk.models.dit import DiT
+from livetalk.streaming.color import MatchColor, match_color
+from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_config
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_model_is_what_was_saved(checkpoint: Path, precision: str, dtype: torch.dtype) -> None:
+    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision=precision))  # type: ignore[arg-type]
+    config = tiny_config()
+    assert (model.name, model.version, model.precision) == ("tiny", "test", precision)
+    assert model.models.dit.config == config.dit
+    assert model.models.vae.config == config.vae
+    assert model.models.config == config.stream
+    assert model.portrait == config.portrait
+    for network in (model.models.dit, model.models.vae):
+        assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def first_frames(model: AvatarModel) -> Tensor:
+    conditioning = prepare_conditioning(model.models, torch.zeros(3, SIZE, SIZE))
+    sound = torch.sin(torch.arange(17_920) / 20)
+    chunk, _ = generate_chunk(model.models, conditioning, sound, create_state(model.models, conditioning, 0))
+    return chunk.pixels
+
+
+def test_compiling_changes_no_result(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tracing alone: generating machine code takes minutes and is PyTorch's affair.
+    monkeypatch.setattr(DiT, "compile", lambda dit: nn.Module.compile(dit, backend="eager", fullgraph=True))
+    plain, ready = (
+        build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32", compile=fast))
+        for fast in (False, True)
+    )
+    assert torch.allclose(first_frames(plain), first_frames(ready), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "form"), [("plain", match_color), ("torch", match_color), ("triton", match_color_fused)]
+)
+def test_colours_are_matched_on_the_kernels_that_the_rest_runs_on(
+    checkpoint: Path,
+    kernels: str,
+    form: MatchColor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
+    assert model.models.match_color is match_color
+    found = Acceleration(attention="flash", float8_layers=0, kernels=kernels)
+    monkeypatch.setattr(build, "accelerate", lambda *networks: found)
+    with caplog.at_level(logging.INFO, "livetalk"):
+        assert accelerate_model(model, AccelerationConfig()).models.match_color is form
+    assert f"colour matching: {'triton' if kernels == 'triton' else 'plain'}" in caplog.text
+
+
+def test_damage_is_found_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "tiny")
+    path = folder / "vae.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    with pytest.raises(WeightsError, match=r"vae\.safetensors: damaged, sha256 is [0-9a-f]{64} .* should be"):
+        build_avatar(BuildConfig(model=folder))
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no such folder, nor a shipped model \(embedded\)"):
+        find_checkpoint("no-such-model")
+
+
+def test_saving_needs_the_speech_encoder(checkpoint: Path, tmp_path: Path) -> None:
+    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
+    with pytest.raises(WeightsError, match=r"speech_encoder\.safetensors: no such file"):
+        save_model(
+            tmp_path, name="x", version="1", config=tiny_config(), dit=model.models.dit, vae=model.models.vae
+        )
+
+
+def test_devices_are_checked() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="is not a device"):
+        choose_device("toaster")
+    with pytest.raises(InputError, match="CUDA devices"):
+        choose_device("cuda:99")
+
+
+def test_automatic_precision_is_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities, expected in [({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert choose_dtype("auto", torch.device("cpu")) is expected
+    assert choose_dtype("float32", torch.device("cpu")) is torch.float32

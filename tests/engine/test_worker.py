@@ -1,0 +1,303 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine import worker_program
+from engine.worker_program import SIZE, build
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.session import SessionOptions
+from livetalk.avatar import Avatar
+from livetalk.engine.audio_feed import AudioPiece
+from livetalk.engine.commands import CloseStream, NextChunk, OpenStream
+from livetalk.engine.join import ControlLine, PeerLostError
+from livetalk.engine.stream import generate_stream
+from livetalk.engine.worker import (
+    Leader,
+    StreamTable,
+    choose_worker_device,
+    follow,
+    require_gpus,
+    require_place,
+    spread_model,
+)
+from livetalk.env import WorkerPlace
+from livetalk.errors import InputError, LivetalkError
+from livetalk.numerics.compare import (
+    Recorder,
+    StreamSource,
+    compare_recordings,
+    make_inputs,
+    record,
+    relative_error,
+)
+from livetalk.parallel.mesh import ParallelConfig
+from livetalk.types import VideoChunk
+from parallel.gloo_ranks import run_ranks
+
+PROGRAM = Path(worker_program.__file__)
+ENDLESS = "1000000"
+
+
+def record_stream(degrees: tuple[int, int] | None) -> Recorder:
+    """Generate two chunks and keep everything on the way; over ranks, if degrees are given."""
+    model = build()
+    if degrees is not None:
+        spread_model(model, ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]))
+    with torch.no_grad():
+        return record(model, make_inputs(model, StreamSource(num_chunks=2)), seed=0)
+
+
+def recorded_results(degrees: tuple[int, int]) -> dict[str, Tensor]:
+    return record_stream(degrees).results
+
+
+@cache
+def recorded_on_one_rank() -> Recorder:
+    """Record the stream with networks that nobody has altered."""
+    return record_stream(None)
+
+
+def tolerance(stage: str) -> float:
+    """Return how far a stage may be from one rank, as a share of its norm.
+
+    What comes last has been through everything twice. On one rank, too, a change of the noise by one rounding
+    moves it by 1.3e-5.
+    """
+    return 3e-5 if stage in ("chunk 2 colour", "chunk 2 encode") else 1e-5
+
+
+@pytest.mark.parametrize("degrees", [(1, 1), (2, 1), (3, 1), (1, 3), (4, 1), (2, 2)])
+def test_two_chunks_are_those_of_one_rank_at_every_stage(degrees: tuple[int, int]) -> None:
+    expected = recorded_on_one_rank()
+    ranks = run_ranks(recorded_results, degrees[0] * degrees[1], degrees)
+    for results in ranks:
+        assert all(torch.equal(value, ranks[0][stage]) for stage, value in results.items())
+    found = Recorder()
+    found.results = ranks[0]
+    errors = {error.stage: error.relative for error in compare_recordings(expected, found).errors}
+    assert {"reference", "chunk 2 velocity 2", "chunk 2 decode", "chunk 2 encode"} <= errors.keys()
+    assert {stage: error for stage, error in errors.items() if error > tolerance(stage)} == {}
+
+
+def open_stream(model: AvatarModel, stream: int, **options: Unpack[SessionOptions]) -> OpenStream:
+    """Make a picture and the first sound of a stream."""
+    rng = torch.Generator().manual_seed(stream)
+    picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
+    whole = options.get("audio_mode") == "whole"
+    sound = torch.randn(2 * model.models.config.geometry.chunk_samples, generator=rng) / 10
+    return OpenStream(stream=stream, picture=picture, sound=sound if whole else sound[:0], options=options)
+
+
+def commands(model: AvatarModel) -> list[OpenStream | NextChunk | CloseStream]:
+    """Make two streams that take turns, one of which hears its future."""
+    rng = torch.Generator().manual_seed(9)
+    samples = torch.randn(3, model.models.config.geometry.chunk_samples, generator=rng) / 10
+    return [
+        open_stream(model, 1, seed=3, loudness="off"),
+        NextChunk(stream=1, samples=samples[0]),
+        open_stream(model, 2, seed=4, audio_mode="whole", loudness="off"),
+        NextChunk(stream=2, samples=samples[1]),
+        NextChunk(stream=1, samples=samples[2]),
+        CloseStream(stream=1),
+    ]
+
+
+def chunks(run: Callable[[Any], VideoChunk | None], model: AvatarModel) -> list[Tensor]:
+    """Run the commands, and return the frames of every chunk."""
+    made = [run(command) for command in commands(model)]
+    return [chunk.pixels for chunk in made if chunk is not None]
+
+
+def lead_or_follow() -> list[Tensor]:
+    line = ControlLine()
+    model = build()
+    spread_model(model)
+    streams = StreamTable(model)
+    if not line.leads:
+        follow(streams, line)
+        return []
+    with Leader(streams, line) as leader:
+        with pytest.raises(InputError, match="steps 0"):
+            leader.run(open_stream(model, 5, num_steps=0))
+        Avatar(model, leader).warm_up(loudness="off")
+        return chunks(leader.run, model)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_followers_do_what_the_leader_says_until_it_says_no_more(num_ranks: int) -> None:
+    streams = StreamTable(build())
+    expected = chunks(streams.run, streams.model)
+    found = run_ranks(lead_or_follow, num_ranks)
+    assert len(expected) == 3 and found[1:] == [[]] * (num_ranks - 1)
+    for own, one_rank in zip(found[0], expected, strict=True):
+        assert own.shape == (3, 12, SIZE.height, SIZE.width)
+        assert relative_error(own, one_rank) < 3e-5
+
+
+def build_or_fail(failing: int) -> str:
+    """Agree on a model that one rank cannot build, and return what this rank hears."""
+    line = ControlLine()
+    failure = InputError("no room") if dist.get_rank() == failing else None
+    with pytest.raises((LivetalkError, PeerLostError)) as caught:
+        line.agree(failure)
+    line.agree(None)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("failing", "said"), [(0, "no room"), (2, "GPU worker 3 of 3: no room")])
+def test_what_one_rank_cannot_do_the_leader_says_and_none_begins(failing: int, said: str) -> None:
+    quiet = "the work cannot begin; the leader says why"
+    assert run_ranks(build_or_fail, 3, failing) == [said, quiet, quiet]
+
+
+def test_a_stream_that_is_left_early_is_forgotten() -> None:
+    streams = StreamTable(build())
+    silence = np.zeros(streams.model.models.config.geometry.chunk_samples, np.float32)
+    pieces = repeat(AudioPiece(silence, num_frames=7))
+    chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), pieces)
+    assert next(chunks).first_frame == 0 and next(chunks).first_frame == 12
+    assert next(chunks).pixels.shape[1] == 7
+    chunks.close()
+    with pytest.raises(KeyError):
+        streams.run(CloseStream(stream=1))
+
+
+def test_streams_are_forgotten() -> None:
+    streams = StreamTable(build())
+    streams.run(open_stream(streams.model, 1))
+    streams.run(CloseStream(stream=1))
+    with pytest.raises(KeyError):
+        streams.run(NextChunk(stream=1, samples=torch.zeros(1)))
+
+
+@contextlib.contextmanager
+def started(folder: Path, num_chunks: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start the program that launches its own workers; it does not outlive the block."""
+    command = [sys.executable, str(PROGRAM), str(folder), num_chunks]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def finish(program: "subprocess.Popen[str]") -> tuple[int, list[str]]:
+    """Wait for a program's end, and return its exit code and what it said."""
+    _, said = program.communicate(timeout=120)
+    return program.returncode, said.splitlines()
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Wait until a stream is under way, and return the processes at work."""
+    end = time.monotonic() + 120
+    while not (folder / "chunk0").exists():
+        assert time.monotonic() < end, "no chunk was made"
+        time.sleep(0.02)
+    return [int((folder / f"worker{rank}").read_text()) for rank in range(worker_program.NUM_WORKERS)]
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_program_launches_its_workers_and_makes_the_frames_of_one_process(tmp_path: Path) -> None:
+    with started(tmp_path, "2") as program:
+        assert finish(program) == (0, [])
+    found = torch.load(tmp_path / "pixels.pt", weights_only=True)
+    alone = StreamTable(build())
+    expected = worker_program.make_stream(alone, tmp_path, 2)
+    assert relative_error(found[0], expected[0]) < 1e-5
+    assert relative_error(found[1], expected[1]) < 3e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_dies_amid_a_stream_gives_one_line_and_ends_all(tmp_path: Path, rank: int) -> None:
+    line = f"livetalk: error: GPU worker {rank + 1} of 3 was ended by SIGKILL; the others were stopped"
+    with started(tmp_path, ENDLESS) as program:
+        workers = workers_of(tmp_path)
+        os.kill(workers[rank], signal.SIGKILL)
+        assert finish(program) == (2, [line])
+    assert not any(is_running(pid) for pid in workers)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all(tmp_path: Path) -> None:
+    with started(tmp_path, ENDLESS) as program:
+        workers = workers_of(tmp_path)
+        program.send_signal(signal.SIGINT)
+        code, said = finish(program)
+        assert code == 130, said
+        # Where the signal falls inside an exchange, PyTorch adds a warning of its own.
+        assert [line for line in said if line.startswith("livetalk")] == ["livetalk: interrupted"]
+        assert not any("Traceback" in line for line in said)
+    assert not any(is_running(pid) for pid in workers)
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    with started(tmp_path, ENDLESS) as program:
+        workers = workers_of(tmp_path)
+        program.kill()
+        assert finish(program)[0] == -signal.SIGKILL
+    end = time.monotonic() + 10
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < end, "a worker was left over"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_torchrun_launches_them_as_well(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*command, str(PROGRAM), str(tmp_path), "1"], check=True, capture_output=True, timeout=240)
+    alone = StreamTable(build())
+    found = torch.load(tmp_path / "pixels.pt", weights_only=True)
+    assert relative_error(found[0], worker_program.make_stream(alone, tmp_path, 1)[0]) < 1e-5
+
+
+def test_each_worker_has_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = WorkerPlace(rank=3, num_ranks=4, local_rank=3, rendezvous="env://")
+    assert choose_worker_device("cpu", place) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_worker_device("auto", place) == torch.device("cuda:3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    require_gpus(4, "auto")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="gpus 4: this machine has 2"):
+        require_gpus(4, "auto")
+
+
+def test_processes_stand_for_gpus_only_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    require_gpus(2, "cpu")
+    with pytest.raises(InputError, match="gpus 2: this machine has 0; with --device cpu"):
+        require_gpus(2, "auto")
+
+
+def test_a_process_of_another_number_of_gpus_is_refused() -> None:
+    place = WorkerPlace(rank=0, num_ranks=4, local_rank=0, rendezvous="env://")
+    require_place(place, 4)
+    with pytest.raises(InputError, match="gpus 1: was started as one of 4 processes"):
+        require_place(place, 1)
+    with pytest.raises(InputError, match="gpus 0: at least 1"):
+        require_gpus(0, "auto")

@@ -1,0 +1,77 @@
+"""A program that starts its own workers and makes a stream: give it a folder and a number of chunks."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.random_model import build_random_model
+from livetalk.engine.audio_feed import AudioPiece
+from livetalk.engine.commands import OpenStream
+from livetalk.engine.launch import end_worker, launch_workers
+from livetalk.engine.stream import Streams, generate_stream
+from livetalk.engine.worker import Leader, run_worker
+from livetalk.env import worker_place
+from livetalk.errors import LivetalkError
+from livetalk.streaming.geometry import ChunkGeometry
+
+SIZE = PortraitConfig(height=16, width=112)
+"""With 5 latent frames 35 tokens and 14 columns of latents, which 2, 3 and 4 ranks cannot share evenly."""
+
+NUM_WORKERS = 3
+
+
+def build() -> AvatarModel:
+    """Build the tiny model with the same weights every time."""
+    model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32, portrait=SIZE)
+    config = replace(model.models.config, geometry=ChunkGeometry(window_frames=17))
+    return replace(model, models=replace(model.models, config=config))
+
+
+def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:
+    """Make the chunks of a stream, leaving a trace of each."""
+    rng = torch.Generator().manual_seed(0)
+    picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
+    opening = OpenStream(
+        stream=0, picture=picture, sound=torch.zeros(0), options={"seed": 1, "loudness": "off"}
+    )
+    sounds = (torch.randn(12 * 640, generator=rng) / 10 for _ in range(num_chunks))
+    pieces = (AudioPiece(samples.numpy(), num_frames=12) for samples in sounds)
+    pixels = []
+    for index, chunk in enumerate(generate_stream(streams, opening, pieces)):
+        pixels.append(chunk.pixels)
+        (folder / f"chunk{index}").touch()
+    return pixels
+
+
+def main(folder: Path, num_chunks: int) -> int:
+    """Start the workers, or be one of them."""
+    place = worker_place()
+    if place is None:
+        try:
+            return launch_workers([sys.executable, *sys.argv], NUM_WORKERS)
+        except LivetalkError as error:
+            sys.stderr.write(f"livetalk: error: {error}\n")
+            return 2
+    torch.set_num_threads(1)
+    (folder / f"worker{place.rank}").write_text(str(os.getpid()))
+
+    def lead(leader: Leader) -> int:
+        try:
+            torch.save(make_stream(leader, folder, num_chunks), folder / "pixels.pt")
+        except KeyboardInterrupt:
+            sys.stderr.write("livetalk: interrupted\n")
+            return 130
+        return 0
+
+    code = run_worker(place, torch.device("cpu"), build, lead)
+    if code:
+        end_worker(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
