@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from livetalk.evaluation.lips import correlate
 from livetalk.evaluation.probe import LipProbe, Pair
 from livetalk.evaluation.speech import ENCODER_PATH
+from livetalk.evaluation.statistics import correlate
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.synthetic.people.identity import sample_identity
 from livetalk.synthetic.rendering.renderer import Renderer

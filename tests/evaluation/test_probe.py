@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from livetalk.errors import InputError
-from livetalk.evaluation.lips import correlate
 from livetalk.evaluation.probe import LipProbe
+from livetalk.evaluation.statistics import correlate
 
 
 def make_pair(seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,10 @@ import pytest
 from drawn_face import BrightnessLandmarker, ColourEmbedder, write_video
 
 from livetalk.errors import InputError
-from livetalk.evaluation.clip import ClipInputs, measure_clip
+from livetalk.evaluation.clip import ClipInputs
 from livetalk.evaluation.report import format_clip, format_suite, suite_to_json
-from livetalk.evaluation.suite import load_manifest, measure_suite
+from livetalk.evaluation.signals import LIPS
+from livetalk.evaluation.suite import load_manifest, measure_clip, measure_suite
 from livetalk.evaluation.tracking import Instruments, track_video
 
 INSTRUMENTS = Instruments(BrightnessLandmarker(), ColourEmbedder(), embed_every=10)
@@ -33,7 +34,7 @@ def test_track_reads_what_was_drawn(tmp_path: Path) -> None:
     assert np.corrcoef(track.lips, opening)[0, 1] > 0.99
     assert track.embeddings.shape == (10, 128)
     assert track.embedding_seconds == pytest.approx(np.arange(10) * 0.4)
-    assert track.face_psnr.shape == (0,)
+    assert list(track.signals) == [LIPS]
 
 
 def test_clip_against_truth_and_reference(tmp_path: Path) -> None:
@@ -48,23 +49,24 @@ def test_clip_against_truth_and_reference(tmp_path: Path) -> None:
         reference_video=write_video(tmp_path / "reference.mp4", opening),
         events=tmp_path / "events.json",
     )
-    measures = measure_clip(inputs, INSTRUMENTS).measures
-    assert measures.best_lag == 2
-    assert measures.best_correlation > 0.99
-    assert measures.reference_correlation > 0.99
-    assert measures.relative_correlation == pytest.approx(measures.correlation, rel=0.02)
-    assert (measures.closure_recall, measures.num_closures) == (1.0, 1)
-    assert measures.silence_opening < 0.1
-    assert measures.identity_distance < 0.1
-    assert 10 < measures.face_psnr < 60
-    assert "best_lag" in format_clip(measures)
+    result = measure_clip(inputs, INSTRUMENTS)
+    values = result.values
+    assert values["best_lag"] == 2
+    assert values["best_correlation"] > 0.99
+    assert values["reference_correlation"] > 0.99
+    assert values["relative_correlation"] == pytest.approx(values["correlation"], rel=0.02)
+    assert (values["closure_recall"], values["num_closures"]) == (1.0, 1)
+    assert values["silence_opening"] < 0.1
+    assert values["identity_distance"] < 0.1
+    assert 10 < values["face_psnr"] < 60
+    assert "best_lag" in format_clip(result)
 
 
 def test_without_truth_sync_is_unknown_and_not_shown(tmp_path: Path) -> None:
     inputs = ClipInputs(name="alone", video=write_video(tmp_path / "a.mp4", make_opening(0)))
-    measures = measure_clip(inputs, INSTRUMENTS).measures
-    assert np.isnan(measures.correlation)
-    assert "correlation" not in format_clip(measures)
+    result = measure_clip(inputs, INSTRUMENTS)
+    assert np.isnan(result.values["correlation"])
+    assert "correlation" not in format_clip(result)
 
 
 def test_suite_separates_controls(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from livetalk.errors import InputError
-from livetalk.evaluation.clip import ClipInputs, ClipResult, measure_clip
-from livetalk.evaluation.identity import FaceEmbedder
+from livetalk.evaluation.clip import ClipInputs
 from livetalk.evaluation.landmarks import FaceLandmarker
+from livetalk.evaluation.measures.seams import CHUNK_FRAMES
 from livetalk.evaluation.probe import SHIPPED_PROBE, LipProbe
+from livetalk.evaluation.recognition import FaceEmbedder
 from livetalk.evaluation.report import clip_to_json, format_clip, format_suite, suite_to_json
-from livetalk.evaluation.seams import CHUNK_FRAMES
-from livetalk.evaluation.suite import load_manifest, measure_suite
+from livetalk.evaluation.suite import ClipResult, load_manifest, measure_clip, measure_suite
 from livetalk.evaluation.tracking import Instruments
 from livetalk.media.files import PendingFile, require_output_file
 
@@ -81,7 +81,7 @@ def _measure_one(
     known = {key: getattr(args, key) for key in _KNOWLEDGE}
     inputs = ClipInputs(name=args.video.stem, video=args.video, **known)
     result = measure_clip(inputs, instruments, probe, args.chunk_frames)
-    print(format_clip(result.measures))
+    print(format_clip(result))
     return clip_to_json(result)
 
 
@@ -97,4 +97,4 @@ def _measure_many(
 
 
 def _report_progress(result: ClipResult) -> None:
-    print(f"{result.inputs.name}: correlation {result.measures.correlation:.2f}", file=sys.stderr)
+    print(f"{result.inputs.name}: correlation {result.values['correlation']:.2f}", file=sys.stderr)

@@ -1,31 +1,25 @@
-"""One video in, its measures out."""
+"""One video and what is known about it; everything that several measures share is found once, when asked."""
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.errors import InputError
-from livetalk.evaluation.identity import measure_distances, slope_per_minute
-from livetalk.evaluation.lips import (
-    correlate,
-    count_blinks,
-    measure_range,
-    score_closures,
-    score_silence,
-    score_sync,
-)
+from livetalk.evaluation.lips import measure_range
 from livetalk.evaluation.phones import Phone, align_transcript, load_phones
 from livetalk.evaluation.probe import LipProbe
-from livetalk.evaluation.seams import CHUNK_FRAMES, score_seams
+from livetalk.evaluation.signals import Signal
 from livetalk.evaluation.speech import encode_speech
 from livetalk.evaluation.tracking import Instruments, VideoTrack, track_video
 from livetalk.evaluation.video import iterate_frames
 from livetalk.evaluation.voice import find_silence, find_speech, measure_levels, read_voice
 from livetalk.media.files import require_input_file
-
-_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,204 +49,138 @@ class ClipInputs:
     is_control: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClipMeasures:
-    """The measures of one video; NaN where something was not known or not asked for.
+class Need(Enum):
+    """What a clip may lack and a measure may need; the value says it in words."""
 
-    docs/evaluation.md says how each is taken and what it means.
+    TRUTH = "true lip opening"
+    REFERENCE = "reference video"
+    PHONES = "spoken sounds"
+    IDENTITY = "face recognition"
+
+
+class Clip:
+    """One video as the measures see it.
+
+    Each attribute is computed when it is first read and kept, so that measures share the pass over the
+    frames, the voice and the alignment. One that depends on a `Need` may only be read where
+    `provides` says so; it raises ValueError otherwise.
     """
-
-    num_frames: int
-    num_closures: float
-    num_seams: int
-    face_found: float
-    correlation: float
-    best_lag: float
-    best_correlation: float
-    reference_correlation: float
-    relative_correlation: float
-    closure_recall: float
-    closure_chance: float
-    reference_closure_recall: float
-    silence_opening: float
-    silence_lips: float
-    blinks_per_minute: float
-    identity_distance: float
-    identity_distance_max: float
-    identity_within: float
-    identity_drift_per_minute: float
-    seam_ratio: float
-    seam_worst_ratio: float
-    seam_z_score: float
-    sharpness: float
-    reference_sharpness: float
-    sharpness_drift_per_minute: float
-    color_change: float
-    face_psnr: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClipResult:
-    """The measures of one video and what a comparison with other videos needs.
-
-    Attributes:
-        inputs: what was given.
-        measures: what was found.
-        lips: [F], measured lip opening.
-        truth: [F'], the true one, or None.
-        person: [128], embedding of the reference person, NaN when unknown.
-    """
-
-    inputs: ClipInputs
-    measures: ClipMeasures
-    lips: NDArray[np.float64]
-    truth: NDArray[np.float64] | None
-    person: NDArray[np.float64]
-
-
-def measure_clip(
-    inputs: ClipInputs,
-    instruments: Instruments,
-    probe: LipProbe | None = None,
-    chunk_frames: int = CHUNK_FRAMES,
-) -> ClipResult:
-    """Measure one video.
-
-    Args:
-        inputs: the video and what is known about it.
-        instruments: the models to look with.
-        probe: guesses the truth from the voice where there is neither truth nor reference video.
-        chunk_frames: new frames per chunk, for the seams.
-
-    Raises:
-        InputError: a file is missing or unusable, or no frame shows a face.
-    """
-    track = track_video(inputs.video, instruments, inputs.reference_video)
-    reference = track_video(inputs.reference_video, instruments) if inputs.reference_video else None
-    samples = read_voice(inputs.audio or inputs.video)
-    truth = _find_truth(inputs, reference, samples, probe)
-    person = _find_person(inputs, instruments, track)
-    measures = _Measurement(inputs, track, reference, samples).take(truth, person, chunk_frames)
-    return ClipResult(inputs=inputs, measures=measures, lips=track.lips, truth=truth, person=person)
-
-
-class _Measurement:
-    """One video beside its reference and its voice."""
 
     def __init__(
         self,
         inputs: ClipInputs,
-        track: VideoTrack,
-        reference: VideoTrack | None,
-        samples: NDArray[np.float32],
+        instruments: Instruments,
+        *,
+        signals: Collection[Signal],
+        probe: LipProbe | None,
+        chunk_frames: int,
     ) -> None:
-        self._inputs = inputs
-        self._track = track
-        self._reference = reference
-        self._phones = _find_phones(inputs, samples)
-        levels = measure_levels(samples, track.fps, track.num_frames)
-        self._speech = find_speech(levels, track.fps)
+        """Keep what is known; no file is read yet.
 
-    def take(
-        self, truth: NDArray[np.float64] | None, person: NDArray[np.float64], chunk_frames: int
-    ) -> ClipMeasures:
-        """Put all measures together."""
-        track = self._track
-        seams = score_seams(track.changes, chunk_frames)
-        return ClipMeasures(
-            num_frames=track.num_frames,
-            num_seams=seams.num_seams,
-            seam_ratio=seams.ratio,
-            seam_worst_ratio=seams.worst_ratio,
-            seam_z_score=seams.z_score,
-            face_found=float(np.isfinite(track.lips).mean()),
-            blinks_per_minute=count_blinks(track.eyes, track.fps) / track.num_frames * track.fps * 60,
-            **self._judge_sync(truth),
-            **self._judge_mouth(),
-            **self._judge_identity(person),
-            **self._judge_picture(),
-        )
+        Args:
+            inputs: the video and what is known about it.
+            instruments: the models to look with.
+            signals: what the pass over the frames takes from each.
+            probe: predicts the truth from the voice where there is neither truth nor reference video.
+            chunk_frames: new frames per chunk of the model that made the video.
+        """
+        self.inputs = inputs
+        self.chunk_frames = chunk_frames
+        self._instruments = instruments
+        self._signals = tuple(signals)
+        self._probe = probe
 
-    def _judge_sync(self, truth: NDArray[np.float64] | None) -> dict[str, float]:
-        if truth is None:
-            names = ("correlation", "best_lag", "best_correlation")
-            return dict.fromkeys((*names, "reference_correlation", "relative_correlation"), _NAN)
-        sync = score_sync(self._track.lips, truth)
-        possible = _NAN
-        if self._reference is not None and self._inputs.truth is not None:
-            possible = correlate(self._reference.lips, truth)
-        return {
-            "correlation": sync.correlation,
-            "best_lag": float(sync.best_lag),
-            "best_correlation": sync.best_correlation,
-            "reference_correlation": possible,
-            "relative_correlation": sync.correlation / possible,
+    def provides(self, need: Need) -> bool:
+        """Return whether something that a measure may need is there."""
+        inputs = self.inputs
+        provided = {
+            Need.TRUTH: (inputs.truth, inputs.reference_video, self._probe),
+            Need.REFERENCE: (inputs.reference_video,),
+            Need.PHONES: (inputs.events, inputs.transcript),
+            Need.IDENTITY: (self._instruments.embedder,),
         }
+        return any(source is not None and source != "" for source in provided[need])
 
-    def _judge_mouth(self) -> dict[str, float]:
-        track = self._track
-        relative = measure_range(track.lips, self._speech).relative(track.lips)
-        silence = find_silence(self._speech, track.fps)
-        closures = score_closures(relative, self._phones, self._speech, track.fps)
-        return {
-            "num_closures": closures.num_closures,
-            "closure_recall": closures.recall,
-            "closure_chance": closures.chance,
-            "reference_closure_recall": self._reference_closures(),
-            "silence_opening": score_silence(relative, silence),
-            "silence_lips": score_silence(track.lips, silence),
-        }
+    @cached_property
+    def track(self) -> VideoTrack:
+        """The signals of the video, see `track_video` for what it raises."""
+        return track_video(self.inputs.video, self._instruments, self._signals, self.inputs.reference_video)
 
-    def _judge_identity(self, person: NDArray[np.float64]) -> dict[str, float]:
-        track = self._track
-        distances = measure_distances(track.embeddings, person)
-        within = measure_distances(track.embeddings, _first_known(track.embeddings))
-        return {
-            "identity_distance": _median(distances),
-            "identity_distance_max": _largest(distances),
-            "identity_within": _largest(within),
-            "identity_drift_per_minute": slope_per_minute(distances, track.embedding_seconds),
-        }
+    @cached_property
+    def reference(self) -> VideoTrack:
+        """The signals of the reference video, without embeddings. Needs `Need.REFERENCE`."""
+        if self.inputs.reference_video is None:
+            raise ValueError("the clip has no reference video")
+        looking = dataclasses.replace(self._instruments, embedder=None)
+        return track_video(self.inputs.reference_video, looking, self._signals)
 
-    def _judge_picture(self) -> dict[str, float]:
-        track, second = self._track, max(1, round(self._track.fps))
-        seconds = np.arange(track.num_frames) / track.fps
-        color_change = track.colors[-second:].mean(axis=0) - track.colors[:second].mean(axis=0)
-        return {
-            "sharpness": _median(track.sharpness),
-            "reference_sharpness": _median(self._reference.sharpness) if self._reference else _NAN,
-            "sharpness_drift_per_minute": slope_per_minute(track.sharpness, seconds),
-            "color_change": float(np.abs(color_change).max()),
-            "face_psnr": _median(track.face_psnr),
-        }
+    @cached_property
+    def voice(self) -> NDArray[np.float32]:
+        """[N], float32, -1..1, 16 kHz. Raises InputError where there is no usable sound."""
+        return read_voice(self.inputs.audio or self.inputs.video)
 
-    def _reference_closures(self) -> float:
-        if self._reference is None:
-            return _NAN
-        length = min(self._reference.num_frames, self._track.num_frames)
-        lips, speech = self._reference.lips[:length], self._speech[:length]
-        relative = measure_range(lips, speech).relative(lips)
-        return score_closures(relative, self._phones, speech, self._reference.fps).recall
+    @cached_property
+    def speech(self) -> NDArray[np.bool_]:
+        """[F], whether somebody speaks during a frame."""
+        levels = measure_levels(self.voice, self.track.fps, self.track.num_frames)
+        return find_speech(levels, self.track.fps)
 
+    @cached_property
+    def silence(self) -> NDArray[np.bool_]:
+        """[F], frames well inside a silence."""
+        return find_silence(self.speech, self.track.fps)
 
-def _find_phones(inputs: ClipInputs, samples: NDArray[np.float32]) -> list[Phone]:
-    if inputs.events is not None:
-        return load_phones(inputs.events)
-    return align_transcript(samples, inputs.transcript) if inputs.transcript else []
+    @cached_property
+    def relative_lips(self) -> NDArray[np.float64]:
+        """[F], lip opening as a share of the clip's range, see `OpeningRange`."""
+        return measure_range(self.track.lips, self.speech).relative(self.track.lips)
 
+    @cached_property
+    def phones(self) -> list[Phone]:
+        """The spoken sounds, read or aligned. Needs `Need.PHONES`."""
+        if self.inputs.events is not None:
+            return load_phones(self.inputs.events)
+        if not self.inputs.transcript:
+            raise ValueError("the clip has neither events nor a transcript")
+        return align_transcript(self.voice, self.inputs.transcript)
 
-def _find_truth(
-    inputs: ClipInputs,
-    reference: VideoTrack | None,
-    samples: NDArray[np.float32],
-    probe: LipProbe | None,
-) -> NDArray[np.float64] | None:
-    """Return the best truth there is: exact, seen in the reference video, or guessed from the voice."""
-    if inputs.truth is not None:
-        return _load_truth(inputs.truth)
-    if reference is not None:
-        return reference.lips
-    return probe.predict(encode_speech(samples)) if probe is not None else None
+    @cached_property
+    def truth(self) -> NDArray[np.float64]:
+        """[F'], the best truth there is: exact, seen in the reference video, or predicted from the voice.
+
+        Anything that rises and falls with the true lip opening. Needs `Need.TRUTH`.
+        """
+        if self.inputs.truth is not None:
+            return _load_truth(self.inputs.truth)
+        if self.inputs.reference_video is not None:
+            return self.reference.lips
+        if self._probe is None:
+            raise ValueError("the clip has no truth, no reference video and no probe")
+        return self._probe.predict(encode_speech(self.voice))
+
+    @cached_property
+    def person(self) -> NDArray[np.float64]:
+        """[128], embedding of the person whom the video should show; NaN when unknown.
+
+        Taken from the portrait, else from the first frame of the reference video, else from the first
+        face of the video itself. Raises InputError where the portrait or the reference has no picture.
+        """
+        embedder = self._instruments.embedder
+        source = self.inputs.portrait or self.inputs.reference_video
+        if embedder is None or source is None:
+            return self.first_face
+        # A picture file is a video of one frame to FFmpeg.
+        frame = next(iterate_frames(source), None)
+        if frame is None:
+            raise InputError(f"portrait {source}: contains no picture")
+        return embedder.embed(frame)
+
+    @cached_property
+    def first_face(self) -> NDArray[np.float64]:
+        """[128], the first known embedding of the video; NaN without any."""
+        embeddings = self.track.embeddings
+        known = embeddings[np.isfinite(embeddings).all(axis=1)]
+        return known[0] if len(known) else np.full(embeddings.shape[1], np.nan)
 
 
 def _load_truth(path: Path) -> NDArray[np.float64]:
@@ -264,32 +192,3 @@ def _load_truth(path: Path) -> NDArray[np.float64]:
     if not isinstance(truth, np.ndarray) or truth.ndim != 1:
         raise InputError(f"truth {file}: holds no single row of lip openings")
     return truth.astype(np.float64)
-
-
-def _find_person(inputs: ClipInputs, instruments: Instruments, track: VideoTrack) -> NDArray[np.float64]:
-    """Return the embedding of the person whom the video should show."""
-    if instruments.embedder is None:
-        return _first_known(track.embeddings)
-    for source in (inputs.portrait, inputs.reference_video):
-        if source is not None:
-            # A picture file is a video of one frame to FFmpeg.
-            frame = next(iterate_frames(source), None)
-            if frame is None:
-                raise InputError(f"portrait {source}: contains no picture")
-            return instruments.embedder.embed(frame)
-    return _first_known(track.embeddings)
-
-
-def _first_known(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = embeddings[np.isfinite(embeddings).all(axis=1)]
-    return known[0] if len(known) else np.full(embeddings.shape[1], np.nan)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else _NAN
-
-
-def _largest(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.max()) if len(known) else _NAN

@@ -124,6 +124,14 @@ def face_box(landmarks: NDArray[np.float32], height: int, width: int) -> Box | N
     return box if box[0] < box[2] and box[1] < box[3] else None
 
 
+def cut_box(frame: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
+    """Return the pixels of a frame [H, W, 3] that lie in a box; all of them for None."""
+    if box is None:
+        return frame
+    left, top, right, bottom = box
+    return frame[top:bottom, left:right]
+
+
 def _distance(landmarks: NDArray[np.float32], first: int, second: int) -> NDArray[np.float64]:
     gap = landmarks[:, first].astype(np.float64) - landmarks[:, second]
     return np.asarray(np.hypot(gap[:, 0], gap[:, 1]))

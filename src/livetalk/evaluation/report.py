@@ -1,45 +1,26 @@
 """Results as JSON for machines and as a table for people."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 
-from livetalk.evaluation.clip import ClipMeasures, ClipResult
-from livetalk.evaluation.suite import SuiteResult
+from livetalk.evaluation.measure import Column
+from livetalk.evaluation.suite import ClipResult, SuiteResult
 
 Json = dict[str, object]
 
-_COLUMNS = (
-    ("correlation", "corr", ".2f"),
-    ("best_lag", "lag", "+.0f"),
-    ("relative_correlation", "/truth", ".2f"),
-    ("closure_recall", "closed", ".2f"),
-    ("closure_chance", "luck", ".2f"),
-    ("silence_opening", "silence", ".2f"),
-    ("identity_distance", "id", ".2f"),
-    ("identity_distance_max", "id max", ".2f"),
-    ("seam_ratio", "seam", ".2f"),
-    ("seam_z_score", "seam z", "+.1f"),
-    ("blinks_per_minute", "blinks", ".0f"),
-    ("sharpness", "sharp", ".0f"),
-    ("face_psnr", "psnr", ".1f"),
-)
-"""Measure, heading and format of the table's columns."""
-
 
 def clip_to_json(result: ClipResult) -> Json:
-    """Return name, video and measures of one clip; what is not known is null."""
-    known = {key: _plain(value) for key, value in asdict(result.measures).items()}
+    """Return name, video and values of one clip; what is not known is null."""
     return {
         "name": result.inputs.name,
         "video": str(result.inputs.video),
         "is_control": result.inputs.is_control,
-        **known,
+        **{name: _plain(value) for name, value in result.values.items()},
     }
 
 
 def suite_to_json(suite: SuiteResult) -> Json:
-    """Return the measures of all clips and what was found across them."""
+    """Return the values of all clips and what was found across them."""
     return {
         "medians": {key: _plain(value) for key, value in suite.medians.items()},
         "control_correlation": _plain(suite.control_correlation),
@@ -50,19 +31,25 @@ def suite_to_json(suite: SuiteResult) -> Json:
     }
 
 
-def format_clip(measures: ClipMeasures) -> str:
-    """Return one line per measure that is known."""
-    known = {key: _plain(value) for key, value in asdict(measures).items()}
+def format_clip(result: ClipResult) -> str:
+    """Return one line per value that is known."""
+    known = {name: _plain(value) for name, value in result.values.items()}
     return "\n".join(f"{key:28}{value}" for key, value in known.items() if value is not None)
 
 
 def format_suite(suite: SuiteResult) -> str:
     """Return a Markdown table of all clips, their medians and the numbers across them."""
-    rows = [["clip", *(heading for _, heading, _ in _COLUMNS)]]
+    columns = {
+        value.name: value.column
+        for measure in suite.measures
+        for value in measure.values
+        if value.column is not None
+    }
+    rows = [["clip", *(column.heading for column in columns.values())]]
     for result in suite.clips:
         name = result.inputs.name + (" (control)" if result.inputs.is_control else "")
-        rows.append([name, *_cells(asdict(result.measures))])
-    rows.append(["median", *_cells(suite.medians)])
+        rows.append([name, *_cells(columns, result.values)])
+    rows.append(["median", *_cells(columns, suite.medians)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -76,8 +63,8 @@ def format_suite(suite: SuiteResult) -> str:
     return "\n".join(lines)
 
 
-def _cells(measures: dict[str, float]) -> list[str]:
-    return [_cell(measures[key], form) for key, _, form in _COLUMNS]
+def _cells(columns: Mapping[str, Column], values: Mapping[str, float]) -> list[str]:
+    return [_cell(values[name], column.form) for name, column in columns.items()]
 
 
 def _cell(value: float, form: str) -> str:

@@ -3,17 +3,20 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from livetalk.errors import InputError
-from livetalk.evaluation.clip import ClipInputs, ClipMeasures, ClipResult, measure_clip
-from livetalk.evaluation.identity import across_identities
-from livetalk.evaluation.lips import correlate
+from livetalk.evaluation.clip import Clip, ClipInputs, Need
+from livetalk.evaluation.measure import Measure, list_signals, list_values
+from livetalk.evaluation.measures.seams import CHUNK_FRAMES
 from livetalk.evaluation.probe import LipProbe
-from livetalk.evaluation.seams import CHUNK_FRAMES
+from livetalk.evaluation.recognition import across_identities
+from livetalk.evaluation.registry import MEASURES
+from livetalk.evaluation.statistics import correlate
 from livetalk.evaluation.tracking import Instruments
 from livetalk.media.files import require_input_file
 
@@ -23,12 +26,33 @@ _WORDS = frozenset({"name", "transcript"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ClipResult:
+    """The values of one video and what a comparison with other videos needs.
+
+    Attributes:
+        inputs: what was given.
+        values: what the measures found, by name, in the order of reports; NaN where something was not known
+            or not asked for.
+        lips: [F], measured lip opening.
+        truth: [F'], the true one, or None.
+        person: [128], embedding of the reference person, NaN when unknown.
+    """
+
+    inputs: ClipInputs
+    values: dict[str, float]
+    lips: NDArray[np.float64]
+    truth: NDArray[np.float64] | None
+    person: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SuiteResult:
     """The measures of many videos.
 
     Attributes:
         clips: one per video, in the manifest's order, controls among them.
-        medians: of each measure over the videos that are no controls, NaN ones left out.
+        measures: that were taken.
+        medians: of each value over the videos that are no controls, NaN ones left out.
         control_correlation: median correlation of the manifest's controls with their truths; NaN without any.
         crossed_correlation: median correlation of each video with the truths of all the others: what a
             mouth gets that moves like speech, but like another sentence.
@@ -38,6 +62,7 @@ class SuiteResult:
     """
 
     clips: tuple[ClipResult, ...]
+    measures: tuple[Measure, ...]
     medians: dict[str, float]
     control_correlation: float
     crossed_correlation: float
@@ -68,21 +93,56 @@ def load_manifest(path: str | os.PathLike[str]) -> list[ClipInputs]:
     return clips
 
 
+def measure_clip(
+    inputs: ClipInputs,
+    instruments: Instruments,
+    probe: LipProbe | None = None,
+    chunk_frames: int = CHUNK_FRAMES,
+    measures: Sequence[Measure] = MEASURES,
+) -> ClipResult:
+    """Measure one video.
+
+    Args:
+        inputs: the video and what is known about it.
+        instruments: the models to look with.
+        probe: predicts the truth from the voice where there is neither truth nor reference video.
+        chunk_frames: new frames per chunk, for the seams.
+        measures: what to measure.
+
+    Raises:
+        InputError: a file is missing or unusable, or no frame shows a face.
+    """
+    signals = list_signals(measures)
+    clip = Clip(inputs, instruments, signals=signals, probe=probe, chunk_frames=chunk_frames)
+    found: dict[str, float] = {}
+    for measure in measures:
+        found |= measure.take(clip)
+    return ClipResult(
+        inputs=inputs,
+        values={value.name: found[value.name] for value in list_values(measures)},
+        lips=clip.track.lips,
+        truth=clip.truth if clip.provides(Need.TRUTH) else None,
+        person=clip.person,
+    )
+
+
 def measure_suite(
     clips: Sequence[ClipInputs],
     instruments: Instruments,
     probe: LipProbe | None = None,
     chunk_frames: int = CHUNK_FRAMES,
     report: Callable[[ClipResult], None] | None = None,
+    measures: Sequence[Measure] = MEASURES,
 ) -> SuiteResult:
     """Measure many videos.
 
     Args:
         clips: the videos and what is known about each.
         instruments: the models to look with.
-        probe: guesses the truth from the voice where none is given.
+        probe: predicts the truth from the voice where none is given.
         chunk_frames: new frames per chunk, for the seams.
         report: called with each result as soon as it is there.
+        measures: what to measure.
 
     A video that cannot be measured does not stop the others.
     """
@@ -90,19 +150,25 @@ def measure_suite(
     failures = []
     for clip in clips:
         try:
-            results.append(measure_clip(clip, instruments, probe, chunk_frames))
+            results.append(measure_clip(clip, instruments, probe, chunk_frames, measures))
         except InputError as error:
             failures.append(f"{clip.name}: {error}")
             continue
         if report is not None:
             report(results[-1])
-    return summarise(results, failures)
+    return summarise(results, measures, failures)
 
 
-def summarise(results: Sequence[ClipResult], failures: Sequence[str] = ()) -> SuiteResult:
+def summarise(
+    results: Sequence[ClipResult], measures: Sequence[Measure], failures: Sequence[str]
+) -> SuiteResult:
     """Put the results of single videos together."""
     judged = [result for result in results if not result.inputs.is_control]
-    controls = [result.measures.correlation for result in results if result.inputs.is_control]
+    controls = [
+        correlate(result.lips, result.truth)
+        for result in results
+        if result.inputs.is_control and result.truth is not None
+    ]
     crossed = [
         correlate(result.lips, other.truth)
         for result in judged
@@ -110,11 +176,12 @@ def summarise(results: Sequence[ClipResult], failures: Sequence[str] = ()) -> Su
         if other is not result and other.truth is not None
     ]
     medians = {
-        field.name: _median([float(getattr(result.measures, field.name)) for result in judged])
-        for field in fields(ClipMeasures)
+        value.name: _median([result.values[value.name] for result in judged])
+        for value in list_values(measures)
     }
     return SuiteResult(
         clips=tuple(results),
+        measures=tuple(measures),
         medians=medians,
         control_correlation=_median(controls),
         crossed_correlation=_median(crossed),

@@ -1,4 +1,4 @@
-"""Whether it is still the same person: face embeddings, their distances, their drift."""
+"""Face embeddings and the distances between people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from livetalk.evaluation.extras import import_extra, locate_extra
 
 EMBEDDING_SIZE = 128
-_SHORTEST_SLOPE_SECONDS = 20.0
 
 
 class FaceEmbedder:
@@ -70,23 +69,3 @@ def across_identities(embeddings: Sequence[NDArray[np.float64]], percentile: flo
         float(np.linalg.norm(first - second)) for i, first in enumerate(known) for second in known[i + 1 :]
     ]
     return float(np.percentile(pairs, percentile)) if pairs else float("nan")
-
-
-def slope_per_minute(values: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
-    """Return how much a measure grows in a minute: the least-squares line over its finite values.
-
-    A short clip's own ups and downs say nothing about a minute, so it has no slope.
-
-    Args:
-        values: [N], NaN where unknown.
-        seconds: [N], time of each value.
-
-    Returns:
-        Growth per minute; NaN for fewer than three values or less than 20 s between first and last.
-    """
-    known = np.isfinite(values)
-    times = seconds[known]
-    if len(times) < 3 or float(np.ptp(times)) < _SHORTEST_SLOPE_SECONDS:
-        return float("nan")
-    times = times - times.mean()
-    return float((times * values[known]).sum() / (times**2).sum() * 60)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from livetalk.evaluation.clip import Clip
+from livetalk.evaluation.measure import COUNT, Column, Measure, Value
+from livetalk.evaluation.signals import FrameView, Signal
 from livetalk.streaming.geometry import ChunkGeometry
 
 CHUNK_FRAMES = ChunkGeometry().chunk_frames
@@ -36,6 +39,14 @@ class SeamScore:
 def frame_change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     """Return the mean absolute difference of two frames [H, W, 3], uint8, in levels 0..255."""
     return float(np.abs(after.astype(np.int16) - before).mean())
+
+
+def _read(view: FrameView) -> float:
+    return 0.0 if view.before is None else frame_change(view.before, view.picture)
+
+
+CHANGES = Signal("change of the picture", _read)
+"""`frame_change` from the frame before, levels 0..255; 0 for the first frame."""
 
 
 def score_seams(changes: NDArray[np.float64], chunk_frames: int = CHUNK_FRAMES) -> SeamScore:
@@ -74,3 +85,40 @@ def _ratios(changes: NDArray[np.float64], positions: NDArray[np.int_]) -> NDArra
         usual = max(float(np.median(around)), _STILL) if len(around) else float("nan")
         ratios.append(float(changes[position]) / usual)
     return np.asarray([ratio for ratio in ratios if np.isfinite(ratio)])
+
+
+def measure_seams(clip: Clip) -> dict[str, float]:
+    """Score the borders of chunks."""
+    score = score_seams(clip.track.signals[CHANGES], clip.chunk_frames)
+    return {
+        "num_seams": score.num_seams,
+        "seam_ratio": score.ratio,
+        "seam_worst_ratio": score.worst_ratio,
+        "seam_z_score": score.z_score,
+    }
+
+
+MEASURE = Measure(
+    name="seams",
+    values=(
+        Value(name="num_seams", unit=COUNT, meaning="chunk borders within the video"),
+        Value(
+            name="seam_ratio",
+            unit="ratio",
+            meaning="change of the picture at a chunk border over the median change of the six frames on "
+            "either side; median over the borders",
+            good="1",
+            column=Column("seam", ".2f"),
+        ),
+        Value(name="seam_worst_ratio", unit="ratio", meaning="the largest of these ratios", good="1"),
+        Value(
+            name="seam_z_score",
+            unit="standard deviations",
+            meaning="distance of that median from the same statistic at all other positions within a chunk",
+            good="under 3",
+            column=Column("seam z", "+.1f"),
+        ),
+    ),
+    find=measure_seams,
+    signals=(CHANGES,),
+)

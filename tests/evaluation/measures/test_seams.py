@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from livetalk.evaluation.seams import frame_change, score_seams
+from livetalk.evaluation.measures.seams import frame_change, score_seams
 
 
 def changes_of(num_frames: int, seed: int = 0) -> np.ndarray:

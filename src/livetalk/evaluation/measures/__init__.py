@@ -1,0 +1,1 @@
+"""One measure a module; `livetalk.evaluation.registry` lists them."""

@@ -1,0 +1,123 @@
+"""Whether the lips meet for /p b m/."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.evaluation.clip import Clip, Need
+from livetalk.evaluation.lips import measure_range
+from livetalk.evaluation.measure import COUNT, Column, Measure, Value
+from livetalk.evaluation.phones import Phone
+
+CLOSURE_THRESHOLD = 0.2
+"""A mouth under this share of its speech range counts as closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosureScore:
+    """How many closed sounds were shown with closed lips.
+
+    Attributes:
+        recall: 0..1, share of /p b m/ whose opening falls under the threshold; NaN without any.
+        chance: 0..1, the same share for windows of the same lengths anywhere in the speech: what this mouth
+            would score if it moved without listening.
+        num_closures: how many were asked for.
+    """
+
+    recall: float
+    chance: float
+    num_closures: int
+
+
+def score_closures(
+    relative: NDArray[np.float64],
+    phones: Iterable[Phone],
+    speech: NDArray[np.bool_],
+    fps: float,
+    threshold: float = CLOSURE_THRESHOLD,
+) -> ClosureScore:
+    """Count the /p b m/ at which the lips close.
+
+    A closure is shown when the relative opening falls under the threshold in one of the frames that the
+    sound touches, or in the frame before or after. That window is wide enough to be met by luck, so the
+    score of luck is given as well.
+
+    Args:
+        relative: [F], opening as a share of the clip's range (`OpeningRange.relative`).
+        phones: sounds of the clip; those that close no lips are passed over.
+        speech: [F], whether the voice is heard.
+        fps: frames per second.
+        threshold: share of the range under which the mouth counts as closed.
+    """
+    closed = np.where(np.isfinite(relative), relative, np.inf) < threshold
+    hits, luck = [], []
+    for phone in phones:
+        start = max(int(phone.start_seconds * fps) - 1, 0)
+        end = int(phone.end_seconds * fps) + 2
+        if phone.closes_lips and start < len(closed):
+            hits.append(bool(closed[start:end].any()))
+            luck.append(_share_of_hits(closed, speech, end - start))
+    if not hits:
+        return ClosureScore(recall=float("nan"), chance=float("nan"), num_closures=0)
+    return ClosureScore(recall=float(np.mean(hits)), chance=float(np.mean(luck)), num_closures=len(hits))
+
+
+def measure_closures(clip: Clip) -> dict[str, float]:
+    """Score the closures of the video, and those of the reference video."""
+    score = score_closures(clip.relative_lips, clip.phones, clip.speech, clip.track.fps)
+    return {
+        "num_closures": score.num_closures,
+        "closure_recall": score.recall,
+        "closure_chance": score.chance,
+        "reference_closure_recall": _reference_recall(clip),
+    }
+
+
+def _reference_recall(clip: Clip) -> float:
+    if not clip.provides(Need.REFERENCE):
+        return float("nan")
+    length = min(clip.reference.num_frames, clip.track.num_frames)
+    lips, speech = clip.reference.lips[:length], clip.speech[:length]
+    relative = measure_range(lips, speech).relative(lips)
+    return score_closures(relative, clip.phones, speech, clip.reference.fps).recall
+
+
+def _share_of_hits(closed: NDArray[np.bool_], speech: NDArray[np.bool_], length: int) -> float:
+    """Return how many windows of a length, centred anywhere in the speech, hold a closed frame."""
+    centres = np.flatnonzero(speech[: len(closed)])
+    frames = centres[:, None] + np.arange(length) - length // 2
+    hits = closed[np.clip(frames, 0, len(closed) - 1)].any(axis=1)
+    return float(hits.mean()) if len(hits) else float("nan")
+
+
+MEASURE = Measure(
+    name="closures",
+    values=(
+        Value(name="num_closures", unit=COUNT, meaning="/p b m/ within the video"),
+        Value(
+            name="closure_recall",
+            unit="share",
+            meaning="share of /p b m/ with the relative opening under 0.2 in a frame of the sound or one "
+            "beside it",
+            good="near 1",
+            column=Column("closed", ".2f"),
+        ),
+        Value(
+            name="closure_chance",
+            unit="share",
+            meaning="the same share for windows as long, anywhere in the speech",
+            good="well below the recall",
+            column=Column("luck", ".2f"),
+        ),
+        Value(
+            name="reference_closure_recall",
+            unit="share",
+            meaning="the recall of the reference video",
+            good="the ceiling",
+        ),
+    ),
+    find=measure_closures,
+    needs=frozenset({Need.PHONES}),
+)
