@@ -12,7 +12,8 @@ from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import PrepareConfig, prepare_chunk, prepare_session
+from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
@@ -82,8 +83,9 @@ def build_block(
     speech = draw(1, 1 + audio.latent_stride * (frames - 1), audio.window, audio.num_blocks, audio.channels)
     text = None if config.text_dim is None else draw(1, min(TEXT_TOKENS, config.text_len), config.text_dim)
     image = None if config.image_dim is None else draw(1, bench.sizes.image_tokens, config.image_dim)
-    session = prepare_session(dit, condition, (TIMESTEP,), text, image)
-    chunk = prepare_chunk(dit, session, dit.project_audio(speech), PrepareConfig(max_absorbed_bytes=1 << 40))
+    plan = ExecutionPlan(max_absorbed_bytes=1 << 40)
+    session = prepare_session(dit, plan, condition, (TIMESTEP,), text, image)
+    chunk = prepare_chunk(dit, plan, session, dit.project_audio(speech))
     step, tokens = chunk.step(TIMESTEP), draw(1, bench.sizes.tokens, config.dim)
     fuse_qkv(dit)
     if precision == "fp8":

@@ -11,7 +11,7 @@ from livetalk.accelerate.fused_blocks import FusedBlock
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.errors import InputError
 from livetalk.models.dit_blocks import DiTBlock
-from livetalk.models.dit_constants import PrepareConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import Float8Linear, apply_float8
 from livetalk.placement.linear import QuantizedLinear, quantize_linears
@@ -100,7 +100,7 @@ def test_on_a_hopper_gpu_all_of_it_is_near_float32(wish: dict[str, Any], bound: 
 
 
 def test_speech_is_kept_for_a_chunk_where_a_gpu_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, gpu = PrepareConfig(), torch.device("cuda")
+    usual, gpu = ExecutionPlan(), torch.device("cuda")
     assert keep_more_speech(usual, torch.device("cpu"), 40) is usual
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
     # A block of the published model needs 236 MB.

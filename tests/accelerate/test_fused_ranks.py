@@ -43,7 +43,8 @@ def build(*, fused: bool, attention: str, float8: bool) -> DiT:
 def velocity(degrees: tuple[int, int], attention: str, *, float8: bool) -> Tensor:
     """Predict a velocity together with the other ranks."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]), torch.device("cpu"))
-    dit = parallelize_dit(build(fused=True, attention=attention, float8=float8), mesh)
+    dit = build(fused=True, attention=attention, float8=float8)
+    parallelize_dit(dit, mesh)
     result: Tensor = dit(*dit_inputs(CONFIG))
     return result
 
@@ -89,7 +90,8 @@ def bytes_exchanged() -> list[tuple[torch.dtype, int]]:
             return super().exchange_parcel(parcel)
 
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
-    dit = parallelize_dit(build(fused=True, attention="fp8-reference", float8=True), mesh)
+    dit = build(fused=True, attention="fp8-reference", float8=True)
+    parallelize_dit(dit, mesh)
     for core in dit.modules():
         if isinstance(core, UlyssesAttention):
             core.__class__ = Watching

@@ -12,6 +12,7 @@ from livetalk.accelerate.graphs import GraphedBlocks, graph_blocks, replace_leav
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import BlockStack
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.ops.kernels.selection import select_kernels
 from livetalk.ops.rope import RopeTables
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -60,8 +61,9 @@ def velocities(dit: DiT, seed: int, batch: int = 1) -> list[Tensor]:
     inputs = [None if x is None else x.to(device) for x in dit_inputs(CONFIG, batch, seed)]
     latents, _, condition, audio, *embeds = inputs
     assert condition is not None and audio is not None
-    session = prepare_session(dit, condition, STEPS, *embeds)
-    chunk = prepare_chunk(dit, session, dit.project_audio(audio))
+    plan = ExecutionPlan()
+    session = prepare_session(dit, plan, condition, STEPS, *embeds)
+    chunk = prepare_chunk(dit, plan, session, dit.project_audio(audio))
     timesteps = torch.tensor(STEPS, device=device)
     return [
         dit(

@@ -142,8 +142,7 @@ def take_turns(streams: Streams, model: AvatarModel) -> list[Tensor]:
 
 def lead_or_follow() -> list[Tensor]:
     line = ControlLine()
-    model = build()
-    spread_model(model)
+    model = spread_model(build())
     streams = StreamTable(model)
     if not line.leads:
         follow(streams, line)

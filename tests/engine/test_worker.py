@@ -56,7 +56,7 @@ def record_stream(degrees: tuple[int, int] | None) -> Recorder:
     """Generate two chunks and keep everything on the way; over ranks, if degrees are given."""
     model = build()
     if degrees is not None:
-        spread_model(model, ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]))
+        model = spread_model(model, ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]))
     with torch.no_grad():
         return record(model, make_inputs(model, StreamSource(num_chunks=2)), seed=0)
 
@@ -124,8 +124,7 @@ def chunks(run: Callable[[Any], VideoChunk | None], model: AvatarModel) -> list[
 
 def lead_or_follow() -> list[Tensor]:
     line = ControlLine()
-    model = build()
-    spread_model(model)
+    model = spread_model(build())
     streams = StreamTable(model)
     if not line.leads:
         follow(streams, line)

@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import (
     ChunkConstants,
-    PrepareConfig,
     absorption_saves_work,
     fold_padding,
     prepare_chunk,
@@ -28,6 +27,7 @@ from livetalk.models.dit_context import (
     KeysValues,
     frame_runs,
 )
+from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.ops.attention import attention
 from livetalk.placement.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -41,26 +41,25 @@ CONFIGS = [
 ]
 NAMES = ["audio", "text and image", "long padding", "text", "image"]
 PREPARED = [
-    (PrepareConfig(), AbsorbedAudio),
-    (PrepareConfig(max_absorbed_bytes=0), AudioToAbsorb),
-    (PrepareConfig(absorb_audio=False), KeysValues),
+    (ExecutionPlan(), AbsorbedAudio),
+    (ExecutionPlan(max_absorbed_bytes=0), AudioToAbsorb),
+    (ExecutionPlan(absorb_audio=False), KeysValues),
 ]
 KINDS = ["absorbed once", "absorbed in each step", "keys and values"]
 TIMESTEPS = (1000.0, 600.0, 250.0)
+USUAL = ExecutionPlan()
 
 
-def prepare(
-    dit: DiT, inputs: tuple[Tensor | None, ...], config: PrepareConfig | None = None
-) -> ChunkConstants:
+def prepare(dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = USUAL) -> ChunkConstants:
     """Make the constants of the inputs of a transformer."""
     _, _, condition, audio, text, image = inputs
     assert condition is not None and audio is not None
-    session = prepare_session(dit, condition, TIMESTEPS, text, image)
-    return prepare_chunk(dit, session, dit.project_audio(audio), config)
+    session = prepare_session(dit, plan, condition, TIMESTEPS, text, image)
+    return prepare_chunk(dit, plan, session, dit.project_audio(audio))
 
 
 def both(
-    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, config: PrepareConfig | None = None
+    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, plan: ExecutionPlan = USUAL
 ) -> tuple[Tensor, Tensor]:
     """Return the velocity of a plain and of a prepared step."""
     latents, _, *others = inputs
@@ -68,7 +67,7 @@ def both(
     timesteps = torch.full(latents.shape[:1], timestep, device=latents.device)
     with torch.no_grad():
         plain = dit(latents, timesteps, *others)
-        prepared = dit(latents, timesteps, *others, prepared=prepare(dit, inputs, config).step(timestep))
+        prepared = dit(latents, timesteps, *others, prepared=prepare(dit, inputs, plan).step(timestep))
     return plain, prepared
 
 
@@ -79,7 +78,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_a_prepared_step_is_a_plain_step(
-    config: DiTConfig, preparation: tuple[PrepareConfig, type[object]]
+    config: DiTConfig, preparation: tuple[ExecutionPlan, type[object]]
 ) -> None:
     dit, inputs = tiny_dit(config), dit_inputs(config, batch=2)
     conditioning = prepare(dit, inputs, preparation[0]).conditioning
@@ -92,7 +91,7 @@ def test_a_prepared_step_is_a_plain_step(
 
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
 def test_in_bfloat16_a_prepared_step_is_as_close_to_float32_as_a_plain_one(
-    preparation: tuple[PrepareConfig, type[object]],
+    preparation: tuple[ExecutionPlan, type[object]],
 ) -> None:
     config = replace(DIT_WITH_PROMPT, text_len=200)
     exact = tiny_dit(config)
@@ -126,9 +125,7 @@ def test_a_prepared_step_leaves_out_what_was_done() -> None:
         return lambda _module, _inputs, _output: used.append(name)
 
     for name, module in dit.named_modules():
-        # Hooks of a block itself would tell the block to do all of its work.
-        if not name.startswith("blocks.layers") or name.count(".") > 2:
-            module.register_forward_hook(note(name))
+        module.register_forward_hook(note(name))
     latents, _, *others = inputs
     with torch.no_grad():
         dit(latents, torch.tensor([600.0]), *others, prepared=step)
@@ -173,9 +170,9 @@ def test_absorbed_speech_is_written_where_a_gpu_reads_it() -> None:
     dit = tiny_dit(DIT_WITH_PROMPT).to("meta")
     inputs = tuple(None if x is None else x.to("meta") for x in dit_inputs(DIT_WITH_PROMPT, batch=1))
     _, _, condition, audio, text, image = inputs
-    session = prepare_session(dit, condition, TIMESTEPS, text, image)
+    session = prepare_session(dit, USUAL, condition, TIMESTEPS, text, image)
     with LargestCopy() as copies:
-        chunk = prepare_chunk(dit, session, dit.project_audio(audio))
+        chunk = prepare_chunk(dit, USUAL, session, dit.project_audio(audio))
     absorbed = chunk.conditioning.layers[0].audio
     assert isinstance(absorbed, AbsorbedAudio)
     for weight in (absorbed.logit_weight, absorbed.output_weight):
@@ -217,8 +214,28 @@ def test_layers_of_unknown_kind_are_not_absorbed() -> None:
     assert relative_error(prepared, plain) < 2e-6
 
 
-def test_a_block_with_hooks_does_its_work_itself() -> None:
+def test_hooks_on_blocks_change_nothing() -> None:
+    """A profiler, or a scheme that gathers weights, may hook into any block."""
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    expected = prepare(dit, inputs)
+    before = both(dit, inputs, 600.0)
+    for module in (dit.blocks, *dit.blocks.layers):
+        module.register_forward_pre_hook(lambda _module, _inputs: None)
+        module.register_forward_hook(lambda _module, _inputs, _output: None)
+    found, structure = torch.utils._pytree.tree_flatten(prepare(dit, inputs))
+    leaves, expected_structure = torch.utils._pytree.tree_flatten(expected)
+    assert structure == expected_structure
+    assert all(torch.equal(a, b) for a, b in zip(found, leaves, strict=True) if isinstance(a, Tensor))
+    assert all(torch.equal(a, b) for a, b in zip(both(dit, inputs, 600.0), before, strict=True))
+
+
+@pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
+def test_an_offloaded_block_does_its_work_itself(
+    preparation: tuple[ExecutionPlan, type[object]],
+) -> None:
+    """Its weights are there between its hooks only."""
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    plan = replace(preparation[0], offloaded=frozenset({1}))
     block = dit.blocks.layers[1]
     weights = {name: weight.clone() for name, weight in block.state_dict().items()}
 
@@ -229,15 +246,27 @@ def test_a_block_with_hooks_does_its_work_itself() -> None:
         for parameter in module.parameters():
             parameter.data.fill_(math.nan)
 
-    plain, prepared = both(dit, inputs, 600.0)
+    plain, prepared = both(dit, inputs, 600.0, plan)
+    spoil(block, None, None)
     block.register_forward_pre_hook(bring)
     block.register_forward_hook(spoil)
-    found = both(dit, inputs, 600.0)
+    found = both(dit, inputs, 600.0, plan)
     assert torch.equal(found[0], plain) and torch.equal(found[1], prepared)
 
 
+def test_only_the_speech_of_the_own_tokens_is_absorbed() -> None:
+    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
+    whole = prepare(dit, inputs).conditioning.layers[0].audio
+    # 18 tokens are three latent frames of six: the second of two pieces begins amid the second frame.
+    plan = ExecutionPlan(tokens=TokenShare(1, 2))
+    own = prepare(dit, inputs, plan).conditioning.layers[0].audio
+    assert isinstance(whole, AbsorbedAudio) and isinstance(own, AbsorbedAudio)
+    assert own.first_frame == 1
+    torch.testing.assert_close(own.logit_weight, whole.logit_weight[:, 1:])
+
+
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
-def test_compiles_without_graph_breaks(preparation: tuple[PrepareConfig, type[object]]) -> None:
+def test_compiles_without_graph_breaks(preparation: tuple[ExecutionPlan, type[object]]) -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     compiled = torch.compile(dit, backend="eager", fullgraph=True)
     constants = prepare(dit, inputs, preparation[0])
@@ -252,7 +281,7 @@ def test_compiles_without_graph_breaks(preparation: tuple[PrepareConfig, type[ob
 
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
 def test_prepared_conditioning_is_cut_with_the_tokens(
-    preparation: tuple[PrepareConfig, type[object]],
+    preparation: tuple[ExecutionPlan, type[object]],
 ) -> None:
     """Without self-attention tokens do not meet, so every stretch of them gives its part of the whole."""
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT, batch=2)
@@ -325,7 +354,7 @@ def test_refuses_shapes_that_do_not_fit() -> None:
     _, _, condition, audio, _, image = inputs
     assert condition is not None and audio is not None
     with pytest.raises(ValueError, match="text_embeds"):
-        prepare_session(dit, condition, TIMESTEPS, None, image)
+        prepare_session(dit, USUAL, condition, TIMESTEPS, None, image)
     with pytest.raises(ValueError, match="audio_context"):
         dit.project_audio(audio[:, :2])
 
@@ -375,7 +404,7 @@ def test_absorption_is_chosen_where_it_saves_work() -> None:
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_on_a_gpu_a_prepared_step_is_as_close_to_float32_as_a_plain_one(
-    preparation: tuple[PrepareConfig, type[object]], compiled: bool
+    preparation: tuple[ExecutionPlan, type[object]], compiled: bool
 ) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.ops.pieces import Piece, cut
 from livetalk.parallel.halo import Margins, borrow_lines
-from livetalk.parallel.mesh import Axis, ParallelConfig, Piece, build_mesh, cut
+from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh
 from parallel.gloo_ranks import run_ranks
 
 TOTAL = 7

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from livetalk.errors import InputError
-from livetalk.parallel.mesh import Axis, ParallelConfig, Piece, build_mesh, choose_degrees, cut
+from livetalk.ops.pieces import Piece, cut
+from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh, choose_degrees
 from parallel.gloo_ranks import run_ranks
 
 WINDOW_TOKENS = 10_530

@@ -94,7 +94,8 @@ def on_several(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, 
     num_ranks = dist.get_world_size()
     config = ParallelConfig(ulysses_degree=1 if ring else num_ranks, ring_degree=num_ranks if ring else 1)
     mesh = build_mesh(config, torch.device("cuda", dist.get_rank()))
-    dit = parallelize_dit(build_dit(dtype), mesh)
+    dit = build_dit(dtype)
+    parallelize_dit(dit, mesh)
     vae = parallelize_vae(build_vae(dtype), mesh.everyone)
     if compiled:
         dit.compile(fullgraph=True)

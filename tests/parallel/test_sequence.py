@@ -11,6 +11,7 @@ from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.models import dit_constants
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_context import AbsorbedAudio
+from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
@@ -49,7 +50,8 @@ SIZES = ((5, 5, 7), (3, 2, 2), (3, 3, 4))
 def velocities(degrees: Degrees) -> list[Tensor]:
     """Predict the velocity of a window of each size with one transformer."""
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
-    dit = parallelize_dit(tiny_dit(DIT_WITH_PROMPT), build_mesh(config, CPU))
+    dit = tiny_dit(DIT_WITH_PROMPT)
+    parallelize_dit(dit, build_mesh(config, CPU))
     return [dit(*draw_inputs(*size)) for size in SIZES]
 
 
@@ -75,7 +77,8 @@ def test_every_mesh_gives_the_velocities_of_one_rank(degrees: Degrees) -> None:
 
 def compiled_velocities(degrees: Degrees) -> list[Tensor]:
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
-    dit = parallelize_dit(tiny_dit(DIT_WITH_PROMPT), build_mesh(config, CPU))
+    dit = tiny_dit(DIT_WITH_PROMPT)
+    parallelize_dit(dit, build_mesh(config, CPU))
     # A graph break would be an error.
     dit.compile(backend="aot_eager", fullgraph=True)
     return [dit(*draw_inputs(*size)) for size in SIZES[:1]]
@@ -87,12 +90,12 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
     dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
     fuse_blocks(dit, TorchKernels())
     apply_attention(dit, ATTENTION_KERNELS["math"], ("self_attention",))
-    parallelize_dit(dit, build_mesh(config, CPU))
+    plan = ExecutionPlan(tokens=parallelize_dit(dit, build_mesh(config, CPU)))
     velocities = []
     for size in SIZES:
         inputs = draw_inputs(*size)
-        session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
-        chunk = prepare_chunk(dit, session, dit.project_audio(inputs[3]))
+        session = prepare_session(dit, plan, inputs[2], [500.0], *inputs[4:])
+        chunk = prepare_chunk(dit, plan, session, dit.project_audio(inputs[3]))
         velocities.append(dit(*inputs, prepared=chunk.step(500.0)))
     return velocities
 
@@ -108,10 +111,10 @@ def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
     dit_constants.absorption_saves_work = lambda **sizes: True
     dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
     fuse_blocks(dit, TorchKernels())
-    parallelize_dit(dit, build_mesh(config, CPU))
+    plan = ExecutionPlan(tokens=parallelize_dit(dit, build_mesh(config, CPU)))
     inputs = draw_inputs(*SIZES[0])
-    session = prepare_session(dit, inputs[2], [500.0], *inputs[4:])
-    chunk = prepare_chunk(dit, session, dit.project_audio(inputs[3]))
+    session = prepare_session(dit, plan, inputs[2], [500.0], *inputs[4:])
+    chunk = prepare_chunk(dit, plan, session, dit.project_audio(inputs[3]))
     kept = [
         layer.audio.logit_weight.shape[1]
         for layer in chunk.conditioning.layers
@@ -152,7 +155,8 @@ def test_blocks_over_ranks_share_their_compiled_code() -> None:
 def test_it_is_done_once_only() -> None:
     axis = Axis("unused", 0, 2)
     mesh = ParallelMesh(everyone=axis, ulysses=axis, ring=Axis("", 0, 1), device=CPU)
-    dit = parallelize_dit(tiny_dit(), mesh)
+    dit = tiny_dit()
+    assert parallelize_dit(dit, mesh) == TokenShare(0, 2)
     with pytest.raises(ValueError, match="spread over ranks already"):
         parallelize_dit(dit, mesh)
 
@@ -161,14 +165,17 @@ def test_one_rank_leaves_the_transformer_alone() -> None:
     alone = Axis("", 0, 1)
     dit = tiny_dit()
     before = [type(module) for module in dit.modules()]
-    parallelize_dit(dit, ParallelMesh(everyone=alone, ulysses=alone, ring=alone, device=CPU))
+    mesh = ParallelMesh(everyone=alone, ulysses=alone, ring=alone, device=CPU)
+    assert parallelize_dit(dit, mesh) == TokenShare(0, 1)
     assert [type(module) for module in dit.modules()] == before
     assert not dit.blocks._forward_pre_hooks and not dit.head._forward_hooks
 
 
 def weight_names(degrees: Degrees) -> list[str]:
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
-    return list(parallelize_dit(tiny_dit(), build_mesh(config, CPU)).state_dict())
+    dit = tiny_dit()
+    parallelize_dit(dit, build_mesh(config, CPU))
+    return list(dit.state_dict())
 
 
 def test_the_weights_keep_their_names() -> None:

@@ -110,8 +110,9 @@ def test_slots_and_host_memory_are_counted() -> None:
 def test_quantised_blocks_can_wait_too() -> None:
     inputs = dit_inputs(DIT_WITH_PROMPT)
     resident, waiting = deep_dit(), deep_dit()
-    assert apply_placement(resident, PlacementConfig(weights="float8"), CPU) is None
-    assert apply_placement(waiting, PlacementConfig(weights="float8", resident_blocks=1), CPU) is not None
+    assert apply_placement(resident, PlacementConfig(weights="float8"), CPU) == frozenset()
+    waits = apply_placement(waiting, PlacementConfig(weights="float8", resident_blocks=1), CPU)
+    assert waits == {0, 1, 3, 4}
     assert torch.equal(waiting(*inputs), resident(*inputs))
 
 
@@ -123,7 +124,7 @@ def test_on_a_gpu_the_answer_is_that_of_resident_blocks(weights: Any) -> None:
     resident, waiting = (deep_dit().bfloat16() for _ in range(2))
     inputs = [None if x is None else x.to(device) for x in dit_inputs(DIT_WITH_PROMPT)]
     apply_placement(resident, PlacementConfig(weights=weights), device)
-    work = apply_placement(waiting, PlacementConfig(weights=weights, resident_blocks=1), device)
-    assert work is not None and not isinstance(open_lane(device), InlineLane)
+    waits = apply_placement(waiting, PlacementConfig(weights=weights, resident_blocks=1), device)
+    assert waits == {0, 1, 3, 4} and not isinstance(open_lane(device), InlineLane)
     for _ in range(5):
         assert torch.equal(waiting(*inputs), resident(*inputs))

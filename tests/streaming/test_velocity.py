@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from livetalk.models.dit_constants import PrepareConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.streaming.config import SamplerConfig, SamplerKind
 from livetalk.streaming.models import Models
 from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
@@ -47,9 +47,9 @@ def assert_same_frames(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", SamplerKind)
 @pytest.mark.parametrize(
-    "prepare", [PrepareConfig(), PrepareConfig(absorb_audio=False), PrepareConfig(max_absorbed_bytes=0)]
+    "prepare", [ExecutionPlan(), ExecutionPlan(absorb_audio=False), ExecutionPlan(max_absorbed_bytes=0)]
 )
-def test_a_prepared_stream_is_a_plain_stream(kind: SamplerKind, prepare: PrepareConfig) -> None:
+def test_a_prepared_stream_is_a_plain_stream(kind: SamplerKind, prepare: ExecutionPlan) -> None:
     models = tiny_models(dit=DIT_CONFIG, sampler=SamplerConfig(num_steps=3, kind=kind))
     plain = replace(models, prepare=None)
     assert type(condition(plain)) is Conditioning

@@ -10,7 +10,7 @@ from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.accelerate.fused_vae import fuse_vae
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import PrepareConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
@@ -122,17 +122,17 @@ def accelerate(
     )
 
 
-def keep_more_speech(config: PrepareConfig, device: torch.device, num_layers: int) -> PrepareConfig:
+def keep_more_speech(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:
     """Let speech be multiplied into a chunk's projections once, not in each step, where there is room for it.
 
     For the published model that is 9.4 GB, alive while a chunk is denoised and gone when it is decoded.
 
     Args:
-        config: the usual.
-        device: that holds the model already; one that is no GPU leaves `config` as it is.
+        plan: as it is.
+        device: that holds the model already; one that is no GPU leaves `plan` as it is.
         num_layers: blocks of the transformer.
     """
     if device.type != "cuda":
-        return config
+        return plan
     room = torch.cuda.mem_get_info(device)[0] // SPEECH_SHARE // num_layers
-    return replace(config, max_absorbed_bytes=max(config.max_absorbed_bytes, room))
+    return replace(plan, max_absorbed_bytes=max(plan.max_absorbed_bytes, room))

@@ -38,7 +38,6 @@ class GraphedBlocks(BlockStack):
         nn.Module.__init__(self)
         self.train(blocks.training)
         self.layers = blocks.layers
-        self.own_tokens = blocks.own_tokens
         self._seen: set[tuple[Any, ...]] = set()
         self._refused: set[tuple[Any, ...]] = set()
         self._graphs: dict[tuple[Any, ...], _Graph] = {}

@@ -20,6 +20,7 @@ from livetalk.errors import InputError, WeightsError
 from livetalk.log import get_logger
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.placement.apply import PlacementConfig, apply_placement
 from livetalk.streaming.config import StreamConfig
@@ -235,7 +236,7 @@ def _load_models(
         dtype=dtype,
         name="transformer",
     )
-    apply_placement(dit, placement, device)
+    offloaded = apply_placement(dit, placement, device)
     vae = load_module(
         lambda: CausalVideoVAE(vae_config),
         checkpoint.state_dict("vae"),
@@ -246,5 +247,9 @@ def _load_models(
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(checkpoint.file(SPEECH_ENCODER_FILE)).to(device)
     return Models(
-        dit=dit, vae=vae, audio_encoder=speech_encoder, config=checkpoint.config("stream", StreamConfig)
+        dit=dit,
+        vae=vae,
+        audio_encoder=speech_encoder,
+        config=checkpoint.config("stream", StreamConfig),
+        prepare=ExecutionPlan(offloaded=offloaded),
     )

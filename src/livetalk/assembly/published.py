@@ -20,6 +20,7 @@ from livetalk.checkpoints.published import (
 from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.models.clip_vision import prepare_clip_pixels
 from livetalk.models.dit import DiT
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.text_tokenizer import load_text_tokenizer
 from livetalk.placement.apply import DiTPlacement, EncoderPlace, PlacementConfig
 from livetalk.placement.linear import quantize_linears
@@ -75,14 +76,14 @@ def load_published(
     files = find_published(model_dir, wav2vec_dir=wav2vec_dir, infinitetalk=infinitetalk)
     configs = read_configs(files)
     encoder = PublishedPromptEncoder(files, configs, device=device, dtype=dtype, place=placement.encoders)
-    dit = load_dit(files, device=device, dtype=dtype, placement=placement, progress=progress)
+    dit, offloaded = load_dit(files, device=device, dtype=dtype, placement=placement, progress=progress)
     vae = open_vae(files).load(device=device, dtype=dtype)
     vae.use_channels_last()
     speech = open_audio_encoder(files).load(device=device, dtype=torch.float32)
     return AvatarModel(
         name=files.name,
         version=PUBLISHED_VERSION if files.manifest is None else files.manifest.version,
-        models=Models(dit=dit, vae=vae, audio_encoder=speech),
+        models=Models(dit=dit, vae=vae, audio_encoder=speech, prepare=ExecutionPlan(offloaded=offloaded)),
         portrait=PUBLISHED_PORTRAIT,
         dtype=dtype,
         image_dtype=dtype,
@@ -99,10 +100,13 @@ def load_dit(
     dtype: torch.dtype,
     placement: PlacementConfig,
     progress: LoadProgress | None = None,
-) -> DiT:
+) -> tuple[DiT, frozenset[int]]:
     """Load the transformer; each block goes to its form and place as soon as its weights have arrived.
 
     Weights that are stored as bytes stay bytes: "full" means as they are stored.
+
+    Returns:
+        The transformer, and which of its blocks wait in host memory.
 
     Raises:
         WeightsError: a file is damaged or does not fit.
@@ -120,8 +124,7 @@ def load_dit(
             placing.place_block(int(unit.removeprefix(_BLOCKS)))
 
     network.fill(dit, device=device, dtype=dtype, on_unit=place, progress=progress)
-    placing.finish()
-    return dit
+    return dit, placing.finish()
 
 
 class PublishedPromptEncoder:

@@ -18,6 +18,7 @@ from livetalk.errors import InputError
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, clip_vit_h14
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.umt5 import UMT5Config, umt5_xxl
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
@@ -161,13 +162,13 @@ def build_random_model(
         placing.place_block(index)
     for network in (dit, vae):
         draw_weights(network, device=device, dtype=dtype, rng=rng)
-    placing.finish()
+    plan = ExecutionPlan(offloaded=placing.finish())
     draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
     vae.use_channels_last()
     return AvatarModel(
         name=name,
         version=RANDOM_VERSION,
-        models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream),
+        models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream, prepare=plan),
         portrait=portrait or config.portrait,
         dtype=dtype,
         image_dtype=dtype,

@@ -19,6 +19,7 @@ from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
 from livetalk.models.dit import DiT
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.umt5 import UMT5Config, UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
@@ -91,8 +92,9 @@ def constant_bytes(sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dty
     text, image = _encode_prompt(sizes, None, None)
     audio = config.audio
     heard = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
-    session = prepare_session(dit, condition, (0.0,), text, image)
-    chunk = prepare_chunk(dit, session, dit.project_audio(torch.empty(heard, device=META)))
+    session = prepare_session(dit, ExecutionPlan(), condition, (0.0,), text, image)
+    speech = dit.project_audio(torch.empty(heard, device=META))
+    chunk = prepare_chunk(dit, ExecutionPlan(), session, speech)
     block = chunk.conditioning.layers[0]
     return _count_bytes((block.text, block.image)), _count_bytes(block.audio)
 

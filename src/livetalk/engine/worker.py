@@ -32,7 +32,7 @@ from livetalk.engine.launch import EXIT_LOST
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import InputError, LivetalkError
 from livetalk.ops.lanes import Lane
-from livetalk.parallel.mesh import ParallelConfig, ParallelMesh, build_mesh, choose_degrees
+from livetalk.parallel.mesh import ParallelConfig, build_mesh, choose_degrees
 from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
 from livetalk.streaming.audio import AudioMode
@@ -196,13 +196,16 @@ def follow(streams: StreamTable, line: ControlLine) -> None:
             streams.run(command)
 
 
-def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> ParallelMesh:
+def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> AvatarModel:
     """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
 
     Args:
         model: with the same weights on every rank; its networks are altered in place. Not used yet: what is
             compiled at its first use would be compiled for one rank.
         config: degrees, or None for those that `choose_degrees` takes.
+
+    Returns:
+        The model, whose plan says which tokens this rank computes.
 
     Raises:
         InputError: the degrees do not fit the number of ranks or of heads.
@@ -214,9 +217,12 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Pa
     # Collectives in a graph are not tried.
     if graphs and mesh.everyone.size > 1 and meets_in_memory(mesh, dit.config.num_heads):
         graph_blocks(dit)
-    parallelize_dit(dit, mesh)
+    tokens = parallelize_dit(dit, mesh)
     parallelize_vae(model.models.vae, mesh.everyone)
-    return mesh
+    if model.models.prepare is None:
+        return model
+    plan = replace(model.models.prepare, tokens=tokens)
+    return replace(model, models=replace(model.models, prepare=plan))
 
 
 def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
@@ -290,8 +296,7 @@ def run_worker(
     try:
         with join_workers(place, device) as line:
             model = _build_together(build, line)
-            spread_model(model)
-            streams = StreamTable(model)
+            streams = StreamTable(spread_model(model))
             if line.leads:
                 with Leader(streams, line) as leader:
                     return lead(leader)

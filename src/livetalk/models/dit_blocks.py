@@ -4,7 +4,6 @@ Shapes: B batch · T latent frames · L video tokens · S context tokens · N he
 D model width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -242,28 +241,17 @@ class DiTBlock(nn.Module):
         return add_gated(tokens, self.ffn(x), gate2)
 
 
-OwnTokens = Callable[[int], tuple[int, int]]
-"""From the number of tokens of a window to the first that is kept and the one after the last."""
-
-
-def all_tokens(num_tokens: int) -> tuple[int, int]:
-    """Keep all tokens of a window."""
-    return 0, num_tokens
-
-
 class BlockStack(nn.Module):
     """All blocks. Every per-token fact enters here, so that one hook can slice all of them together.
 
     Attributes:
         layers: the blocks.
-        own_tokens: tells which tokens such a hook leaves, for those who make only what these need.
     """
 
     def __init__(self, config: BlockConfig, num_layers: int) -> None:
         """Build `num_layers` equal blocks."""
         super().__init__()
         self.layers = nn.ModuleList(DiTBlock(config) for _ in range(num_layers))
-        self.own_tokens: OwnTokens = all_tokens
 
     def forward(
         self,

@@ -9,12 +9,11 @@ E head width · D model width.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from livetalk.models.dit import DiT, StepInputs
 from livetalk.models.dit_blocks import ContextBranch, DiTBlock
@@ -29,6 +28,7 @@ from livetalk.models.dit_context import (
     absorb_audio,
     can_absorb,
 )
+from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 
 FOLDED_STEP = 64
@@ -36,20 +36,6 @@ FOLDED_STEP = 64
 
 FOLDING_KEYS = {torch.bfloat16: 4, torch.float16: 4}
 """How many keys stand for the padding together, its weight met to one part in a million; 1 elsewhere."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrepareConfig:
-    """How much is made before the first step.
-
-    Attributes:
-        absorb_audio: multiply speech into the projections around it, where that saves work.
-        max_absorbed_bytes: of one block's products of a chunk; where they need more, each block makes its own
-            in every step and forgets them, which takes a little more work and the memory of one block.
-    """
-
-    absorb_audio: bool = True
-    max_absorbed_bytes: int = 1 << 26
 
 
 class SessionConstants(NamedTuple):
@@ -113,6 +99,7 @@ class ChunkConstants(NamedTuple):
 @torch.no_grad()
 def prepare_session(
     dit: DiT,
+    plan: ExecutionPlan,
     condition: Tensor,
     timesteps: Sequence[float],
     text_embeds: Tensor | None = None,
@@ -122,6 +109,7 @@ def prepare_session(
 
     Args:
         dit: the transformer, its weights and their form final.
+        plan: how it will run.
         condition: `[B, C', T, H, W]`, on the transformer's device.
         timesteps: that the steps will be at, 0..1000.
         text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
@@ -143,8 +131,8 @@ def prepare_session(
         timesteps=tuple(timesteps),
         time=time,
         modulation=modulation,
-        text=None if text_embeds is None else _prepare_text(dit, text_embeds),
-        image=None if image_embeds is None else _prepare_image(dit, image_embeds),
+        text=None if text_embeds is None else _prepare_text(dit, plan, text_embeds),
+        image=None if image_embeds is None else _prepare_image(dit, plan, image_embeds),
     )
 
 
@@ -158,27 +146,27 @@ def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[floa
 
 
 @torch.no_grad()
-def prepare_chunk(
-    dit: DiT, session: SessionConstants, audio: Tensor, config: PrepareConfig | None = None
-) -> ChunkConstants:
+def prepare_chunk(dit: DiT, plan: ExecutionPlan, session: SessionConstants, audio: Tensor) -> ChunkConstants:
     """Make what all steps of a chunk share.
 
     Args:
         dit: that `session` was made with.
+        plan: likewise.
         session: of the chunk.
         audio: speech tokens `[B, T, S, audio_dim]`, from `DiT.project_audio`.
-        config: what is made; None for the usual.
     """
     num_frames, rows, columns = session.grid
     lengths = (rows * columns,) * num_frames
-    frames = _own_frames(dit, num_frames, rows * columns)
-    absorb = _absorption(dit, audio[:, frames], rows * columns, config or PrepareConfig())
+    frames = _own_frames(plan.tokens, num_frames, rows * columns)
+    absorption = _absorption(dit, plan, audio[:, frames], rows * columns)
     layers = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock)
         layers.append(
             BlockConditioning(
-                audio=_prepare_audio(layer, audio, frames, absorb),
+                audio=_offloaded_audio(layer, audio, absorption)
+                if index in plan.offloaded
+                else _prepare_audio(layer, audio, frames, absorption),
                 text=None if session.text is None else session.text[index],
                 image=None if session.image is None else session.image[index],
                 frame_lengths=lengths,
@@ -189,20 +177,26 @@ def prepare_chunk(
 
 @torch.no_grad()
 def prepare_step(
-    dit: DiT, timesteps: Tensor, condition: Tensor, audio_context: Tensor, *embeds: Tensor | None
+    dit: DiT,
+    plan: ExecutionPlan,
+    timesteps: Tensor,
+    condition: Tensor,
+    audio_context: Tensor,
+    *embeds: Tensor | None,
 ) -> StepInputs:
     """Make everything for one step that stands alone, from the arguments of the transformer's `forward`.
 
     Args:
         dit: the transformer.
+        plan: how it will run.
         timesteps: `[B]` float32, all the same.
         condition: `[B, C', T, H, W]`.
         audio_context: `[B, F, window, num_blocks, channels]`.
         embeds: of text and image, as far as there are branches.
     """
     timestep = timesteps[0].item()
-    session = prepare_session(dit, condition, [timestep], *embeds)
-    return prepare_chunk(dit, session, dit.project_audio(audio_context)).step(timestep)
+    session = prepare_session(dit, plan, condition, [timestep], *embeds)
+    return prepare_chunk(dit, plan, session, dit.project_audio(audio_context)).step(timestep)
 
 
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:
@@ -275,25 +269,25 @@ def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device)
     return torch.cat([time for time, _ in rows]), torch.cat([modulation for _, modulation in rows])
 
 
-def _prepare_text(dit: DiT, embeds: Tensor) -> tuple[Context, ...]:
+def _prepare_text(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Context, ...]:
     rows, bias = fold_padding(embeds, dit.config.text_len, dit.dtype)
-    return _project_in_blocks(dit, "text", WeightedTokens(dit.project_text(rows), bias))
+    return _project_in_blocks(dit, plan, "text", WeightedTokens(dit.project_text(rows), bias))
 
 
-def _prepare_image(dit: DiT, embeds: Tensor) -> tuple[Context, ...]:
-    return _project_in_blocks(dit, "image", WeightedTokens(dit.project_image(embeds)))
+def _prepare_image(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Context, ...]:
+    return _project_in_blocks(dit, plan, "image", WeightedTokens(dit.project_image(embeds)))
 
 
 def _project_in_blocks(
-    dit: DiT, name: Literal["text", "image"], tokens: WeightedTokens
+    dit: DiT, plan: ExecutionPlan, name: Literal["text", "image"], tokens: WeightedTokens
 ) -> tuple[Context, ...]:
-    """Return each block's keys and values of one kind of context."""
+    """Return each block's keys and values of one kind of context; the tokens, where it is offloaded."""
     context: list[Context] = []
-    for layer in dit.blocks.layers:
+    for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock) and layer.context_attention is not None
         branch = getattr(layer.context_attention, name)
         assert isinstance(branch, ContextBranch)
-        context.append(tokens if _is_watched(layer) else branch(tokens))
+        context.append(tokens if index in plan.offloaded else branch(tokens))
     return tuple(context)
 
 
@@ -304,40 +298,38 @@ class _Absorption(NamedTuple):
     kept: bool
 
 
-def _absorption(dit: DiT, audio: Tensor, frame_tokens: int, config: PrepareConfig) -> _Absorption:
+def _absorption(dit: DiT, plan: ExecutionPlan, audio: Tensor, frame_tokens: int) -> _Absorption:
     cfg = dit.config
     batch, num_frames, context_tokens = audio.shape[:3]
-    wanted = config.absorb_audio and absorption_saves_work(
+    wanted = plan.absorb_audio and absorption_saves_work(
         frame_tokens=frame_tokens, context_tokens=context_tokens, num_heads=cfg.num_heads, dim=cfg.dim
     )
     numbers = 2 * batch * num_frames * context_tokens * cfg.num_heads * cfg.dim
-    return _Absorption(wanted, numbers * audio.element_size() <= config.max_absorbed_bytes)
+    return _Absorption(wanted, numbers * audio.element_size() <= plan.max_absorbed_bytes)
 
 
-def _own_frames(dit: DiT, num_frames: int, frame_tokens: int) -> slice:
-    """Return the latent frames of the tokens that the blocks are left with."""
-    start, stop = dit.blocks.own_tokens(num_frames * frame_tokens)
-    return slice(start // frame_tokens, -(-stop // frame_tokens))
+def _own_frames(tokens: TokenShare, num_frames: int, frame_tokens: int) -> slice:
+    """Return the latent frames of the tokens that the blocks compute."""
+    own = tokens.of(num_frames * frame_tokens)
+    return slice(own.start // frame_tokens, -(-own.stop // frame_tokens))
+
+
+def _offloaded_audio(layer: DiTBlock, audio: Tensor, absorption: _Absorption) -> AudioContext:
+    """Return the speech of a block whose weights are not here: it projects the tokens itself."""
+    return AudioToAbsorb(audio) if absorption.wanted and _can_absorb(layer) else audio
+
+
+def _can_absorb(layer: DiTBlock) -> bool:
+    return can_absorb(layer.audio_attention.q) and can_absorb(layer.audio_attention.out)
 
 
 def _prepare_audio(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> AudioContext:
     attention = layer.audio_attention
-    absorb = absorption.wanted and can_absorb(attention.q) and can_absorb(attention.out)
-    if _is_watched(layer):
-        return AudioToAbsorb(audio) if absorb else audio
     context = attention.keys_values(audio)
-    if not absorb:
+    if not (absorption.wanted and _can_absorb(layer)):
         return context
     if not absorption.kept:
         return AudioToAbsorb(context)
     own = KeysValues(context.keys[:, frames], context.values[:, frames])
     absorbed = absorb_audio(attention.q, attention.out, own)
     return absorbed._replace(output_bias=absorbed.output_bias.detach(), first_frame=frames.start)
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Tell whether somebody hooked into a block, who expects it to do all of its work itself.
-
-    Blocks that wait in host memory have their weights only between their hooks.
-    """
-    return bool(layer._forward_pre_hooks or layer._forward_hooks)

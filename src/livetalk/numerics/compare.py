@@ -332,8 +332,8 @@ def _replay(models: Models, calls: Mapping[str, Call]) -> dict[str, float]:
     for stage, call in calls.items():
         network = models.dit if call.network == "dit" else models.vae
         arguments = tree_map_only(Tensor, lambda x: x.to(models.device), call.arguments)
-        prepares = call.network == "dit" and models.prepare is not None
-        settled = {"prepared": prepare_step(models.dit, *arguments[1:])} if prepares else {}
+        plan = models.prepare if call.network == "dit" else None
+        settled = {} if plan is None else {"prepared": prepare_step(models.dit, plan, *arguments[1:])}
         answer = getattr(network, call.method)(*arguments, **settled)
         output = answer if isinstance(answer, Tensor) else answer[0]
         errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.models.vae_cache import CachePass
+from livetalk.ops.pieces import Piece
 from livetalk.parallel.collectives import finish_exchange, start_exchange
-from livetalk.parallel.mesh import Axis, Piece
+from livetalk.parallel.mesh import Axis
 from livetalk.parallel.shard import Shard
 
 

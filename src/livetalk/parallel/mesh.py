@@ -1,7 +1,6 @@
-"""The ranks that work on one stream together, and how anything is cut into one piece for each of them."""
+"""The ranks that work on one stream together."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -65,41 +64,6 @@ class ParallelMesh:
     ulysses: Axis
     ring: Axis
     device: torch.device
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of a row of things.
-
-    Attributes:
-        start: its first.
-        stop: the one after its last.
-    """
-
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return self.stop - self.start
-
-    @property
-    def span(self) -> slice:
-        """The stretch as a slice."""
-        return slice(self.start, self.stop)
-
-    def overlap(self, other: "Piece") -> "Piece":
-        """Return what both have, an empty piece if nothing."""
-        start = max(self.start, other.start)
-        return Piece(start, max(start, min(self.stop, other.stop)))
-
-
-def cut(total: int, num_pieces: int) -> tuple[Piece, ...]:
-    """Cut `total` things in order into pieces whose sizes differ by one at most, the larger ones first."""
-    size, larger = divmod(total, num_pieces)
-    starts = [index * size + min(index, larger) for index in range(num_pieces + 1)]
-    return tuple(Piece(start, stop) for start, stop in pairwise(starts))
 
 
 def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:

@@ -5,7 +5,6 @@ self-attention alone, whose core is swapped. All else is as it was.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import DiTBlock
 from livetalk.models.dit_context import BlockConditioning, StackConditioning
+from livetalk.models.dit_plan import TokenShare
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
-from livetalk.parallel.mesh import Axis, ParallelMesh, cut
+from livetalk.parallel.mesh import ParallelMesh
 from livetalk.parallel.peer_memory import gpus_apart, open_peer_memory
 from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
@@ -25,7 +25,7 @@ from livetalk.parallel.ulysses import UlyssesAttention
 BlockInputs = tuple[Tensor, RopeTables, Tensor, Tensor, BlockConditioning | StackConditioning]
 
 
-def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
+def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> TokenShare:
     """Let all ranks of a mesh share the work of every forward pass.
 
     Each must then call the transformer with the same inputs at the same time; each gets the whole velocity,
@@ -36,7 +36,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
         mesh: the ranks. A mesh of one leaves the transformer as it is.
 
     Returns:
-        `dit`.
+        Which tokens of a window the blocks of this rank compute, for the `ExecutionPlan`.
 
     Raises:
         InputError: an axis has more ranks than there are heads.
@@ -44,7 +44,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
         ValueError: the transformer is spread over ranks already.
     """
     if mesh.everyone.size == 1:
-        return dit
+        return TokenShare()
     shard = Shard(mesh.everyone, "tokens", dim=1)
     # One for all blocks, which use it one after the other.
     peers = open_peer_memory(mesh.ulysses, mesh.device)
@@ -60,11 +60,10 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> DiT:
         if mesh.ulysses.size > 1:
             core = UlyssesAttention(core, shard, mesh, dit.config.num_heads, peers)
         block.self_attention.register_module("core", core)
-    dit.blocks.own_tokens = partial(_own_tokens, mesh.everyone)
     dit.blocks.register_forward_pre_hook(_cut_tokens(shard))
     # Behind the head a token is 64 numbers, before it 5,120.
     dit.head.register_forward_hook(_gather_tokens(shard))
-    return dit
+    return TokenShare(mesh.everyone.rank, mesh.everyone.size)
 
 
 def meets_in_memory(mesh: ParallelMesh, num_heads: int) -> bool:
@@ -76,11 +75,6 @@ def meets_in_memory(mesh: ParallelMesh, num_heads: int) -> bool:
     """
     evenly = mesh.ring.size == 1 and num_heads % mesh.ulysses.size == 0
     return evenly and mesh.device.type == "cuda" and gpus_apart() is None
-
-
-def _own_tokens(axis: Axis, num_tokens: int) -> tuple[int, int]:
-    own = cut(num_tokens, axis.size)[axis.rank]
-    return own.start, own.stop
 
 
 def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]:

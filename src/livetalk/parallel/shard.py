@@ -1,7 +1,8 @@
 """How the thing that is passing through a network is cut over the ranks."""
 
 from livetalk.errors import InputError
-from livetalk.parallel.mesh import Axis, Piece, cut
+from livetalk.ops.pieces import Piece, cut
+from livetalk.parallel.mesh import Axis
 
 
 class Shard:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.errors import InputError
+from livetalk.ops.pieces import Piece, cut
 from livetalk.parallel.collectives import exchange, gather
-from livetalk.parallel.mesh import Axis, ParallelMesh, Piece, cut
+from livetalk.parallel.mesh import Axis, ParallelMesh
 from livetalk.parallel.peer_memory import PeerMemory
 from livetalk.parallel.shard import Shard
 

@@ -85,15 +85,22 @@ class DiTPlacement:
         else:
             block.to(self._device)
 
-    def finish(self) -> BlockOffload | None:
-        """Bring everything outside the blocks to the device and start the copies, if any block waits."""
+    def finish(self) -> frozenset[int]:
+        """Bring everything outside the blocks to the device and start the copies, if any block waits.
+
+        Returns:
+            Places in the stack of the blocks that wait in host memory, for the `ExecutionPlan`.
+        """
         for name, child in self._dit.named_children():
             if name != "blocks":
                 child.to(self._device)
-        return BlockOffload(self._packed, self._device, open_lane(self._device)) if self._packed else None
+        if self._packed:
+            # The blocks' hooks keep it.
+            BlockOffload(self._packed, self._device, open_lane(self._device))
+        return frozenset(self._packed)
 
 
-def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) -> BlockOffload | None:
+def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) -> frozenset[int]:
     """Bring a loaded transformer to its form and place.
 
     Args:
@@ -103,7 +110,7 @@ def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) 
         device: that computes.
 
     Returns:
-        The copies at work, or None where all blocks are resident.
+        Places in the stack of the blocks that wait in host memory, for the `ExecutionPlan`.
     """
     work = DiTPlacement(dit, placement, device)
     for index in range(dit.config.num_layers):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from livetalk.diffusion.schedule import sigmas_from_steps
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import PrepareConfig
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.speech import AudioEncoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.lanes import Lane
@@ -26,8 +26,8 @@ class Models:
         audio_encoder: the speech encoder.
         config: what the model is besides its weights.
         loudness: what is done to the level of the sound.
-        prepare: what the transformer makes once for a stream or a chunk instead of in every step; the numbers
-            differ by rounding. None leaves each step to itself.
+        prepare: how the transformer runs, which decides what it computes once for a stream or a chunk instead
+            of in every step; the numbers differ by rounding. None leaves each step to itself.
         match_color: gives frames the colours of the reference; a faster form may stand here.
         lane: where sound is heard; a stream's state belongs to the lane that it was created on.
     """
@@ -37,7 +37,7 @@ class Models:
     audio_encoder: AudioEncoder
     config: StreamConfig = field(default_factory=StreamConfig)
     loudness: LoudnessMode = LoudnessMode.OFF
-    prepare: PrepareConfig | None = field(default_factory=PrepareConfig)
+    prepare: ExecutionPlan | None = field(default_factory=ExecutionPlan)
     match_color: MatchColor = match_color
     lane: Lane = field(default_factory=Lane)
 

@@ -46,7 +46,7 @@ def prepare_conditioning(
     )
     if models.prepare is None:
         return conditioning
-    return prepare_constants(models.dit, conditioning, models.sigmas)
+    return prepare_constants(models.dit, models.prepare, conditioning, models.sigmas)
 
 
 def create_state(

@@ -11,13 +11,8 @@ from torch import Tensor
 from livetalk.diffusion.flow import timesteps_from_sigma
 from livetalk.diffusion.samplers import PredictVelocity
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import (
-    PrepareConfig,
-    SessionConstants,
-    prepare_chunk,
-    prepare_session,
-    with_timesteps,
-)
+from livetalk.models.dit_constants import SessionConstants, prepare_chunk, prepare_session, with_timesteps
+from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.ops.transfer import to_device
 from livetalk.streaming.hearing import Speech
 from livetalk.tracing import span
@@ -37,21 +32,24 @@ class PreparedConditioning(Conditioning):
     constants: SessionConstants
 
 
-def prepare_constants(dit: DiT, conditioning: Conditioning, sigmas: Tensor) -> PreparedConditioning:
+def prepare_constants(
+    dit: DiT, plan: ExecutionPlan, conditioning: Conditioning, sigmas: Tensor
+) -> PreparedConditioning:
     """Let the transformer make, once, what it makes of a stream's conditioning.
 
     Args:
         dit: the transformer.
+        plan: how it runs.
         conditioning: on the transformer's device.
         sigmas: of the sampler, `[num_steps + 1]` on the CPU.
     """
     given = {field.name: getattr(conditioning, field.name) for field in fields(Conditioning)}
-    constants = _session_constants(dit, conditioning, _timesteps(sigmas))
+    constants = _session_constants(dit, plan, conditioning, _timesteps(sigmas))
     return PreparedConditioning(**given, dit=dit, constants=constants)
 
 
 def make_predictor(
-    dit: DiT, conditioning: Conditioning, speech: Speech, sigmas: Tensor, prepare: PrepareConfig | None
+    dit: DiT, conditioning: Conditioning, speech: Speech, sigmas: Tensor, prepare: ExecutionPlan | None
 ) -> PredictVelocity:
     """Return the velocity of one window as a function of latents and sigma.
 
@@ -61,7 +59,8 @@ def make_predictor(
         speech: of the window, its tokens made if anything is to be made once.
         sigmas: `[num_steps + 1]` on the CPU; the function takes these but the last, and finds what belongs to
             one without asking the device.
-        prepare: what is made for all steps before the first; None leaves each step to itself.
+        prepare: how the transformer runs, for what is computed before the first step; None leaves each step
+            to itself.
     """
     timesteps = _timesteps(sigmas)
     on_device = to_device(timesteps_from_sigma(sigmas), speech.context.device)
@@ -70,8 +69,8 @@ def make_predictor(
     if prepare is not None:
         assert speech.tokens is not None
         with span("step.prepare"):
-            session = _usable_constants(dit, conditioning, timesteps)
-            chunk = prepare_chunk(dit, session, speech.tokens, prepare)
+            session = _usable_constants(dit, prepare, conditioning, timesteps)
+            chunk = prepare_chunk(dit, prepare, session, speech.tokens)
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         index = places[float(sigma)]
@@ -94,13 +93,17 @@ def _timesteps(sigmas: Tensor) -> tuple[float, ...]:
     return tuple(timesteps_from_sigma(sigmas[:-1]).tolist())
 
 
-def _usable_constants(dit: DiT, conditioning: Conditioning, timesteps: Sequence[float]) -> SessionConstants:
+def _usable_constants(
+    dit: DiT, plan: ExecutionPlan, conditioning: Conditioning, timesteps: Sequence[float]
+) -> SessionConstants:
     if isinstance(conditioning, PreparedConditioning) and conditioning.dit is dit:
         return with_timesteps(dit, conditioning.constants, timesteps)
-    return _session_constants(dit, conditioning, timesteps)
+    return _session_constants(dit, plan, conditioning, timesteps)
 
 
-def _session_constants(dit: DiT, conditioning: Conditioning, timesteps: Sequence[float]) -> SessionConstants:
+def _session_constants(
+    dit: DiT, plan: ExecutionPlan, conditioning: Conditioning, timesteps: Sequence[float]
+) -> SessionConstants:
     return prepare_session(
-        dit, conditioning.condition, timesteps, conditioning.text_embeds, conditioning.image_embeds
+        dit, plan, conditioning.condition, timesteps, conditioning.text_embeds, conditioning.image_embeds
     )
