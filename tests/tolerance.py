@@ -46,8 +46,10 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference over the largest expected value; NaN if either holds one."""
+    """Return the largest difference over the largest expected value: 0 for empty tensors, NaN for NaN."""
     assert found.shape == expected.shape, f"shape {list(found.shape)} is not {list(expected.shape)}"
+    if not expected.numel():
+        return 0.0
     found, expected = found.detach().double(), expected.detach().double()
     difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
     return 0.0 if difference == 0 else difference / largest if largest else math.inf
@@ -129,8 +131,8 @@ def _perturbed(networks: tuple[nn.Module, ...], narrow: torch.dtype | None) -> I
                 num_products = weight[0].numel() if weight.ndim > 1 else 1
                 step = unit_roundoff(weight.dtype) * math.sqrt(num_products)
             else:
-                # Both factors of a product are rounded.
-                step = unit_roundoff(narrow) * math.sqrt(2)
+                # A weight, the activation that it meets, and what becomes of the sum before the next product.
+                step = unit_roundoff(narrow) * math.sqrt(3)
             noise = 2 * torch.rand(weight.shape, generator=rng, dtype=torch.float64) - 1
             weight.copy_(weight.double() * (1 + step * noise.to(weight.device)))
         yield

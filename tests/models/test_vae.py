@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from livetalk.models.vae import CausalVideoVAE, VAEConfig, channels_to_pixels, pixels_to_channels
 from livetalk.models.vae_cache import VAECache
 from tiny import LATENT_CHANNELS, VAE, VAE_PATCHED, tiny_vae
+from tolerance import assert_near, assert_same_network, distance, expect, expect_narrow, relative
 
 CONFIGS = [VAE, VAE_PATCHED, replace(VAE, temporal_downsample=(False, True))]
 NAMES = ["plain", "patched", "half rate"]
@@ -42,8 +43,8 @@ def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
     vae, stride = tiny_vae(config), config.temporal_stride
     video = draw(batch, 3, 1 + 4 * stride, 32, 48)
     with torch.no_grad():
-        latents, _ = vae.encode(video)
-        frames, _ = vae.decode(latents)
+        latents, encode_limit = expect(lambda: vae.encode(video)[0], vae)
+        frames, decode_limit = expect(lambda: vae.decode(latents)[0], vae)
         assert latents.shape == (
             batch,
             LATENT_CHANNELS,
@@ -54,23 +55,21 @@ def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
         assert frames.shape == video.shape
         for counts in ([1, 1, 1, 1, 1], [1, 3, 1], [2, 1, 2], [4, 1]):
             sizes = [1 + (counts[0] - 1) * stride, *(count * stride for count in counts[1:])]
-            torch.testing.assert_close(encode_pieces(vae, video, sizes), latents, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(decode_pieces(vae, latents, counts), frames, atol=1e-5, rtol=1e-5)
+            assert_near(encode_pieces(vae, video, sizes), latents, encode_limit)
+            assert_near(decode_pieces(vae, latents, counts), frames, decode_limit)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_training_passes_equal_the_streaming_ones(config: VAEConfig) -> None:
     vae, video = tiny_vae(config), draw(2, 3, 1 + 2 * config.temporal_stride, 16, 16)
     mean, log_variance = vae.encode_moments(video)
-    with torch.no_grad():
-        latents, _ = vae.encode(video)
-        frames, _ = vae.decode(latents)
+    latents, limit = expect(lambda: vae.encode(video)[0], vae)
     assert log_variance.shape == mean.shape
-    torch.testing.assert_close(vae.normalize(mean), latents, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(vae.denormalize(latents), mean, atol=1e-6, rtol=1e-5)
+    assert_near(vae.normalize(mean), latents, limit)
+    assert_near(vae.denormalize(latents), mean, limit)
     raw = vae.decode_raw(latents)
     assert raw.abs().max() > 1
-    torch.testing.assert_close(raw.clamp(-1, 1), frames, atol=1e-5, rtol=1e-5)
+    assert_same_network(raw.clamp(-1, 1), lambda: vae.decode(latents)[0], vae)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
@@ -80,13 +79,14 @@ def test_later_frames_never_change_earlier_ones(config: VAEConfig) -> None:
     later = video.clone()
     later[:, :, 1 + stride :] *= -1
     with torch.no_grad():
-        first, second = vae.encode(video)[0], vae.encode(later)[0]
-        torch.testing.assert_close(first[:, :, :2], second[:, :, :2], atol=1e-6, rtol=1e-6)
-        assert not torch.allclose(first[:, :, 2:], second[:, :, 2:])
-        frames, changed = vae.decode(first)[0], vae.decode(second)[0]
-        torch.testing.assert_close(
-            frames[:, :, : 1 + stride], changed[:, :, : 1 + stride], atol=1e-5, rtol=1e-5
-        )
+        first, limit = expect(lambda: vae.encode(video)[0], vae)
+        second = vae.encode(later)[0]
+        assert_near(second[:, :, :2], first[:, :, :2], limit)
+        assert distance(second[:, :, 2:], first[:, :, 2:]) > 100 * limit
+        # The first two latent frames of both may differ by a rounding; they are the same here.
+        second[:, :, :2] = first[:, :, :2]
+        changed = vae.decode(second)[0][:, :, : 1 + stride]
+    assert_same_network(changed, lambda: vae.decode(first)[0][:, :, : 1 + stride], vae)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
@@ -98,21 +98,22 @@ def test_skipped_frames_are_remembered(config: VAEConfig, skip: int) -> None:
     with torch.no_grad():
         whole, cache = vae.decode(latents)
         rest, after = vae.decode(latents, skip_frames=skip)
-    torch.testing.assert_close(rest, whole[:, :, skip:], atol=1e-5, rtol=1e-5)
+    calls = list(seen)
+    expected, limit = expect(lambda: vae.decode(latents)[0], vae)
+    assert_near(rest, expected[:, :, skip:], limit)
     for a, b in zip(cache.histories, after.histories, strict=True):
         assert a is not None and b is not None and torch.equal(a, b)
-    expected = seen[0] - skip if config is VAE_PATCHED else seen[0]
-    assert seen == [whole.shape[2], expected]
+    assert calls == [whole.shape[2], calls[0] - skip if config is VAE_PATCHED else calls[0]]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_chosen_frames_are_those_of_the_whole_video(config: VAEConfig) -> None:
     vae, latents = tiny_vae(config), draw(2, LATENT_CHANNELS, 3, 2, 2)
+    whole, limit = expect(lambda: vae.decode_raw(latents), vae)
     with torch.no_grad():
-        whole = vae.decode_raw(latents)
         frames = torch.tensor([0, 1, whole.shape[2] - 1])
         chosen = vae.decode_raw(latents, frames)
-    torch.testing.assert_close(chosen, whole[:, :, frames], atol=1e-5, rtol=1e-5)
+    assert_near(chosen, whole[:, :, frames], limit)
 
 
 def test_cache_is_a_value() -> None:
@@ -148,11 +149,13 @@ def test_every_activation_keeps_channels_last(config: VAEConfig, batch: int) -> 
             look(name)
     with torch.no_grad():
         latents, _ = vae.encode(draw(batch, 3, 1 + config.temporal_stride, 16, 16))
-        frames, cache = vae.decode(latents[:, :, :1])
+        _, cache = vae.decode(latents[:, :, :1])
         vae.decode(latents[:, :, 1:], cache)
     assert wrong == []
+    frames, limit = expect(lambda: vae.decode(latents[:, :, :1])[0], vae)
     vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    torch.testing.assert_close(vae.decode(latents[:, :, :1])[0], frames)
+    with torch.no_grad():
+        assert_near(vae.decode(latents[:, :, :1])[0], frames, limit)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
@@ -174,19 +177,18 @@ def test_compiles_without_graph_breaks() -> None:
     decode = torch.compile(vae.decode, backend="eager", fullgraph=True)
     with torch.no_grad():
         mean, _ = encode(video)
-        torch.testing.assert_close(mean, vae.encode_moments(video)[0])
-        torch.testing.assert_close(decode(mean)[0], vae.decode(mean)[0])
+        assert_same_network(mean, lambda: vae.encode_moments(video)[0], vae)
+        assert_same_network(decode(mean)[0], lambda: vae.decode(mean)[0], vae)
 
 
 def test_bfloat16_stays_close_to_float32() -> None:
     exact, rounded = tiny_vae(VAE_PATCHED), tiny_vae(VAE_PATCHED).to(torch.bfloat16)
     video = draw(1, 3, 9, 32, 32)
+    latents, encode_limit = expect_narrow(lambda: exact.encode(video)[0], torch.bfloat16, exact)
+    frames, decode_limit = expect_narrow(lambda: exact.decode(latents)[0], torch.bfloat16, exact)
     with torch.no_grad():
-        expected = exact.encode(video)[0]
-        got = rounded.encode(video)[0]
-        assert 0 < (got.float() - expected).norm() / expected.norm() < 0.05
-        frames = rounded.decode(expected)[0]
-        assert 0 < (frames.float() - exact.decode(expected)[0]).norm() / frames.float().norm() < 0.05
+        assert 0 < relative(rounded.encode(video)[0], latents) < encode_limit
+        assert 0 < relative(rounded.decode(latents)[0], frames) < decode_limit
 
 
 def test_patches_are_undone() -> None:

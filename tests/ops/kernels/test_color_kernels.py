@@ -3,6 +3,7 @@ import torch
 
 from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.streaming.color import match_color, measure_color
+from tolerance import assert_near, rounding
 
 
 def frames(device: torch.device) -> torch.Tensor:
@@ -35,7 +36,9 @@ def test_colours_are_matched(device: torch.device, layout: str, dtype: torch.dty
     expected = match_color(x, reference, strength)
     assert out.dtype == torch.float32 and out.is_contiguous()
     assert (expected - x.float()).abs().max() > 0.1
-    torch.testing.assert_close(out, expected, rtol=0, atol=2e-4)
+    # Statistics over all pixels of a frame; cubes and roots there and back, which enlarge rounding by the
+    # slope of the curve of a screen where it is dark, 12.92.
+    assert_near(out, expected, 12.92 * rounding(x.shape[-2] * x.shape[-1] + 16))
 
 
 def test_without_strength_frames_stay(device: torch.device) -> None:

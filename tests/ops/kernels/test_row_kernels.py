@@ -8,32 +8,34 @@ from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.ops.norm import add_gated, modulate
+from tolerance import assert_near, rounding
 
 pytestmark = pytest.mark.usefixtures("least_part")
 
 TORCH = TorchKernels()
 EPS = 1e-6
+WIDTH = 88
 DTYPES = [torch.float32, torch.bfloat16]
 
 
 def close(a: Any, b: Any, dtype: torch.dtype = torch.float32) -> None:
     """Compare numbers but for the last place, and rows of one byte but for a level here and there."""
     if isinstance(b, QuantizedRows):
-        torch.testing.assert_close(a.scale, b.scale, rtol=1e-5, atol=0)
+        # The largest of a row comes from a norm and an activation over it, in float32.
+        torch.testing.assert_close(a.scale, b.scale, rtol=rounding(WIDTH + 8), atol=0)
         steps = (a.levels.float() - b.levels.float()).abs()
         assert (steps <= b.levels.float().abs() / 8 + 2.0**-9).all()
         assert (steps > 0).float().mean() < 0.02
         assert a.levels.dtype == b.levels.dtype
         return
     assert a.dtype == b.dtype == dtype
-    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
-    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    assert_near(a, b, rounding(WIDTH + 8, dtype))
 
 
 class Case:
     """Tokens and all that is added to and mapped over them."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, shared: bool, width: int = 88) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, shared: bool, width: int = WIDTH) -> None:
         rng = torch.Generator().manual_seed(width)
 
         def draw(*shape: int) -> torch.Tensor:
@@ -126,7 +128,7 @@ def test_softmax_heads(
     weights = triton.softmax_heads(products, bias, 0.25, heads)
     close(weights, TORCH.softmax_heads(products, bias, 0.25, heads), dtype)
     total = weights.float().unflatten(-1, (heads, keys)).sum(-1)
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=0.02, atol=0)
+    assert_near(total, torch.ones_like(total), rounding(keys, dtype))
 
 
 def test_a_row_of_zeros_is_quantised_to_zeros(triton: FusedKernels, device: torch.device) -> None:
@@ -138,10 +140,10 @@ def test_a_row_of_zeros_is_quantised_to_zeros(triton: FusedKernels, device: torc
 def test_the_twin_is_what_the_blocks_compute() -> None:
     case = Case(torch.device("cpu"), torch.float32, shared=False)
     shift, scale = case.affine.bias, case.affine.weight - 1
-    norm = modulate(F.layer_norm(case.x, (88,), eps=EPS), shift, scale)
-    torch.testing.assert_close(TORCH.layer_norm(case.x, case.affine, EPS, quantize=False), norm)
+    norm = modulate(F.layer_norm(case.x, (WIDTH,), eps=EPS), shift, scale)
+    close(TORCH.layer_norm(case.x, case.affine, EPS, quantize=False), norm)
     assert case.branch.bias is not None and case.branch.gate is not None
     total = add_gated(case.x, case.branch.output + case.branch.bias, case.branch.gate)
-    torch.testing.assert_close(TORCH.add(case.x, case.branch), total)
+    close(TORCH.add(case.x, case.branch), total)
     gelu = TORCH.gelu(case.x, case.branch.bias, quantize=False)
-    torch.testing.assert_close(gelu, F.gelu(case.x + case.branch.bias, approximate="tanh"))
+    close(gelu, F.gelu(case.x + case.branch.bias, approximate="tanh"))
