@@ -31,10 +31,10 @@ from livetalk.bench.model import build_model
 from livetalk.bench.options import BenchOptions
 from livetalk.cli import bench
 from livetalk.engine.commands import NextChunk, OpenStream
-from livetalk.engine.launch import launch_workers
+from livetalk.engine.group import WorkerGroup
 from livetalk.engine.stream import Streams
 from livetalk.engine.worker import Leader, StreamTable, choose_worker_device, require_gpus, run_worker
-from livetalk.env import worker_place
+from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError, LivetalkError
 from livetalk.tracing import observe_spans
 
@@ -89,9 +89,16 @@ def run(options: BenchOptions) -> int:
         model = build_model(options, device)
         report(sum_by_stage(record_chunk(model, StreamTable(model), options)))
         return 0
-    if place is None:
-        require_gpus(options.gpus, options.device)
-        return launch_workers([sys.executable, *sys.argv], options.gpus)
+    if place is not None:
+        return run_rank(place, options)
+    require_gpus(options.gpus, options.device)
+    with WorkerGroup.start(run_rank, [(options,)] * options.gpus) as group:
+        return group.wait()
+
+
+def run_rank(place: WorkerPlace, options: BenchOptions) -> int:
+    """Be one of several processes; the first reports."""
+    device = choose_worker_device(options.device, place)
 
     def lead(leader: Leader) -> int:
         report(sum_by_stage(record_chunk(leader.model, leader, options)))

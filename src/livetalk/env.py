@@ -1,12 +1,9 @@
 """The only reader of the environment: a debug switch, a mirror, a worker's place. None changes a result."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_LIFELINE = "LIVETALK_LIFELINE"
-_RENDEZVOUS = "LIVETALK_RENDEZVOUS"
 _INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _UNWANTED_CACHE = "torchinductor_"
 _NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
@@ -20,17 +17,15 @@ class WorkerPlace:
     Attributes:
         rank: 0 leads.
         num_ranks: processes in all.
-        local_rank: number of its GPU on this machine.
-        rendezvous: where they meet, as PyTorch names it.
-        lifeline: file descriptor that ends when the process that started this one does; None if another
-            program than livetalk started it.
+        local_rank: number among the processes of this machine, and of its GPU where it sees several.
+        rendezvous: where they meet, as PyTorch names it, such as "tcp://host:port"; "env://" reads it from
+            the environment that torchrun prepares.
     """
 
     rank: int
     num_ranks: int
     local_rank: int
-    rendezvous: str
-    lifeline: int | None = None
+    rendezvous: str = "env://"
 
 
 def debug_enabled() -> bool:
@@ -58,31 +53,17 @@ def keep_compiled_code(folder: Path) -> None:
 
 
 def worker_place() -> WorkerPlace | None:
-    """Return what livetalk, or torchrun, says about this process; None for one that was started alone."""
+    """Return the place that torchrun, or another launcher with its variables, gave this process.
+
+    None for a process that was started alone.
+    """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
-    lifeline = os.environ.get(_LIFELINE)
     return WorkerPlace(
         rank=int(os.environ["RANK"]),
         num_ranks=int(os.environ["WORLD_SIZE"]),
         local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
-        rendezvous=os.environ.get(_RENDEZVOUS, "env://"),
-        lifeline=None if lifeline is None else int(lifeline),
     )
-
-
-def worker_environment(place: WorkerPlace) -> Mapping[str, str]:
-    """Return the environment to start a worker in: this one's, and the worker's place."""
-    added = {
-        "RANK": str(place.rank),
-        "WORLD_SIZE": str(place.num_ranks),
-        "LOCAL_RANK": str(place.local_rank),
-        _RENDEZVOUS: place.rendezvous,
-        **_NO_MULTICAST,
-    }
-    if place.lifeline is not None:
-        added[_LIFELINE] = str(place.lifeline)
-    return {**os.environ, **added}
 
 
 def keep_multicast_off() -> None:

@@ -18,3 +18,7 @@ class OutputError(LivetalkError):
 
 class WeightsError(LivetalkError):
     """A checkpoint is missing, corrupted or does not fit the network."""
+
+
+class WorkerError(LivetalkError):
+    """A worker process ended that should not have."""

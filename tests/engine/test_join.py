@@ -3,11 +3,10 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 import livetalk
-from livetalk.engine.join import PeerLostError, join_workers, noticing_loss
-from livetalk.env import WorkerPlace, worker_environment, worker_place
+from livetalk.engine.join import PeerLostError, noticing_loss, require_own_gpus
+from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError
 
 SOURCE = Path(livetalk.__file__).parent
@@ -18,27 +17,16 @@ def test_a_process_that_was_started_alone_has_no_place(monkeypatch: pytest.Monke
     assert worker_place() is None
 
 
-def test_a_place_survives_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = WorkerPlace(rank=2, num_ranks=4, local_rank=2, rendezvous="file:///somewhere", lifeline=7)
-    for name, value in worker_environment(place).items():
-        monkeypatch.setenv(name, value)
-    assert worker_place() == place
-
-
 def test_torchrun_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     assert worker_place() == WorkerPlace(rank=3, num_ranks=4, local_rank=1, rendezvous="env://")
 
 
-def test_more_workers_than_gpus_are_refused() -> None:
-    num_ranks = torch.cuda.device_count() + 1
-    place = WorkerPlace(rank=0, num_ranks=num_ranks, local_rank=0, rendezvous="file:///nowhere")
-    with (
-        pytest.raises(InputError, match=f"gpus {num_ranks}: this machine has {num_ranks - 1}; use fewer"),
-        join_workers(place, torch.device("cuda", 0)),
-    ):
-        raise AssertionError("they must not meet")
+def test_workers_with_one_gpu_between_them_are_refused() -> None:
+    require_own_gpus(["GPU-a", "GPU-b", "GPU-c"])
+    with pytest.raises(InputError, match=r"gpus 3: workers 1 and 3 were given the same GPU \(GPU-a\)"):
+        require_own_gpus(["GPU-a", "GPU-b", "GPU-a"])
 
 
 @pytest.mark.parametrize(

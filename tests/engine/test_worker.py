@@ -278,6 +278,13 @@ def test_each_worker_has_the_gpu_of_its_place(monkeypatch: pytest.MonkeyPatch) -
     place = WorkerPlace(rank=3, num_ranks=4, local_rank=3, rendezvous="env://")
     assert choose_worker_device("cpu", place) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Another launcher gives each worker one GPU to see, which is number 0 in every process.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_worker_device("auto", place) == torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(InputError, match="GPU worker 4: this machine has 3 GPUs; use fewer"):
+        choose_worker_device("auto", place)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert choose_worker_device("auto", place) == torch.device("cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     require_gpus(4, "auto")

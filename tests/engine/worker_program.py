@@ -11,10 +11,10 @@ from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.random_model import build_random_model
 from livetalk.engine.audio_feed import AudioPiece
 from livetalk.engine.commands import OpenStream
-from livetalk.engine.launch import end_worker, launch_workers
+from livetalk.engine.group import WorkerGroup, end_worker
 from livetalk.engine.stream import Streams, generate_stream
 from livetalk.engine.worker import Leader, run_worker
-from livetalk.env import worker_place
+from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import LivetalkError
 from livetalk.streaming.geometry import ChunkGeometry
 
@@ -48,14 +48,23 @@ def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.T
 
 
 def main(folder: Path, num_chunks: int) -> int:
-    """Start the workers, or be one of them."""
+    """Start the workers, or be one of them where torchrun has started them."""
     place = worker_place()
-    if place is None:
-        try:
-            return launch_workers([sys.executable, *sys.argv], NUM_WORKERS)
-        except LivetalkError as error:
-            sys.stderr.write(f"livetalk: error: {error}\n")
-            return 2
+    if place is not None:
+        code = run_rank(place, folder, num_chunks)
+        if code:
+            end_worker(code)
+        return code
+    try:
+        with WorkerGroup.start(run_rank, [(folder, num_chunks)] * NUM_WORKERS) as group:
+            return group.wait()
+    except LivetalkError as error:
+        sys.stderr.write(f"livetalk: error: {error}\n")
+        return 2
+
+
+def run_rank(place: WorkerPlace, folder: Path, num_chunks: int) -> int:
+    """Be one of the workers."""
     torch.set_num_threads(1)
     (folder / f"worker{place.rank}").write_text(str(os.getpid()))
 
@@ -67,10 +76,7 @@ def main(folder: Path, num_chunks: int) -> int:
             return 130
         return 0
 
-    code = run_worker(place, torch.device("cpu"), build, lead)
-    if code:
-        end_worker(code)
-    return code
+    return run_worker(place, torch.device("cpu"), build, lead)
 
 
 if __name__ == "__main__":

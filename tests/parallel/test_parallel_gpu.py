@@ -109,7 +109,7 @@ def exchanged(through_peers: bool) -> list[Tensor]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), device)
     shard = Shard(mesh.everyone, "tokens", dim=1)
     own = shard.enter(FRAMES * ROWS * COLUMNS)
-    peers = open_peer_memory(mesh.ulysses, device) if through_peers else None
+    peers = open_peer_memory(mesh) if through_peers else None
     assert (peers is not None) == through_peers
     core, kernels = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers), select_kernels("auto", device)
     rng = torch.Generator(device).manual_seed(dist.get_rank())

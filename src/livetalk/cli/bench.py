@@ -18,10 +18,10 @@ from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
 from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
 from livetalk.bench.report import describe_plan, describe_record, describe_scaling, describe_subject
-from livetalk.bench.scaling import bench_command, measure_scaling
+from livetalk.bench.scaling import measure_scaling
 from livetalk.bench.spans import Trace, percentile, summarize_stages
+from livetalk.cli.guard import run_workers
 from livetalk.device import PRECISIONS, set_threads
-from livetalk.engine.launch import launch_workers
 from livetalk.engine.worker import (
     Leader,
     StreamTable,
@@ -135,11 +135,12 @@ def run(args: argparse.Namespace) -> int:
         return _run_scaling(args, options)
     if options.gpus > 1 and place is None:
         require_gpus(options.gpus, options.device)
-        return launch_workers(bench_command(options, *_result_arguments(args)), options.gpus)
+        return run_workers(_run_rank, [args, options], options.gpus)
+    if place is not None and place.num_ranks > 1:
+        require_place(place, options.gpus)
+        return _run_rank(place, args, options)
     set_threads(options.threads)
     device = choose_worker_device(options.device, place)
-    if place is not None and place.num_ranks > 1:
-        return _run_rank(args, options, place, device)
     began = perf_counter()
     _announce(options)
     model = build_model(options, device)
@@ -149,11 +150,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run_rank(
-    args: argparse.Namespace, options: BenchOptions, place: WorkerPlace, device: torch.device
-) -> int:
+def _run_rank(place: WorkerPlace, args: argparse.Namespace, options: BenchOptions) -> int:
     """Be one of several processes; only the first of them measures and prints."""
-    require_place(place, options.gpus)
+    set_threads(options.threads)
+    device = choose_worker_device(options.device, place)
     began = perf_counter()
     if place.rank == 0:
         _announce(options)
@@ -238,14 +238,6 @@ def _make_record(
         commit=options.commit or find_commit(),
         date=now(),
     )
-
-
-def _result_arguments(args: argparse.Namespace) -> list[str]:
-    arguments = []
-    for name in ("output", "trace"):
-        if (path := getattr(args, name)) is not None:
-            arguments += [f"--{name}", str(path)]
-    return arguments
 
 
 class _ChunkProgress:

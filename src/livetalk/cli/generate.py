@@ -1,7 +1,6 @@
 """`livetalk generate`: a portrait and a voice in, an MP4 out."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from livetalk.accelerate.apply import AUTO, AccelerationConfig
@@ -11,9 +10,9 @@ from livetalk.assembly.random_model import RANDOM_MODELS
 from livetalk.assembly.session import SIZES, SessionOptions, check_options
 from livetalk.avatar import NOISE_NOTICE, Avatar
 from livetalk.cli.byte_progress import ByteProgress
+from livetalk.cli.guard import run_workers
 from livetalk.cli.progress import VideoProgress
 from livetalk.device import PRECISIONS, set_threads
-from livetalk.engine.launch import launch_workers
 from livetalk.engine.worker import choose_worker_device, require_gpus, require_place, run_worker
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError
@@ -149,16 +148,17 @@ def run(args: argparse.Namespace) -> int:
     if place is None:
         require_gpus(args.gpus, args.device)
         if args.gpus > 1:
-            return launch_workers([sys.executable, "-m", "livetalk", *sys.argv[1:]], args.gpus)
+            return run_workers(_run_rank, [args], args.gpus)
     else:
         require_place(place, args.gpus)
         if place.num_ranks > 1:
-            return _run_rank(args, audio, place)
+            return _run_rank(place, args)
     return _make(args, audio, Avatar(_load(args, args.device)))
 
 
-def _run_rank(args: argparse.Namespace, audio: AudioReader, place: WorkerPlace) -> int:
+def _run_rank(place: WorkerPlace, args: argparse.Namespace) -> int:
     """Be one of several processes; the first of them makes the video with all."""
+    audio = open_audio(args.audio)
     device = choose_worker_device(args.device, place)
     return run_worker(
         place,

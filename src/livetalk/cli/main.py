@@ -2,8 +2,6 @@
 
 import argparse
 import importlib
-import logging
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +9,10 @@ from types import ModuleType
 from typing import NoReturn
 
 from livetalk import __version__
-from livetalk.engine.launch import end_worker
-from livetalk.env import debug_enabled, worker_place
+from livetalk.cli.guard import EXIT_ERROR, run_guarded
+from livetalk.engine.group import end_worker
+from livetalk.env import worker_place
 from livetalk.errors import LivetalkError
-from livetalk.log import configure_logging
-
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C or a request to stop.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    configure_logging(logging.WARNING)
-    # A request to stop is an interruption too: results are completed or removed, never left halfway.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return _run(arguments)
-    except KeyboardInterrupt as interruption:
-        _complain(str(interruption) or "interrupted")
-        return EXIT_INTERRUPTED
-    except (LivetalkError, MemoryError, RuntimeError) as error:
-        message = _one_line(error)
-        if message is None or debug_enabled():
-            raise
-        _complain(f"error: {message}")
-        return EXIT_ERROR
+    return run_guarded(lambda: _run(arguments))
 
 
 def run_program() -> NoReturn:
@@ -120,17 +102,3 @@ def _import_command(name: str) -> ModuleType:
             f"livetalk {name} needs the package {error.name}, which is not installed; "
             f"see the extras in the installation notes"
         ) from error
-
-
-def _one_line(error: Exception) -> str | None:
-    """Return what to tell the user, or None for a defect that deserves its traceback."""
-    if isinstance(error, LivetalkError):
-        return " ".join(str(error).split())
-    text = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return "out of memory; close other programs, or ask livetalk doctor what fits"
-    return None
-
-
-def _complain(message: str) -> None:
-    print(f"livetalk: {message}", file=sys.stderr)

@@ -1,18 +1,18 @@
 """A worker's side of the work: meet the others, pass on what to do next, notice when they are gone."""
 
 import contextlib
-import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from livetalk.engine.launch import EXIT_LOST
 from livetalk.env import WorkerPlace, keep_multicast_off
 from livetalk.errors import InputError, LivetalkError
+from livetalk.parallel.reach import device_uuid
 
 _PATIENCE = timedelta(days=30)
 """Followers wait so long for the next thing to do."""
@@ -107,26 +107,24 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLi
     """Meet the other workers, for the length of a block.
 
     Args:
-        place: of this process.
-        device: where it computes.
+        place: of this process, whoever started it.
+        device: where it computes, see `choose_worker_device`.
 
     Yields:
         The line between leader and followers.
 
     Raises:
-        InputError: there are fewer GPUs than workers.
+        InputError: two workers were given the same GPU; raised on all of them.
     """
-    # Asked alike on all ranks, so that all of them see the same fault.
-    if device.type == "cuda" and torch.cuda.device_count() < place.num_ranks:
-        raise InputError(f"gpus {place.num_ranks}: this machine has {torch.cuda.device_count()}; use fewer")
-    if place.lifeline is not None:
-        threading.Thread(target=_end_with, args=(place.lifeline,), daemon=True).start()
     keep_multicast_off()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    store = _meet(place)
+    if device.type == "cuda":
+        require_own_gpus(_tell_all(store, place, device_uuid(device)))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=place.rendezvous,
+        store=PrefixStore("group", store),
         rank=place.rank,
         world_size=place.num_ranks,
         device_id=device if device.type == "cuda" else None,
@@ -139,6 +137,36 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLi
         dist.destroy_process_group()
 
 
+def require_own_gpus(uuids: Sequence[str]) -> None:
+    """Refuse workers that were given the same GPU.
+
+    Args:
+        uuids: of the workers' GPUs, by rank.
+
+    Raises:
+        InputError: two of them are equal.
+    """
+    for rank, uuid in enumerate(uuids):
+        if (first := uuids.index(uuid)) < rank:
+            raise InputError(
+                f"gpus {len(uuids)}: workers {first + 1} and {rank + 1} were given the same GPU ({uuid}); "
+                "start fewer, or give each a GPU of its own"
+            )
+
+
+def _meet(place: WorkerPlace) -> Store:
+    """Return the store that all workers share."""
+    store, _, _ = next(iter(rendezvous(place.rendezvous, place.rank, place.num_ranks)))
+    shared: Store = store
+    return shared
+
+
+def _tell_all(store: Store, place: WorkerPlace, word: str) -> list[str]:
+    """Tell all workers a word, and return the words of all, by rank."""
+    store.set(f"word{place.rank}", word)
+    return [store.get(f"word{rank}").decode() for rank in range(place.num_ranks)]
+
+
 @contextlib.contextmanager
 def noticing_loss() -> Iterator[None]:
     """Turn the errors that the end of another worker causes into `PeerLostError`."""
@@ -148,9 +176,3 @@ def noticing_loss() -> Iterator[None]:
         if any(word in str(error).lower() for word in _GONE):
             raise PeerLostError("another GPU worker has gone") from error
         raise
-
-
-def _end_with(lifeline: int) -> None:
-    """End this process, whatever it is at, when the one that started it ends."""
-    os.read(lifeline, 1)
-    os._exit(EXIT_LOST)

@@ -27,8 +27,8 @@ from livetalk.engine.commands import (
     StopWorkers,
     StreamCommand,
 )
+from livetalk.engine.group import EXIT_LOST
 from livetalk.engine.join import ControlLine, PeerLostError, join_workers
-from livetalk.engine.launch import EXIT_LOST
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import InputError, LivetalkError
 from livetalk.ops.lanes import Lane
@@ -233,12 +233,18 @@ def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
         place: of this process; None for one that was started alone.
 
     Raises:
-        InputError: there is no such device.
+        InputError: there is no such device, or no GPU for this process.
     """
     device = choose_device(name)
-    if device.type == "cuda" and place is not None:
-        return torch.device("cuda", place.local_rank)
-    return device
+    if device.type != "cuda" or place is None:
+        return device
+    num_visible = torch.cuda.device_count()
+    if num_visible == 1:
+        # Whoever started the workers gave each a GPU of its own; `join_workers` finds out whether it did.
+        return torch.device("cuda", 0)
+    if place.local_rank >= num_visible:
+        raise InputError(f"GPU worker {place.rank + 1}: this machine has {num_visible} GPUs; use fewer")
+    return torch.device("cuda", place.local_rank)
 
 
 def require_gpus(num_gpus: int, device: str) -> None:

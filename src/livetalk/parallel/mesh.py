@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from livetalk.errors import InputError
+from livetalk.parallel.reach import find_unreachable_pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +59,14 @@ class ParallelMesh:
         ulysses: the ranks of this one's group.
         ring: the ranks with the same place in the other groups.
         device: where this rank computes.
+        apart: two ranks whose GPUs cannot reach each other's memory; None for none.
     """
 
     everyone: Axis
     ulysses: Axis
     ring: Axis
     device: torch.device
+    apart: tuple[int, int] | None = None
 
 
 def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:
@@ -96,7 +99,11 @@ def build_mesh(config: ParallelConfig, device: torch.device) -> ParallelMesh:
     rings = [tuple(range(start, num_ranks, size)) for start in range(size)]
     everyone = _open_axis([tuple(range(num_ranks))], rank)
     return ParallelMesh(
-        everyone=everyone, ulysses=_open_axis(groups, rank), ring=_open_axis(rings, rank), device=device
+        everyone=everyone,
+        ulysses=_open_axis(groups, rank),
+        ring=_open_axis(rings, rank),
+        device=device,
+        apart=find_unreachable_pair(device),
     )
 
 

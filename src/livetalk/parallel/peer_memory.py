@@ -5,7 +5,6 @@ kernel may do that as it makes them. A barrier between the GPUs, not the process
 """
 
 from collections.abc import Sequence
-from itertools import permutations
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.distributed import _symmetric_memory
 
 from livetalk.log import get_logger
-from livetalk.parallel.mesh import Axis
+from livetalk.parallel.mesh import Axis, ParallelMesh
 
 PATIENCE_MS = 600_000
 """A GPU that waits longer for another gives up with an error, as NCCL's does."""
@@ -23,30 +22,25 @@ PATIENCE_MS = 600_000
 _log = get_logger(__name__)
 
 
-def open_peer_memory(axis: Axis, device: torch.device) -> "PeerMemory | None":
-    """Open the memory of an axis's GPUs to one another; every rank must call this.
+def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
+    """Open the memory of the GPUs along a mesh's Ulysses axis to one another; every rank must call this.
 
     Args:
-        axis: ranks of one host; rank r of the process group computes on GPU r.
-        device: where this rank computes.
+        mesh: the ranks.
 
     Returns:
-        None where there are no GPUs, or a warning says why they cannot.
+        None where there are no GPUs, or a log line says which of them cannot.
     """
-    if axis.size == 1 or device.type != "cuda":
+    if mesh.ulysses.size == 1 or mesh.device.type != "cuda":
         return None
-    apart = gpus_apart()
-    if apart is not None:
-        _log.warning("GPUs %d and %d cannot reach each other's memory: exchanges go through NCCL", *apart)
+    if mesh.apart is not None:
+        first, second = (rank + 1 for rank in mesh.apart)
+        _log.warning(
+            "GPU workers %d and %d cannot reach each other's memory: exchanges go through NCCL", first, second
+        )
         return None
     _log.info("attention over GPUs: each writes to the memory of the others")
-    return PeerMemory(axis, device)
-
-
-def gpus_apart() -> tuple[int, int] | None:
-    """Return two GPUs of this host that cannot reach each other's memory, if there are any."""
-    pairs = permutations(range(torch.cuda.device_count()), 2)
-    return next((pair for pair in pairs if not torch.cuda.can_device_access_peer(*pair)), None)
+    return PeerMemory(mesh.ulysses, mesh.device)
 
 
 class Room(NamedTuple):

@@ -17,7 +17,7 @@ from livetalk.models.dit_plan import TokenShare
 from livetalk.ops.rope import RopeTables
 from livetalk.parallel.collectives import gather
 from livetalk.parallel.mesh import ParallelMesh
-from livetalk.parallel.peer_memory import gpus_apart, open_peer_memory
+from livetalk.parallel.peer_memory import open_peer_memory
 from livetalk.parallel.ring import PartialCore, RingAttention
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import UlyssesAttention
@@ -47,7 +47,7 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> TokenShare:
         return TokenShare()
     shard = Shard(mesh.everyone, "tokens", dim=1)
     # One for all blocks, which use it one after the other.
-    peers = open_peer_memory(mesh.ulysses, mesh.device)
+    peers = open_peer_memory(mesh)
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
         core: nn.Module = block.self_attention.core
@@ -74,7 +74,7 @@ def meets_in_memory(mesh: ParallelMesh, num_heads: int) -> bool:
         num_heads: of the transformer.
     """
     evenly = mesh.ring.size == 1 and num_heads % mesh.ulysses.size == 0
-    return evenly and mesh.device.type == "cuda" and gpus_apart() is None
+    return evenly and mesh.device.type == "cuda" and mesh.apart is None
 
 
 def _cut_tokens(shard: Shard) -> Callable[[nn.Module, BlockInputs], BlockInputs]:
