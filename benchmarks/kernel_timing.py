@@ -1,25 +1,24 @@
-"""What `kernels.py` times with: sizes, a clock for one device, a report."""
+"""What `kernels.py` times and how it reports: sizes, and the lines of one device."""
 
-# ruff: noqa: T201, TID251  a program that measures and prints
+# ruff: noqa: T201  a program that measures and prints
 
 import importlib
 import importlib.util
-import statistics
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from livetalk.assembly.random_model import random_model_config
+from livetalk.bench.calls import time_call
 from livetalk.models.dit import DiTConfig
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.kernels.selection import select_kernels, triton_problem
 
-WARMUP = 3
+WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +89,6 @@ class Bench:
             found.append(select_kernels("triton", self.device))
         return found
 
-    def milliseconds(self, call: Callable[[], object]) -> float:
-        """Run a call, a few times to warm up, and return its median time."""
-        for _ in range(min(WARMUP, self.repeats)):
-            call()
-        times = []
-        for _ in range(self.repeats):
-            if self.device.type == "cuda":
-                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                call()
-                end.record()
-                end.synchronize()
-                times.append(float(start.elapsed_time(end)))
-            else:
-                began = perf_counter()
-                call()
-                times.append(1000 * (perf_counter() - began))
-        return statistics.median(times)
-
     def add(self, section: str, name: str, form: str, call: Callable[[], object], **facts: float) -> None:
         """Time a call and print its line; one that fails is reported and the others go on.
 
@@ -122,7 +102,7 @@ class Bench:
         row: dict[str, Any] = {"name": name, "form": form}
         self.rows.setdefault(section, []).append(row)
         try:
-            ms = self.milliseconds(call)
+            ms = time_call(call, self.device, repeats=self.repeats, warm_up=min(WARM_UP, self.repeats))
         except RuntimeError as error:
             row["failed"] = str(error).splitlines()[0][:160]
             print(f"{name:40}{form:24}failed: {row['failed']}")

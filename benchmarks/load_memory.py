@@ -11,53 +11,18 @@ the network in host memory; `cuda` is the real thing. The last line is JSON.
 import argparse
 import json
 import multiprocessing
-import threading
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 
+from livetalk.bench.host_memory import FIELDS, HostMemoryWatch
 from livetalk.checkpoints.layouts import find_published
 from livetalk.checkpoints.published import PART_NAMES, PartName, open_part
 from livetalk.checkpoints.streaming_load import match_entries, stream_weights
 
 TRANSFERS = ("discard", "cpu", "cuda")
-_POLL_SECONDS = 0.005
-_FIELDS = ("VmRSS", "RssAnon", "RssFile")
-
-
-class MemoryWatch:
-    """Polls the kernel's account of this process in a thread and keeps the highest values, in bytes."""
-
-    def __init__(self) -> None:
-        """Start polling."""
-        self.before = read_memory()
-        self.peak = dict(self.before)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
-
-    def finish(self) -> dict[str, int]:
-        """Stop polling and return how far each value rose."""
-        self._stop.set()
-        self._thread.join()
-        return {name: self.peak[name] - self.before[name] for name in _FIELDS}
-
-    def _poll(self) -> None:
-        while not self._stop.wait(_POLL_SECONDS):
-            now = read_memory()
-            self.peak = {name: max(self.peak[name], now[name]) for name in _FIELDS}
-
-
-def read_memory() -> dict[str, int]:
-    """Return resident memory, its anonymous share and the share that shows files, in bytes."""
-    found = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in _FIELDS:
-            found[name] = int(value.split()[0]) * 1024
-    return found
 
 
 def measure(model_dir: Path, part: PartName, transfer: str) -> dict[str, Any]:
@@ -69,7 +34,7 @@ def measure(model_dir: Path, part: PartName, transfer: str) -> dict[str, Any]:
         torch.zeros(1, device=device)
     opened = open_part(part, find_published(model_dir))
     dtype = torch.float32 if part == "audio_encoder" else torch.bfloat16
-    watch, started = MemoryWatch(), monotonic()
+    watch, started = HostMemoryWatch(), monotonic()
     if transfer == "discard":
         network = opened.build_empty()
         entries = match_entries(network, opened.adapter, opened.index)
@@ -107,7 +72,7 @@ def main() -> None:
         results.append(result)
         sizes = [result[key] for key in ("total_bytes", "largest_file_bytes", "largest_weight_bytes")]
         cells = [
-            f"{size / 1e9:.2f} GB" for size in (*sizes, *(result["rise_bytes"][name] for name in _FIELDS))
+            f"{size / 1e9:.2f} GB" for size in (*sizes, *(result["rise_bytes"][name] for name in FIELDS))
         ]
         print(f"| {part} | {result['files']} | {' | '.join(cells)} | {result['seconds']:.1f} |", flush=True)
     print(json.dumps({"transfer": args.transfer, "parts": results}))
