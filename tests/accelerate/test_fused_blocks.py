@@ -8,8 +8,8 @@ from livetalk.accelerate.fused_blocks import FusedBlock, fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
-from livetalk.models.dit_context import AbsorbedAudio, AudioToAbsorb, KeysValues
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
 from livetalk.ops.kernels.interface import Branch, HeadRange
@@ -22,10 +22,10 @@ from tiny import AUDIO, DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 PROMPT = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replace(AUDIO, output_dim=16))
 PLAIN = replace(PROMPT, text_dim=None, image_dim=None)
 KERNELS = TorchKernels()
-AUDIO_KINDS = {
-    ExecutionPlan(absorb_audio=False): KeysValues,
-    ExecutionPlan(): AbsorbedAudio,
-    ExecutionPlan(max_absorbed_bytes=0): AudioToAbsorb,
+SPEECH_FORMS = {
+    ExecutionPlan(absorb_audio=False): (SpeechKeysValues, False),
+    ExecutionPlan(): (AbsorbedSpeech, None),
+    ExecutionPlan(max_absorbed_bytes=0): (SpeechKeysValues, True),
 }
 
 
@@ -106,7 +106,7 @@ def test_fp8_layers_get_bytes_from_the_kernel_before_them(
     assert relative(result, exact) < 1.2 * relative(unfused(*inputs), exact)
 
 
-@pytest.mark.parametrize("plan", list(AUDIO_KINDS))
+@pytest.mark.parametrize("plan", list(SPEECH_FORMS))
 def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, plan: ExecutionPlan) -> None:
     # At this size absorbing does not pay; here it shall happen all the same.
     monkeypatch.setattr("livetalk.models.dit_constants.absorption_saves_work", lambda **sizes: True)
@@ -115,8 +115,8 @@ def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, plan: 
     assert latents is not None and condition is not None and audio is not None
     session = prepare_session(fused, plan, condition, (750.0,), text, image)
     chunk = prepare_chunk(fused, plan, session, fused.project_audio(audio))
-    kinds = {type(layer.audio) for layer in chunk.conditioning.layers}
-    assert kinds == {AUDIO_KINDS[plan]}
+    speech = [layer.speech for layer in chunk.conditioning.layers]
+    assert {(type(x), getattr(x, "absorb", None)) for x in speech} == {SPEECH_FORMS[plan]}
     prepared = chunk.step(750.0)
     timesteps = torch.tensor([750.0])
     result = fused(latents, timesteps, condition, audio, text, image, prepared=prepared)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_blocks import AudioAttention, BlockConfig
+from livetalk.models.dit_speech import AudioAttention, SpeechTokens
 from livetalk.ops.norm import modulate
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, randomize, tiny_dit
 from tolerance import assert_near, assert_same_network, expect, expect_narrow, relative
@@ -123,14 +123,13 @@ def test_block_stack_can_be_sliced_from_outside() -> None:
 
 
 def test_audio_attention_reads_only_its_own_frame() -> None:
-    config = BlockConfig(dim=8, ffn_dim=8, num_heads=2, eps=1e-6, text=False, image=False, audio_dim=6)
-    attention = AudioAttention(config)
+    attention = AudioAttention(dim=8, num_heads=2, audio_dim=6)
     randomize(attention)
     rng = torch.Generator().manual_seed(3)
-    tokens, audio = torch.randn(2, 12, 8, generator=rng), torch.randn(2, 3, 4, 6, generator=rng)
+    tokens, speech = torch.randn(2, 12, 8, generator=rng), torch.randn(2, 3, 4, 6, generator=rng)
     frame_ids = torch.arange(3).repeat_interleave(4)
-    changed = audio.clone()
-    changed[:, 1] += 1
+    audio, changed = SpeechTokens(speech), SpeechTokens(speech.clone())
+    changed.tokens[:, 1] += 1
     with torch.no_grad():
         difference = attention(tokens, frame_ids, changed) - attention(tokens, frame_ids, audio)
         masked = attention(tokens[:, 1:], frame_ids[1:], audio)

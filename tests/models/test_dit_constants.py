@@ -21,14 +21,10 @@ from livetalk.models.dit_constants import (
     prepare_session,
     with_timesteps,
 )
-from livetalk.models.dit_context import (
-    AbsorbedAudio,
-    AudioToAbsorb,
-    BlockConditioning,
-    KeysValues,
-    frame_runs,
-)
+from livetalk.models.dit_context import BlockConditioning
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
+from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues, weigh_speech
+from livetalk.models.dit_tokens import frame_runs
 from livetalk.ops.attention import attention
 from livetalk.placement.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -43,9 +39,9 @@ CONFIGS = [
 ]
 NAMES = ["audio", "text and image", "long padding", "text", "image"]
 PREPARED = [
-    (ExecutionPlan(), AbsorbedAudio),
-    (ExecutionPlan(max_absorbed_bytes=0), AudioToAbsorb),
-    (ExecutionPlan(absorb_audio=False), KeysValues),
+    (ExecutionPlan(), AbsorbedSpeech),
+    (ExecutionPlan(max_absorbed_bytes=0), SpeechKeysValues),
+    (ExecutionPlan(absorb_audio=False), SpeechKeysValues),
 ]
 KINDS = ["absorbed once", "absorbed in each step", "keys and values"]
 TIMESTEPS = (1000.0, 600.0, 250.0)
@@ -92,7 +88,10 @@ def test_a_prepared_step_is_a_plain_step(
 ) -> None:
     dit, inputs = tiny_dit(config), dit_inputs(config, batch=2)
     conditioning = prepare(dit, inputs, preparation[0]).conditioning
-    assert [type(layer.audio) for layer in conditioning.layers] == [preparation[1]] * config.num_layers
+    assert [type(layer.speech) for layer in conditioning.layers] == [preparation[1]] * config.num_layers
+    for layer in conditioning.layers:
+        if isinstance(layer.speech, SpeechKeysValues):
+            assert layer.speech.absorb == preparation[0].absorb_audio
     for timestep in TIMESTEPS:
         plain, prepared = both(dit, inputs, timestep, preparation[0])
         assert prepared.shape == plain.shape and prepared.dtype == plain.dtype
@@ -157,7 +156,7 @@ def test_weights_of_one_byte_are_absorbed_as_they_are_used(byte_format: str) -> 
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     quantize_linears(dit, byte_format)  # type: ignore[arg-type]
     _, prepared = both(dit, inputs, 600.0)
-    assert isinstance(prepare(dit, inputs).conditioning.layers[0].audio, AbsorbedAudio)
+    assert isinstance(prepare(dit, inputs).conditioning.layers[0].speech, AbsorbedSpeech)
     assert_is_plain_step(prepared, dit, inputs, 600.0)
 
 
@@ -183,8 +182,8 @@ def test_absorbed_speech_is_written_where_a_gpu_reads_it() -> None:
     session = prepare_session(dit, USUAL, condition, TIMESTEPS, text, image)
     with LargestCopy() as copies:
         chunk = prepare_chunk(dit, USUAL, session, dit.project_audio(audio))
-    absorbed = chunk.conditioning.layers[0].audio
-    assert isinstance(absorbed, AbsorbedAudio)
+    absorbed = chunk.conditioning.layers[0].speech
+    assert isinstance(absorbed, AbsorbedSpeech)
     for weight in (absorbed.logit_weight, absorbed.output_weight):
         assert weight.stride(-1) == 1 and copies.size < weight.numel()
 
@@ -194,17 +193,19 @@ def test_rows_of_absorbed_speech_may_lie_apart() -> None:
     constants = prepare(dit, inputs)
     x = torch.randn(2, 18, DIT_WITH_PROMPT.dim, generator=torch.Generator().manual_seed(0))
     runs = frame_runs((6, 6, 6), 18)
+    assert runs is not None
     for layer in constants.conditioning.layers:
-        audio = layer.audio
-        assert isinstance(audio, AbsorbedAudio)
-        apart = audio._replace(
-            logit_weight=interleave_frames(audio.logit_weight),
-            output_weight=interleave_frames(audio.output_weight),
+        speech = layer.speech
+        assert isinstance(speech, AbsorbedSpeech)
+        apart = speech._replace(
+            logit_weight=interleave_frames(speech.logit_weight),
+            output_weight=interleave_frames(speech.output_weight),
         )
-        assert apart.logit_weight.stride() != audio.logit_weight.stride()
+        assert apart.logit_weight.stride() != speech.logit_weight.stride()
+        found, expected = (weigh_speech(form, x, runs) for form in (apart, speech))
         # Products with the width of the tokens, a softmax over the keys, products with them.
-        limit = rounding(DIT_WITH_PROMPT.dim + 2 * audio.output_weight.shape[-2])
-        assert_near(apart.attend(x, runs), audio.attend(x, runs), limit)
+        limit = rounding(DIT_WITH_PROMPT.dim + 2 * speech.output_weight.shape[-2])
+        assert_near(found, expected, limit)
 
 
 def interleave_frames(weight: Tensor) -> Tensor:
@@ -220,8 +221,8 @@ def test_layers_of_unknown_kind_are_not_absorbed() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
     torch.manual_seed(0)
     dit.get_submodule("blocks.layers.1.audio_attention").q = Doubled(DIT.dim, DIT.dim)
-    audio = [type(layer.audio) for layer in prepare(dit, inputs).conditioning.layers]
-    assert audio == [AbsorbedAudio, KeysValues]
+    speech = [type(layer.speech) for layer in prepare(dit, inputs).conditioning.layers]
+    assert speech == [AbsorbedSpeech, SpeechKeysValues]
     _, prepared = both(dit, inputs, 600.0)
     assert_is_plain_step(prepared, dit, inputs, 600.0)
 
@@ -268,11 +269,11 @@ def test_an_offloaded_block_does_its_work_itself(
 
 def test_only_the_speech_of_the_own_tokens_is_absorbed() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    whole = prepare(dit, inputs).conditioning.layers[0].audio
+    whole = prepare(dit, inputs).conditioning.layers[0].speech
     # 18 tokens are three latent frames of six: the second of two pieces begins amid the second frame.
     plan = ExecutionPlan(tokens=TokenShare(1, 2))
-    own = prepare(dit, inputs, plan).conditioning.layers[0].audio
-    assert isinstance(whole, AbsorbedAudio) and isinstance(own, AbsorbedAudio)
+    own = prepare(dit, inputs, plan).conditioning.layers[0].speech
+    assert isinstance(whole, AbsorbedSpeech) and isinstance(own, AbsorbedSpeech)
     assert own.first_frame == 1
     torch.testing.assert_close(own.logit_weight, whole.logit_weight[:, 1:])
 

@@ -10,8 +10,8 @@ from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.models import dit_constants
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
-from livetalk.models.dit_context import AbsorbedAudio
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
+from livetalk.models.dit_speech import AbsorbedSpeech
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
@@ -116,9 +116,9 @@ def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
     session = prepare_session(dit, plan, inputs[2], [500.0], *inputs[4:])
     chunk = prepare_chunk(dit, plan, session, dit.project_audio(inputs[3]))
     kept = [
-        layer.audio.logit_weight.shape[1]
+        layer.speech.logit_weight.shape[1]
         for layer in chunk.conditioning.layers
-        if isinstance(layer.audio, AbsorbedAudio)
+        if isinstance(layer.speech, AbsorbedSpeech)
     ]
     return dit(*inputs, prepared=chunk.step(500.0)), kept
 

@@ -17,15 +17,9 @@ from livetalk.accelerate.fused_attention import attend_to_tokens, fuse_rounding,
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import ContextAttention, DiTBlock, SelfAttention
-from livetalk.models.dit_context import (
-    AbsorbedAudio,
-    AudioToAbsorb,
-    BlockConditioning,
-    FrameRun,
-    absorb_audio,
-    frame_runs,
-    rebase_runs,
-)
+from livetalk.models.dit_context import BlockConditioning
+from livetalk.models.dit_speech import AbsorbedSpeech
+from livetalk.models.dit_tokens import FrameRun, TokenFrames, frame_runs
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows
@@ -107,27 +101,21 @@ class FusedBlock(DiTBlock):
 
     def _attend_to_speech(self, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning) -> Branch:
         """Return the attention of normed tokens to the speech of their latent frame."""
-        attention, audio = self.audio_attention, conditioning.audio
-        runs = frame_runs(conditioning.frame_lengths, x.shape[1])
-        if isinstance(audio, AudioToAbsorb):
-            context = attention.keys_values(audio.context).of_runs(runs)
-            audio, runs = absorb_audio(attention.q, attention.out, context), rebase_runs(runs)
-        if not isinstance(audio, AbsorbedAudio) or runs is None:
-            return Branch(attention(x, frame_ids, audio, conditioning.frame_lengths))
-        found = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for run in runs:
-            self._weigh_speech(x, audio, run, found)
-        return Branch(found, audio.output_bias)
+        frames = TokenFrames(frame_ids, frame_runs(conditioning.frame_lengths, x.shape[1]))
+        return Branch(*conditioning.speech.attend(self.audio_attention, x, frames, self._weigh_speech))
 
-    def _weigh_speech(self, x: Tensor, audio: AbsorbedAudio, run: FrameRun, found: Tensor) -> None:
-        """Write in its place what `AbsorbedAudio.attend` returns for some frames, but for the bias."""
-        frames = audio.frames_of(run)
-        scale = (x.shape[-1] // audio.num_heads) ** -0.5
-        products = run.split(x) @ audio.logit_weight[:, frames].transpose(2, 3)
-        bias = audio.logit_bias[:, frames]
-        weights = self._kernels.softmax_heads(products, bias, scale, audio.num_heads)
-        for sample, weight, target in zip(weights, audio.output_weight[:, frames], found, strict=True):
-            torch.bmm(sample, weight, out=run.split(target[None])[0])
+    def _weigh_speech(self, speech: AbsorbedSpeech, x: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
+        """Compute `livetalk.models.dit_speech.weigh_speech`."""
+        found = torch.empty_like(x, memory_format=torch.contiguous_format)
+        scale = (x.shape[-1] // speech.num_heads) ** -0.5
+        for run in runs:
+            frames = speech.frames_of(run)
+            products = run.split(x) @ speech.logit_weight[:, frames].transpose(2, 3)
+            bias = speech.logit_bias[:, frames]
+            weights = self._kernels.softmax_heads(products, bias, scale, speech.num_heads)
+            for sample, weight, target in zip(weights, speech.output_weight[:, frames], found, strict=True):
+                torch.bmm(sample, weight, out=run.split(target[None])[0])
+        return found
 
     def _project(
         self, layer: nn.Module, heads: Tensor | Sequence[Tensor], other: Tensor | None = None

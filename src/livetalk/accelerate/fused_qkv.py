@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import DiTBlock, SelfAttention
-from livetalk.models.dit_context import split_heads
+from livetalk.models.dit_tokens import split_heads
 from livetalk.ops.rope import RopeTables, apply_rope
 
 

@@ -96,7 +96,7 @@ def constant_bytes(sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dty
     speech = dit.project_audio(torch.empty(heard, device=META))
     chunk = prepare_chunk(dit, ExecutionPlan(), session, speech)
     block = chunk.conditioning.layers[0]
-    return _count_bytes((block.text, block.image)), _count_bytes(block.audio)
+    return _count_bytes((block.text, block.image)), _count_bytes(block.speech)
 
 
 def _count_bytes(values: object) -> int:

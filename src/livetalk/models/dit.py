@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from livetalk.models.audio_projection import AudioProjection, AudioProjectionConfig
 from livetalk.models.dit_blocks import BlockConfig, BlockStack
 from livetalk.models.dit_context import BlockConditioning, StackConditioning
+from livetalk.models.dit_speech import SpeechTokens
 from livetalk.ops.norm import LayerNorm, modulate
 from livetalk.ops.rope import RopeTables, axis_widths, grid_positions, rope_tables
 
@@ -169,7 +170,7 @@ class DiT(nn.Module):
                 time=time,
                 modulation=modulation,
                 conditioning=BlockConditioning(
-                    audio=self.project_audio(audio_context),
+                    speech=SpeechTokens(self.project_audio(audio_context)),
                     text=None if text_embeds is None else self.project_text(self.pad_text(text_embeds)),
                     image=None if image_embeds is None else self.project_image(image_embeds),
                     frame_lengths=(grid[1] * grid[2],) * grid[0],

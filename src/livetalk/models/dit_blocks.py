@@ -1,6 +1,6 @@
 """Blocks of the diffusion transformer.
 
-Shapes: B batch · T latent frames · L video tokens · S context tokens · N heads · E head width ·
+Shapes: B batch · L video tokens · S context tokens · N heads · E head width ·
 D model width.
 """
 
@@ -10,21 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.models.dit_context import (
-    AbsorbedAudio,
-    AudioContext,
-    AudioToAbsorb,
     BlockConditioning,
     Context,
-    FrameRun,
     KeysValues,
     StackConditioning,
     WeightedTokens,
-    absorb_audio,
-    frame_runs,
-    join_runs,
-    rebase_runs,
-    split_heads,
 )
+from livetalk.models.dit_speech import AudioAttention
+from livetalk.models.dit_tokens import split_heads
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.norm import LayerNorm, RMSNorm, add_gated, modulate
 from livetalk.ops.rope import RopeTables, apply_rope
@@ -123,76 +116,6 @@ class ContextAttention(nn.Module):
         return projected
 
 
-class AudioAttention(nn.Module):
-    """Attention of each latent frame's tokens to that frame's speech tokens."""
-
-    def __init__(self, config: BlockConfig) -> None:
-        """Build the projections; there is neither q/k norm nor rotation here."""
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.q = nn.Linear(config.dim, config.dim)
-        self.kv = nn.Linear(config.audio_dim, 2 * config.dim)
-        self.core = AttentionCore()
-        self.out = nn.Linear(config.dim, config.dim)
-
-    def forward(
-        self,
-        x_BLD: Tensor,
-        frame_ids: Tensor,
-        audio: AudioContext,
-        frame_lengths: tuple[int, ...] | None = None,
-    ) -> Tensor:
-        """Attend frame by frame.
-
-        Args:
-            x_BLD: video tokens.
-            frame_ids: `[L]` integers, the latent frame of each token.
-            audio: speech tokens `[B, T, S, audio_dim]`, or what is made of them.
-            frame_lengths: how many tokens of each latent frame there are, one frame after the other; None, or
-                lengths that do not add up to L, have every token find its frame by `frame_ids`.
-
-        Returns:
-            `[B, L, D]`.
-
-        Raises:
-            ValueError: absorbed speech, without lengths that add up to L.
-        """
-        runs = frame_runs(frame_lengths, x_BLD.shape[1])
-        if isinstance(audio, AudioToAbsorb):
-            context = self.keys_values(audio.context).of_runs(runs)
-            audio, runs = absorb_audio(self.q, self.out, context), rebase_runs(runs)
-        if isinstance(audio, AbsorbedAudio):
-            return audio.attend(x_BLD, runs)
-        keys, values, _ = self.keys_values(audio)
-        q = split_heads(self.q(x_BLD), self.num_heads)
-        if runs is None:
-            y = self._attend_masked(q, frame_ids, keys, values)
-        else:
-            y = join_runs([self._attend_run(q, keys, values, run) for run in runs])
-        projected: Tensor = self.out(y.flatten(2))
-        return projected
-
-    def keys_values(self, audio: Tensor | KeysValues) -> KeysValues:
-        """Return keys and values `[B, T, S, N, E]` of speech tokens; those that are made already pass."""
-        if isinstance(audio, KeysValues):
-            return audio
-        keys, values = (split_heads(x, self.num_heads) for x in self.kv(audio).chunk(2, dim=-1))
-        return KeysValues(keys, values)
-
-    def _attend_run(self, q_BLNE: Tensor, keys: Tensor, values: Tensor, run: FrameRun) -> Tensor:
-        frames = slice(run.first_frame, run.first_frame + run.num_frames)
-        k, v = keys[:, frames].flatten(0, 1), values[:, frames].flatten(0, 1)
-        y: Tensor = self.core(run.split(q_BLNE).flatten(0, 1), k, v)
-        return y.reshape(q_BLNE.shape[0], -1, *y.shape[2:])
-
-    def _attend_masked(self, q_BLNE: Tensor, frame_ids: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        num_frames, num_context = keys.shape[1:3]
-        context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
-        mask = frame_ids[:, None] == context_ids
-        y: Tensor = self.core(q_BLNE, keys.flatten(1, 2), values.flatten(1, 2), mask)
-        return y
-
-
 class FeedForward(nn.Sequential):
     """Two linear layers around a tanh GELU."""
 
@@ -216,7 +139,7 @@ class DiTBlock(nn.Module):
             self.context_norm = LayerNorm(config.dim, eps=config.eps)
             self.context_attention = ContextAttention(config)
         self.audio_norm = LayerNorm(config.dim, eps=config.eps)
-        self.audio_attention = AudioAttention(config)
+        self.audio_attention = AudioAttention(config.dim, config.num_heads, config.audio_dim)
         self.ffn_norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
@@ -236,7 +159,7 @@ class DiTBlock(nn.Module):
             x = self.context_norm(tokens)
             tokens = tokens + self.context_attention(x, conditioning.text, conditioning.image)
         x = self.audio_norm(tokens)
-        tokens = tokens + self.audio_attention(x, frame_ids, conditioning.audio, conditioning.frame_lengths)
+        tokens = tokens + self.audio_attention(x, frame_ids, conditioning.speech, conditioning.frame_lengths)
         x = modulate(self.ffn_norm(tokens), shift2, scale2).type_as(tokens)
         return add_gated(tokens, self.ffn(x), gate2)
 

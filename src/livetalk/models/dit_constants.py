@@ -17,18 +17,15 @@ from torch import Tensor
 
 from livetalk.models.dit import DiT, StepInputs
 from livetalk.models.dit_blocks import ContextBranch, DiTBlock
-from livetalk.models.dit_context import (
-    AudioContext,
-    AudioToAbsorb,
-    BlockConditioning,
-    Context,
-    KeysValues,
-    StackConditioning,
-    WeightedTokens,
-    absorb_audio,
+from livetalk.models.dit_context import BlockConditioning, Context, StackConditioning, WeightedTokens
+from livetalk.models.dit_plan import ExecutionPlan, TokenShare
+from livetalk.models.dit_speech import (
+    SpeechContext,
+    SpeechKeysValues,
+    SpeechTokens,
+    absorb_speech,
     can_absorb,
 )
-from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 
 FOLDED_STEP = 64
@@ -162,11 +159,10 @@ def prepare_chunk(dit: DiT, plan: ExecutionPlan, session: SessionConstants, audi
     layers = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock)
+        prepare = _leave_speech if index in plan.offloaded else _prepare_speech
         layers.append(
             BlockConditioning(
-                audio=_offloaded_audio(layer, audio, absorption)
-                if index in plan.offloaded
-                else _prepare_audio(layer, audio, frames, absorption),
+                speech=prepare(layer, audio, frames, absorption),
                 text=None if session.text is None else session.text[index],
                 image=None if session.image is None else session.image[index],
                 frame_lengths=lengths,
@@ -314,22 +310,17 @@ def _own_frames(tokens: TokenShare, num_frames: int, frame_tokens: int) -> slice
     return slice(own.start // frame_tokens, -(-own.stop // frame_tokens))
 
 
-def _offloaded_audio(layer: DiTBlock, audio: Tensor, absorption: _Absorption) -> AudioContext:
+def _leave_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
     """Return the speech of a block whose weights are not here: it projects the tokens itself."""
-    return AudioToAbsorb(audio) if absorption.wanted and _can_absorb(layer) else audio
+    return SpeechTokens(audio, absorb=absorption.wanted and can_absorb(layer.audio_attention))
 
 
-def _can_absorb(layer: DiTBlock) -> bool:
-    return can_absorb(layer.audio_attention.q) and can_absorb(layer.audio_attention.out)
-
-
-def _prepare_audio(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> AudioContext:
+def _prepare_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
+    """Return the speech of a block with as much of its work done as there is room for."""
     attention = layer.audio_attention
-    context = attention.keys_values(audio)
-    if not (absorption.wanted and _can_absorb(layer)):
-        return context
-    if not absorption.kept:
-        return AudioToAbsorb(context)
-    own = KeysValues(context.keys[:, frames], context.values[:, frames])
-    absorbed = absorb_audio(attention.q, attention.out, own)
-    return absorbed._replace(output_bias=absorbed.output_bias.detach(), first_frame=frames.start)
+    absorb = absorption.wanted and can_absorb(attention)
+    speech = SpeechKeysValues(*attention.keys_values(audio), absorb=absorb)
+    if not (absorb and absorption.kept):
+        return speech
+    absorbed = absorb_speech(attention, speech, frames)
+    return absorbed._replace(output_bias=absorbed.output_bias.detach())

@@ -6,7 +6,7 @@ Both the storage of checkpoints and the networks that compute from such weights 
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ByteFormat = Literal["float8", "int8"]
 BYTE_FORMATS: tuple[ByteFormat, ...] = get_args(ByteFormat)
@@ -52,3 +52,36 @@ def quantize_channels(weight: Tensor, byte_format: ByteFormat) -> tuple[Tensor, 
 def dequantize_channels(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return levels times scales, `[out, ...]`, multiplied in float32 and rounded to `dtype` once."""
     return levels.to(dtype).mul_(scale)
+
+
+class ByteLinear(nn.Module):
+    """A linear layer whose weight is stored in one byte with one scale per output channel.
+
+    `Module.to(dtype)` would widen the stored levels; choose the precision first.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
+        """Wrap a quantised weight.
+
+        Args:
+            weight: levels `[out, in]`, int8 or e4m3.
+            weight_scale: `[out, 1]` float32.
+            bias: `[out]`, or None.
+        """
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", weight_scale)
+        self.register_buffer("bias", bias)
+
+    def dense_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight `[out, in]` as numbers to compute with."""
+        return dequantize_channels(self.weight, self.weight_scale, dtype)
+
+    def extra_repr(self) -> str:
+        """Describe the layer as `nn.Linear` does, with its storage."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.weight.dtype}"

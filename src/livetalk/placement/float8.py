@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.errors import InputError
-from livetalk.ops.low_precision import FLOAT8, quantize_channels
+from livetalk.ops.low_precision import FLOAT8, ByteLinear, quantize_channels
 from livetalk.ops.matmul import (
     FLOAT8_MULTIPLE,
     QuantizedRows,
@@ -29,16 +29,12 @@ would cost precision and save memory only.
 """
 
 
-class Float8Linear(nn.Module):
+class Float8Linear(ByteLinear):
     """A linear layer whose product runs in FP8.
 
     Activations arrive in 16 or 32 bits and are quantised here, or as `QuantizedRows` from a kernel that wrote
-    them in one byte already. `Module.to(dtype)` would widen the stored levels; choose the precision first.
+    them in one byte already.
     """
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
 
     def __init__(
         self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.bfloat16
@@ -54,8 +50,7 @@ class Float8Linear(nn.Module):
         Raises:
             ValueError: the weight is not e4m3, or its sizes are not multiples of 16.
         """
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
+        super().__init__(weight, weight_scale, bias)
         if (
             weight.dtype != FLOAT8
             or self.out_features % FLOAT8_MULTIPLE
@@ -65,9 +60,6 @@ class Float8Linear(nn.Module):
                 f"FP8 needs e4m3 and multiples of {FLOAT8_MULTIPLE}: {weight.dtype} {[*weight.shape]}"
             )
         self.dtype = dtype
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", weight_scale)
-        self.register_buffer("bias", bias)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear | QuantizedLinear) -> "Float8Linear":
@@ -94,10 +86,6 @@ class Float8Linear(nn.Module):
         if isinstance(x, QuantizedRows):
             return scaled_matmul(x, self.weight, self.weight_scale, bias, self.dtype)
         return scaled_matmul(quantize_rows(x), self.weight, self.weight_scale, bias, x.dtype)
-
-    def extra_repr(self) -> str:
-        """Describe the layer as `nn.Linear` does."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, {self.weight.dtype}"
 
 
 def apply_float8(

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from livetalk.ops.low_precision import ByteFormat, dequantize_channels, quantize_channels
+from livetalk.ops.low_precision import ByteFormat, ByteLinear, quantize_channels
 
 DIT_KEEP = (
     "patch_embedding",
@@ -21,30 +21,11 @@ The modulation of the blocks is no linear layer and stays as it is, too.
 """
 
 
-class QuantizedLinear(nn.Module):
-    """A linear layer with weights of one byte and one scale per output channel.
+class QuantizedLinear(ByteLinear):
+    """A linear layer whose weight is widened to the precision of the input for each call.
 
-    The weight is widened to the precision of the input for each call and multiplied in that precision: it
-    saves memory, not time. `Module.to(dtype)` would widen the stored levels; choose the precision first.
+    It is multiplied in that precision: this saves memory, not time.
     """
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-        """Wrap a quantised weight.
-
-        Args:
-            weight: levels `[out, in]`, int8 or e4m3.
-            weight_scale: `[out, 1]` float32.
-            bias: `[out]`, or None.
-        """
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.register_buffer("weight", weight)
-        self.register_buffer("weight_scale", weight_scale)
-        self.register_buffer("bias", bias)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, byte_format: ByteFormat) -> "QuantizedLinear":
@@ -54,13 +35,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[..., out]` in the dtype of `x`, `[..., in]`."""
-        weight = dequantize_channels(self.weight, self.weight_scale, x.dtype)
-        bias = self.bias
-        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
-
-    def extra_repr(self) -> str:
-        """Describe the layer as `nn.Linear` does, with its storage."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, {self.weight.dtype}"
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.dense_weight(x.dtype), bias)
 
 
 def quantize_linears(

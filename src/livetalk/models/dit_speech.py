@@ -1,0 +1,286 @@
+"""Attention of video tokens to speech, and the forms in which a block may be given the speech.
+
+Every form has `SpeechContext.attend`; a block calls it and need not know which form it has.
+
+Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S speech tokens of a latent
+frame · N heads · E head width · D model width.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from livetalk.models.dit_tokens import FrameRun, TokenFrames, frame_runs, join_runs, split_heads
+from livetalk.ops.attention import AttentionCore
+from livetalk.ops.low_precision import ByteLinear
+
+
+class AudioAttention(nn.Module):
+    """Attention of each latent frame's tokens to that frame's speech tokens."""
+
+    def __init__(self, dim: int, num_heads: int, audio_dim: int) -> None:
+        """Build the projections; there is neither q/k norm nor rotation here.
+
+        Args:
+            dim: D.
+            num_heads: N.
+            audio_dim: width of the speech tokens.
+        """
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(audio_dim, 2 * dim)
+        self.core = AttentionCore()
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        frame_ids: Tensor,
+        speech: "SpeechContext",
+        frame_lengths: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """Attend frame by frame.
+
+        Args:
+            x_BLD: video tokens.
+            frame_ids: `[L]` integers, the latent frame of each token.
+            speech: in any form.
+            frame_lengths: how many tokens of each latent frame there are, one frame after the other; None, or
+                lengths that do not add up to L, have every token find its frame by `frame_ids`.
+
+        Returns:
+            `[B, L, D]`.
+
+        Raises:
+            ValueError: absorbed speech, without lengths that add up to L.
+        """
+        frames = TokenFrames(frame_ids, frame_runs(frame_lengths, x_BLD.shape[1]))
+        y, bias = speech.attend(self, x_BLD, frames, weigh_speech)
+        return y if bias is None else y + bias
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each `[B, T, S, N, E]`, of speech tokens `[B, T, S, audio_dim]`."""
+        keys, values = (split_heads(x, self.num_heads) for x in self.kv(tokens).chunk(2, dim=-1))
+        return keys, values
+
+    def attend(self, x_BLD: Tensor, frames: TokenFrames, keys: Tensor, values: Tensor) -> Tensor:
+        """Return `[B, L, D]`, for keys and values from `keys_values`."""
+        q = split_heads(self.q(x_BLD), self.num_heads)
+        if frames.runs is None:
+            y = self._attend_masked(q, frames.ids, keys, values)
+        else:
+            y = join_runs([self._attend_run(q, keys, values, run) for run in frames.runs])
+        projected: Tensor = self.out(y.flatten(2))
+        return projected
+
+    def _attend_run(self, q_BLNE: Tensor, keys: Tensor, values: Tensor, run: FrameRun) -> Tensor:
+        frames = slice(run.first_frame, run.first_frame + run.num_frames)
+        k, v = keys[:, frames].flatten(0, 1), values[:, frames].flatten(0, 1)
+        y: Tensor = self.core(run.split(q_BLNE).flatten(0, 1), k, v)
+        return y.reshape(q_BLNE.shape[0], -1, *y.shape[2:])
+
+    def _attend_masked(self, q_BLNE: Tensor, frame_ids: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        num_frames, num_context = keys.shape[1:3]
+        context_ids = torch.arange(num_frames, device=frame_ids.device).repeat_interleave(num_context)
+        mask = frame_ids[:, None] == context_ids
+        y: Tensor = self.core(q_BLNE, keys.flatten(1, 2), values.flatten(1, 2), mask)
+        return y
+
+
+class Attended(NamedTuple):
+    """What audio attention found.
+
+    Attributes:
+        output: `[B, L, D]`.
+        bias: `[D]` that is still to be added; None where it is in the output already.
+    """
+
+    output: Tensor
+    bias: Tensor | None = None
+
+
+WeighSpeech: TypeAlias = Callable[["AbsorbedSpeech", Tensor, tuple[FrameRun, ...]], Tensor]
+"""(absorbed speech, tokens `[B, L, D]`, their frames) -> `[B, L, D]` without the output's bias."""
+
+
+class SpeechContext(Protocol):
+    """The speech of a window, as a block is given it; tokens of latent frame t attend to its part t only."""
+
+    def attend(
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+    ) -> Attended:
+        """Let video tokens attend to the speech of their latent frames.
+
+        Args:
+            attention: the block's layers.
+            x_BLD: normed video tokens.
+            frames: of the tokens.
+            weigh: computes the attention where the speech is absorbed: `weigh_speech` or a faster form.
+
+        Raises:
+            ValueError: the speech is absorbed, and `frames` has no groups.
+        """
+
+
+class SpeechTokens(NamedTuple):
+    """Speech that a block projects itself.
+
+    Attributes:
+        tokens: `[B, T, S, audio_dim]`.
+        absorb: multiply it into the query and output projections, too, each time.
+    """
+
+    tokens: Tensor
+    absorb: bool = False
+
+    def attend(
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+    ) -> Attended:
+        """Project, and do what `SpeechKeysValues` does."""
+        keys, values = attention.keys_values(self.tokens)
+        return SpeechKeysValues(keys, values, self.absorb).attend(attention, x_BLD, frames, weigh)
+
+
+class SpeechKeysValues(NamedTuple):
+    """Speech that a block has projected already.
+
+    Attributes:
+        keys: `[B, T, S, N, E]`.
+        values: of the shape of `keys`.
+        absorb: multiply it into the query and output projections each time.
+    """
+
+    keys: Tensor
+    values: Tensor
+    absorb: bool = False
+
+    def attend(
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+    ) -> Attended:
+        """Attend to keys and values, or absorb the speech of the frames and attend to that."""
+        if self.absorb:
+            own = slice(0, self.keys.shape[1])
+            if frames.runs:
+                first, last = frames.runs[0], frames.runs[-1]
+                own = slice(first.first_frame, last.first_frame + last.num_frames)
+            return absorb_speech(attention, self, own).attend(attention, x_BLD, frames, weigh)
+        return Attended(attention.attend(x_BLD, frames, self.keys, self.values))
+
+
+class AbsorbedSpeech(NamedTuple):
+    """Speech of each latent frame with a block's query and output projections multiplied in.
+
+    Without a norm or a rotation between projection and product, `(x Wq + bq) Kᵀ` is `x (Wq Kᵀ) + bq Kᵀ`, and
+    `(P V) Wo` is `P (V Wo)`: two products of width N * S take the place of two of width D.
+
+    Attributes:
+        logit_weight: `[B, T, N * S, D]`.
+        logit_bias: `[B, T, 1, N * S]` float32, scaled already.
+        output_weight: `[B, T, N * S, D]`.
+        output_bias: `[D]`.
+        num_heads: N.
+        first_frame: of the T; those before it are not attended to here.
+    """
+
+    logit_weight: Tensor
+    logit_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
+    num_heads: int
+    first_frame: int = 0
+
+    def frames_of(self, run: FrameRun) -> slice:
+        """Return where the speech of some frames is."""
+        first = run.first_frame - self.first_frame
+        return slice(first, first + run.num_frames)
+
+    def attend(
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+    ) -> Attended:
+        """Weigh the speech; `x_BLD` is in the dtype of the weights."""
+        if frames.runs is None:
+            raise ValueError("absorbed speech must be told the frames of its tokens: cut it as they are cut")
+        return Attended(weigh(self, x_BLD, frames.runs), self.output_bias)
+
+
+def weigh_speech(speech: AbsorbedSpeech, x_BLD: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
+    """Return the weighted sum of the absorbed values of each token's frame, `[B, L, D]`.
+
+    Args:
+        speech: absorbed.
+        x_BLD: normed video tokens, in the dtype of the weights.
+        runs: where the tokens of each latent frame are.
+    """
+    return join_runs([_weigh_run(speech, x_BLD, run) for run in runs])
+
+
+def _weigh_run(speech: AbsorbedSpeech, x_BLD: Tensor, run: FrameRun) -> Tensor:
+    scale = (x_BLD.shape[-1] // speech.num_heads) ** -0.5
+    frames = speech.frames_of(run)
+    x = run.split(x_BLD)
+    products = x @ speech.logit_weight[:, frames].transpose(2, 3)
+    logits = torch.add(speech.logit_bias[:, frames], products, alpha=scale)
+    weights = split_heads(logits, speech.num_heads).softmax(dim=-1).flatten(3)
+    return (weights.type_as(x) @ speech.output_weight[:, frames]).flatten(1, 2)
+
+
+def can_absorb(attention: AudioAttention) -> bool:
+    """Tell whether speech can be multiplied into the projections of a block.
+
+    Both must be linear layers of a known kind, `nn.Linear` itself or a `ByteLinear`, with a bias.
+    """
+    return _is_readable(attention.q) and _is_readable(attention.out)
+
+
+def _is_readable(layer: nn.Module) -> bool:
+    return (type(layer) is nn.Linear or isinstance(layer, ByteLinear)) and layer.bias is not None
+
+
+def absorb_speech(attention: AudioAttention, speech: SpeechKeysValues, frames: slice) -> AbsorbedSpeech:
+    """Multiply the keys and values of some latent frames into the projections of a block.
+
+    Args:
+        attention: of the block, with projections that `can_absorb` is true of.
+        speech: of all latent frames.
+        frames: whose speech is absorbed; its start is a number.
+
+    Raises:
+        TypeError: the weight of a projection cannot be read.
+    """
+    keys, values = speech.keys[:, frames], speech.values[:, frames]
+    num_heads, width = keys.shape[3:]
+    query_weight, query_bias = _dense(attention.q, keys.dtype)
+    output_weight, output_bias = _dense(attention.out, keys.dtype)
+    bias = split_heads(query_bias, num_heads).float()
+    logit_bias = torch.einsum("btsne,ne->btns", keys.float(), bias) * width**-0.5
+    return AbsorbedSpeech(
+        logit_weight=_multiply_heads(keys, query_weight.reshape(num_heads, width, -1)),
+        logit_bias=logit_bias.flatten(2)[:, :, None],
+        output_weight=_multiply_heads(values, split_heads(output_weight, num_heads).permute(1, 2, 0)),
+        output_bias=output_bias.to(keys.dtype),
+        num_heads=num_heads,
+        first_frame=frames.start,
+    )
+
+
+def _dense(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the weight `[out, in]` of a linear layer in `dtype`, and its bias `[out]` as it is."""
+    if isinstance(layer, ByteLinear) and layer.bias is not None:
+        return layer.dense_weight(dtype), layer.bias
+    if type(layer) is nn.Linear and layer.bias is not None:
+        return layer.weight.to(dtype), layer.bias
+    raise TypeError(f"speech cannot be absorbed into a {type(layer).__name__}")
+
+
+def _multiply_heads(x_BTSNE: Tensor, weight_NED: Tensor) -> Tensor:
+    """Multiply each head by its part of a weight: `[B, T, N * S, D]`.
+
+    The product comes out with heads and tokens outermost, so that they are one axis without a copy. A GPU's
+    matrix products take a frame's rows although those of other frames lie between them; a CPU's would copy
+    them in every step.
+    """
+    product = torch.einsum("btsne,ned->nsbtd", x_BTSNE, weight_NED).flatten(0, 1).permute(1, 2, 0, 3)
+    return product.contiguous() if product.device.type == "cpu" else product

@@ -1,0 +1,76 @@
+"""Tokens of a window by attention head and by latent frame.
+
+Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · N heads · E head width ·
+D model width.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class FrameRun(NamedTuple):
+    """Neighbouring latent frames with equally many tokens.
+
+    Attributes:
+        first_frame: the first of the frames.
+        num_frames: how many they are.
+        start: the first token of the first frame.
+        stop: the token after the last one of the last frame.
+    """
+
+    first_frame: int
+    num_frames: int
+    start: int
+    stop: int
+
+    def split(self, x_BLD: Tensor) -> Tensor:
+        """Return the tokens of these frames, `[B, T, P, ...]`, from `[B, L, ...]`."""
+        x = x_BLD[:, self.start : self.stop]
+        return x.reshape(x.shape[0], self.num_frames, -1, *x.shape[2:])
+
+
+class TokenFrames(NamedTuple):
+    """The latent frame of each token.
+
+    Attributes:
+        ids: `[L]` integers.
+        runs: the same as groups of frames in order; None where nobody counted the tokens of each frame.
+    """
+
+    ids: Tensor
+    runs: tuple[FrameRun, ...] | None
+
+
+def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[FrameRun, ...] | None:
+    """Group latent frames of equal length, so that each group is one product.
+
+    Args:
+        frame_lengths: tokens of each latent frame, 0 for frames that are elsewhere.
+        num_tokens: that there are.
+
+    Returns:
+        The groups in order, without empty frames; None when the lengths do not tell of these tokens.
+    """
+    if frame_lengths is None or sum(frame_lengths) != num_tokens:
+        return None
+    runs, frame, token = [], 0, 0
+    for length, group in groupby(frame_lengths):
+        count = len(list(group))
+        if length:
+            runs.append(FrameRun(frame, count, token, token + count * length))
+        frame, token = frame + count, token + count * length
+    return tuple(runs)
+
+
+def join_runs(parts: Sequence[Tensor]) -> Tensor:
+    """Put the tokens `[B, L, ...]` of all groups of frames one after the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def split_heads(x_BLD: Tensor, num_heads: int) -> Tensor:
+    """View `[..., D]` as `[..., N, E]`."""
+    return x_BLD.reshape(*x_BLD.shape[:-1], num_heads, -1)
