@@ -111,14 +111,14 @@ def record_chunk(model: AvatarModel, streams: Streams, options: BenchOptions) ->
     """Return the events of one warm chunk's trace."""
     session = session_options(options)
     planned = plan_session(model, session)
-    geometry = planned.models.config.geometry
+    geometry = planned.settings.geometry
     picture = draw_picture(planned.portrait)
     streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options=session))
 
     def run_chunk(index: int) -> None:
         samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
         streams.run(NextChunk(stream=0, samples=samples))
-        wait_for(model.models.device)
+        wait_for(model.executor.device)
 
     for index in range(WARM_UP):
         run_chunk(index)

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,6 @@ from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
 from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
 from livetalk.assembly.session import parse_size
-from livetalk.assembly.stages import Observer, StageInputs, run_stages
 from livetalk.doctor.allocation import AllocationTracker
 from livetalk.doctor.memory import (
     GIB,
@@ -28,13 +28,14 @@ from livetalk.doctor.memory import (
     describe_size,
     plan_memory,
 )
+from livetalk.doctor.rehearsal import run_observed
 from livetalk.placement.apply import PlacementConfig
 
 TOLERANCE = 0.10
 REHEARSED_STEPS = 2
 
 
-class Meter(Observer):
+class Meter:
     """Measures the peak of each stage.
 
     Attributes:
@@ -44,6 +45,10 @@ class Meter(Observer):
     def __init__(self) -> None:
         """Start with nothing measured."""
         self.peaks: dict[str, int] = {}
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Measure a block."""
+        raise NotImplementedError
 
 
 class CudaMeter(Meter):
@@ -210,21 +215,20 @@ def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterato
 
 def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
     """Run two chunks of a grey portrait and silence."""
-    config = model.models.config
-    few = replace(config, sampler=replace(config.sampler, num_steps=REHEARSED_STEPS))
+    settings = model.settings
+    few = replace(settings, sampler=replace(settings.sampler, num_steps=REHEARSED_STEPS))
     picture = torch.zeros(3, model.portrait.height, model.portrait.width, device=device)
     assert model.prompt_encoder is not None
     with meter.stage("prompt"):
         prompt = model.prompt_encoder.encode("", picture[None])
-    silence = torch.zeros(config.geometry.chunk_samples, device=device)
-    inputs = StageInputs(picture=picture, prompt=prompt, sounds=(silence,) * 2, noise=torch.randn_like)
-    run_stages(replace(model.models, config=few), inputs, meter)
+    with torch.no_grad():
+        run_observed(model.executor, few, picture, prompt, meter.stage)
 
 
 def networks(model: AvatarModel) -> list[nn.Module]:
     """List the networks of a model."""
-    models = model.models
-    return [part for part in (models.dit, models.vae, models.audio_encoder) if isinstance(part, nn.Module)]
+    found = model.executor.networks
+    return [part for part in (found.dit, found.vae, found.audio_encoder) if isinstance(part, nn.Module)]
 
 
 def weight_bytes(model: AvatarModel) -> int:

@@ -109,9 +109,9 @@ def test_a_progressive_stream_makes_the_same_frames_sooner(avatar: Avatar) -> No
 
 @pytest.mark.parametrize("latents_per_decode", [1, None])
 def test_warming_up_meets_every_shape_of_a_session(avatar: Avatar, latents_per_decode: int | None) -> None:
-    models = avatar.model.models
+    model = avatar.model.executor.networks
     met: list[tuple[str, torch.Size]] = []
-    networks = {"dit": models.dit, "encoder": models.vae.encoder, "decoder": models.vae.decoder}
+    networks = {"dit": model.dit, "encoder": model.vae.encoder, "decoder": model.vae.decoder}
     hooks = [
         network.register_forward_pre_hook(lambda _, given, name=name: met.append((name, given[0].shape)))
         for name, network in networks.items()

@@ -1,6 +1,7 @@
 """Networks of a few thousand parameters, for tests."""
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,11 +9,10 @@ from torch import Tensor
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.streaming.audio import AudioConfig
-from livetalk.streaming.conditioning import ReferenceLayout
-from livetalk.streaming.config import SamplerConfig, StreamConfig
+from livetalk.streaming.executor import Executor
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.models import Models
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import AudioConfig, ReferenceLayout, SamplerConfig, StreamSettings
 
 LATENT_CHANNELS = 4
 IMAGE_SIDE = 16
@@ -82,7 +82,19 @@ class FrameEncoder:
         return (frames @ weight).reshape(*frames.shape[:2], self.num_blocks, self.channels)
 
 
-def tiny_models(
+class TinyModel(NamedTuple):
+    """What the functions of a stream take first: `generate_chunk(*model, ...)`."""
+
+    executor: Executor
+    settings: StreamSettings
+
+    def with_networks(self, **changes: Any) -> "TinyModel":
+        """Return the model with other networks."""
+        networks = replace(self.executor.networks, **changes)
+        return self._replace(executor=replace(self.executor, networks=networks))
+
+
+def tiny_model(
     *,
     dit: DiTConfig = DIT,
     sampler: SamplerConfig | None = None,
@@ -91,9 +103,9 @@ def tiny_models(
     latents_per_decode: int | None = None,
     decode_dropped: bool = True,
     vae: VAEConfig = VAE,
-) -> Models:
+) -> TinyModel:
     """Build everything a stream needs, with a window of 13 = 5 + 8 frames and 2 s of audio."""
-    config = StreamConfig(
+    settings = StreamSettings(
         geometry=ChunkGeometry(window_frames=13),
         audio=AudioConfig(buffer_seconds=2, lookahead_frames=lookahead_frames),
         sampler=sampler or SamplerConfig(num_steps=2),
@@ -101,7 +113,8 @@ def tiny_models(
         latents_per_decode=latents_per_decode,
         decode_dropped=decode_dropped,
     )
-    return Models(dit=tiny_dit(dit), vae=tiny_vae(vae), audio_encoder=FrameEncoder(), config=config)
+    networks = Networks(dit=tiny_dit(dit), vae=tiny_vae(vae), audio_encoder=FrameEncoder())
+    return TinyModel(Executor(networks=networks), settings)
 
 
 def dit_inputs(config: DiTConfig = DIT, batch: int = 1, seed: int = 1) -> tuple[Tensor | None, ...]:

@@ -7,13 +7,16 @@ from safetensors.torch import save_file
 
 from livetalk.assembly.build import SPEECH_ENCODER_FILE, ModelConfig, save_model
 from livetalk.assembly.model import PortraitConfig
-from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig, pack_tensors, packed_metadata
+from livetalk.models.audio_encoder import (
+    SpeechEncoder,
+    SpeechEncoderConfig,
+    pack_tensors,
+    packed_metadata,
+)
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.streaming.audio import AudioConfig
-from livetalk.streaming.conditioning import ReferenceLayout
-from livetalk.streaming.config import SamplerConfig, StreamConfig
+from livetalk.streaming.settings import AudioConfig, ReferenceLayout, SamplerConfig, StreamSettings
 
 SIZE = 64
 LATENT_CHANNELS = 4
@@ -48,7 +51,7 @@ def tiny_config(lookahead_frames: int = 0) -> ModelConfig:
             temporal_kernels=(1, 1, 3),
             patch_size=4,
         ),
-        stream=StreamConfig(
+        stream=StreamSettings(
             audio=AudioConfig(lookahead_frames=lookahead_frames),
             sampler=SamplerConfig(num_steps=2),
             reference_layout=ReferenceLayout.BROADCAST,

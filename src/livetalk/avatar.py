@@ -34,7 +34,7 @@ from livetalk.media.image import Stamp, contact_sheet, image_to_tensor, load_ima
 from livetalk.media.preview import PreviewSampler
 from livetalk.media.video import VideoWriter
 from livetalk.placement.apply import PlacementConfig
-from livetalk.streaming.audio import AudioMode
+from livetalk.streaming.settings import AudioMode
 from livetalk.types import VideoChunk
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
@@ -191,12 +191,12 @@ class Avatar:
     @property
     def fps(self) -> int:
         """Frames per second of everything this model makes."""
-        return self.model.models.config.geometry.fps
+        return self.model.settings.geometry.fps
 
     @property
     def sample_rate(self) -> int:
         """Samples per second of the sound that `stream` takes."""
-        return self.model.models.config.geometry.sample_rate
+        return self.model.settings.geometry.sample_rate
 
     def warm_up(self, **options: Unpack[SessionOptions]) -> None:
         """Make two chunks of silence, on all GPUs, so that the first real ones are no slower than later ones.
@@ -213,7 +213,7 @@ class Avatar:
         """
         session = plan_session(self.model, options)
         black = np.zeros((session.portrait.height, session.portrait.width, 3), np.uint8)
-        silence = np.zeros(2 * session.models.config.geometry.chunk_samples, np.float32)
+        silence = np.zeros(2 * session.settings.geometry.chunk_samples, np.float32)
         for _ in self._stream(session, options, black, [silence]):
             pass
 
@@ -266,7 +266,7 @@ class Avatar:
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = PreviewSampler(num_frames if preview is not None else 0)
         blocks = sound.mono_blocks(self.sample_rate)
-        chunks = self._stream(session, options, portrait, blocks, ahead=True)
+        chunks = self._stream(session, options, portrait, blocks)
         try:
             with contextlib.closing(chunks):
                 self._write(chunks, writer, num_frames, sampler, progress)
@@ -319,7 +319,6 @@ class Avatar:
         blocks: Iterable[NDArray[np.float32]],
         *,
         progressive: bool = False,
-        ahead: bool = False,
     ) -> Generator[VideoChunk, None, None]:
         """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
         feed, heard = _listen(session, blocks)
@@ -329,7 +328,7 @@ class Avatar:
             sound=heard,
             options=options,
         )
-        yield from generate_stream(self._streams, opening, feed, progressive=progressive, ahead=ahead)
+        yield from generate_stream(self._streams, opening, feed, progressive=progressive)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""
@@ -339,7 +338,7 @@ class Avatar:
             "model_version": self.model.version,
             **session.describe(),
             "precision": self.model.precision,
-            "device": session.models.device.type,
+            "device": self.model.executor.device.type,
             **({"acceleration": str(self.model.acceleration)} if self.model.acceleration else {}),
             "synthetic": True,
             **({"notice": NOISE_NOTICE} if self.model.random_weights else {}),
@@ -355,7 +354,7 @@ class Avatar:
     ) -> None:
         """Copy and encode chunks while the next ones are generated."""
         stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
-        copy = HostCopy(self.model.models.device)
+        copy = HostCopy(self.model.executor.device)
 
         def finish(pending: PendingFrames) -> None:
             frames = pending.wait()
@@ -393,9 +392,9 @@ def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
 
 def _listen(session: Session, blocks: Iterable[NDArray[np.float32]]) -> tuple[AudioFeed, torch.Tensor]:
     """Begin to listen: where the pieces of sound come from, and what a stream hears before the first."""
-    geometry = session.models.config.geometry
+    geometry = session.settings.geometry
     if session.audio_mode is AudioMode.STREAM:
-        feed = AudioFeed(blocks, geometry, session.models.config.audio.lookahead_frames)
+        feed = AudioFeed(blocks, geometry, session.settings.audio.lookahead_frames)
         return feed, torch.from_numpy(feed.lead)
     heard = [np.zeros(0, np.float32), *blocks]
     return AudioFeed(heard, geometry, 0), torch.from_numpy(np.concatenate(heard))

@@ -16,8 +16,9 @@ from livetalk.assembly.model import AvatarModel
 from livetalk.device import choose_device, choose_dtype
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.dit import DiT
+from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.color import MatchColor, match_color
-from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.conditioning import prepare_stream
 from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_config
 
 
@@ -31,19 +32,20 @@ def test_a_model_is_what_was_saved(checkpoint: Path, precision: str, dtype: torc
     model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision=precision))  # type: ignore[arg-type]
     config = tiny_config()
     assert (model.name, model.version, model.precision) == ("tiny", "test", precision)
-    assert model.models.dit.config == config.dit
-    assert model.models.vae.config == config.vae
-    assert model.models.config == config.stream
+    assert model.executor.networks.dit.config == config.dit
+    assert model.executor.networks.vae.config == config.vae
+    assert model.settings == config.stream
     assert model.portrait == config.portrait
-    for network in (model.models.dit, model.models.vae):
+    for network in (model.executor.networks.dit, model.executor.networks.vae):
         assert {parameter.dtype for parameter in network.parameters()} == {dtype}
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def first_frames(model: AvatarModel) -> Tensor:
-    conditioning = prepare_conditioning(model.models, torch.zeros(3, SIZE, SIZE))
+    run = model.executor, model.settings
+    prepared = prepare_stream(*run, torch.zeros(3, SIZE, SIZE))
     sound = torch.sin(torch.arange(17_920) / 20)
-    chunk, _ = generate_chunk(model.models, conditioning, sound, create_state(model.models, conditioning, 0))
+    chunk, _ = generate_chunk(*run, prepared, sound, create_state(*run, prepared, 0))
     return chunk.pixels
 
 
@@ -68,11 +70,11 @@ def test_colours_are_matched_on_the_kernels_that_the_rest_runs_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
-    assert model.models.match_color is match_color
+    assert model.executor.match_color is match_color
     found = Acceleration(attention="flash", float8_layers=0, kernels=kernels)
     monkeypatch.setattr(build, "accelerate", lambda *networks: found)
     with caplog.at_level(logging.INFO, "livetalk"):
-        assert accelerate_model(model, AccelerationConfig()).models.match_color is form
+        assert accelerate_model(model, AccelerationConfig()).executor.match_color is form
     assert f"colour matching: {'triton' if kernels == 'triton' else 'plain'}" in caplog.text
 
 
@@ -93,7 +95,12 @@ def test_saving_needs_the_speech_encoder(checkpoint: Path, tmp_path: Path) -> No
     model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
     with pytest.raises(WeightsError, match=r"speech_encoder\.safetensors: no such file"):
         save_model(
-            tmp_path, name="x", version="1", config=tiny_config(), dit=model.models.dit, vae=model.models.vae
+            tmp_path,
+            name="x",
+            version="1",
+            config=tiny_config(),
+            dit=model.executor.networks.dit,
+            vae=model.executor.networks.vae,
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -22,10 +23,9 @@ from livetalk.media.audio import open_audio
 from livetalk.media.image import image_to_tensor, resize_and_center_crop
 from livetalk.placement.apply import ENCODER_PLACES, PlacementConfig
 from livetalk.placement.linear import QuantizedLinear
-from livetalk.streaming.audio import AudioMode
-from livetalk.streaming.config import SamplerKind
-from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.chunk import create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
+from livetalk.streaming.settings import AudioMode, LoudnessMode, SamplerKind
 from media_files import read_frames, voice, write_sound
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 
@@ -56,7 +56,7 @@ def first_chunk(avatar: Avatar, **options: str) -> Tensor:
 
 def test_the_settings_are_the_published_ones(avatar: Avatar) -> None:
     model = avatar.model
-    config = model.models.config
+    config = model.settings
     assert (config.geometry.window_frames, config.geometry.motion_frames) == (33, 5)
     assert (config.sampler.num_steps, config.sampler.shift) == (4, 5.0)
     assert (config.sampler.kind, config.sampler.color_strength) == (SamplerKind.RENOISE, 1.0)
@@ -65,21 +65,22 @@ def test_the_settings_are_the_published_ones(avatar: Avatar) -> None:
     assert (model.portrait.height, model.portrait.width) == (768, 448)
     assert model.any_size and not model.random_weights
     assert (model.defaults.seed, model.defaults.crop) == (9999, "published")
-    assert model.defaults.loudness is LoudnessMode.RUNNING
+    assert model.settings.loudness is LoudnessMode.RUNNING
     assert model.name == "SoulX-FlashTalk-14B"
 
 
 def test_a_session_is_the_published_loop(avatar: Avatar) -> None:
     sound = torch.from_numpy(voice(2 * CHUNK_SECONDS)[0])
-    models = avatar.model.models
+    executor = avatar.model.executor
+    settings = replace(avatar.model.settings, loudness=LoudnessMode.OFF)
     image = image_to_tensor(resize_and_center_crop(PICTURE, 16, 16))
     assert avatar.model.prompt_encoder is not None
     embeds = avatar.model.prompt_encoder.encode(PUBLISHED_DEFAULTS.prompt, image[None])
-    conditioning = prepare_conditioning(models, image, embeds.text_embeds, embeds.image_embeds)
-    state = create_state(models, conditioning, 9999)
+    prepared = prepare_stream(executor, settings, image, embeds)
+    state = create_state(executor, settings, prepared, 9999)
     chunks = avatar.stream(PICTURE, [sound.numpy()], size=SIZE, loudness="off")
     for start, streamed in zip((0, 17_920), chunks, strict=True):
-        chunk, state = generate_chunk(models, conditioning, sound[start : start + 17_920], state)
+        chunk, state = generate_chunk(executor, settings, prepared, sound[start : start + 17_920], state)
         assert torch.equal(chunk.pixels, streamed.pixels)
 
 
@@ -156,7 +157,11 @@ def test_bytes_for_weights_change_little(
     files: SyntheticCheckpoint, avatar: Avatar, resident_blocks: int | None
 ) -> None:
     small = load(files, PlacementConfig(weights="float8", resident_blocks=resident_blocks))
-    layers = [module for module in small.model.models.dit.modules() if isinstance(module, QuantizedLinear)]
+    layers = [
+        module
+        for module in small.model.executor.networks.dit.modules()
+        if isinstance(module, QuantizedLinear)
+    ]
     assert len(layers) > 20
     exact, rounded = first_chunk(avatar), first_chunk(small)
     error = (rounded - exact).norm() / exact.norm()
@@ -188,8 +193,8 @@ def test_encoders_read_the_same_wherever_they_live(files: SyntheticCheckpoint, p
 
 def test_half_precision_runs(files: SyntheticCheckpoint) -> None:
     avatar = Avatar.load(files.model_dir, device="cpu", precision="bfloat16")
-    assert avatar.model.models.dit.patch_embedding.weight.dtype is torch.bfloat16
-    assert avatar.model.models.audio_encoder.feature_projection.weight.dtype is torch.float32  # type: ignore[attr-defined]
+    assert avatar.model.executor.networks.dit.patch_embedding.weight.dtype is torch.bfloat16
+    assert avatar.model.executor.networks.audio_encoder.feature_projection.weight.dtype is torch.float32  # type: ignore[attr-defined]
     chunk = first_chunk(avatar)
     assert chunk.dtype is torch.float32 and bool(chunk.isfinite().all())
 
@@ -237,7 +242,11 @@ def test_exports_load_like_their_originals(
     assert main(["export", str(files.model_dir), str(tmp_path / "mine"), "--storage", storage]) == 0
     exported = Avatar.load(tmp_path / "mine", device="cpu", precision="float32")
     assert exported.model.name == avatar.model.name
-    small = [module for module in exported.model.models.dit.modules() if isinstance(module, QuantizedLinear)]
+    small = [
+        module
+        for module in exported.model.executor.networks.dit.modules()
+        if isinstance(module, QuantizedLinear)
+    ]
     assert bool(small) is (storage == "float8")
     stored = storage if storage != "bfloat16" else "full"
     expected = load(files, PlacementConfig(weights=stored))  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from livetalk.media.image import image_to_tensor
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.placement.apply import ENCODER_PLACES, EncoderPlace, PlacementConfig
-from livetalk.streaming.step import create_state, generate_chunk, prepare_conditioning
+from livetalk.streaming.chunk import create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
 from tiny import dit_inputs
 
 CPU = torch.device("cpu")
@@ -30,18 +31,18 @@ def build(dtype: torch.dtype = torch.float32, seed: int = 0) -> AvatarModel:
 
 def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
     model = build()
-    models = model.models
     portrait = torch.rand(3, model.portrait.height, model.portrait.width) * 2 - 1
     assert model.prompt_encoder is not None
     prompt = model.prompt_encoder.encode("a person talks", portrait[None])
-    conditioning = prepare_conditioning(models, portrait, prompt.text_embeds, prompt.image_embeds)
-    state = create_state(models, conditioning, seed=0)
+    run = model.executor, model.settings
+    prepared = prepare_stream(*run, portrait, prompt)
+    state = create_state(*run, prepared, seed=0)
     velocities: list[torch.Tensor] = []
-    models.dit.register_forward_hook(lambda module, args, output: velocities.append(output))
+    model.executor.networks.dit.register_forward_hook(lambda module, args, output: velocities.append(output))
     for _ in range(2):
-        sound = torch.randn(models.config.geometry.chunk_samples) * 0.1
-        chunk, state = generate_chunk(models, conditioning, sound, state)
-        assert chunk.pixels.shape == (3, models.config.geometry.chunk_frames, 64, 48)
+        sound = torch.randn(model.settings.geometry.chunk_samples) * 0.1
+        chunk, state = generate_chunk(*run, prepared, sound, state)
+        assert chunk.pixels.shape == (3, model.settings.geometry.chunk_frames, 64, 48)
         assert 0.05 < chunk.pixels.std() < 0.95, "neither one colour nor clamped everywhere"
     # A trained network's velocity (noise - x0) has a deviation of about 1.4.
     assert all(0.3 < velocity.std() < 3 for velocity in velocities)
@@ -49,14 +50,16 @@ def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
 
 def test_weights_repeat_with_the_seed_and_are_the_same_numbers_in_every_precision() -> None:
     first, half, other = build(), build(torch.bfloat16), build(seed=1)
-    for name, weight in first.models.dit.state_dict().items():
-        assert torch.equal(weight, half.models.dit.state_dict()[name].float()), name
-    assert not torch.equal(first.models.dit.patch_embedding.weight, other.models.dit.patch_embedding.weight)
+    for name, weight in first.executor.networks.dit.state_dict().items():
+        assert torch.equal(weight, half.executor.networks.dit.state_dict()[name].float()), name
+    assert not torch.equal(
+        first.executor.networks.dit.patch_embedding.weight, other.executor.networks.dit.patch_embedding.weight
+    )
 
 
 def test_placed_weights_are_the_same_numbers() -> None:
     whole, offloaded, small = (
-        build_random_model("tiny", device=CPU, dtype=torch.float32, placement=placement).models.dit
+        build_random_model("tiny", device=CPU, dtype=torch.float32, placement=placement).executor.networks.dit
         for placement in (None, PlacementConfig(resident_blocks=1), PlacementConfig(weights="float8"))
     )
     inputs = dit_inputs(whole.config)
@@ -67,8 +70,8 @@ def test_placed_weights_are_the_same_numbers() -> None:
 
 
 def test_no_weight_is_left_without_memory_or_with_a_gradient() -> None:
-    models = build().models
-    for network in (models.dit, models.vae):
+    model = build()
+    for network in (model.executor.networks.dit, model.executor.networks.vae):
         for name, parameter in network.named_parameters():
             assert not parameter.is_meta and not parameter.requires_grad, name
         assert not network.training
@@ -124,9 +127,9 @@ def test_encoders_with_random_weights_answer_like_real_ones(place: EncoderPlace)
     again, other = model.prompt_encoder.encode("", picture), model.prompt_encoder.encode("", -picture)
     assert embeds.text_embeds is not None and embeds.image_embeds is not None
     assert again.image_embeds is not None and other.image_embeds is not None
-    config = model.models.dit.config
+    config = model.executor.networks.dit.config
     assert embeds.text_embeds.shape == (1, config.text_len, config.text_dim)
     assert embeds.image_embeds.shape == (1, 5, config.image_dim)
     assert torch.equal(embeds.image_embeds, again.image_embeds)
     assert not torch.equal(embeds.image_embeds, other.image_embeds), "the portrait is really looked at"
-    prepare_conditioning(model.models, picture[0], embeds.text_embeds, embeds.image_embeds)
+    prepare_stream(model.executor, model.settings, picture[0], embeds)

@@ -9,23 +9,25 @@ from livetalk.assembly.model import AvatarModel, PortraitConfig, SessionDefaults
 from livetalk.assembly.random_model import random_model_config
 from livetalk.assembly.session import SIDE_MULTIPLE, SIZES, SessionOptions, parse_size, plan_session
 from livetalk.errors import InputError
-from livetalk.streaming.audio import AudioMode
-from livetalk.streaming.loudness import LoudnessMode
-from tiny import DIT_WITH_PROMPT, tiny_models
+from livetalk.streaming.settings import AudioMode, LoudnessMode
+from tiny import DIT_WITH_PROMPT, tiny_model
 
+TINY = tiny_model()
 PLAIN = AvatarModel(
     name="plain",
     version="1",
-    models=tiny_models(),
+    executor=TINY.executor,
+    settings=TINY.settings,
     portrait=PortraitConfig(height=48, width=32),
     dtype=torch.float32,
 )
 PROMPTED = dataclasses.replace(
     PLAIN,
     name="prompted",
-    models=tiny_models(dit=DIT_WITH_PROMPT),
+    executor=tiny_model(dit=DIT_WITH_PROMPT).executor,
+    settings=dataclasses.replace(TINY.settings, loudness=LoudnessMode.RUNNING),
     any_size=True,
-    defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks", loudness=LoudnessMode.RUNNING),
+    defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks"),
 )
 
 
@@ -35,9 +37,9 @@ def test_what_is_left_out_is_the_models_choice() -> None:
         assert (session.seed, session.crop, session.prompt) == (9, "published", "someone talks")
         assert session.portrait == PROMPTED.portrait
         assert session.audio_mode is AudioMode.STREAM
-        assert session.models.loudness is LoudnessMode.RUNNING
+        assert session.settings.loudness is LoudnessMode.RUNNING
     plain = plan_session(PLAIN, SessionOptions())
-    assert (plain.seed, plain.models.loudness) == (0, LoudnessMode.OFF)
+    assert (plain.seed, plain.settings.loudness) == (0, LoudnessMode.OFF)
 
 
 def test_what_is_asked_for_is_taken() -> None:
@@ -52,10 +54,10 @@ def test_what_is_asked_for_is_taken() -> None:
         latents_per_decode=2,
     )
     session = plan_session(PROMPTED, options)
-    assert session.models.config.sampler.num_steps == 7
-    assert PROMPTED.models.config.sampler.num_steps == 2
-    assert session.models.config.latents_per_decode == 2
-    assert PROMPTED.models.config.latents_per_decode is None
+    assert session.settings.sampler.num_steps == 7
+    assert PROMPTED.settings.sampler.num_steps == 2
+    assert session.settings.latents_per_decode == 2
+    assert PROMPTED.settings.latents_per_decode is None
     assert session.portrait == PortraitConfig(height=64, width=16)
     assert session.describe() == {
         "seed": 3,

@@ -19,7 +19,7 @@ TINY = BenchOptions(random_weights="tiny", device="cpu", precision="float32")
 
 def kinds(model: AvatarModel) -> set[type]:
     """Return the kinds of modules in a model's transformer and VAE."""
-    networks = (model.models.dit, model.models.vae)
+    networks = (model.executor.networks.dit, model.executor.networks.vae)
     return {type(module) for network in networks for module in network.modules()}
 
 

@@ -28,7 +28,7 @@ def refuse_waiting() -> Iterator[None]:
 def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> None:
     device = torch.device("cuda")
     model = build_random_model("tiny", device=device, dtype=torch.bfloat16)
-    geometry = model.models.config.geometry
+    geometry = model.settings.geometry
     streams, copy = StreamTable(model), HostCopy(device)
     picture = draw_picture(model.portrait)
     streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options={"loudness": loudness}))
@@ -38,11 +38,8 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
         if index == 2:
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
-        samples, ahead = (
-            hum(start * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
-            for start in (index, index + 1)
-        )
-        chunk = streams.run(NextChunk(stream=0, samples=samples, ahead=ahead))
+        samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
+        chunk = streams.run(NextChunk(stream=0, samples=samples))
         assert chunk is not None
         pending.append(copy.start(chunk))
     torch.cuda.set_sync_debug_mode("default")

@@ -98,14 +98,14 @@ def open_stream(model: AvatarModel, stream: int, **options: Unpack[SessionOption
     rng = torch.Generator().manual_seed(stream)
     picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
     whole = options.get("audio_mode") == "whole"
-    sound = torch.randn(2 * model.models.config.geometry.chunk_samples, generator=rng) / 10
+    sound = torch.randn(2 * model.settings.geometry.chunk_samples, generator=rng) / 10
     return OpenStream(stream=stream, picture=picture, sound=sound if whole else sound[:0], options=options)
 
 
 def commands(model: AvatarModel) -> list[OpenStream | NextChunk | CloseStream]:
     """Make two streams that take turns, one of which hears its future."""
     rng = torch.Generator().manual_seed(9)
-    samples = torch.randn(3, model.models.config.geometry.chunk_samples, generator=rng) / 10
+    samples = torch.randn(3, model.settings.geometry.chunk_samples, generator=rng) / 10
     return [
         open_stream(model, 1, seed=3, loudness="off"),
         NextChunk(stream=1, samples=samples[0]),
@@ -165,7 +165,7 @@ def test_what_one_rank_cannot_do_the_leader_says_and_none_begins(failing: int, s
 
 def test_a_stream_that_is_left_early_is_forgotten() -> None:
     streams = StreamTable(build())
-    silence = np.zeros(streams.model.models.config.geometry.chunk_samples, np.float32)
+    silence = np.zeros(streams.model.settings.geometry.chunk_samples, np.float32)
     pieces = repeat(AudioPiece(silence, num_frames=7))
     chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), pieces)
     assert next(chunks).first_frame == 0 and next(chunks).first_frame == 12

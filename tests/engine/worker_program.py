@@ -27,8 +27,8 @@ NUM_WORKERS = 3
 def build() -> AvatarModel:
     """Build the tiny model with the same weights every time."""
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32, portrait=SIZE)
-    config = replace(model.models.config, geometry=ChunkGeometry(window_frames=17))
-    return replace(model, models=replace(model.models, config=config))
+    settings = replace(model.settings, geometry=ChunkGeometry(window_frames=17))
+    return replace(model, settings=settings)
 
 
 def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:

@@ -37,7 +37,7 @@ def build(configuration: Configuration) -> AvatarModel:
     )
     if configuration.compiled:
         # Traced and run as it is: what a compiler makes of it is not the matter here.
-        model.models.dit.compile(backend="eager")
+        model.executor.networks.dit.compile(backend="eager")
         return model
     return apply_configuration(model, configuration)
 
@@ -140,7 +140,7 @@ def test_products_in_fp8_cost_more_than_bfloat16_and_the_vae_has_none(
 def test_attention_in_fp8_has_an_error_of_its_own(against_float32: dict[str, Comparison]) -> None:
     def build_sharp(configuration: Configuration) -> AvatarModel:
         model = build_random_model("tiny", device=CPU, dtype=configuration.dtype)
-        sharpen_attention(model.models.dit, 4)
+        sharpen_attention(model.executor.networks.dit, 4)
         return apply_configuration(model, configuration)
 
     soft = against_float32["fast-fp8reference-float32"]
@@ -152,7 +152,7 @@ def test_attention_in_fp8_has_an_error_of_its_own(against_float32: dict[str, Com
 
 def test_sharpening_multiplies_logits_by_numbers_that_every_precision_has() -> None:
     wide, narrow = (
-        build_random_model("tiny", device=CPU, dtype=dtype).models.dit
+        build_random_model("tiny", device=CPU, dtype=dtype).executor.networks.dit
         for dtype in (torch.float32, torch.bfloat16)
     )
     name = "blocks.layers.1.self_attention.norm_q.weight"
@@ -180,7 +180,7 @@ def test_each_second_model_is_compared_as_if_alone_and_only_one_is_in_memory(
     def build_counted(configuration: Configuration) -> AvatarModel:
         found.append(len(alive))
         model = build(configuration)
-        alive.add(model.models.dit)
+        alive.add(model.executor.networks.dit)
         return model
 
     assert compare_all("float32", "fp8-float32", make=build_counted) == [against_float32["fp8-float32"]]
@@ -211,7 +211,7 @@ def test_float32_runs_without_tf32_and_other_runs_as_for_users(monkeypatch: pyte
 
     def build_watched(configuration: Configuration) -> AvatarModel:
         model = build(configuration)
-        model.models.dit.register_forward_pre_hook(
+        model.executor.networks.dit.register_forward_pre_hook(
             lambda *_: seen.append((configuration.name, cuda.allow_tf32, cudnn.allow_tf32))
         )
         return model
@@ -222,7 +222,7 @@ def test_float32_runs_without_tf32_and_other_runs_as_for_users(monkeypatch: pyte
 
 
 def test_the_two_precisions_start_from_the_same_numbers() -> None:
-    wide, narrow = (build(parse_configuration(name)).models for name in ("float32", "bfloat16"))
+    wide, narrow = (build(parse_configuration(name)).executor.networks for name in ("float32", "bfloat16"))
     for network in ("dit", "vae"):
         expected = getattr(wide, network).state_dict()
         found = getattr(narrow, network).state_dict()

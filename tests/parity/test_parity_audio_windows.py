@@ -9,15 +9,13 @@ from torch import Tensor
 
 from livetalk.streaming.audio import (
     AudioBuffer,
-    AudioConfig,
     audio_context,
-    buffer_samples,
-    buffer_window_start,
     context_rows,
     whole_num_chunks,
     whole_window_start,
 )
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import AudioConfig, StreamSettings
 
 NAME = "audio_windows"
 STREAMED = {"stream.window_index", "stream.cache_layout", "random.windows"}
@@ -37,7 +35,7 @@ def read(config: dict[str, Any], window: int) -> tuple[ChunkGeometry, AudioConfi
 def stream_layout(geometry: ChunkGeometry, audio: AudioConfig, num_samples: int) -> Tensor:
     """Stream samples valued by their index, and find where they lie after each chunk: `[chunks, 3]`."""
     samples = torch.arange(1, num_samples + 1, dtype=torch.float32)
-    buffer = AudioBuffer.create(buffer_samples(geometry, audio))
+    buffer = AudioBuffer.create(StreamSettings(geometry=geometry, audio=audio).buffer_samples)
     rows = []
     for start in range(0, num_samples - geometry.chunk_samples + 1, geometry.chunk_samples):
         buffer = buffer.push(samples[start : start + geometry.chunk_samples])
@@ -52,10 +50,10 @@ def test_parity_audio_windows_geometry() -> None:
     reference = Reference.load(NAME)
     config = reference.meta["config"]
     geometry, audio = read(config, 5)
-    start = buffer_window_start(geometry, audio)
+    start = StreamSettings(geometry=geometry, audio=audio).buffer_window_start
     assert geometry.chunk_frames == config["new_frames"]
     assert geometry.chunk_samples == config["slice_samples"]
-    assert buffer_samples(geometry, audio) == config["cache_samples"]
+    assert StreamSettings(geometry=geometry, audio=audio).buffer_samples == config["cache_samples"]
     assert (start, start + geometry.window_frames) == (config["audio_start_idx"], config["audio_end_idx"])
 
 
@@ -66,7 +64,7 @@ def test_parity_audio_windows_streamed() -> None:
         case = reference.case(name)
         chunks, frames, window = case["stream.window_index"].shape
         geometry, audio = read(config, window)
-        start = buffer_window_start(geometry, audio)
+        start = StreamSettings(geometry=geometry, audio=audio).buffer_window_start
         rows = context_rows(start, frames, config["audio_end_idx"], audio.context_frames)
         context = audio_context(case["random.features"], start, geometry.window_frames, audio.context_frames)
         layout = stream_layout(geometry, audio, config["samples"])

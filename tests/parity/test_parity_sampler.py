@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pytest
 import torch
 from parity_case import Reference
 from parity_networks import load_dit, load_vae
@@ -13,12 +12,15 @@ from torch import Tensor, nn
 from livetalk.diffusion.flow import timesteps_from_sigma
 from livetalk.diffusion.schedule import sigmas_from_steps
 from livetalk.media.image import image_to_tensor, resize_and_center_crop
-from livetalk.streaming import step
+from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.color import match_color
-from livetalk.streaming.config import SamplerConfig, StreamConfig
+from livetalk.streaming.conditioning import Prepared, prepare_stream
+from livetalk.streaming.executor import Executor
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.models import Models
-from livetalk.types import Conditioning, to_levels
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import SamplerConfig, StreamSettings
+from livetalk.types import PromptEmbeds, to_levels
+from tiny import TinyModel
 
 NAME = "sampler"
 
@@ -44,10 +46,10 @@ class RecordedEncoder:
         return torch.cat((unread, self.features))[None]
 
 
-def build_models(config: dict[str, Any], features: Tensor) -> Models:
+def build_model(config: dict[str, Any], features: Tensor) -> TinyModel:
     """Build the networks and settings of the reference run."""
     vae = load_vae(Reference.load(config["vae"]))
-    stream = StreamConfig(
+    settings = StreamSettings(
         geometry=ChunkGeometry(
             window_frames=config["frame_num"],
             motion_frames=config["motion_frames_num"],
@@ -60,19 +62,19 @@ def build_models(config: dict[str, Any], features: Tensor) -> Models:
         ),
     )
     dit = load_dit(Reference.load(config["dit"]))
-    return Models(dit=dit, vae=vae, audio_encoder=RecordedEncoder(features, config["lo"]), config=stream)
+    encoder = RecordedEncoder(features, config["lo"])
+    return TinyModel(Executor(networks=Networks(dit=dit, vae=vae, audio_encoder=encoder)), settings)
 
 
 class Recorder:
     """Replays the recorded noise, and keeps what transformer, VAE and colour match see and return."""
 
-    def __init__(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: TinyModel) -> None:
         self.got: dict[str, Tensor] = {}
         self.noise: Iterator[Tensor] = iter(())
         self.chunk = 0
         self.step_index = 0
-        models.dit.register_forward_hook(self.keep_step)
-        monkeypatch.setattr(step, "normal_noise", lambda _rng: self.draw)
+        model.executor.networks.dit.register_forward_hook(self.keep_step)
 
     def start(self, chunk: int, noise: list[Tensor]) -> None:
         """Begin a chunk."""
@@ -97,38 +99,40 @@ class Recorder:
         return self.got[f"video.{self.chunk}"]
 
 
-def condition(models: Models, config: dict[str, Any], case: dict[str, Tensor]) -> Conditioning:
+def prepare(model: TinyModel, config: dict[str, Any], case: dict[str, Tensor]) -> Prepared:
     """Prepare the stream from the recorded picture."""
     image = resize_and_center_crop(case["in.image"].numpy(), config["H"], config["W"])
-    return step.prepare_conditioning(
-        models, image_to_tensor(image), case["in.context"][None], case["in.clip_fea"]
-    )
+    embeds = PromptEmbeds(text_embeds=case["in.context"][None], image_embeds=case["in.clip_fea"])
+    return prepare_stream(*model, image_to_tensor(image), embeds)
 
 
-def test_parity_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parity_sampler() -> None:
     reference = Reference.load(NAME)
     config = reference.meta["config"]
     names = sorted(reference.meta["cases"])
     first = reference.case(names[0])
-    models = build_models(config, first["in.features.0"])
-    recorder = Recorder(models, monkeypatch)
-    models = replace(models, match_color=recorder.keep_match)
-    decode = models.vae.decode
+    model = build_model(config, first["in.features.0"])
+    recorder = Recorder(model)
+    executor = replace(model.executor, match_color=recorder.keep_match)
+    model = model._replace(executor=executor)
+    vae = model.executor.networks.vae
+    decode = vae.decode
 
     def keep_latents(latents: Tensor, *args: Any) -> tuple[Tensor, Any]:
         recorder.got[f"latent_out.{recorder.chunk}"] = latents[0]
         return decode(latents, *args)
 
-    monkeypatch.setattr(models.vae, "decode", keep_latents)
-    conditioning = condition(models, config, first)
-    state = step.create_state(models, conditioning, config["rng"])
-    audio = torch.zeros(models.config.geometry.chunk_samples)
+    vae.decode = keep_latents  # type: ignore[method-assign]
+    prepared = prepare(model, config, first)
+    conditioning = prepared.conditioning
+    state = create_state(*model, prepared, config["rng"])
+    audio = torch.zeros(model.settings.geometry.chunk_samples)
     for chunk, name in enumerate(names):
         case = reference.case(name)
-        models.audio_encoder.features = case[f"in.features.{chunk}"]  # type: ignore[attr-defined]
+        model.executor.networks.audio_encoder.features = case[f"in.features.{chunk}"]  # type: ignore[attr-defined]
         recorder.start(chunk, [case[f"noise.{chunk}.{n}"] for n in range(config["sampling_steps"] + 1)])
         before = state
-        video, state = step.generate_chunk(models, conditioning, audio, state)
+        video, state = generate_chunk(*model, prepared, audio, state, recorder.draw)
         got = recorder.got
         got[f"motion_latent.{chunk}"] = before.motion_latents[0]
         got[f"frames.{chunk}"] = to_levels(video.pixels)

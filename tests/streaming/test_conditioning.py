@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from livetalk.media.image import image_to_tensor, resize_and_center_crop
-from livetalk.streaming.conditioning import ReferenceLayout, encode_conditioning, reference_mask
+from livetalk.streaming.conditioning import encode_conditioning
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import ReferenceLayout
+from livetalk.streaming.window import reference_mask
 from tiny import LATENT_CHANNELS, tiny_vae
 
 GEOMETRY = ChunkGeometry(window_frames=13)

@@ -1,22 +1,18 @@
 """What the speech encoder hears under each loudness mode, live and recorded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
-from livetalk.streaming.config import StreamConfig
+from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.loudness import (
-    LoudnessMode,
-    LoudnessState,
-    normalize_published,
-    normalize_running,
-    silence_noise,
-)
-from livetalk.streaming.models import Models
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
-from tiny import IMAGE_SIDE, FrameEncoder, randomize, tiny_dit, tiny_models, tiny_vae
+from livetalk.streaming.loudness import LoudnessState, normalize_published, normalize_running, silence_noise
+from livetalk.streaming.settings import LoudnessMode
+from tiny import IMAGE_SIDE, FrameEncoder, TinyModel, randomize, tiny_model
 
 CHUNK = ChunkGeometry(window_frames=13).chunk_samples
 BUFFER = 2 * 16_000
@@ -34,23 +30,22 @@ class Listener(FrameEncoder):
         return super().__call__(waveform)
 
 
-def listening_models(mode: LoudnessMode, config: StreamConfig) -> tuple[Models, Listener]:
+def listening_model(mode: LoudnessMode, lookahead_frames: int) -> tuple[TinyModel, Listener]:
     listener = Listener()
-    return Models(
-        dit=tiny_dit(), vae=tiny_vae(), audio_encoder=listener, config=config, loudness=mode
-    ), listener
+    model = tiny_model(lookahead_frames=lookahead_frames).with_networks(audio_encoder=listener)
+    return model._replace(settings=replace(model.settings, loudness=mode)), listener
 
 
 def hear(mode: LoudnessMode, sound: Tensor, *, whole: bool = False, lead: int = 0) -> list[Tensor]:
     """Return the waveforms that the encoder of a stream was given."""
-    models, listener = listening_models(mode, tiny_models(lookahead_frames=lead // 640).config)
-    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    model, listener = listening_model(mode, lead // 640)
+    prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     if whole:
-        state = create_recorded_state(models, conditioning, 0, sound)
+        state = create_recorded_state(*model, prepared, 0, sound)
     else:
-        state = create_state(models, conditioning, 0, sound[:lead])
+        state = create_state(*model, prepared, 0, sound[:lead])
     for start in range(lead, len(sound) - CHUNK + 1, CHUNK):
-        _, state = generate_chunk(models, conditioning, sound[start : start + CHUNK], state)
+        _, state = generate_chunk(*model, prepared, sound[start : start + CHUNK], state)
     return listener.heard
 
 

@@ -4,17 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.streaming.audio import (
-    MARGIN_SECONDS,
-    PIECE_SECONDS,
-    AudioConfig,
-    Recording,
-    recorded_context,
-)
+from livetalk.streaming.audio import MARGIN_SECONDS, PIECE_SECONDS, Recording, recorded_context
+from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.hearing import encode_audio_context
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
-from tiny import IMAGE_SIDE, FrameEncoder, tiny_models
+from livetalk.streaming.speech import encode_audio_context
+from tiny import IMAGE_SIDE, FrameEncoder, tiny_model
 
 GEOMETRY = ChunkGeometry(window_frames=13)
 CHUNK = GEOMETRY.chunk_samples
@@ -38,7 +33,7 @@ def read_through(encoder: FrameEncoder, waveform: Tensor, num_chunks: int) -> li
     recording, contexts = Recording.create(waveform, GEOMETRY), []
     for _ in range(num_chunks):
         recording = recording.push(torch.zeros(CHUNK)).read(encoder, GEOMETRY)
-        contexts.append(recorded_context(recording, GEOMETRY, AudioConfig()))
+        contexts.append(recorded_context(recording, GEOMETRY, 2))
     return contexts
 
 
@@ -48,40 +43,46 @@ def sound(num_samples: int) -> Tensor:
 
 @pytest.mark.parametrize("num_samples", [1, 640, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 700])
 def test_each_frame_reads_the_same_sound_as_in_a_stream(num_samples: int) -> None:
-    models = tiny_models()
+    model = tiny_model()
     recording = sound(num_samples)
-    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
-    live = create_state(models, conditioning, 0).audio
-    whole = create_recorded_state(models, conditioning, 0, recording).audio
+    prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    live = create_state(*model, prepared, 0).audio
+    whole = create_recorded_state(*model, prepared, 0, recording).audio
     assert isinstance(whole, Recording)
     num_chunks = GEOMETRY.num_chunks(num_samples)
     padded = torch.nn.functional.pad(recording, (0, num_chunks * CHUNK - num_samples))
     for chunk in range(num_chunks):
         samples = padded[chunk * CHUNK : (chunk + 1) * CHUNK]
-        live, whole = live.push(samples), whole.push(samples).read(models.audio_encoder, GEOMETRY)
-        now, later = (encode_audio_context(models, audio) for audio in (live, whole))
+        live, whole = (
+            live.push(samples),
+            whole.push(samples).read(model.executor.networks.audio_encoder, GEOMETRY),
+        )
+        now, later = (
+            encode_audio_context(model.executor.networks.audio_encoder, model.settings, audio)
+            for audio in (live, whole)
+        )
         assert now.shape == later.shape
         # Only the last two frames of a window reach beyond what a stream has heard.
         torch.testing.assert_close(now[:, :-2], later[:, :-2])
         if chunk + 1 < num_chunks:
             assert not torch.allclose(now[:, -1], later[:, -1])
     with pytest.raises(ValueError, match=f"has no chunk {num_chunks}"):
-        whole.push(padded[:CHUNK]).read(models.audio_encoder, GEOMETRY)
+        whole.push(padded[:CHUNK]).read(model.executor.networks.audio_encoder, GEOMETRY)
 
 
 def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> None:
-    models = tiny_models()
+    model = tiny_model()
     # Every frame sounds the same, so that a frame's future is its present; the onset is frame 0.
     steady = sound(640).repeat(3 * GEOMETRY.chunk_frames)
-    conditioning = prepare_conditioning(models, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
+    prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     states = [
-        create_state(models, conditioning, 5),
-        create_recorded_state(models, conditioning, 5, steady),
+        create_state(*model, prepared, 5),
+        create_recorded_state(*model, prepared, 5, steady),
     ]
     shown: list[list[Tensor]] = [[], []]
     for frames, state in zip(shown, states, strict=True):
         for start in range(0, len(steady), CHUNK):
-            chunk, state = generate_chunk(models, conditioning, steady[start : start + CHUNK], state)
+            chunk, state = generate_chunk(*model, prepared, steady[start : start + CHUNK], state)
             assert chunk.first_frame == start // 640
             frames.append(chunk.pixels)
     torch.testing.assert_close(torch.cat(shown[0], dim=1), torch.cat(shown[1], dim=1))
@@ -120,4 +121,4 @@ def test_a_place_in_a_recording_is_a_value() -> None:
     with pytest.raises(ValueError, match="has no chunk -1"):
         start.read(FrameEncoder(), GEOMETRY)
     with pytest.raises(ValueError, match="read the recording's piece first"):
-        recorded_context(first, GEOMETRY, AudioConfig())
+        recorded_context(first, GEOMETRY, 2)

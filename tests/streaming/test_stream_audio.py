@@ -5,14 +5,12 @@ import torch
 
 from livetalk.streaming.audio import (
     AudioBuffer,
-    AudioConfig,
     audio_context,
-    buffer_samples,
-    buffer_window_start,
     context_rows,
     whole_num_chunks,
 )
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import AudioConfig, StreamSettings
 from tiny import FrameEncoder
 
 GEOMETRY = ChunkGeometry(window_frames=13)
@@ -38,11 +36,12 @@ def test_rows_are_clamped() -> None:
 @pytest.mark.parametrize("lookahead", [0, 1, 2, 4])
 def test_streamed_windows_equal_the_batch(lookahead: int) -> None:
     config = AudioConfig(buffer_seconds=1, lookahead_frames=lookahead)
+    settings = StreamSettings(geometry=GEOMETRY, audio=config)
     encoder, samples = FrameEncoder(), GEOMETRY.samples_per_frame
     rng = torch.Generator().manual_seed(0)
     waveform = torch.randn((6 * GEOMETRY.chunk_frames + lookahead) * samples, generator=rng)
     whole = encoder(waveform[None])
-    buffer = AudioBuffer.create(buffer_samples(GEOMETRY, config)).push(waveform[: lookahead * samples])
+    buffer = AudioBuffer.create(settings.buffer_samples).push(waveform[: lookahead * samples])
     num_rows = config.buffer_seconds * GEOMETRY.fps
     # Without enough look-ahead the last frames' context repeats the newest row instead of the future.
     exact = GEOMETRY.window_frames - max(0, config.context_frames - lookahead)
@@ -51,7 +50,12 @@ def test_streamed_windows_equal_the_batch(lookahead: int) -> None:
         buffer = buffer.push(waveform[start : start + GEOMETRY.chunk_samples])
         features = encoder(buffer.waveform[None])
         assert features.shape[1] == num_rows
-        streamed = audio_context(features, buffer_window_start(GEOMETRY, config), GEOMETRY.window_frames, 2)
+        streamed = audio_context(
+            features,
+            settings.buffer_window_start,
+            GEOMETRY.window_frames,
+            2,
+        )
         if chunk < 2:
             continue
         first = chunk * GEOMETRY.chunk_frames - GEOMETRY.motion_frames
@@ -67,6 +71,6 @@ def test_whole_recordings_are_cut_without_losing_one() -> None:
 
 
 def test_refuses_a_buffer_shorter_than_its_window() -> None:
-    buffer_samples(ChunkGeometry(), AudioConfig(buffer_seconds=2, lookahead_frames=17))
+    StreamSettings(audio=AudioConfig(buffer_seconds=2, lookahead_frames=17))
     with pytest.raises(ValueError, match="buffer_seconds 2 cannot hold"):
-        buffer_samples(ChunkGeometry(), AudioConfig(buffer_seconds=2, lookahead_frames=18))
+        StreamSettings(audio=AudioConfig(buffer_seconds=2, lookahead_frames=18))

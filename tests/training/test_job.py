@@ -141,10 +141,10 @@ def test_shipped_weights_fit_the_recipe() -> None:
 
     model = build_avatar(BuildConfig(model="embedded", device="cpu"))
     expected = embedded_model(embedded_vae())
-    assert model.models.dit.config == expected.dit
+    assert model.executor.networks.dit.config == expected.dit
     statistics = {"latents_mean": (), "latents_std": ()}
-    assert dataclasses.replace(model.models.vae.config, **statistics) == expected.vae
-    assert model.models.config == expected.stream
+    assert dataclasses.replace(model.executor.networks.vae.config, **statistics) == expected.vae
+    assert model.settings == expected.stream
 
 
 def test_a_failing_process_stops_the_others() -> None:

@@ -23,8 +23,9 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.placement.apply import PlacementConfig, apply_placement
-from livetalk.streaming.config import StreamConfig
-from livetalk.streaming.models import Models
+from livetalk.streaming.executor import Executor
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import StreamSettings
 
 SPEECH_ENCODER_FILE = "speech_encoder.safetensors"
 _SHIPPED_MODELS = ("embedded",)
@@ -45,7 +46,7 @@ class ModelConfig:
 
     dit: DiTConfig
     vae: VAEConfig
-    stream: StreamConfig
+    stream: StreamSettings
     portrait: PortraitConfig
 
 
@@ -109,7 +110,7 @@ def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> A
         model = _load_native(folder, config, device, dtype)
     model = accelerate_model(model, config.acceleration)
     if config.compile:
-        compile_transformer(model.models.dit, config.compile_cache)
+        compile_transformer(model.executor.networks.dit, config.compile_cache)
     return model
 
 
@@ -139,14 +140,14 @@ def accelerate_model(model: AvatarModel, config: AccelerationConfig | None) -> A
     """
     if config is None:
         return model
-    models = model.models
-    acceleration = accelerate(models.dit, models.vae, models.device, config)
-    models = replace(models, match_color=select_color(acceleration.kernels))
+    executor, networks = model.executor, model.executor.networks
+    acceleration = accelerate(networks.dit, networks.vae, networks.device, config)
     _log.info("%s: %s", model.name, acceleration)
-    if models.prepare is not None:
-        prepare = keep_more_speech(models.prepare, models.device, models.dit.config.num_layers)
-        models = replace(models, prepare=prepare)
-    return replace(model, models=models, acceleration=acceleration)
+    plan = executor.plan
+    if plan is not None:
+        plan = keep_more_speech(plan, networks.device, networks.dit.config.num_layers)
+    executor = replace(executor, match_color=select_color(acceleration.kernels), plan=plan)
+    return replace(model, executor=executor, acceleration=acceleration)
 
 
 def save_model(
@@ -218,15 +219,16 @@ def _load_native(folder: Path, config: BuildConfig, device: torch.device, dtype:
     return AvatarModel(
         name=manifest.name,
         version=manifest.version,
-        models=_load_models(checkpoint, device, dtype, config.placement),
+        executor=_load_executor(checkpoint, device, dtype, config.placement),
+        settings=checkpoint.config("stream", StreamSettings),
         portrait=checkpoint.config("portrait", PortraitConfig),
         dtype=dtype,
     )
 
 
-def _load_models(
+def _load_executor(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, placement: PlacementConfig
-) -> Models:
+) -> Executor:
     dit_config = checkpoint.config("dit", DiTConfig)
     vae_config = checkpoint.config("vae", VAEConfig)
     dit = load_module(
@@ -246,10 +248,7 @@ def _load_models(
     )
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(checkpoint.file(SPEECH_ENCODER_FILE)).to(device)
-    return Models(
-        dit=dit,
-        vae=vae,
-        audio_encoder=speech_encoder,
-        config=checkpoint.config("stream", StreamConfig),
-        prepare=ExecutionPlan(offloaded=offloaded),
+    return Executor(
+        networks=Networks(dit=dit, vae=vae, audio_encoder=speech_encoder),
+        plan=ExecutionPlan(offloaded=offloaded),
     )

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from livetalk.accelerate.apply import Acceleration
 from livetalk.assembly.prompt import PromptEncoder
-from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.models import Models
-from livetalk.streaming.step import prepare_conditioning
-from livetalk.types import Conditioning, Crop
+from livetalk.streaming.conditioning import Prepared, prepare_stream
+from livetalk.streaming.executor import Executor
+from livetalk.streaming.settings import StreamSettings
+from livetalk.types import Crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,11 @@ class SessionDefaults:
         seed: of the noise.
         crop: what of the portrait is used, see `frame_portrait`.
         prompt: for the text branch; not used by a model without one.
-        loudness: what is done to the level of the sound.
     """
 
     seed: int = 0
     crop: Crop = "face"
     prompt: str = ""
-    loudness: LoudnessMode = LoudnessMode.OFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,8 @@ class AvatarModel:
     Attributes:
         name: of the model.
         version: of its weights.
-        models: networks and settings.
+        executor: the networks, and how they are run.
+        settings: of its streams, where the user asks for nothing else.
         portrait: picture size, or the usual one of a model that makes any size.
         dtype: precision of the transformer and the VAE.
         image_dtype: precision in which a portrait's pixels are scaled; the published code does it in the
@@ -64,7 +63,8 @@ class AvatarModel:
 
     name: str
     version: str
-    models: Models
+    executor: Executor
+    settings: StreamSettings
     portrait: PortraitConfig
     dtype: torch.dtype
     image_dtype: torch.dtype = torch.float32
@@ -83,19 +83,19 @@ class AvatarModel:
     def title(self) -> str:
         """What runs where and how, in a line."""
         how = f", {self.acceleration}" if self.acceleration is not None else ""
-        return f"{self.name} on {self.models.device} in {self.precision}{how}"
+        return f"{self.name} on {self.executor.device} in {self.precision}{how}"
 
 
-def prepare_session(model: AvatarModel, models: Models, image: Tensor, prompt: str) -> Conditioning:
-    """Encode what stays the same through a session.
+def prepare_portrait(model: AvatarModel, settings: StreamSettings, image: Tensor, prompt: str) -> Prepared:
+    """Encode what stays the same through a stream.
 
     Args:
         model: whose encoders are used.
-        models: its networks with the settings of the session.
+        settings: of the stream.
         image: `[3, H, W]`, -1..1, the framed portrait.
         prompt: for the text branch; not used by a model without one.
     """
-    if model.prompt_encoder is None:
-        return prepare_conditioning(models, image)
-    embeds = model.prompt_encoder.encode(prompt, image[None].to(models.device))
-    return prepare_conditioning(models, image, embeds.text_embeds, embeds.image_embeds)
+    executor, embeds = model.executor, None
+    if model.prompt_encoder is not None:
+        embeds = model.prompt_encoder.encode(prompt, image[None].to(executor.device))
+    return prepare_stream(executor, settings, image, embeds)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from livetalk.assembly.build import SPEECH_ENCODER_FILE, find_checkpoint
 from livetalk.assembly.model import PortraitConfig
-from livetalk.assembly.published import PUBLISHED_PORTRAIT
+from livetalk.assembly.published import PUBLISHED_PORTRAIT, PUBLISHED_SETTINGS
 from livetalk.assembly.random_model import RANDOM_MODELS, random_model_config
 from livetalk.checkpoints.config_json import config_from_json
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
@@ -22,7 +22,7 @@ from livetalk.models.dit import DiTConfig
 from livetalk.models.umt5 import UMT5Config
 from livetalk.models.vae import VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config
-from livetalk.streaming.config import StreamConfig
+from livetalk.streaming.settings import StreamSettings
 
 ConfigT = TypeVar("ConfigT")
 
@@ -51,7 +51,7 @@ class ModelSizes:
     speech: SpeechEncoderConfig | Wav2Vec2Config
     text: UMT5Config | None
     image: CLIPVisionConfig | None
-    stream: StreamConfig
+    stream: StreamSettings
     portrait: PortraitConfig
     any_size: bool
 
@@ -105,7 +105,7 @@ def _published_sizes(folder: Path, wav2vec_dir: Path | None) -> ModelSizes:
         speech=configs.audio_encoder,
         text=configs.text_encoder,
         image=configs.image_encoder,
-        stream=StreamConfig(),
+        stream=PUBLISHED_SETTINGS,
         portrait=PUBLISHED_PORTRAIT,
         any_size=True,
     )
@@ -124,7 +124,7 @@ def _native_sizes(folder: Path, manifest: Manifest) -> ModelSizes:
         speech=_speech_sizes(folder / SPEECH_ENCODER_FILE),
         text=None,
         image=None,
-        stream=read("stream", StreamConfig),
+        stream=read("stream", StreamSettings),
         portrait=read("portrait", PortraitConfig),
         any_size=False,
     )

@@ -24,8 +24,9 @@ from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.text_tokenizer import load_text_tokenizer
 from livetalk.placement.apply import DiTPlacement, EncoderPlace, PlacementConfig
 from livetalk.placement.linear import quantize_linears
-from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.models import Models
+from livetalk.streaming.executor import Executor
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import LoudnessMode, StreamSettings
 from livetalk.tracing import span
 from livetalk.types import PromptEmbeds
 
@@ -34,9 +35,11 @@ PUBLISHED_DEFAULTS = SessionDefaults(
     seed=9999,
     crop="published",
     prompt="A person is talking. Only the foreground characters are moving, the background remains static.",
-    loudness=LoudnessMode.RUNNING,
 )
-"""Seed, framing and prompt are the published program's; its loudness is not, see docs/compatibility.md."""
+"""Seed, framing and prompt of the published program."""
+
+PUBLISHED_SETTINGS = StreamSettings(loudness=LoudnessMode.RUNNING)
+"""The published program's, but for the loudness, see docs/compatibility.md."""
 
 PUBLISHED_VERSION = "published"
 
@@ -83,7 +86,10 @@ def load_published(
     return AvatarModel(
         name=files.name,
         version=PUBLISHED_VERSION if files.manifest is None else files.manifest.version,
-        models=Models(dit=dit, vae=vae, audio_encoder=speech, prepare=ExecutionPlan(offloaded=offloaded)),
+        executor=Executor(
+            networks=Networks(dit=dit, vae=vae, audio_encoder=speech), plan=ExecutionPlan(offloaded=offloaded)
+        ),
+        settings=PUBLISHED_SETTINGS,
         portrait=PUBLISHED_PORTRAIT,
         dtype=dtype,
         image_dtype=dtype,

@@ -4,13 +4,13 @@ For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.prompt import PromptEncoder
-from livetalk.assembly.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT
+from livetalk.assembly.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT, PUBLISHED_SETTINGS
 from livetalk.assembly.random_prompt import RandomEncoders, RandomPromptEncoder
 from livetalk.assembly.random_weights import draw_weights
 from livetalk.checkpoints.adapters import published_dit_config, published_vae_config
@@ -23,10 +23,10 @@ from livetalk.models.umt5 import UMT5Config, umt5_xxl
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_base
 from livetalk.placement.apply import DiTPlacement, PlacementConfig
-from livetalk.streaming.audio import AudioConfig
-from livetalk.streaming.config import SamplerConfig, StreamConfig
+from livetalk.streaming.executor import Executor
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.models import Models
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import AudioConfig, SamplerConfig, StreamSettings
 
 RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""
@@ -52,7 +52,7 @@ class RandomModelConfig:
     text: UMT5Config
     image: CLIPVisionConfig
     portrait: PortraitConfig
-    stream: StreamConfig = field(default_factory=StreamConfig)
+    stream: StreamSettings = PUBLISHED_SETTINGS
 
 
 def flashtalk_14b_config() -> RandomModelConfig:
@@ -98,10 +98,11 @@ def tiny_config() -> RandomModelConfig:
         text=UMT5Config(vocabulary=64, dim=32, attention_dim=16, ffn_dim=32, num_heads=2, num_layers=2),
         image=CLIPVisionConfig(image_size=28, patch_size=14, dim=16, ffn_dim=32, num_heads=2, num_layers=2),
         portrait=PortraitConfig(height=64, width=48),
-        stream=StreamConfig(
+        stream=StreamSettings(
             geometry=ChunkGeometry(window_frames=13),
             audio=AudioConfig(buffer_seconds=2),
             sampler=SamplerConfig(num_steps=2),
+            loudness=PUBLISHED_SETTINGS.loudness,
         ),
     )
 
@@ -168,7 +169,8 @@ def build_random_model(
     return AvatarModel(
         name=name,
         version=RANDOM_VERSION,
-        models=Models(dit=dit, vae=vae, audio_encoder=speech, config=config.stream, prepare=plan),
+        executor=Executor(networks=Networks(dit=dit, vae=vae, audio_encoder=speech), plan=plan),
+        settings=config.stream,
         portrait=portrait or config.portrait,
         dtype=dtype,
         image_dtype=dtype,

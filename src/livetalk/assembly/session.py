@@ -1,15 +1,12 @@
 """What a user asks of one video, and what it comes to with a given model: checked before anything runs."""
 
-import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.errors import InputError
-from livetalk.streaming.audio import AudioMode
-from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.models import Models
+from livetalk.streaming.settings import AudioMode, LoudnessMode, StreamSettings
 from livetalk.types import CROPS, Crop
 
 SIZES = {
@@ -62,7 +59,7 @@ class Session:
     """The options of one video, complete and checked.
 
     Attributes:
-        models: networks and settings, those of the session included.
+        settings: of its stream.
         portrait: picture size.
         seed: of the noise.
         crop: what of the portrait is used.
@@ -70,7 +67,7 @@ class Session:
         audio_mode: how the sound is heard.
     """
 
-    models: Models
+    settings: StreamSettings
     portrait: PortraitConfig
     seed: int
     crop: Crop
@@ -81,11 +78,11 @@ class Session:
         """Return the options as words and numbers, for a video's metadata."""
         return {
             "seed": self.seed,
-            "num_steps": self.models.config.sampler.num_steps,
+            "num_steps": self.settings.sampler.num_steps,
             "crop": self.crop,
             "size": f"{self.portrait.height}x{self.portrait.width}",
             "audio_mode": self.audio_mode.value,
-            "loudness": self.models.loudness.value,
+            "loudness": self.settings.loudness.value,
             **({"prompt": self.prompt} if self.prompt else {}),
         }
 
@@ -119,11 +116,9 @@ def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
         InputError: an option cannot be used, or not with this model.
     """
     check_options(options)
-    seed, crop, loudness = options.get("seed"), options.get("crop"), options.get("loudness")
-    models = _with_settings(model.models, options)
-    mode = model.defaults.loudness if loudness is None else LoudnessMode(loudness)
+    seed, crop = options.get("seed"), options.get("crop")
     return Session(
-        models=dataclasses.replace(models, loudness=mode),
+        settings=_settings(model.settings, options),
         portrait=_portrait(model, options.get("size")),
         seed=model.defaults.seed if seed is None else seed,
         crop=model.defaults.crop if crop is None else crop,
@@ -168,17 +163,18 @@ def _round(pixels: int) -> int:
     return max(1, round(pixels / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
-def _with_settings(models: Models, options: SessionOptions) -> Models:
-    config = models.config
+def _settings(settings: StreamSettings, options: SessionOptions) -> StreamSettings:
     if (num_steps := options.get("num_steps")) is not None:
-        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, num_steps=num_steps))
+        settings = replace(settings, sampler=replace(settings.sampler, num_steps=num_steps))
     if (num_latents := options.get("latents_per_decode")) is not None:
-        config = dataclasses.replace(config, latents_per_decode=num_latents)
-    return dataclasses.replace(models, config=config)
+        settings = replace(settings, latents_per_decode=num_latents)
+    if (loudness := options.get("loudness")) is not None:
+        settings = replace(settings, loudness=LoudnessMode(loudness))
+    return settings
 
 
 def _prompt(model: AvatarModel, prompt: str | None) -> str:
-    if model.models.dit.config.text_dim is None:
+    if model.executor.networks.dit.config.text_dim is None:
         if prompt is not None:
             raise InputError(f"prompt: the model {model.name} takes none; leave --prompt out")
         return ""

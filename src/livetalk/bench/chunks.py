@@ -70,13 +70,13 @@ class ChunkBench:
             options: of the measurement.
         """
         self._run = run
-        self._device = model.models.device
+        self._device = model.executor.device
         self._copy = HostCopy(self._device)
         self._session = session_options(options)
         session = plan_session(model, self._session)
         self._picture = draw_picture(session.portrait)
-        self._rate = session.models.config.geometry.sample_rate
-        self._chunk_samples = session.models.config.geometry.chunk_samples
+        self._rate = session.settings.geometry.sample_rate
+        self._chunk_samples = session.settings.geometry.chunk_samples
         self._num_chunks, self._warm_up = options.chunks, options.warm_up
         self._num_streams = 0
 
@@ -124,7 +124,7 @@ class ChunkBench:
         """Start chunk after chunk of a new stream, each when it is asked for."""
         stream = self._open()
         for index in range(num_chunks):
-            yield self._launch(stream, index, ahead=self._sound(index + 1))
+            yield self._launch(stream, index)
         self._run(CloseStream(stream=stream))
 
     def _time_first(self, launch: Callable[[int, int], PendingFrames], advance: Callable[[], None]) -> float:
@@ -149,9 +149,9 @@ class ChunkBench:
         )
         return self._num_streams
 
-    def _launch(self, stream: int, index: int, ahead: Tensor | None = None) -> PendingFrames:
+    def _launch(self, stream: int, index: int) -> PendingFrames:
         with span(CHUNK_SPAN):
-            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index), ahead=ahead))
+            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index)))
         assert chunk is not None
         return self._copy.start(chunk)
 

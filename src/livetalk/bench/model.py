@@ -40,7 +40,7 @@ def build_model(options: BenchOptions, device: torch.device) -> AvatarModel:
     model = _accelerate(model, options)
     if options.compile:
         # It happens at the first step, after whatever spreads the model.
-        compile_transformer(model.models.dit, options.compile_cache)
+        compile_transformer(model.executor.networks.dit, options.compile_cache)
     return model
 
 
@@ -55,7 +55,7 @@ def _accelerate(model: AvatarModel, options: BenchOptions) -> AvatarModel:
         return accelerate_model(model, config)
     if options.attention != AUTO:
         # By itself, so that what a kernel brings can be told from what the fast forms bring.
-        apply_attention(model.models.dit, _select_kernel(model, options), ("self_attention",))
+        apply_attention(model.executor.networks.dit, _select_kernel(model, options), ("self_attention",))
     return model
 
 
@@ -65,6 +65,6 @@ def name_attention(model: AvatarModel, options: BenchOptions) -> str:
 
 
 def _select_kernel(model: AvatarModel, options: BenchOptions) -> AttentionKernel:
-    config = model.models.dit.config
-    work = AttentionWork(model.models.device, model.dtype, config.head_dim, config.num_heads)
+    config = model.executor.networks.dit.config
+    work = AttentionWork(model.executor.device, model.dtype, config.head_dim, config.num_heads)
     return select_attention(options.attention, work)

@@ -203,9 +203,9 @@ def _make_record(
     options: BenchOptions, model: AvatarModel, measured: Measurement, load_seconds: float
 ) -> BenchRecord:
     session = plan_session(model, session_options(options))
-    config, device = session.models.config, model.models.device
+    settings, device = session.settings, model.executor.device
     intervals = measured.intervals_ms
-    fps = config.geometry.chunk_frames * len(intervals) * 1000 / sum(intervals)
+    fps = settings.geometry.chunk_frames * len(intervals) * 1000 / sum(intervals)
     return BenchRecord(
         model=model.name,
         random_weights=model.random_weights,
@@ -218,13 +218,13 @@ def _make_record(
         weights=options.weights,
         attention=name_attention(model, options),
         options=tuple(dataclasses.replace(options, commit=None).to_arguments()),
-        steps=config.sampler.num_steps,
-        window_frames=config.geometry.window_frames,
-        chunk_frames=config.geometry.chunk_frames,
+        steps=settings.sampler.num_steps,
+        window_frames=settings.geometry.window_frames,
+        chunk_frames=settings.geometry.chunk_frames,
         chunks=len(intervals),
         warm_up=options.warm_up,
         fps=fps,
-        real_time_factor=config.geometry.fps / fps,
+        real_time_factor=settings.geometry.fps / fps,
         chunk_ms_median=statistics.median(intervals),
         chunk_ms_p95=percentile(intervals, 95),
         first_frame_ms=statistics.median(measured.first_ms),

@@ -152,7 +152,7 @@ def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]
         model = _build_random(args, configuration) if args.random_weights else _load(args, configuration)
         model = apply_configuration(model, configuration)
         session = plan_session(model, options)
-        return dataclasses.replace(model, models=session.models, portrait=session.portrait)
+        return dataclasses.replace(model, settings=session.settings, portrait=session.portrait)
 
     return build
 
@@ -166,7 +166,7 @@ def _build_random(args: argparse.Namespace, configuration: Configuration) -> Ava
         placement=configuration.placement,
     )
     if args.sharpen is not None:
-        sharpen_attention(model.models.dit, args.sharpen)
+        sharpen_attention(model.executor.networks.dit, args.sharpen)
     return model
 
 
@@ -196,14 +196,14 @@ def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
 def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
     # Only where there is a file to read: without one the comparison needs no PyAV.
     try:
-        media = importlib.import_module("livetalk.media.tracks")
+        media = importlib.import_module("livetalk.media.audio")
     except ModuleNotFoundError as error:
         raise InputError(
             f"audio {path}: the package {error.name}, which reads it, is not installed"
         ) from error
 
     def read(model: AvatarModel) -> tuple[Tensor, ...]:
-        geometry = model.models.config.geometry
+        geometry = model.settings.geometry
         num_samples = num_chunks * geometry.chunk_samples
         found = np.zeros(0, np.float32)
         for block in media.open_audio(path).mono_blocks(geometry.sample_rate):

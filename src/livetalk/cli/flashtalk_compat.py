@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             placement=PlacementConfig(resident_blocks=0 if args.cpu_offload else None),
             progress=loading,
         )
-    title = f"{avatar.model.name} on {avatar.model.models.device} in {avatar.model.precision}"
+    title = f"{avatar.model.name} on {avatar.model.executor.device} in {avatar.model.precision}"
     with VideoProgress(title, avatar.fps) as progress:
         result = avatar.generate(args.cond_image, audio, output, overwrite=True, progress=progress, **options)
     print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of sound")

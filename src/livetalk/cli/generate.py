@@ -21,8 +21,7 @@ from livetalk.media.files import require_output_file
 from livetalk.media.image import load_image
 from livetalk.ops.backends import ATTENTION_KERNELS
 from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
-from livetalk.streaming.audio import AudioMode
-from livetalk.streaming.loudness import LoudnessMode
+from livetalk.streaming.settings import AudioMode, LoudnessMode
 from livetalk.types import CROPS
 
 

@@ -22,12 +22,12 @@ from livetalk.errors import InputError
 from livetalk.placement.apply import PlacementConfig
 from livetalk.streaming.audio import context_rows
 from livetalk.streaming.loudness import (
-    LoudnessMode,
     LoudnessState,
     normalize_published,
     normalize_running,
     silence_noise,
 )
+from livetalk.streaming.settings import LoudnessMode
 
 infer_params = default_params()
 """Settings, read whenever a function is called: change them in place.

@@ -10,17 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from livetalk.assembly.model import AvatarModel, prepare_session
+from livetalk.assembly.model import AvatarModel, prepare_portrait
 from livetalk.assembly.session import parse_size
 from livetalk.errors import InputError
 from livetalk.media.image import image_to_tensor, load_image, resize_and_center_crop
-from livetalk.streaming.config import SamplerConfig
+from livetalk.streaming.chunk import create_state, denoise_window, drain, finish_window
+from livetalk.streaming.conditioning import Prepared
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.hearing import project_speech
-from livetalk.streaming.models import Models
+from livetalk.streaming.settings import SamplerConfig, StreamSettings
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import create_state, generate_window
-from livetalk.types import Conditioning
 
 RATE, FPS = 16_000, 25
 UNSEEDED = 9999
@@ -42,14 +40,15 @@ class FlashTalkPipeline:
         """
         self._model = model
         self._keep_motion_frames = keep_motion_frames
-        self._session: tuple[Models, Conditioning] | None = None
+        self._session: tuple[StreamSettings, Prepared] | None = None
         self._state: StreamState | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self._model.models.device
+        return self._model.executor.device
 
+    @torch.no_grad()
     def prepare_params(  # noqa: PLR0913  the published signature
         self,
         input_prompt: str,
@@ -79,12 +78,15 @@ class FlashTalkPipeline:
             InputError: the picture or a number cannot be used.
         """
         portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
-        models = self._models(frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength)
+        settings = self._settings(
+            frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength
+        )
         framed = resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width)
         image = image_to_tensor(framed, self._model.image_dtype)
-        conditioning = prepare_session(self._model, models, image, input_prompt)
-        self._session = models, conditioning
-        self._state = create_state(models, conditioning, UNSEEDED if seed is None or seed < 0 else seed)
+        prepared = prepare_portrait(self._model, settings, image, input_prompt)
+        self._session = settings, prepared
+        seed = UNSEEDED if seed is None or seed < 0 else seed
+        self._state = create_state(self._model.executor, settings, prepared, seed)
 
     @torch.no_grad()
     def preprocess_audio(self, speech_array: ArrayLike, sr: int = RATE, fps: int = FPS) -> Tensor:
@@ -104,8 +106,9 @@ class FlashTalkPipeline:
         if (sr, fps) != (RATE, FPS):
             raise InputError(f"audio of {sr} Hz at {fps} frames a second: only {RATE} Hz at {FPS} is known")
         waveform = torch.as_tensor(np.asarray(speech_array, dtype=np.float32), device=self.device)
-        return self._model.models.audio_encoder(waveform[None])[0]
+        return self._model.executor.networks.audio_encoder(waveform[None])[0]
 
+    @torch.no_grad()
     def generate(self, audio_embedding: Tensor) -> Tensor:
         """Make the next frames of the session.
 
@@ -120,35 +123,32 @@ class FlashTalkPipeline:
         """
         if self._session is None or self._state is None:
             raise InputError("pipeline: call get_base_data (or prepare_params) before generating")
-        models, conditioning = self._session
-        geometry = models.config.geometry
+        settings, prepared = self._session
+        geometry = settings.geometry
         if audio_embedding.shape[:2] != (1, geometry.window_frames):
             shape = list(audio_embedding.shape)
             raise InputError(f"audio embedding {shape}: a window needs [1, {geometry.window_frames}, ...]")
-        speech = project_speech(models, audio_embedding.to(self.device))
-        pixels, self._state = generate_window(models, conditioning, speech, self._state)
+        executor, context = self._model.executor, audio_embedding.to(self.device)
+        latents, state = denoise_window(executor, settings, prepared, context, self._state)
+        pieces, self._state = drain(finish_window(executor, settings, prepared, latents, state))
+        pixels = torch.cat([piece.pixels for piece in pieces], dim=2)[0]
         return pixels if self._keep_motion_frames else pixels[:, -geometry.chunk_frames :]
 
-    def _models(
+    def _settings(
         self, window_frames: int, motion_frames: int, num_steps: int, shift: float, color_strength: float
-    ) -> Models:
-        """Return the model's networks with the settings of a session."""
-        models = self._model.models
-        config = models.config
+    ) -> StreamSettings:
+        """Return the model's settings with those of a session."""
+        settings = self._model.settings
         try:
             geometry = dataclasses.replace(
-                config.geometry, window_frames=window_frames, motion_frames=motion_frames
+                settings.geometry, window_frames=window_frames, motion_frames=motion_frames
             )
+            sampler = SamplerConfig(
+                num_steps=num_steps, shift=shift, kind=settings.sampler.kind, color_strength=color_strength
+            )
+            return dataclasses.replace(settings, geometry=geometry, sampler=sampler)
         except ValueError as error:
             raise InputError(f"pipeline: {error}") from error
-        if num_steps < 1 or shift <= 0:
-            raise InputError(f"pipeline: {num_steps} steps with shift {shift} make no schedule")
-        sampler = SamplerConfig(
-            num_steps=num_steps, shift=shift, kind=config.sampler.kind, color_strength=color_strength
-        )
-        return dataclasses.replace(
-            models, config=dataclasses.replace(config, geometry=geometry, sampler=sampler)
-        )
 
 
 def _pixels(image: str | os.PathLike[str] | Image.Image) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from livetalk.assembly.model import PortraitConfig
 from livetalk.assembly.model_sizes import ModelSizes
-from livetalk.assembly.stages import Observer, StageInputs, run_stages
 from livetalk.doctor.allocation import AllocationTracker
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
@@ -25,13 +24,31 @@ from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
 from livetalk.placement.apply import WeightForm
 from livetalk.placement.linear import count_weight_bytes, quantize_linears
-from livetalk.streaming.models import Models
+from livetalk.streaming.chunk import create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
+from livetalk.streaming.executor import Executor
+from livetalk.streaming.networks import Networks
+from livetalk.streaming.settings import LoudnessMode, StreamSettings
+from livetalk.tracing import SpanObserver, observe_spans
 from livetalk.types import PromptEmbeds
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 META = torch.device("meta")
 IMAGE_TOKENS = 257
+STAGE_OF_SPAN = {
+    "step.reference": "reference",
+    "step.speech": "speech",
+    "step.denoise": "transformer",
+    "step.decode": "decode",
+    "step.color": "decode",
+    "step.encode": "decode",
+}
+"""Spans of the streaming code, by the stage that a forecast names."""
+
+StageObserver = Callable[[str], AbstractContextManager[object]]
+"""Is told the name of a stage, and returns what surrounds its work."""
+
 REHEARSED_STEPS = 2
 REHEARSED_LAYERS = 2
 """Blocks of one network are alike, and their temporaries die with them: two tell what forty need.
@@ -56,23 +73,50 @@ def rehearse(
         Bytes at the peak of each stage besides weights, with all that outlives it: "prompt", "reference",
         "speech", "transformer", "decode".
     """
-    models = _build_models(sizes, dtype, weights)
+    executor = Executor(networks=_build_networks(sizes, dtype, weights))
+    settings = replace(sizes.stream, sampler=replace(sizes.stream.sampler, num_steps=REHEARSED_STEPS))
     encoders = _build_prompt_encoders(sizes)
     peaks: dict[str, int] = {}
     with torch.no_grad(), AllocationTracker() as tracker:
-        observer = _PeakObserver(tracker, peaks)
-        with observer.stage("prompt"):
+        stage = functools.partial(tracker.stage, peaks)
+        with stage("prompt"):
             text, image = _encode_prompt(sizes, *encoders)
-        inputs = StageInputs(
-            picture=torch.empty(3, portrait.height, portrait.width, device=META),
-            prompt=PromptEmbeds(text_embeds=text, image_embeds=image),
-            # A second chunk needs more than the first only where it remembers the last frame of that.
-            sounds=(torch.empty(sizes.stream.geometry.chunk_samples, device=META),)
-            * (2 if sizes.stream.seam.enabled else 1),
-            noise=torch.empty_like,
-        )
-        run_stages(models, inputs, observer)
+        embeds = PromptEmbeds(text_embeds=text, image_embeds=image)
+        picture = torch.empty(3, portrait.height, portrait.width, device=META)
+        run_observed(executor, settings, picture, embeds, stage)
     return MappingProxyType(peaks)
+
+
+def run_observed(
+    executor: Executor, settings: StreamSettings, picture: Tensor, embeds: PromptEmbeds, stage: StageObserver
+) -> None:
+    """Start a stream and make its first chunks, on any device, the meta device included.
+
+    Args:
+        executor: runs the networks.
+        settings: of the stream; the level of the audio is left alone.
+        picture: `[3, H, W]`, -1..1, the portrait.
+        embeds: of the prompt.
+        stage: surrounds the work of each stage: "reference", "speech", "transformer" or "decode".
+    """
+    settings = replace(settings, loudness=LoudnessMode.OFF)
+    samples = torch.zeros(settings.geometry.chunk_samples, device=executor.device)
+    with observe_spans(_by_stage(stage)):
+        prepared = prepare_stream(executor, settings, picture, embeds)
+        state = create_state(executor, settings, prepared, seed=0)
+        # A second chunk needs more than the first only where it remembers the last frame of that.
+        for _ in range(2 if settings.seam.enabled else 1):
+            chunk, state = generate_chunk(executor, settings, prepared, samples, state, torch.empty_like)
+            with stage("decode"):
+                chunk.to_uint8()
+
+
+def _by_stage(stage: StageObserver) -> SpanObserver:
+    def observe(span: str) -> AbstractContextManager[object]:
+        name = STAGE_OF_SPAN.get(span)
+        return nullcontext() if name is None else stage(name)
+
+    return observe
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,17 +147,6 @@ def _count_bytes(values: object) -> int:
     return sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-class _PeakObserver(Observer):
-    """Notes the peak of each stage."""
-
-    def __init__(self, tracker: AllocationTracker, peaks: dict[str, int]) -> None:
-        self._tracker = tracker
-        self._peaks = peaks
-
-    def stage(self, name: str) -> AbstractContextManager[None]:
-        return self._tracker.stage(self._peaks, name)
-
-
 def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
     """Return the bytes of each part of a model, "block" standing for one of the transformer's.
 
@@ -134,14 +167,13 @@ def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> 
     return parts
 
 
-def _build_models(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> Models:
+def _build_networks(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> Networks:
     vae = _on_meta(lambda: CausalVideoVAE(sizes.vae)).to(dtype)
     vae.use_channels_last()
-    return Models(
+    return Networks(
         dit=_build_dit(sizes, dtype, weights, min(REHEARSED_LAYERS, sizes.dit.num_layers)),
         vae=vae,
         audio_encoder=_build_speech(sizes.speech),
-        config=replace(sizes.stream, sampler=replace(sizes.stream.sampler, num_steps=REHEARSED_STEPS)),
     )
 
 

@@ -31,13 +31,10 @@ class ChunkSound:
     Attributes:
         stream: its number.
         samples: `[chunk_samples]` float32, -1..1, on the CPU.
-        ahead: likewise, of the chunk after it, where they are there already, to be heard meanwhile. The next
-            command may bring others all the same.
     """
 
     stream: int
     samples: Tensor
-    ahead: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from livetalk.ops.lanes import Lane
 from livetalk.tracing import span
 from livetalk.types import VideoChunk
 
@@ -39,34 +38,36 @@ class PendingFrames:
 
 
 class HostCopy:
-    """Takes chunks from a device to the host.
+    """Copies chunks from a device to the host.
 
-    From a GPU they travel on a stream of their own, into memory that the GPU writes by itself: neither the
-    next chunk's work nor the thread that starts it waits for them. Elsewhere there is nothing to wait for.
+    From a GPU the copies run on a side stream, into pinned memory: neither the next chunk's kernels nor the
+    thread that starts a copy wait for it. Elsewhere a copy is done when it is started.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Prepare to copy from `device`."""
-        self._lane = Lane(device) if device.type == "cuda" else None
+        self._side_stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._side_stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def start(self, chunk: VideoChunk) -> PendingFrames:
         """Begin to copy a chunk, once the work that makes it is done."""
-        if self._lane is None:
+        if self._side_stream is None:
             with span("runtime.copy"):
                 frames = chunk.to_uint8().cpu()
             return PendingFrames(chunk.first_frame, frames.shape[0], frames, _nothing)
-        return self._start_on_lane(chunk, self._lane)
+        return self._start_on(self._side_stream, chunk)
 
-    def _start_on_lane(self, chunk: VideoChunk, lane: Lane) -> PendingFrames:
+    def _start_on(self, side_stream: torch.cuda.Stream, chunk: VideoChunk) -> PendingFrames:
         frames = chunk.to_uint8().contiguous()
         # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
         arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
-        lane.follow()
-        with lane.beside(), span("runtime.copy"):
+        side_stream.wait_stream(torch.cuda.current_stream(frames.device))
+        with torch.cuda.stream(side_stream), span("runtime.copy"):
             arrived.copy_(frames, non_blocking=True)
-        lane.keep(frames)
-        done = lane.mark()
-        assert done is not None
+        # Later kernels of the main stream must not reuse the memory before it is read.
+        frames.record_stream(side_stream)
+        done = side_stream.record_event()
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
 
 

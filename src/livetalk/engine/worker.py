@@ -1,6 +1,6 @@
 """Streams on several GPUs: rank 0 decides what to do next, all ranks do it.
 
-Every rank runs the whole of `livetalk.streaming.step`, with the same state and the same noise. Only the
+Every rank runs the whole of `livetalk.streaming.chunk`, with the same state and the same noise. Only the
 transformer and the VAE, which `spread_model` has altered, share the work and exchange data. So the ranks stay
 together, and nothing but sound travels from chunk to chunk.
 """
@@ -12,10 +12,9 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from livetalk.accelerate.graphs import graph_blocks
-from livetalk.assembly.model import AvatarModel, prepare_session
+from livetalk.assembly.model import AvatarModel, prepare_portrait
 from livetalk.assembly.session import plan_session
 from livetalk.device import choose_device
 from livetalk.engine.commands import (
@@ -31,50 +30,22 @@ from livetalk.engine.group import EXIT_LOST
 from livetalk.engine.join import ControlLine, PeerLostError, join_workers
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import InputError, LivetalkError
-from livetalk.ops.lanes import Lane
 from livetalk.parallel.mesh import ParallelConfig, build_mesh, choose_degrees
 from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
-from livetalk.streaming.audio import AudioMode
-from livetalk.streaming.hearing import Heard, hear_chunk
-from livetalk.streaming.models import Models
-from livetalk.streaming.progressive import generate_pieces
+from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk, generate_pieces
+from livetalk.streaming.conditioning import Prepared
+from livetalk.streaming.settings import AudioMode, StreamSettings
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk
-from livetalk.types import Conditioning, VideoChunk
-
-
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """What was heard before its chunk was asked for."""
-
-    chunk_index: int
-    samples: Tensor
-    heard: Heard
+from livetalk.types import VideoChunk
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    models: Models
-    conditioning: Conditioning
+    settings: StreamSettings
+    prepared: Prepared
     state: StreamState
     pieces: Generator[VideoChunk, None, StreamState] | None = None
-    ahead: _Ahead | None = None
-
-    def hear(self, samples: Tensor) -> Heard:
-        """Hear the sound of the next chunk, if it was not heard ahead."""
-        ahead = self.ahead
-        # Whoever gives a chunk up may have announced the sound of the one after it.
-        is_next = ahead is not None and ahead.chunk_index == self.state.chunk_index
-        if ahead is not None and is_next and torch.equal(ahead.samples, samples):
-            return ahead.heard
-        return hear_chunk(self.models, samples, self.state)
-
-    def hear_ahead(self, samples: Tensor | None, heard: Heard) -> _Ahead | None:
-        """Hear the sound of the chunk after the next one, whose sound was `heard`."""
-        if samples is None:
-            return None
-        return _Ahead(self.state.chunk_index + 1, samples, hear_chunk(self.models, samples, heard))
 
 
 class StreamTable:
@@ -82,10 +53,10 @@ class StreamTable:
 
     def __init__(self, model: AvatarModel) -> None:
         """Start with no stream."""
-        # Beside the main work, the sound of a chunk is heard while the frames of the one before are made.
-        self.model = replace(model, models=replace(model.models, lane=Lane(model.models.device)))
+        self.model = model
         self._streams: dict[int, _Stream] = {}
 
+    @torch.no_grad()
     def run(self, command: StreamCommand) -> VideoChunk | None:
         """Do what a command says.
 
@@ -111,15 +82,12 @@ class StreamTable:
 
     def _make(self, command: NextChunk | BeginChunk) -> VideoChunk | None:
         stream = self._streams[command.stream]
-        heard = stream.hear(command.samples)
-        # Before the frames, so that it is done under them: a GPU's host falls behind with what it asks for.
-        ahead = stream.hear_ahead(command.ahead, heard)
-        inputs = (stream.models, stream.conditioning, heard, stream.state)
+        inputs = (self.model.executor, stream.settings, stream.prepared, command.samples, stream.state)
         if isinstance(command, BeginChunk):
-            self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs), ahead=ahead)
+            self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs))
             return None
         chunk, state = generate_chunk(*inputs)
-        self._streams[command.stream] = replace(stream, state=state, pieces=None, ahead=ahead)
+        self._streams[command.stream] = replace(stream, state=state, pieces=None)
         return chunk
 
     def _next_piece(self, number: int) -> VideoChunk | None:
@@ -138,10 +106,10 @@ class StreamTable:
 
     def _open(self, command: OpenStream) -> _Stream:
         session = plan_session(self.model, command.options)
-        conditioning = prepare_session(self.model, session.models, command.picture, session.prompt)
+        prepared = prepare_portrait(self.model, session.settings, command.picture, session.prompt)
         create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
-        state = create(session.models, conditioning, session.seed, command.sound)
-        return _Stream(session.models, conditioning, state)
+        state = create(self.model.executor, session.settings, prepared, session.seed, command.sound)
+        return _Stream(session.settings, prepared, state)
 
 
 class Leader:
@@ -210,19 +178,20 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Av
     Raises:
         InputError: the degrees do not fit the number of ranks or of heads.
     """
-    dit = model.models.dit
+    networks = model.executor.networks
+    dit = networks.dit
     config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
-    mesh = build_mesh(config, model.models.device)
+    mesh = build_mesh(config, networks.device)
     graphs = model.acceleration is not None and model.acceleration.graphs
     # Collectives in a graph are not tried.
     if graphs and mesh.everyone.size > 1 and meets_in_memory(mesh, dit.config.num_heads):
         graph_blocks(dit)
     tokens = parallelize_dit(dit, mesh)
-    parallelize_vae(model.models.vae, mesh.everyone)
-    if model.models.prepare is None:
+    parallelize_vae(networks.vae, mesh.everyone)
+    if model.executor.plan is None:
         return model
-    plan = replace(model.models.prepare, tokens=tokens)
-    return replace(model, models=replace(model.models, prepare=plan))
+    plan = replace(model.executor.plan, tokens=tokens)
+    return replace(model, executor=replace(model.executor, plan=plan))
 
 
 def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:

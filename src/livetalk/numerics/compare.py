@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.stages import Observer, StageInputs, run_stages
 from livetalk.diffusion.samplers import NoiseSource
 from livetalk.models.dit import DiT, StepInputs
 from livetalk.models.dit_constants import prepare_step
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.numerics.configurations import Configuration, describe_form
-from livetalk.streaming.models import Models
+from livetalk.streaming.chunk import create_state, generate_chunk
+from livetalk.streaming.conditioning import prepare_stream
+from livetalk.streaming.executor import Executor
+from livetalk.streaming.settings import LoudnessMode
 from livetalk.types import PromptEmbeds
 
 
@@ -84,7 +86,22 @@ class Comparison:
         return max(found)
 
 
-class Recorder(Observer):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInputs:
+    """What a stream is made from.
+
+    Attributes:
+        picture: `[3, H, W]` float32, -1..1, the framed portrait.
+        embeds: of the prompt, for the branches that the transformer has.
+        chunks: audio of each chunk, `[chunk_samples]` float32, -1..1.
+    """
+
+    picture: Tensor
+    embeds: PromptEmbeds
+    chunks: tuple[Tensor, ...]
+
+
+class Recorder:
     """Keeps every result of a stream, and every use of its networks.
 
     Attributes:
@@ -96,46 +113,52 @@ class Recorder(Observer):
         """Start with nothing."""
         self.results: dict[str, Tensor] = {}
         self.calls: dict[str, Call] = {}
-        self._chunk = -1
+        self._chunk = 0
         self._step = 0
 
-    def see(self, name: str, value: Tensor) -> None:
-        """Keep a result of the stream."""
-        if name == "speech":
-            self._chunk, self._step = self._chunk + 1, 0
-        self._keep(f"latents {self._step}" if name == "latents" else name, value)
-
-    def watch(self, models: Models) -> Models:
-        """Return models whose networks are recorded."""
-        return replace(
-            models,
-            dit=cast(DiT, _WatchedDiT(models.dit, self)),
-            vae=cast(CausalVideoVAE, _WatchedVAE(models.vae, self)),
+    def watch(self, executor: Executor) -> Executor:
+        """Return an executor whose networks are recorded."""
+        networks = replace(
+            executor.networks,
+            dit=cast(DiT, _WatchedDiT(executor.networks.dit, self)),
+            vae=cast(CausalVideoVAE, _WatchedVAE(executor.networks.vae, self)),
         )
+        return replace(executor, networks=networks)
+
+    def begin_chunk(self) -> None:
+        """Count a new chunk; what comes before the first belongs to the reference."""
+        self._chunk, self._step = self._chunk + 1, 0
+
+    def keep(self, stage: str, value: Tensor) -> None:
+        """Keep a result of the stream; pieces of one result are joined along their frames."""
+        name = self._name(stage)
+        value = value.detach().to("cpu", torch.float32, copy=True)
+        before = self.results.get(name)
+        self.results[name] = value if before is None else torch.cat((before, value), dim=2)
 
     def see_velocity(self, arguments: tuple[Any, ...], velocity: Tensor) -> None:
         """Keep a use of the transformer, and the latents that it was given."""
         if self._step:
-            self._keep(f"latents {self._step}", arguments[0])
+            self.keep(f"latents {self._step}", arguments[0])
+        else:
+            self.keep("speech", arguments[3])
         self._step += 1
         self._call(f"velocity {self._step}", _record_call("dit", "__call__", arguments, velocity))
-        self._keep(f"velocity {self._step}", velocity)
+        self.keep(f"velocity {self._step}", velocity)
 
     def see_vae(self, method: str, arguments: tuple[Any, ...], output: Tensor) -> None:
         """Keep a use of the VAE; those before the first chunk belong to the reference."""
-        if self._chunk < 0:
+        if not self._chunk:
             return
         pieces = sum(name.startswith(self._name(method)) for name in self.calls)
         name = f"{method} {pieces + 1}" if pieces else method
         self._call(name, _record_call("vae", method, arguments, output))
         if method == "decode":
-            self._keep(name, output)
+            self.keep(f"latents {self._step}", arguments[0])
+            self.keep(name, output)
 
     def _name(self, stage: str) -> str:
-        return stage if self._chunk < 0 else f"chunk {self._chunk + 1} {stage}"
-
-    def _keep(self, stage: str, value: Tensor) -> None:
-        self.results[self._name(stage)] = value.detach().to("cpu", torch.float32, copy=True)
+        return f"chunk {self._chunk} {stage}" if self._chunk else stage
 
     def _call(self, stage: str, call: Call) -> None:
         self.calls[self._name(stage)] = call
@@ -148,8 +171,8 @@ class _WatchedDiT:
         self._dit = dit
         self._recorder = recorder
 
-    def __call__(self, *arguments: Any, prepared: StepInputs | None) -> Tensor:
-        velocity: Tensor = self._dit(*arguments, prepared=prepared)
+    def __call__(self, *arguments: Any, **prepared: StepInputs) -> Tensor:
+        velocity: Tensor = self._dit(*arguments, **prepared)
         self._recorder.see_velocity(arguments, velocity)
         return velocity
 
@@ -225,7 +248,7 @@ def compare_numerics(
         with exact_products(second.dtype):
             model = build(second)
             other = record(model, inputs, source.seed)
-            alone = _replay(model.models, reference.calls)
+            alone = _replay(model.executor, reference.calls)
         forms = first_form, describe_form(model)
         del model
         yield replace(compare_recordings(reference, other, alone), forms=forms)
@@ -254,18 +277,30 @@ def _free_memory() -> None:
     torch.cuda.empty_cache()
 
 
-def record(model: AvatarModel, inputs: StageInputs, seed: int) -> Recorder:
-    """Run a stream and keep everything; its noise is drawn from `seed`, whatever `inputs` has."""
-    device, prompt = model.models.device, inputs.prompt
+@torch.no_grad()
+def record(model: AvatarModel, inputs: StreamInputs, seed: int) -> Recorder:
+    """Run a stream and keep everything.
+
+    Args:
+        model: to run; the level of the audio is left alone.
+        inputs: of the stream, on any device.
+        seed: of the noise, which is equal on every device and in every precision.
+    """
+    device, embeds = model.executor.device, inputs.embeds
+    text, image = (None if x is None else x.to(device) for x in (embeds.text_embeds, embeds.image_embeds))
     recorder = Recorder()
-    text, image = (None if x is None else x.to(device) for x in (prompt.text_embeds, prompt.image_embeds))
-    placed = StageInputs(
-        picture=inputs.picture.to(device),
-        prompt=PromptEmbeds(text_embeds=text, image_embeds=image),
-        sounds=tuple(sound.to(device) for sound in inputs.sounds),
-        noise=shared_noise(seed),
+    executor, noise_source = recorder.watch(model.executor), shared_noise(seed)
+    settings = replace(model.settings, loudness=LoudnessMode.OFF)
+    prepared = prepare_stream(
+        executor, settings, inputs.picture, PromptEmbeds(text_embeds=text, image_embeds=image)
     )
-    run_stages(recorder.watch(model.models), placed, recorder)
+    recorder.keep("reference", prepared.conditioning.condition)
+    state = create_state(executor, settings, prepared, seed)
+    for samples in inputs.chunks:
+        recorder.begin_chunk()
+        chunk, state = generate_chunk(executor, settings, prepared, samples.to(device), state, noise_source)
+        recorder.keep("colour", chunk.pixels)
+        recorder.keep("encode", state.motion_latents)
     return recorder
 
 
@@ -305,10 +340,10 @@ def shared_noise(seed: int) -> NoiseSource:
     return draw
 
 
-def make_inputs(model: AvatarModel, source: StreamSource) -> StageInputs:
+def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
     """Complete the inputs of a stream; prompt and portrait are encoded by this model, for both runs."""
     rng = torch.Generator().manual_seed(source.seed)
-    portrait, geometry = model.portrait, model.models.config.geometry
+    portrait, geometry = model.portrait, model.settings.geometry
     if source.picture is None:
         coarse = torch.rand(1, 3, 8, 8, generator=rng) * 1.6 - 0.8
         picture = F.interpolate(coarse, size=(portrait.height, portrait.width), mode="bilinear")[0]
@@ -316,24 +351,24 @@ def make_inputs(model: AvatarModel, source: StreamSource) -> StageInputs:
         picture = source.picture(model)
     if source.sounds is None:
         shape = (source.num_chunks, geometry.chunk_samples)
-        sounds = tuple(torch.randn(shape, generator=rng).mul_(0.1))
+        chunks = tuple(torch.randn(shape, generator=rng).mul_(0.1))
     else:
-        sounds = source.sounds(model)
-    prompt = PromptEmbeds(text_embeds=None, image_embeds=None)
+        chunks = source.sounds(model)
+    embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
     if model.prompt_encoder is not None:
-        prompt = model.prompt_encoder.encode(model.defaults.prompt, picture[None].to(model.models.device))
-    return StageInputs(picture=picture, prompt=prompt, sounds=sounds, noise=shared_noise(source.seed))
+        embeds = model.prompt_encoder.encode(model.defaults.prompt, picture[None].to(model.executor.device))
+    return StreamInputs(picture=picture, embeds=embeds, chunks=chunks)
 
 
 @torch.no_grad()
-def _replay(models: Models, calls: Mapping[str, Call]) -> dict[str, float]:
+def _replay(executor: Executor, calls: Mapping[str, Call]) -> dict[str, float]:
     """Give each network the inputs of another run, and return the errors of its answers."""
-    errors = {}
+    errors, networks = {}, executor.networks
     for stage, call in calls.items():
-        network = models.dit if call.network == "dit" else models.vae
-        arguments = tree_map_only(Tensor, lambda x: x.to(models.device), call.arguments)
-        plan = models.prepare if call.network == "dit" else None
-        settled = {} if plan is None else {"prepared": prepare_step(models.dit, plan, *arguments[1:])}
+        network = networks.dit if call.network == "dit" else networks.vae
+        arguments = tree_map_only(Tensor, lambda x: x.to(networks.device), call.arguments)
+        plan = executor.plan if call.network == "dit" else None
+        settled = {} if plan is None else {"prepared": prepare_step(networks.dit, plan, *arguments[1:])}
         answer = getattr(network, call.method)(*arguments, **settled)
         output = answer if isinstance(answer, Tensor) else answer[0]
         errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)

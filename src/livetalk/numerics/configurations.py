@@ -109,12 +109,12 @@ def apply_configuration(model: AvatarModel, configuration: Configuration) -> Ava
     Raises:
         InputError: something in the configuration cannot run on the model's device.
     """
-    dit = model.models.dit
+    dit = model.executor.networks.dit
     if configuration.form != "plain":
         model = _accelerate(model, configuration)
     elif configuration.attention is not None:
         size = dit.config
-        work = AttentionWork(model.models.device, model.dtype, size.head_dim, size.num_heads)
+        work = AttentionWork(model.executor.device, model.dtype, size.head_dim, size.num_heads)
         apply_attention(dit, select_attention(configuration.attention, work), ("self_attention",))
     if configuration.compiled:
         dit.compile()
@@ -137,7 +137,7 @@ def check_device(configuration: Configuration, device: torch.device) -> None:
 
 def _accelerate(model: AvatarModel, configuration: Configuration) -> AvatarModel:
     """Put a configuration's fast forms in place."""
-    device = model.models.device
+    device = model.executor.device
     check_device(configuration, device)
     float8 = configuration.form == "fp8"
     config = AccelerationConfig(
@@ -148,7 +148,7 @@ def _accelerate(model: AvatarModel, configuration: Configuration) -> AvatarModel
     if not float8 or config.float8:
         return accelerate_model(model, config)
     # `accelerate` refuses the reference, and joins layers that multiply in FP8 already.
-    num_layers = apply_float8(model.models.dit, PREPARED_KEEP, allow_reference=True)
+    num_layers = apply_float8(model.executor.networks.dit, PREPARED_KEEP, allow_reference=True)
     model = accelerate_model(model, config)
     assert model.acceleration is not None
     return replace(model, acceleration=replace(model.acceleration, float8_layers=num_layers))
@@ -159,7 +159,7 @@ def describe_form(model: AvatarModel) -> str:
     found = model.acceleration
     if found is None:
         return ""
-    reference = found.float8_layers and model.models.device.type != "cuda"
+    reference = found.float8_layers and model.executor.device.type != "cuda"
     return f"{found} by the reference" if reference else str(found)
 
 

@@ -8,10 +8,14 @@ from livetalk.assembly.model import PortraitConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import VAEConfig
-from livetalk.streaming.audio import AudioConfig
-from livetalk.streaming.conditioning import ReferenceLayout
-from livetalk.streaming.config import SamplerConfig, SamplerKind, StreamConfig
-from livetalk.streaming.seams import SeamConfig
+from livetalk.streaming.settings import (
+    AudioConfig,
+    ReferenceLayout,
+    SamplerConfig,
+    SamplerKind,
+    SeamConfig,
+    StreamSettings,
+)
 from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
 
 LATENT_CHANNELS = 32
@@ -49,9 +53,9 @@ def embedded_dit() -> DiTConfig:
     )
 
 
-def embedded_stream() -> StreamConfig:
+def embedded_stream() -> StreamSettings:
     """Eight Euler steps, 200 ms of audio look-ahead, the reference repeated over all latent frames."""
-    return StreamConfig(
+    return StreamSettings(
         audio=AudioConfig(lookahead_frames=5),
         sampler=SamplerConfig(num_steps=8, shift=3.0, kind=SamplerKind.EULER, color_strength=0.5),
         reference_layout=ReferenceLayout.BROADCAST,

@@ -5,7 +5,6 @@ Shapes: B batch · F frames.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -19,29 +18,6 @@ PIECE_SECONDS = 20
 
 MARGIN_SECONDS = 5
 """What the encoder hears of the recording on either side of a piece."""
-
-
-class AudioMode(Enum):
-    """STREAM: sound as it arrives, the past only. WHOLE: a finished recording, the future too."""
-
-    STREAM = "stream"
-    WHOLE = "whole"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AudioConfig:
-    """Which audio a window sees.
-
-    Attributes:
-        buffer_seconds: how much of the stream's end the speech encoder reads.
-        context_frames: speech frames read on each side of a video frame.
-        lookahead_frames: frames of audio after a chunk's end that the encoder already hears; the stream
-            answers that much later.
-    """
-
-    buffer_seconds: int = 8
-    context_frames: int = 2
-    lookahead_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +39,10 @@ class AudioBuffer:
         """Return the buffer after `samples` (`[n]`, any n) arrived: as much of the end as fits."""
         samples = to_device(samples.to(self.waveform.dtype), self.waveform.device)
         return AudioBuffer(torch.cat((self.waveform, samples))[-self.waveform.shape[0] :])
+
+    def to(self, device: torch.device) -> "AudioBuffer":
+        """Return the buffer on a device."""
+        return AudioBuffer(self.waveform.to(device))
 
     @property
     def num_bytes(self) -> int:
@@ -130,6 +110,13 @@ class Recording:
         span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
         return replace(self, piece=RecordedPiece(first, encode(self.waveform[None, span])))
 
+    def to(self, device: torch.device) -> "Recording":
+        """Return the recording on a device."""
+        piece = self.piece
+        if piece is not None:
+            piece = RecordedPiece(piece.first_row, piece.features.to(device))
+        return replace(self, waveform=self.waveform.to(device), piece=piece)
+
     @property
     def num_bytes(self) -> int:
         """Size in bytes."""
@@ -153,13 +140,13 @@ def piece_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
     return max(0, start - margin), min(num_rows, start + piece + margin)
 
 
-def recorded_context(recording: Recording, geometry: ChunkGeometry, config: AudioConfig) -> Tensor:
+def recorded_context(recording: Recording, geometry: ChunkGeometry, context_frames: int) -> Tensor:
     """Gather the features around each frame of a recording's newest window.
 
     Args:
         recording: after `Recording.read`.
         geometry: timeline of the stream.
-        config: how much speech a frame reads.
+        context_frames: rows on each side of a frame.
 
     Returns:
         `[1, F, 2 * context_frames + 1, num_blocks, channels]`.
@@ -171,28 +158,9 @@ def recorded_context(recording: Recording, geometry: ChunkGeometry, config: Audi
         raise ValueError("read the recording's piece first")
     num_rows = geometry.num_frames(recording.waveform.shape[0])
     start = whole_window_start(geometry, recording.num_heard - 1)
-    rows = context_rows(start, geometry.window_frames, num_rows, config.context_frames)
+    rows = context_rows(start, geometry.window_frames, num_rows, context_frames)
     features = recording.piece.features
     return features[:, to_device(rows - recording.piece.first_row, features.device)]
-
-
-def buffer_samples(geometry: ChunkGeometry, config: AudioConfig) -> int:
-    """Return the samples that the rolling buffer holds.
-
-    Raises:
-        ValueError: the buffer is shorter than a window with its look-ahead.
-    """
-    if config.buffer_seconds * geometry.fps < geometry.window_frames + config.lookahead_frames:
-        raise ValueError(
-            f"buffer_seconds {config.buffer_seconds} cannot hold a window of {geometry.window_frames} frames"
-            f" and a look-ahead of {config.lookahead_frames}"
-        )
-    return config.buffer_seconds * geometry.sample_rate
-
-
-def buffer_window_start(geometry: ChunkGeometry, config: AudioConfig) -> int:
-    """Return the row of the buffer's features that belongs to the first frame of a window."""
-    return config.buffer_seconds * geometry.fps - config.lookahead_frames - geometry.window_frames
 
 
 def whole_window_start(geometry: ChunkGeometry, chunk_index: int) -> int:

@@ -1,77 +1,103 @@
 """Reference image -> what every chunk of a stream is conditioned on.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width.
+Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent
+height, width.
 """
 
-from enum import Enum
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from livetalk.models.dit_constants import SessionConstants, prepare_session
 from livetalk.models.vae import CausalVideoVAE
+from livetalk.streaming.color import ColorStatistics, measure_color
+from livetalk.streaming.denoise import sampler_sigmas, step_timesteps
+from livetalk.streaming.executor import Executor
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.types import Conditioning
+from livetalk.streaming.settings import ReferenceLayout, StreamSettings
+from livetalk.streaming.window import build_condition
+from livetalk.tracing import span
+from livetalk.types import Conditioning, PromptEmbeds
 
 
-class ReferenceLayout(Enum):
-    """Where the reference stands in the condition.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What stays the same for a whole stream, computed once.
 
-    FIRST_FRAME: the latents of the image followed by grey frames (published).
-    BROADCAST: the latent of the image at every latent frame.
+    Attributes:
+        conditioning: the encoded reference and prompt.
+        color: colours of the reference, which frames are matched to.
+        constants: what all steps of the stream share; None where the executor prepares nothing.
     """
 
-    FIRST_FRAME = "first_frame"
-    BROADCAST = "broadcast"
+    conditioning: Conditioning
+    color: ColorStatistics
+    constants: SessionConstants | None
 
 
-@torch.no_grad()
+def prepare_stream(
+    executor: Executor, settings: StreamSettings, image: Tensor, embeds: PromptEmbeds | None = None
+) -> Prepared:
+    """Encode the reference image of a stream, and compute what all of its steps share.
+
+    Args:
+        executor: its networks in their final form.
+        settings: of the stream.
+        image: `[3, H, W]`, -1..1, on any device.
+        embeds: for a transformer with a text or an image branch.
+    """
+    with span("step.reference"):
+        conditioning = encode_conditioning(
+            executor.networks.vae,
+            image.to(executor.device),
+            settings.geometry,
+            settings.reference_layout,
+            embeds,
+        )
+        constants = None
+        if executor.plan is not None:
+            constants = prepare_session(
+                executor.networks.dit,
+                executor.plan,
+                conditioning.condition,
+                step_timesteps(sampler_sigmas(settings.sampler)),
+                conditioning.text_embeds,
+                conditioning.image_embeds,
+            )
+        color = measure_color(conditioning.reference_pixels)
+    return Prepared(conditioning=conditioning, color=color, constants=constants)
+
+
 def encode_conditioning(
     vae: CausalVideoVAE,
     image: Tensor,
     geometry: ChunkGeometry,
     layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME,
-    text_embeds: Tensor | None = None,
-    image_embeds: Tensor | None = None,
+    embeds: PromptEmbeds | None = None,
 ) -> Conditioning:
-    """Encode the reference image, once per stream.
+    """Encode a reference image.
 
     Args:
         vae: the VAE of the stream.
         image: `[3, H, W]`, -1..1, on the device of the VAE; sides multiples of its spatial stride.
         geometry: timeline of the stream.
         layout: where the reference stands.
-        text_embeds: `[1, S, text_dim]` for a transformer with a text branch.
-        image_embeds: `[1, S, image_dim]` for a transformer with an image branch.
+        embeds: of the prompt and the portrait.
 
     Raises:
         ValueError: the sides do not divide.
     """
     pixels = image.float()[None, :, None]
     reference_latents = vae.encode(pixels)[0].float()
-    if layout is ReferenceLayout.BROADCAST:
-        latents = reference_latents.expand(-1, -1, geometry.window_latents, -1, -1)
-    else:
+    reference = reference_latents
+    if layout is ReferenceLayout.FIRST_FRAME:
         grey = pixels.new_zeros((1, 3, geometry.window_frames - 1, *pixels.shape[3:]))
-        latents = vae.encode(torch.cat((pixels, grey), dim=2))[0].float()
+        reference = vae.encode(torch.cat((pixels, grey), dim=2))[0].float()
     return Conditioning(
         reference_pixels=pixels,
         reference_latents=reference_latents,
-        condition=torch.cat((reference_mask(latents, geometry.latent_stride), latents), dim=1),
-        text_embeds=text_embeds,
-        image_embeds=image_embeds,
+        condition=build_condition(reference, layout, geometry),
+        text_embeds=None if embeds is None else embeds.text_embeds,
+        image_embeds=None if embeds is None else embeds.image_embeds,
     )
-
-
-def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
-    """Mark the reference: one channel per frame of a latent frame, 1 on the first latent frame, 0 elsewhere.
-
-    Args:
-        latents: `[B, C, T, h, w]`, whose shape the mask takes.
-        latent_stride: channels of the mask.
-
-    Returns:
-        `[B, latent_stride, T, h, w]`.
-    """
-    mask = torch.zeros_like(latents[:, :1])
-    mask[:, :, :1] = 1
-    return mask.expand(-1, latent_stride, -1, -1, -1)

@@ -5,7 +5,6 @@ All functions are pure; what a running gain remembers is a value that goes in an
 
 import math
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 import torch.nn.functional as F
@@ -31,21 +30,6 @@ SYLLABLE_FRAMES = 10
 SPEECH_MEMORY_FRAMES = 30
 MAX_STEP_DB = 0.6
 MIN_GAIN_DB, MAX_GAIN_DB = -20.0, 24.0
-
-
-class LoudnessMode(Enum):
-    """What is done to the level of the sound before the speech encoder hears it.
-
-    OFF: nothing.
-    RUNNING: a gain that follows the speaker slowly, hears only the past and leaves noise alone. Where all
-        that the encoder is about to hear is too faint for speech, it hears digital silence instead.
-    PUBLISHED: everything that the encoder is about to hear gets one gain, anew each time, as the published
-        code does. It lifts hiss without speech to the loudness of speech.
-    """
-
-    OFF = "off"
-    RUNNING = "running"
-    PUBLISHED = "published"
 
 
 def normalize_published(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:

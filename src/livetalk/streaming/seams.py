@@ -12,26 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from livetalk.streaming.settings import SeamConfig
+
 COARSE_CELL = 16
 """Side in pixels of the squares that tell colour from detail."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SeamConfig:
-    """How long the difference lasts; 0 leaves it out (the published behaviour).
-
-    Attributes:
-        color_frames: frames until the coarse part is gone; at most a chunk, or borders add up.
-        detail_frames: frames until the fine part is gone.
-    """
-
-    color_frames: int = 0
-    detail_frames: int = 0
-
-    @property
-    def enabled(self) -> bool:
-        """Whether anything is done."""
-        return self.color_frames > 0 or self.detail_frames > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,25 +64,6 @@ def measure_seam(frame: Tensor, last_frame: Tensor, num_new: int, config: SeamCo
     difference = last_frame - frame
     coarse = _coarse(difference)
     return Seam(color=coarse, detail=difference - coarse, num_new=num_new, config=config)
-
-
-def hide_seam(pixels: Tensor, last_frame: Tensor | None, num_new: int, config: SeamConfig) -> Tensor:
-    """Fade in a chunk from the frame that was shown last.
-
-    Args:
-        pixels: `[1, 3, F, H, W]`, -1..1, F > `num_new`; the frame before the new ones shows the moment of
-            `last_frame`.
-        last_frame: `[1, 3, H, W]`, -1..1, as shown; None at the start of a stream.
-        num_new: new frames, at the end of `pixels`.
-        config: lengths of the fades.
-
-    Returns:
-        `pixels` with the new frames changed, clamped to -1..1.
-    """
-    if last_frame is None or not config.enabled:
-        return pixels
-    seam = measure_seam(pixels[:, :, -num_new - 1], last_frame, num_new, config)
-    return torch.cat((pixels[:, :, :-num_new], seam.hide(pixels[:, :, -num_new:], 0)), dim=2)
 
 
 def _coarse(difference: Tensor) -> Tensor:

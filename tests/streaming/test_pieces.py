@@ -10,23 +10,20 @@ import torch
 from torch import Tensor
 
 from livetalk.recipes.embedded import embedded_stream
-from livetalk.streaming.audio import AudioBuffer, AudioConfig
+from livetalk.streaming.audio import AudioBuffer
+from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk, generate_pieces
 from livetalk.streaming.color import match_color
-from livetalk.streaming.config import StreamConfig
+from livetalk.streaming.conditioning import Prepared, prepare_stream
 from livetalk.streaming.geometry import ChunkGeometry
-from livetalk.streaming.loudness import LoudnessMode
-from livetalk.streaming.models import Models
-from livetalk.streaming.progressive import generate_pieces
-from livetalk.streaming.seams import SeamConfig
+from livetalk.streaming.settings import AudioConfig, LoudnessMode, SeamConfig, StreamSettings
 from livetalk.streaming.state import StreamState
-from livetalk.streaming.step import create_recorded_state, create_state, generate_chunk, prepare_conditioning
-from livetalk.types import Conditioning, VideoChunk
-from tiny import IMAGE_SIDE, VAE, VAE_PATCHED, tiny_models
+from livetalk.types import VideoChunk
+from tiny import IMAGE_SIDE, VAE, VAE_PATCHED, TinyModel, tiny_model
 from tolerance import assert_same_network
 
 IMAGE = torch.rand(3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 GEOMETRY = ChunkGeometry(window_frames=13)
-PUBLISHED = StreamConfig(geometry=GEOMETRY, audio=AudioConfig(buffer_seconds=2))
+PUBLISHED = StreamSettings(geometry=GEOMETRY, audio=AudioConfig(buffer_seconds=2))
 EMBEDDED = dataclasses.replace(
     embedded_stream(), geometry=GEOMETRY, audio=AudioConfig(buffer_seconds=2, lookahead_frames=5)
 )
@@ -42,7 +39,7 @@ CONFIGS = pytest.mark.parametrize(
     ids=["embedded", "published", "embedded-all", "published-shown", "detail-only"],
 )
 
-Start = tuple[Models, Conditioning, StreamState]
+Start = tuple[TinyModel, Prepared, StreamState]
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +51,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def start(config: StreamConfig, latents_per_decode: int | None = None) -> Start:
+def start(config: StreamSettings, latents_per_decode: int | None = None) -> Start:
     """Begin a stream, with the VAE that the configuration's model has, small."""
     config = dataclasses.replace(config, latents_per_decode=latents_per_decode)
     vae = VAE if config.reference_layout is PUBLISHED.reference_layout else VAE_PATCHED
-    models = dataclasses.replace(tiny_models(vae=vae), config=config)
-    conditioning = prepare_conditioning(models, IMAGE)
-    return models, conditioning, create_state(models, conditioning, 3)
+    model = tiny_model(vae=vae)._replace(settings=config)
+    prepared = prepare_stream(*model, IMAGE)
+    return model, prepared, create_state(*model, prepared, 3)
 
 
 def speech(chunk: int) -> Tensor:
@@ -94,7 +91,7 @@ def values(state: StreamState) -> list[Tensor]:
 
 
 def assert_same_state(found: StreamState, expected: StreamState) -> None:
-    assert (found.chunk_index, found.loudness) == (expected.chunk_index, expected.loudness)
+    assert (found.next_frame, found.loudness) == (expected.next_frame, expected.loudness)
     for a, b in zip(values(found), values(expected), strict=True):
         assert torch.equal(a, b)
 
@@ -102,18 +99,18 @@ def assert_same_state(found: StreamState, expected: StreamState) -> None:
 @CONFIGS
 @pytest.mark.parametrize("latents_per_decode", [1, 2, 3, None])
 def test_the_pieces_are_the_chunk_and_the_stream_goes_on_the_same(
-    config: StreamConfig, latents_per_decode: int | None
+    config: StreamSettings, latents_per_decode: int | None
 ) -> None:
-    models, conditioning, state = start(config, latents_per_decode)
-    at_once = dataclasses.replace(models, config=dataclasses.replace(config, latents_per_decode=None))
+    model, prepared, state = start(config, latents_per_decode)
+    at_once = model._replace(settings=dataclasses.replace(config, latents_per_decode=None))
     for index in range(3):
-        pieces, following = take_all(generate_pieces(models, conditioning, speech(index), state))
-        chunk, expected = generate_chunk(models, conditioning, speech(index), state)
+        pieces, following = take_all(generate_pieces(*model, prepared, speech(index), state))
+        chunk, expected = generate_chunk(*model, prepared, speech(index), state)
         assert torch.equal(join(pieces), chunk.pixels)
         assert_same_state(following, expected)
         # Decoded at once, convolutions of another shape may add up in another order.
-        whole = partial(generate_chunk, at_once, conditioning, speech(index), state)
-        assert_same_network(join(pieces), lambda make=whole: make()[0].pixels, models.vae)
+        whole = partial(generate_chunk, *at_once, prepared, speech(index), state)
+        assert_same_network(join(pieces), lambda make=whole: make()[0].pixels, model.executor.networks.vae)
         state = following
 
 
@@ -130,11 +127,11 @@ def test_the_pieces_are_the_chunk_and_the_stream_goes_on_the_same(
     ],
 )
 def test_pieces_say_which_frames_they_are(
-    config: StreamConfig, latents_per_decode: int | None, expected: list[tuple[int, int]]
+    config: StreamSettings, latents_per_decode: int | None, expected: list[tuple[int, int]]
 ) -> None:
-    models, conditioning, state = start(config, latents_per_decode)
-    _, state = generate_chunk(models, conditioning, speech(0), state)
-    pieces, _ = take_all(generate_pieces(models, conditioning, speech(1), state))
+    model, prepared, state = start(config, latents_per_decode)
+    _, state = generate_chunk(*model, prepared, speech(0), state)
+    pieces, _ = take_all(generate_pieces(*model, prepared, speech(1), state))
     assert [(piece.first_frame, piece.pixels.shape[1]) for piece in pieces] == expected
     for piece in pieces:
         assert piece.pixels.shape == (3, piece.pixels.shape[1], IMAGE_SIDE, IMAGE_SIDE)
@@ -144,11 +141,15 @@ def test_pieces_say_which_frames_they_are(
 class CountedVAE:
     """Counts what a VAE is asked for, and fails when told to."""
 
-    def __init__(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
         self.fail_at: int | None = None
         for name in ("decode", "encode"):
-            monkeypatch.setattr(models.vae, name, self.count(name, getattr(models.vae, name)))
+            monkeypatch.setattr(
+                model.executor.networks.vae,
+                name,
+                self.count(name, getattr(model.executor.networks.vae, name)),
+            )
 
     def count(self, name: str, work: Any) -> Any:
         """Return `work` counted."""
@@ -164,11 +165,11 @@ class CountedVAE:
 
 @CONFIGS
 def test_a_piece_leaves_before_the_work_that_it_does_not_need(
-    config: StreamConfig, monkeypatch: pytest.MonkeyPatch
+    config: StreamSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models, conditioning, state = start(config, 1)
-    vae = CountedVAE(models, monkeypatch)
-    pieces = generate_pieces(models, conditioning, speech(0), state)
+    model, prepared, state = start(config, 1)
+    vae = CountedVAE(model, monkeypatch)
+    pieces = generate_pieces(*model, prepared, speech(0), state)
     assert vae.calls == []
     next(pieces)
     assert vae.calls == ["decode"] * 3
@@ -181,17 +182,17 @@ def test_a_piece_leaves_before_the_work_that_it_does_not_need(
 
 @CONFIGS
 @pytest.mark.parametrize("num_taken", [0, 1, 2])
-def test_who_leaves_early_leaves_nothing_behind(config: StreamConfig, num_taken: int) -> None:
-    models, conditioning, state = start(config, 1)
-    _, state = generate_chunk(models, conditioning, speech(0), state)
+def test_who_leaves_early_leaves_nothing_behind(config: StreamSettings, num_taken: int) -> None:
+    model, prepared, state = start(config, 1)
+    _, state = generate_chunk(*model, prepared, speech(0), state)
     before = [value.clone() for value in values(state)]
-    expected, following = generate_chunk(models, conditioning, speech(1), state)
-    pieces = generate_pieces(models, conditioning, speech(1), state)
+    expected, following = generate_chunk(*model, prepared, speech(1), state)
+    pieces = generate_pieces(*model, prepared, speech(1), state)
     for _ in range(num_taken):
         next(pieces).pixels.zero_()
     pieces.close()
     assert all(torch.equal(a, b) for a, b in zip(values(state), before, strict=True))
-    again, after = take_all(generate_pieces(models, conditioning, speech(1), state))
+    again, after = take_all(generate_pieces(*model, prepared, speech(1), state))
     assert torch.equal(join(again), expected.pixels)
     assert_same_state(after, following)
 
@@ -199,30 +200,30 @@ def test_who_leaves_early_leaves_nothing_behind(config: StreamConfig, num_taken:
 @CONFIGS
 @pytest.mark.parametrize("fail_at", [1, 4, 5])
 def test_an_error_in_the_middle_is_told_and_the_chunk_can_be_made_again(
-    config: StreamConfig, fail_at: int, monkeypatch: pytest.MonkeyPatch
+    config: StreamSettings, fail_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models, conditioning, state = start(config, 1)
-    expected, following = generate_chunk(models, conditioning, speech(0), state)
+    model, prepared, state = start(config, 1)
+    expected, following = generate_chunk(*model, prepared, speech(0), state)
     with monkeypatch.context() as patch:
-        CountedVAE(models, patch).fail_at = fail_at
+        CountedVAE(model, patch).fail_at = fail_at
         taken = []
         with pytest.raises(RuntimeError, match="no memory"):
-            for piece in generate_pieces(models, conditioning, speech(0), state):
+            for piece in generate_pieces(*model, prepared, speech(0), state):
                 taken.append(piece.pixels)
     assert len(taken) == max(0, fail_at - 3)
     for index, pixels in enumerate(taken):
         assert torch.equal(pixels, expected.pixels[:, 4 * index : 4 * index + 4])
-    again, after = take_all(generate_pieces(models, conditioning, speech(0), state))
+    again, after = take_all(generate_pieces(*model, prepared, speech(0), state))
     assert torch.equal(join(again), expected.pixels)
     assert_same_state(after, following)
 
 
 @CONFIGS
 @pytest.mark.parametrize("latents_per_decode", [1, 2, None])
-def test_frames_belong_to_who_takes_them(config: StreamConfig, latents_per_decode: int | None) -> None:
-    models, conditioning, state = start(config, latents_per_decode)
-    _, expected = generate_chunk(models, conditioning, speech(0), state)
-    pieces = generate_pieces(models, conditioning, speech(0), state)
+def test_frames_belong_to_who_takes_them(config: StreamSettings, latents_per_decode: int | None) -> None:
+    model, prepared, state = start(config, latents_per_decode)
+    _, expected = generate_chunk(*model, prepared, speech(0), state)
+    pieces = generate_pieces(*model, prepared, speech(0), state)
     while True:
         try:
             next(pieces).pixels.fill_(0.5)
@@ -232,49 +233,45 @@ def test_frames_belong_to_who_takes_them(config: StreamConfig, latents_per_decod
 
 
 def test_streams_may_take_turns_within_a_chunk() -> None:
-    models, conditioning, state = start(EMBEDDED, 1)
-    other = create_state(models, conditioning, 4)
-    expected = [generate_chunk(models, conditioning, speech(0), s)[0].pixels for s in (state, other)]
+    model, prepared, state = start(EMBEDDED, 1)
+    other = create_state(*model, prepared, 4)
+    expected = [generate_chunk(*model, prepared, speech(0), s)[0].pixels for s in (state, other)]
     both = zip(
-        generate_pieces(models, conditioning, speech(0), state),
-        generate_pieces(models, conditioning, speech(0), other),
+        generate_pieces(*model, prepared, speech(0), state),
+        generate_pieces(*model, prepared, speech(0), other),
         strict=True,
     )
     found = [join(list(pieces)) for pieces in zip(*both, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_gradients_stay_as_they_were_between_pieces() -> None:
-    models, conditioning, state = start(PUBLISHED, 1)
-    for piece in generate_pieces(models, conditioning, speech(0), state):
-        assert torch.is_grad_enabled() and not piece.pixels.requires_grad
-
-
 def test_recordings_and_loudness_are_heard_alike() -> None:
-    models, conditioning, _ = start(EMBEDDED, 1)
-    models = dataclasses.replace(models, loudness=LoudnessMode.RUNNING)
-    live = create_state(models, conditioning, 0)
-    recorded = create_recorded_state(models, conditioning, 0, torch.cat((speech(0), speech(1))))
+    model, prepared, _ = start(EMBEDDED, 1)
+    settings = dataclasses.replace(model.settings, loudness=LoudnessMode.RUNNING)
+    model = model._replace(settings=settings)
+    live = create_state(*model, prepared, 0)
+    recorded = create_recorded_state(*model, prepared, 0, torch.cat((speech(0), speech(1))))
     for state in (live, recorded):
         for index in range(2):
-            pieces, following = take_all(generate_pieces(models, conditioning, speech(index), state))
-            chunk, after = generate_chunk(models, conditioning, speech(index), state)
+            pieces, following = take_all(generate_pieces(*model, prepared, speech(index), state))
+            chunk, after = generate_chunk(*model, prepared, speech(index), state)
             assert torch.equal(join(pieces), chunk.pixels)
             assert (following.loudness is None) == (after.loudness is None)
             state = following
 
 
 def test_refuses_the_wrong_number_of_samples() -> None:
-    models, conditioning, state = start(EMBEDDED)
-    pieces = generate_pieces(models, conditioning, torch.zeros(3), state)
+    model, prepared, state = start(EMBEDDED)
+    pieces = generate_pieces(*model, prepared, torch.zeros(3), state)
     with pytest.raises(ValueError, match="audio must be"):
         next(pieces)
 
 
 def test_another_form_of_colour_matching_makes_chunks_and_pieces() -> None:
-    models, conditioning, state = start(PUBLISHED, 1)
-    inverted = dataclasses.replace(models, match_color=lambda *given: -match_color(*given))
-    expected = -generate_chunk(models, conditioning, speech(0), state)[0].pixels
-    assert torch.equal(generate_chunk(inverted, conditioning, speech(0), state)[0].pixels, expected)
-    pieces, _ = take_all(generate_pieces(inverted, conditioning, speech(0), state))
+    model, prepared, state = start(PUBLISHED, 1)
+    executor = dataclasses.replace(model.executor, match_color=lambda *given: -match_color(*given))
+    inverted = model._replace(executor=executor)
+    expected = -generate_chunk(*model, prepared, speech(0), state)[0].pixels
+    assert torch.equal(generate_chunk(*inverted, prepared, speech(0), state)[0].pixels, expected)
+    pieces, _ = take_all(generate_pieces(*inverted, prepared, speech(0), state))
     assert torch.equal(join(pieces), expected)

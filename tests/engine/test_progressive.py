@@ -29,7 +29,7 @@ def open_stream(stream: int, portrait: int = 0) -> OpenStream:
 
 def sound(model: AvatarModel, index: int) -> Tensor:
     rng = torch.Generator().manual_seed(50 + index)
-    return torch.randn(model.models.config.geometry.chunk_samples, generator=rng) / 10
+    return torch.randn(model.settings.geometry.chunk_samples, generator=rng) / 10
 
 
 def whole(streams: Streams, samples: Tensor, stream: int = 1) -> Tensor:
@@ -88,7 +88,7 @@ def test_a_chunk_that_failed_does_not_pass_for_one_that_ended(
     streams.run(BeginChunk(stream=2, samples=samples))
     streams.run(NextPiece(stream=2))
     with monkeypatch.context() as patch:
-        patch.setattr(streams.model.models.vae, "decode", lambda *_: 1 / 0)
+        patch.setattr(streams.model.executor.networks.vae, "decode", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             streams.run(NextPiece(stream=2))
     with pytest.raises(ValueError, match="not amid a chunk"):
@@ -121,7 +121,7 @@ def test_a_progressive_stream_is_cut_to_its_sound() -> None:
 
 def test_a_progressive_stream_that_is_left_amid_a_chunk_is_forgotten() -> None:
     streams = StreamTable(build())
-    silence = np.zeros(streams.model.models.config.geometry.chunk_samples, np.float32)
+    silence = np.zeros(streams.model.settings.geometry.chunk_samples, np.float32)
     pieces = repeat(AudioPiece(silence, num_frames=12))
     chunks = generate_stream(streams, open_stream(1), pieces, progressive=True)
     assert [next(chunks).first_frame for _ in range(4)] == [0, 4, 8, 12]

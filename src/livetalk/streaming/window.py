@@ -1,0 +1,115 @@
+"""The inputs of the transformer for a window, built in one place for live streams, training and evaluation.
+
+Shapes: B batch · C latent channels · F frames · T latent frames · M motion latent frames · h w latent height,
+width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from livetalk.diffusion.flow import timesteps_from_sigma
+from livetalk.models.dit import DiT
+from livetalk.ops.transfer import to_device
+from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import ReferenceLayout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowInputs:
+    """Everything that the transformer is given of a window besides noisy latents and their noise level.
+
+    Attributes:
+        motion_latents: `[B, C, M, h, w]`, clean latents that start the window.
+        condition: `[B, stride + C, T, h, w]`, from `build_condition`.
+        audio_context: `[B, F, context, num_blocks, channels]`, speech features around each frame.
+        text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
+        image_embeds: `[B, S, image_dim]` for a transformer with an image branch.
+        num_motion: `[B]` int64, how many of the motion latents each sample starts with, 1..M; None for all.
+    """
+
+    motion_latents: Tensor
+    condition: Tensor
+    audio_context: Tensor
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    num_motion: Tensor | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of the window's latents: (B, C, T, h, w)."""
+        batch, channels = self.motion_latents.shape[:2]
+        return (batch, channels, *self.condition.shape[2:])
+
+    @property
+    def is_motion(self) -> Tensor:
+        """`[B, 1, T, 1, 1]` bool: latent frames that are clean motion latents."""
+        counts = self.num_motion
+        if counts is None:
+            counts = torch.full((self.latent_shape[0],), self.motion_latents.shape[2])
+        frames = torch.arange(self.latent_shape[2], device=counts.device)
+        mask = frames[None] < counts[:, None]
+        return mask[:, None, :, None, None].to(self.motion_latents.device)
+
+    def pin(self, latents: Tensor) -> Tensor:
+        """Return latents `[B, C, T, h, w]` with the clean motion latents written over their start."""
+        known = self.motion_latents.shape[2]
+        pinned = torch.cat((self.motion_latents.to(latents.dtype), latents[:, :, known:]), dim=2)
+        return pinned if self.num_motion is None else torch.where(self.is_motion, pinned, latents)
+
+    def predict_velocity(self, dit: DiT, latents: Tensor, sigma: Tensor) -> Tensor:
+        """Run the transformer by itself, nothing prepared.
+
+        Args:
+            dit: the transformer.
+            latents: `[B, C, T, h, w]` at level `sigma`, clean at motion positions.
+            sigma: `[B]` or `[]`, 0..1.
+
+        Returns:
+            `[B, C, T, h, w]`.
+        """
+        timesteps = to_device(timesteps_from_sigma(sigma), latents.device).expand(latents.shape[0])
+        velocity: Tensor = dit(
+            latents, timesteps, self.condition, self.audio_context, self.text_embeds, self.image_embeds
+        )
+        return velocity
+
+
+def build_condition(reference: Tensor, layout: ReferenceLayout, geometry: ChunkGeometry) -> Tensor:
+    """Lay out reference latents as the transformer takes them, behind the mask that marks the reference.
+
+    Args:
+        reference: for BROADCAST the latent of the image, `[B, C, 1, h, w]`; for FIRST_FRAME the latents of
+            the image followed by grey frames, `[B, C, T, h, w]`.
+        layout: where the reference stands.
+        geometry: timeline of the stream.
+
+    Returns:
+        `[B, stride + C, T, h, w]`.
+
+    Raises:
+        ValueError: the reference has another number of latent frames than the layout needs.
+    """
+    wanted = 1 if layout is ReferenceLayout.BROADCAST else geometry.window_latents
+    if reference.shape[2] != wanted:
+        raise ValueError(
+            f"layout {layout.value} needs {wanted} reference latent frames, got {reference.shape[2]}"
+        )
+    latents = reference.expand(-1, -1, geometry.window_latents, -1, -1)
+    return torch.cat((reference_mask(latents, geometry.latent_stride), latents), dim=1)
+
+
+def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
+    """Mark the reference: one channel per frame of a latent frame, 1 on the first latent frame, 0 elsewhere.
+
+    Args:
+        latents: `[B, C, T, h, w]`, whose shape the mask takes.
+        latent_stride: channels of the mask.
+
+    Returns:
+        `[B, latent_stride, T, h, w]`.
+    """
+    mask = torch.zeros_like(latents[:, :1])
+    mask[:, :, :1] = 1
+    return mask.expand(-1, latent_stride, -1, -1, -1)
