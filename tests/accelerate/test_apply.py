@@ -37,7 +37,7 @@ def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
     dit, vae = tiny_dit(CONFIG), tiny_vae()
     found = accelerate(dit, vae, CPU, AccelerationConfig(attention="math", kernels="torch"))
     assert found == Acceleration(attention="math", float8_layers=0, kernels="torch")
-    assert all(type(block) is FusedBlock for block in dit.blocks.layers)
+    assert all(type(block.fast_form) is FusedBlock for block in dit.blocks.layers)
     assert all(
         isinstance(block.get_submodule("self_attention"), FusedSelfAttention) for block in dit.blocks.layers
     )

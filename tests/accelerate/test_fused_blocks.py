@@ -54,7 +54,7 @@ def test_the_network_says_what_the_plain_one_says(config: DiTConfig, qkv: bool) 
         fuse_qkv(fused)
     fuse_blocks(fused, KERNELS)
     inputs = dit_inputs(config, batch=2)
-    assert all(type(block) is FusedBlock for block in fused.blocks.layers)
+    assert all(type(block.fast_form) is FusedBlock for block in fused.blocks.layers)
     assert relative(fused(*inputs), plain(*inputs)) < 1e-5
 
 
@@ -205,11 +205,14 @@ def test_the_compiler_leaves_blocks_of_opaque_kernels_alone() -> None:
     assert relative(dit(*inputs), expected) < 1e-5
 
 
-def test_blocks_with_hooks_are_refused() -> None:
-    dit = tiny_dit(PROMPT)
-    dit.blocks.layers[1].register_forward_pre_hook(lambda module, arguments: None)
-    with pytest.raises(ValueError, match="block 1 has hooks"):
-        fuse_blocks(dit, KERNELS)
+def test_hooks_of_blocks_are_kept() -> None:
+    dit, calls = tiny_dit(PROMPT), []
+    for when in ("before", "after"):
+        dit.blocks.layers[1].register_forward_hook(lambda *_, when=when: calls.append(when))
+        if when == "before":
+            fuse_blocks(dit, KERNELS)
+    assert torch.equal(dit(*dit_inputs(PROMPT)), fused_dit(PROMPT)(*dit_inputs(PROMPT)))
+    assert calls == ["before", "after"]
 
 
 @pytest.mark.gpu

@@ -38,20 +38,20 @@ class PretendedGraph:
 
     def replay(self) -> None:
         self.replays += 1
-        self.result.copy_(BlockStack.forward(self.blocks, *self.room))
+        self.result.copy_(self.blocks.run(*self.room))
 
 
 class PretendingBlocks(GraphedBlocks):
     """Blocks on a CPU, where there are no graphs."""
 
-    def _record(self, room: Any) -> tuple[Any, Tensor]:
-        result = BlockStack.forward(self, *room).mul(torch.nan)
-        return PretendedGraph(self, room, result), result
+    def _record(self, stack: BlockStack, room: Any) -> tuple[Any, Tensor]:
+        result = stack.run(*room).mul(torch.nan)
+        return PretendedGraph(stack, room, result), result
 
 
 def graphed_dit() -> tuple[DiT, PretendingBlocks]:
     dit = tiny_dit(CONFIG)
-    dit.blocks = blocks = PretendingBlocks(dit.blocks)
+    dit.blocks.fast_form = blocks = PretendingBlocks()
     return dit, blocks
 
 
@@ -125,11 +125,24 @@ def test_nested_tuples_keep_their_types() -> None:
     assert [leaf for leaf in walk_leaves(numbered)] == [0, 1, None, 3, 2]
 
 
-def test_blocks_with_hooks_are_refused() -> None:
-    dit = tiny_dit(CONFIG)
-    dit.blocks.register_forward_pre_hook(lambda module, arguments: None)
-    with pytest.raises(ValueError, match="before they are spread"):
-        graph_blocks(dit)
+def test_hooks_of_the_stack_cut_what_a_graph_reads() -> None:
+    """Ranks cut tokens by a hook, which may come before the graph or after it."""
+    for hook_first in (False, True):
+        dit, plain = tiny_dit(CONFIG), tiny_dit(CONFIG)
+        for network in (plain, dit) if hook_first else (plain,):
+            network.blocks.register_forward_pre_hook(halve_tokens)
+        dit.blocks.fast_form = PretendingBlocks()
+        if not hook_first:
+            dit.blocks.register_forward_pre_hook(halve_tokens)
+        for seed in (1, 2):
+            for found, expected in zip(velocities(dit, seed), velocities(plain, seed), strict=True):
+                assert torch.equal(found, expected)
+
+
+def halve_tokens(_blocks: Any, inputs: Any) -> Any:
+    """Scale the tokens; their number must stay, for the head."""
+    tokens, *others = inputs
+    return tokens / 2, *others
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from livetalk.accelerate.fused_blocks import OpaqueFusedBlock, fuse_blocks, join_float8_qkv
+from livetalk.accelerate.fused_blocks import fuse_blocks, join_float8_qkv
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.accelerate.fused_vae import fuse_vae
 from livetalk.errors import InputError
@@ -19,6 +19,7 @@ from livetalk.placement.float8 import PREPARED_KEEP, apply_float8
 
 AUTO: Final = "auto"
 PLAIN: Final = "plain"
+TRITON: Final = "triton"
 
 SPEECH_SHARE = 4
 """One part in so many of the memory that is free on a GPU may hold what speech was multiplied into."""
@@ -82,8 +83,8 @@ def accelerate(
 ) -> Acceleration:
     """Put the fast forms in place.
 
-    Comes after loading, before blocks are offloaded, spread over ranks, compiled, and before anything is
-    prepared for a session.
+    Comes after loading, with all blocks on the device, before the networks are spread over ranks or compiled,
+    and before anything is prepared for a session.
 
     Args:
         dit: on `device`, in its final precision, the weights of its blocks whole or stored in bytes; changed
@@ -118,7 +119,7 @@ def accelerate(
         attention=attention.name,
         float8_layers=float8_layers,
         kernels=PLAIN if kernels is None else kernels.name,
-        graphs=config.graphs and device.type == "cuda" and isinstance(dit.blocks.layers[0], OpaqueFusedBlock),
+        graphs=config.graphs and device.type == "cuda" and kernels is not None and kernels.name == TRITON,
     )
 
 

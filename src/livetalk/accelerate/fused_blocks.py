@@ -1,8 +1,8 @@
 """Blocks of the transformer on fused kernels, put in place from outside.
 
-A fused block has the parts and the state dict of the block it stands for, and its plain form stays beside it
-in `livetalk.models`. Linear layers that multiply in FP8 get their input in one byte from the kernel before
-them, and leave their bias to the kernel after them.
+A block stays where it is, with its parts, hooks and state dict, and has its fast form beside its plain
+`forward`. Linear layers that multiply in FP8 get their input in one byte from the kernel before them, and
+leave their bias to the kernel after them.
 
 Shapes: B batch · L video tokens · N heads · E head width · D model width.
 """
@@ -18,7 +18,7 @@ from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import ContextAttention, DiTBlock, SelfAttention
 from livetalk.models.dit_context import BlockConditioning
-from livetalk.models.dit_speech import AbsorbedSpeech
+from livetalk.models.dit_speech import AbsorbedSpeech, AudioAttention
 from livetalk.models.dit_tokens import FrameRun, TokenFrames, frame_runs
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm
 from livetalk.ops.kernels.reference import TorchKernels
@@ -28,61 +28,51 @@ from livetalk.ops.rope import RopeTables
 from livetalk.placement.float8 import Float8Linear, join_layers
 
 
-class FusedBlock(DiTBlock):
-    """A block whose elementwise work runs in fused kernels between its matrix products."""
+class FusedBlock(nn.Module):
+    """The fast form of a block: elementwise work runs in fused kernels between its matrix products."""
 
-    def __init__(self, block: DiTBlock, kernels: FusedKernels) -> None:
-        """Take over the parts of `block`."""
-        # The parts of a block exist already: a block's own constructor would make new ones.
-        nn.Module.__init__(self)
-        self.train(block.training)
+    def __init__(self, kernels: FusedKernels) -> None:
+        """Compute on `kernels`."""
+        super().__init__()
         self._kernels = kernels
-        self.modulation = block.modulation
-        self.self_norm = block.self_norm
-        self.self_attention = block.self_attention
-        self.context_norm = block.context_norm
-        self.context_attention = block.context_attention
-        self.audio_norm = block.audio_norm
-        self.audio_attention = block.audio_attention
-        self.ffn_norm = block.ffn_norm
-        self.ffn = block.ffn
 
     def forward(
         self,
+        block: DiTBlock,
         tokens: Tensor,
         rope: RopeTables,
         frame_ids: Tensor,
         modulation: Tensor,
         conditioning: BlockConditioning,
     ) -> Tensor:
-        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
+        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `DiTBlock`."""
         kernels = self._kernels
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).chunk(6, dim=1)
-        quantize = takes_rows(_query_of(self.self_attention))
-        x = kernels.layer_norm(tokens, Affine(1 + scale1, shift1), self.self_norm.eps, quantize=quantize)
-        branch = self._attend_to_tokens(x, rope)._replace(gate=gate1)
-        if self.context_attention is not None and self.context_norm is not None:
-            quantize = takes_rows(self.context_attention.q)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + modulation).chunk(6, dim=1)
+        quantize = takes_rows(_query_of(block.self_attention))
+        x = kernels.layer_norm(tokens, Affine(1 + scale1, shift1), block.self_norm.eps, quantize=quantize)
+        branch = self._attend_to_tokens(block.self_attention, x, rope)._replace(gate=gate1)
+        if block.context_attention is not None and block.context_norm is not None:
+            quantize = takes_rows(block.context_attention.q)
             tokens, x = kernels.add_layer_norm(
-                tokens, branch, _affine(self.context_norm), self.context_norm.eps, quantize=quantize
+                tokens, branch, _affine(block.context_norm), block.context_norm.eps, quantize=quantize
             )
-            branch = self._attend_to_context(self.context_attention, x, conditioning)
+            branch = self._attend_to_context(block.context_attention, x, conditioning)
         tokens, x = kernels.add_layer_norm(
-            tokens, branch, _affine(self.audio_norm), self.audio_norm.eps, quantize=False
+            tokens, branch, _affine(block.audio_norm), block.audio_norm.eps, quantize=False
         )
-        branch = self._attend_to_speech(cast(Tensor, x), frame_ids, conditioning)
-        widen, narrow = self.ffn[0], self.ffn[2]
+        branch = self._attend_to_speech(block.audio_attention, cast(Tensor, x), frame_ids, conditioning)
+        widen, narrow = block.ffn[0], block.ffn[2]
         tokens, x = kernels.add_layer_norm(
-            tokens, branch, Affine(1 + scale2, shift2), self.ffn_norm.eps, quantize=takes_rows(widen)
+            tokens, branch, Affine(1 + scale2, shift2), block.ffn_norm.eps, quantize=takes_rows(widen)
         )
         hidden, bias = multiply(widen, x)
         x = kernels.gelu(hidden, bias, quantize=takes_rows(narrow))
         return kernels.add(tokens, Branch(*multiply(narrow, x), gate2))
 
-    def _attend_to_tokens(self, x: Tensor | QuantizedRows, rope: RopeTables) -> Branch:
+    def _attend_to_tokens(self, attention: nn.Module, x: Tensor | QuantizedRows, rope: RopeTables) -> Branch:
         """Return the self-attention of normed tokens."""
-        heads = attend_to_tokens(self.self_attention, self._kernels, x, rope)
-        return self._project(self.self_attention.out, heads)
+        heads = attend_to_tokens(attention, self._kernels, x, rope)
+        return self._project(attention.get_submodule("out"), heads)
 
     def _attend_to_context(
         self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
@@ -99,10 +89,12 @@ class FusedBlock(DiTBlock):
                 found.append(attention.core(q, keys, values, key_bias))
         return self._project(attention.out, *found)
 
-    def _attend_to_speech(self, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning) -> Branch:
+    def _attend_to_speech(
+        self, attention: AudioAttention, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning
+    ) -> Branch:
         """Return the attention of normed tokens to the speech of their latent frame."""
         frames = TokenFrames(frame_ids, frame_runs(conditioning.frame_lengths, x.shape[1]))
-        return Branch(*conditioning.speech.attend(self.audio_attention, x, frames, self._weigh_speech))
+        return Branch(*conditioning.speech.attend(attention, x, frames, self._weigh_speech))
 
     def _weigh_speech(self, speech: AbsorbedSpeech, x: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
         """Compute `livetalk.models.dit_speech.weigh_speech`."""
@@ -133,56 +125,33 @@ class OpaqueFusedBlock(FusedBlock):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
         self,
+        block: DiTBlock,
         tokens: Tensor,
         rope: RopeTables,
         frame_ids: Tensor,
         modulation: Tensor,
         conditioning: BlockConditioning,
     ) -> Tensor:
-        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
-        return super().forward(tokens, rope, frame_ids, modulation, conditioning)
-
-
-class JoinedSelfAttention(FusedSelfAttention):
-    """Self-attention whose three input projections, in FP8 already, are one layer."""
-
-    def __init__(self, attention: SelfAttention, qkv: Float8Linear) -> None:
-        """Take over the parts of `attention` but for its three projections, which `qkv` stands for."""
-        # The constructor above this one joins layers that are not quantised.
-        nn.Module.__init__(self)
-        self.train(attention.training)
-        self.num_heads = attention.num_heads
-        self.add_module("qkv", qkv)
-        self.norm_q = attention.norm_q
-        self.norm_k = attention.norm_k
-        self.core = attention.core
-        self.out = attention.out
+        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `DiTBlock`."""
+        return super().forward(block, tokens, rope, frame_ids, modulation, conditioning)
 
 
 def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
     """Run the blocks of a transformer on fused kernels.
 
-    Comes after `fuse_qkv` and the choice of attention kernels, and before blocks are offloaded, spread over
-    ranks or compiled: hooks would be lost. Layers may be quantised before or after.
+    Comes after `fuse_qkv` and the choice of attention kernels. Layers may be quantised before or after.
 
     Args:
-        dit: changed in place, for inference; its parameters and state dict stay.
+        dit: changed in place, for inference; its parameters, hooks and state dict stay.
         kernels: from `select_kernels`.
 
     Returns:
-        The blocks replaced.
-
-    Raises:
-        ValueError: a block has hooks already.
+        The blocks that have a fast form now.
     """
     form = FusedBlock if kernels.name == TorchKernels.name else OpaqueFusedBlock
-    for index, block in enumerate(dit.blocks.layers):
+    for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
-        if block._forward_hooks or block._forward_pre_hooks:
-            raise ValueError(
-                f"block {index} has hooks already: fuse blocks before they are offloaded or spread"
-            )
-        dit.blocks.layers[index] = form(block, kernels)
+        block.fast_form = form(kernels)
         fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
 
@@ -204,7 +173,7 @@ def join_float8_qkv(dit: DiT) -> int:
             parts = [attention.get_submodule(name) for name in ("q", "k", "v")]
             layers = [part for part in parts if isinstance(part, Float8Linear)]
             if len(layers) == len(parts):
-                block.add_module("self_attention", JoinedSelfAttention(attention, join_layers(layers)))
+                block.add_module("self_attention", FusedSelfAttention(attention, join_layers(layers)))
                 joined += 1
     return joined
 

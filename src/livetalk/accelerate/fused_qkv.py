@@ -18,11 +18,11 @@ class FusedSelfAttention(nn.Module):
     What is quantised for the product is then quantised once; the numbers are those of three layers.
     """
 
-    def __init__(self, attention: SelfAttention) -> None:
-        """Take over the parts of `attention`, all three projections `nn.Linear` and on one device."""
+    def __init__(self, attention: SelfAttention, qkv: nn.Module) -> None:
+        """Take over the parts of `attention` but for its three projections, which `qkv` stands for."""
         super().__init__()
         self.num_heads = attention.num_heads
-        self.qkv = _stack((attention.q, attention.k, attention.v))
+        self.qkv = qkv
         self.norm_q = attention.norm_q
         self.norm_k = attention.norm_k
         self.core = attention.core
@@ -55,12 +55,13 @@ def fuse_qkv(dit: DiT) -> DiT:
         if isinstance(attention, SelfAttention) and all(
             type(part) is nn.Linear for part in (attention.q, attention.k, attention.v)
         ):
-            layer.add_module("self_attention", FusedSelfAttention(attention))
+            qkv = _stack((attention.q, attention.k, attention.v))
+            layer.add_module("self_attention", FusedSelfAttention(attention, qkv))
     return dit
 
 
 def _stack(layers: tuple[nn.Linear, ...]) -> nn.Linear:
-    """Return one layer whose output is that of several, one after the other."""
+    """Return one layer whose output is that of several on one device, one after the other."""
     weight = torch.cat([layer.weight.detach() for layer in layers])
     fused = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     learned = layers[0].weight.requires_grad

@@ -1,7 +1,7 @@
 """The VAE on fused kernels, put in place from outside: norms, residual blocks, the doubling of pictures.
 
-Each form has the parts and the state dict of the layer it stands for, and the plain layer stays beside it in
-`livetalk.models`. Numbers change by rounding only.
+A layer stays where it is, with its weights, hooks and state dict, and has its fast form beside its plain
+`forward`. Numbers change by rounding only.
 
 Shapes: B batch · C channels · T frames at the layer's rate · H W height, width.
 """
@@ -22,50 +22,42 @@ from livetalk.models.vae_cache import CachePass
 from livetalk.ops.kernels.interface import FusedKernels
 
 
-class FusedChannelNorm(ChannelNorm):
-    """A norm of the VAE, with its SiLU, as one kernel."""
+class FusedChannelNorm(nn.Module):
+    """The fast form of a norm of the VAE with its SiLU: one kernel."""
 
-    def __init__(self, norm: ChannelNorm, kernels: FusedKernels) -> None:
-        """Take over the weight of `norm`."""
-        # The parts of a layer exist already: its own constructor would make new ones. So below.
-        nn.Module.__init__(self)
-        self.train(norm.training)
+    def __init__(self, kernels: FusedKernels) -> None:
+        """Compute on `kernels`."""
+        super().__init__()
         self._kernels = kernels
-        self.silu = norm.silu
-        self.weight = norm.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, norm: ChannelNorm, x: Tensor) -> Tensor:
         """Return a tensor of the shape and dtype of `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
         if x.ndim == 4:
-            return self._kernels.channel_norm(x.unsqueeze(2), self.weight, silu=self.silu).squeeze(2)
-        return self._kernels.channel_norm(x, self.weight, silu=self.silu)
+            return self._kernels.channel_norm(x.unsqueeze(2), norm.weight, silu=norm.silu).squeeze(2)
+        return self._kernels.channel_norm(x, norm.weight, silu=norm.silu)
 
 
-class FusedResidualBlock(ResidualBlock):
-    """A residual block whose norms write where the convolution reads, and whose biases cost no pass."""
+class FusedResidualBlock(nn.Module):
+    """The fast form of a residual block: norms write where a convolution reads, and biases cost no pass."""
 
     def __init__(self, block: ResidualBlock, kernels: FusedKernels, least_outputs: int = 0) -> None:
-        """Take over the parts of `block`; for `least_outputs` see `fuse_vae`."""
-        nn.Module.__init__(self)
-        self.train(block.training)
+        """Widen the convolutions of `block` where that is faster; for `least_outputs` see `fuse_vae`."""
+        super().__init__()
         self._kernels = kernels
-        self.norm1, self.conv1 = block.norm1, block.conv1
-        self.norm2, self.conv2 = block.norm2, block.conv2
-        self.shortcut = block.shortcut
         self.wide1: Tensor | None
         self.wide2: Tensor | None
-        for name, conv in (("wide1", self.conv1), ("wide2", self.conv2)):
+        for name, conv in (("wide1", block.conv1), ("wide2", block.conv2)):
             self.register_buffer(name, widen(conv, least_outputs), persistent=False)
 
-    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+    def forward(self, block: ResidualBlock, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
-        y = self._norm(self.norm1, x, None, self.conv1, cache)
-        y = convolve_without_bias(self.conv1, y, self.wide1)
-        y = self._norm(self.norm2, y, self.conv1.bias, self.conv2, cache)
-        y = convolve_without_bias(self.conv2, y, self.wide2)
-        bias = self.conv2.bias
+        y = self._norm(block.norm1, x, None, block.conv1, cache)
+        y = convolve_without_bias(block.conv1, y, self.wide1)
+        y = self._norm(block.norm2, y, block.conv1.bias, block.conv2, cache)
+        y = convolve_without_bias(block.conv2, y, self.wide2)
+        bias = block.conv2.bias
         assert bias is not None
-        return self._kernels.add_channels(y, bias, x if self.shortcut is None else self.shortcut(x))
+        return self._kernels.add_channels(y, bias, x if block.shortcut is None else block.shortcut(x))
 
     def _norm(
         self, norm: ChannelNorm, x: Tensor, bias: Tensor | None, conv: CausalConv, cache: CachePass | None
@@ -88,32 +80,27 @@ class FusedResidualBlock(ResidualBlock):
         return buffer
 
 
-class FusedSpatialUp(SpatialUp):
-    """Doubling by repetition and the convolution after it as one convolution of the small picture.
+class FusedSpatialUp(nn.Module):
+    """The fast form of doubling by repetition and a convolution: one convolution of the small picture.
 
     A pixel of the large picture sees 3x3 pixels of it, which are copies of 2x2 pixels of the small one: which
     2x2 depends on whether its row and its column are even or odd. Four kernels, one for each case, with the
     weights of equal pixels added up, take 4/9 of the work, and the repeated picture is never in memory.
     """
 
+    phases: Tensor
+
     def __init__(self, layer: SpatialUp, kernels: FusedKernels) -> None:
-        """Take over the weight of `layer`."""
-        nn.Module.__init__(self)
-        self.train(layer.training)
+        """Add up the weights of `layer`, once: this is for inference."""
+        super().__init__()
         self._kernels = kernels
-        self.weight, self.bias = layer.weight, layer.bias
-        # Added up once: it is for inference.
         self.register_buffer("phases", phase_weight(layer.weight.detach()), persistent=False)
 
-    def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
+    def forward(self, layer: SpatialUp, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
-        assert self.bias is not None
-        phases = F.conv2d(fold_time(x), self.get_buffer("phases"), padding=1)
-        return unfold_time(self._kernels.join_phases(phases, self.bias), x.shape[0])
-
-    def extra_repr(self) -> str:
-        """Tell the channels."""
-        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}"
+        assert layer.bias is not None
+        phases = F.conv2d(fold_time(x), self.phases, padding=1)
+        return unfold_time(self._kernels.join_phases(phases, layer.bias), x.shape[0])
 
 
 def phase_weight(weight: Tensor) -> Tensor:
@@ -174,8 +161,6 @@ def convolve_without_bias(conv: CausalConv, x: Tensor, wide: Tensor | None = Non
 def fuse_vae(network: nn.Module, kernels: FusedKernels, least_outputs: int = 0) -> int:
     """Run the elementwise work inside a VAE on fused kernels.
 
-    Comes before the VAE is spread over ranks.
-
     Args:
         network: changed in place, for inference; its parameters and state dict stay.
         kernels: from `select_kernels`.
@@ -183,24 +168,24 @@ def fuse_vae(network: nn.Module, kernels: FusedKernels, least_outputs: int = 0) 
             device may be slower at fewer. 0 for none.
 
     Returns:
-        The layers replaced.
+        The layers that have a fast form now.
     """
-    replaced = 0
-    for name, child in list(network.named_children()):
-        fused = _fuse_layer(child, kernels, least_outputs)
-        if fused is not None:
-            setattr(network, name, fused)
-            replaced += 1
+    fused = 0
+    for child in network.children():
+        form = _fast_form(child, kernels, least_outputs)
+        if form is not None:
+            child.fast_form = form
+            fused += 1
         else:
-            replaced += fuse_vae(child, kernels, least_outputs)
-    return replaced
+            fused += fuse_vae(child, kernels, least_outputs)
+    return fused
 
 
-def _fuse_layer(layer: nn.Module, kernels: FusedKernels, least_outputs: int) -> nn.Module | None:
+def _fast_form(layer: nn.Module, kernels: FusedKernels, least_outputs: int) -> nn.Module | None:
     if isinstance(layer, ResidualBlock):
         return FusedResidualBlock(layer, kernels, least_outputs)
     if isinstance(layer, SpatialUp):
         return FusedSpatialUp(layer, kernels)
     if isinstance(layer, ChannelNorm):
-        return FusedChannelNorm(layer, kernels)
+        return FusedChannelNorm(kernels)
     return None

@@ -26,24 +26,22 @@ _log = get_logger(__name__)
 BlockInputs = tuple[Tensor, RopeTables, Tensor, Tensor, BlockConditioning | StackConditioning]
 
 
-class GraphedBlocks(BlockStack):
-    """All blocks, replayed from a graph from the second pass over a size of window on.
+class GraphedBlocks(nn.Module):
+    """The fast form of a stack of blocks: a graph, from the second pass over a size of window on.
 
     The result of a pass is overwritten by the next one. No gradients.
     """
 
-    def __init__(self, blocks: BlockStack) -> None:
-        """Take over the layers of `blocks`."""
-        # The layers exist already: the constructor above this one would make new ones.
-        nn.Module.__init__(self)
-        self.train(blocks.training)
-        self.layers = blocks.layers
+    def __init__(self) -> None:
+        """Start without a graph."""
+        super().__init__()
         self._seen: set[tuple[Any, ...]] = set()
         self._refused: set[tuple[Any, ...]] = set()
         self._graphs: dict[tuple[Any, ...], _Graph] = {}
 
     def forward(
         self,
+        stack: BlockStack,
         tokens: Tensor,
         rope: RopeTables,
         frame_ids: Tensor,
@@ -56,9 +54,9 @@ class GraphedBlocks(BlockStack):
             (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in walk_leaves(inputs)
         )
         if size not in self._graphs and not self._may_capture(size):
-            return super().forward(*inputs)
+            return stack.run(*inputs)
         if size not in self._graphs:
-            self._graphs[size] = self._capture(inputs)
+            self._graphs[size] = self._capture(stack, inputs)
         return self._graphs[size].replay(inputs)
 
     def _may_capture(self, size: tuple[Any, ...]) -> bool:
@@ -74,17 +72,17 @@ class GraphedBlocks(BlockStack):
             _log.warning("windows of one more size: launched kernel by kernel, without a CUDA graph")
         return False
 
-    def _capture(self, inputs: BlockInputs) -> "_Graph":
+    def _capture(self, stack: BlockStack, inputs: BlockInputs) -> "_Graph":
         room = replace_leaves(inputs, iter([x.clone() for x in _tensors(inputs)]))
-        graph, result = self._record(room)
+        graph, result = self._record(stack, room)
         return _Graph(graph, _tensors(room), result, [_NOTHING for _ in _tensors(room)])
 
-    def _record(self, room: BlockInputs) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _record(self, stack: BlockStack, room: BlockInputs) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Return a graph that reads `room`, and what it writes."""
         graph = torch.cuda.CUDAGraph()
         # Other threads copy frames and watch exchanges meanwhile, which is no matter of this graph.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = super().forward(*room)
+            result = stack.run(*room)
         return graph, result
 
 
@@ -147,16 +145,11 @@ def _tensors(inputs: BlockInputs) -> list[Tensor]:
 def graph_blocks(dit: DiT) -> None:
     """Replay the blocks of a transformer from CUDA graphs.
 
-    Comes after fast forms are in place, and before the transformer is spread over ranks, whose hooks would be
-    lost. Blocks must not wait for the device or be moved to it.
+    Hooks of the stack, such as those of ranks, run outside the graph, and hooks of a block only while it is
+    captured. Blocks must not wait for the device or be moved to it.
 
     Args:
         dit: on a GPU; changed in place, for inference; its parameters and state dict stay.
-
-    Raises:
-        ValueError: the blocks have hooks already.
     """
-    if dit.blocks._forward_hooks or dit.blocks._forward_pre_hooks:
-        raise ValueError("the blocks have hooks already: capture them before they are spread")
-    dit.blocks = GraphedBlocks(dit.blocks)
+    dit.blocks.fast_form = GraphedBlocks()
     _log.info("blocks: replayed from CUDA graphs")

@@ -125,7 +125,12 @@ class FeedForward(nn.Sequential):
 
 
 class DiTBlock(nn.Module):
-    """Self-attention, text and image attention, audio attention, feed-forward."""
+    """Self-attention, text and image attention, audio attention, feed-forward.
+
+    Attributes:
+        fast_form: computes what `forward` returns from the parts of the block, which is its first argument;
+            None for the plain form.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         """Build one block; without text and image the attention to them and its norm do not exist."""
@@ -142,6 +147,7 @@ class DiTBlock(nn.Module):
         self.audio_attention = AudioAttention(config.dim, config.num_heads, config.audio_dim)
         self.ffn_norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.ffn = FeedForward(config.dim, config.ffn_dim)
+        self.fast_form: nn.Module | None = None
 
     def forward(
         self,
@@ -152,6 +158,9 @@ class DiTBlock(nn.Module):
         conditioning: BlockConditioning,
     ) -> Tensor:
         """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `BlockStack`."""
+        if self.fast_form is not None:
+            fast: Tensor = self.fast_form(self, tokens, rope, frame_ids, modulation, conditioning)
+            return fast
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation.float() + modulation).chunk(6, dim=1)
         x = modulate(self.self_norm(tokens), shift1, scale1).type_as(tokens)
         tokens = add_gated(tokens, self.self_attention(x, rope), gate1)
@@ -169,12 +178,14 @@ class BlockStack(nn.Module):
 
     Attributes:
         layers: the blocks.
+        fast_form: computes what `run` returns, given the stack as its first argument; None for `run` itself.
     """
 
     def __init__(self, config: BlockConfig, num_layers: int) -> None:
         """Build `num_layers` equal blocks."""
         super().__init__()
         self.layers = nn.ModuleList(DiTBlock(config) for _ in range(num_layers))
+        self.fast_form: nn.Module | None = None
 
     def forward(
         self,
@@ -196,6 +207,20 @@ class BlockStack(nn.Module):
         Returns:
             `[B, L, D]` in the dtype of `tokens`.
         """
+        if self.fast_form is not None:
+            fast: Tensor = self.fast_form(self, tokens, rope, frame_ids, modulation, conditioning)
+            return fast
+        return self.run(tokens, rope, frame_ids, modulation, conditioning)
+
+    def run(
+        self,
+        tokens: Tensor,
+        rope: RopeTables,
+        frame_ids: Tensor,
+        modulation: Tensor,
+        conditioning: BlockConditioning | StackConditioning,
+    ) -> Tensor:
+        """Do what `forward` does, without a fast form of the stack."""
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens, rope, frame_ids, modulation, conditioning.of_layer(index))
         return tokens

@@ -93,16 +93,25 @@ class TemporalConv(CausalConv):
 
 
 class ChannelNorm(nn.Module):
-    """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU."""
+    """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
+
+    Attributes:
+        fast_form: computes what `forward` returns, given the layer as its first argument; None for the plain
+            form. So in the other layers here that have one.
+    """
 
     def __init__(self, channels: int, *, silu: bool) -> None:
         """Normalise `channels` channels."""
         super().__init__()
         self.silu = silu
         self.weight = nn.Parameter(torch.ones(channels))
+        self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor of the shape and dtype of `x`, `[B, C, ...]`."""
+        if self.fast_form is not None:
+            fast: Tensor = self.fast_form(self, x)
+            return fast
         y = channel_rms_norm(x, self.weight)
         # In place is exact, and safe only while nobody will ask for the value before it.
         return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
@@ -120,9 +129,13 @@ class ResidualBlock(nn.Module):
         self.norm2 = ChannelNorm(out_channels, silu=True)
         self.conv2 = CausalConv(out_channels, out_channels, kernel)
         self.shortcut = PointConv(in_channels, out_channels) if in_channels != out_channels else None
+        self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
+        if self.fast_form is not None:
+            fast: Tensor = self.fast_form(self, x, cache)
+            return fast
         y = self.conv1(self.norm1(x), cache)
         y = self.conv2(self.norm2(y), cache)
         skip = x if self.shortcut is None else self.shortcut(x)
@@ -167,9 +180,13 @@ class SpatialUp(nn.Conv3d):
     def __init__(self, channels: int) -> None:
         """Take `channels` channels."""
         super().__init__(channels, channels // 2, (1, 3, 3), padding=(0, 1, 1))
+        self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
+        if self.fast_form is not None:
+            fast: Tensor = self.fast_form(self, x, cache)
+            return fast
         y = F.interpolate(fold_time(x), scale_factor=2.0, mode="nearest-exact")
         return unfold_time(F.conv2d(y, self.weight.squeeze(2), self.bias, padding=1), x.shape[0])
 
