@@ -20,7 +20,7 @@ draw to draw.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -79,9 +79,22 @@ def expect(run: Run, *networks: nn.Module) -> tuple[Tensor, float]:
         run: computes the result from `networks`, the same each time it is called.
         networks: whose sums are rounded; in float32 or float64.
     """
-    return _result_and_limit(run, networks, None, MARGIN, distance)
+    return expect_each(lambda: {"": run()}, *networks)[""]
 
 
+@torch.no_grad()
+def expect_each(
+    run: Callable[[], Mapping[str, Tensor]], *networks: nn.Module
+) -> dict[str, tuple[Tensor, float]]:
+    """Return several results with their limits, as `expect` does; 0 where the networks have no part."""
+    expected = {name: value.clone() for name, value in run().items()}
+    with _perturbed(networks):
+        moved = {name: distance(value, expected[name]) for name, value in run().items()}
+    assert any(moved.values()), "the networks have no part in the results"
+    return {name: (value, MARGIN * moved[name]) for name, value in expected.items()}
+
+
+@torch.no_grad()
 def expect_narrow(run: Run, dtype: torch.dtype, *networks: nn.Module) -> tuple[Tensor, float]:
     """Return the result of exact networks, and the limit of `relative` for the same ones in a narrow `dtype`.
 
@@ -90,7 +103,11 @@ def expect_narrow(run: Run, dtype: torch.dtype, *networks: nn.Module) -> tuple[T
         dtype: that weights and activations are rounded to.
         networks: exact; whose weights are narrow in what will be compared.
     """
-    return _result_and_limit(run, networks, dtype, NARROW_MARGIN, relative)
+    expected = run().clone()
+    with _perturbed(networks, dtype):
+        moved = relative(run(), expected)
+    assert moved > 0, "the networks have no part in the result"
+    return expected, NARROW_MARGIN * moved
 
 
 def assert_near(found: Tensor, expected: Tensor, limit: float, name: str = "the result") -> None:
@@ -105,36 +122,28 @@ def assert_same_network(found: Tensor, run: Run, *networks: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _result_and_limit(
-    run: Run,
-    networks: tuple[nn.Module, ...],
-    narrow: torch.dtype | None,
-    margin: float,
-    measure: Callable[[Tensor, Tensor], float],
-) -> tuple[Tensor, float]:
-    expected = run().clone()
-    with _perturbed(networks, narrow):
-        moved = measure(run(), expected)
-    assert moved > 0, "the networks have no part in the result"
-    return expected, margin * moved
+def perturb(network: nn.Module, narrow: torch.dtype | None = None) -> None:
+    """Move every weight by what the rounding of its sum amounts to, or rounding to a `narrow` dtype."""
+    rng = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        if narrow is None:
+            num_products = weight[0].numel() if weight.ndim > 1 else 1
+            step = unit_roundoff(weight.dtype) * math.sqrt(num_products)
+        else:
+            # A weight, the activation that it meets and, but for one byte, the result are rounded.
+            step = unit_roundoff(narrow) * math.sqrt(2 if narrow.itemsize == 1 else 3)
+        noise = 2 * torch.rand(weight.shape, generator=rng, dtype=torch.float64) - 1
+        weight.copy_(weight.double() * (1 + step * noise.to(weight.device)))
 
 
 @contextmanager
-def _perturbed(networks: tuple[nn.Module, ...], narrow: torch.dtype | None) -> Iterator[None]:
-    """Move every weight by what rounding amounts to, within the block."""
+def _perturbed(networks: tuple[nn.Module, ...], narrow: torch.dtype | None = None) -> Iterator[None]:
+    """Let networks be perturbed within the block."""
     weights = [weight.detach() for network in networks for weight in network.parameters()]
     kept = [weight.clone() for weight in weights]
-    rng = torch.Generator().manual_seed(0)
     try:
-        for weight in weights:
-            if narrow is None:
-                num_products = weight[0].numel() if weight.ndim > 1 else 1
-                step = unit_roundoff(weight.dtype) * math.sqrt(num_products)
-            else:
-                # A weight, the activation that it meets, and what becomes of the sum before the next product.
-                step = unit_roundoff(narrow) * math.sqrt(3)
-            noise = 2 * torch.rand(weight.shape, generator=rng, dtype=torch.float64) - 1
-            weight.copy_(weight.double() * (1 + step * noise.to(weight.device)))
+        for network in networks:
+            perturb(network, narrow)
         yield
     finally:
         for weight, value in zip(weights, kept, strict=True):

@@ -20,16 +20,18 @@ from torch._dynamo.utils import counters
 from livetalk.models.dit import DiT
 from livetalk.accelerate.compile import compile_transformer
 from tiny import DIT, dit_inputs, randomize
+from tolerance import distance, expect
 
 torch.set_num_threads(1)
 dit = DiT(DIT)
 randomize(dit)
 with torch.no_grad():
-    expected = dit(*dit_inputs(DIT))
+    expected, limit = expect(lambda: dit(*dit_inputs(DIT)), dit)
     compile_transformer(dit, Path(sys.argv[1]))
     found = dit(*dit_inputs(DIT))
 print(json.dumps({
-    "error": ((found - expected).norm() / expected.norm()).item(),
+    "error": distance(found, expected),
+    "limit": limit,
     "graphs": counters["stats"]["unique_graphs"],
     "hits": counters["inductor"]["fxgraph_cache_hit"],
     "misses": counters["inductor"]["fxgraph_cache_miss"],
@@ -67,7 +69,7 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stderr
         results.append(json.loads(ran.stdout.splitlines()[-1]))
     first, second = results
-    assert max(first["error"], second["error"]) < 1e-5
+    assert max(first["error"], second["error"]) < first["limit"]
     assert first["graphs"] == second["graphs"] == 1, "all blocks share the code of one"
     assert (first["hits"], first["misses"]) == (0, 1)
     assert (second["hits"], second["misses"]) == (1, 0)
