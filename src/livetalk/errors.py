@@ -22,3 +22,15 @@ class WeightsError(LivetalkError):
 
 class WorkerError(LivetalkError):
     """A worker process ended that should not have."""
+
+
+class PeerLostError(Exception):
+    """Another worker of the group has gone. Whoever started the workers knows which, and why."""
+
+
+class StreamError(LivetalkError):
+    """A stream of an engine has failed; the others go on."""
+
+
+class EngineStoppedError(LivetalkError):
+    """The engine has stopped, and with it all of its streams."""

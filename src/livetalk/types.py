@@ -4,14 +4,9 @@ Shapes: C channels · F frames · T latent frames · H W frame height, width · 
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-
-Crop = Literal["face", "center", "none", "published"]
-CROPS: tuple[Crop, ...] = get_args(Crop)
-"""What of a portrait is used, see `livetalk.media.framing.frame_portrait`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from livetalk.accelerate.apply import Acceleration
 from livetalk.assembly.prompt import PromptEncoder
+from livetalk.crop import Crop
 from livetalk.streaming.conditioning import Prepared, prepare_stream
 from livetalk.streaming.executor import Executor
 from livetalk.streaming.settings import StreamSettings
-from livetalk.types import Crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.crop import CROPS, Crop
 from livetalk.errors import InputError
 from livetalk.streaming.settings import AudioMode, LoudnessMode, StreamSettings
-from livetalk.types import CROPS, Crop
 
 SIZES = {
     "portrait": PortraitConfig(height=768, width=448),

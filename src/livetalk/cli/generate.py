@@ -12,6 +12,7 @@ from livetalk.avatar import NOISE_NOTICE, Avatar
 from livetalk.cli.byte_progress import ByteProgress
 from livetalk.cli.guard import run_workers
 from livetalk.cli.progress import VideoProgress
+from livetalk.crop import CROPS
 from livetalk.device import PRECISIONS, set_threads
 from livetalk.engine.worker import choose_worker_device, require_gpus, require_place, run_worker
 from livetalk.env import WorkerPlace, worker_place
@@ -22,7 +23,6 @@ from livetalk.media.image import load_image
 from livetalk.ops.backends import ATTENTION_KERNELS
 from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 from livetalk.streaming.settings import AudioMode, LoudnessMode
-from livetalk.types import CROPS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

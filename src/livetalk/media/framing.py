@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from livetalk.crop import Crop
 from livetalk.errors import InputError
 from livetalk.media.image import resize_and_center_crop
-from livetalk.types import Crop
 
 FACE_SIDE = 0.48
 """Side of the detector's face box in a training portrait, as a share of the picture's height."""

@@ -1,0 +1,118 @@
+"""The audio of a stream as it is pushed, in blocks of any length, and as the engine takes it, chunk by chunk.
+
+Positions are samples since the start of the stream. With a look-ahead of L frames the state of a stream has
+always read L frames more than it has shown: first the lead, then with every chunk the samples L frames later.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.engine.messages import Snapshot, StreamInfo
+from livetalk.streaming.settings import AudioMode
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAudio:
+    """The audio that one chunk takes.
+
+    Attributes:
+        samples: `[chunk_samples]` float32; silence where the audio has ended.
+        num_frames: frames of the chunk that the audio covers; fewer than a chunk at its end.
+    """
+
+    samples: NDArray[np.float32]
+    num_frames: int
+
+
+class AudioQueue:
+    """Audio that was pushed and not taken yet.
+
+    Attributes:
+        ended: no audio follows.
+    """
+
+    def __init__(self, info: StreamInfo, snapshot: Snapshot | None = None) -> None:
+        """Start without audio.
+
+        Args:
+            info: of the stream.
+            snapshot: that the stream continues.
+        """
+        self._info = info
+        self._whole = info.audio_mode is AudioMode.WHOLE
+        self._lookahead = 0 if self._whole else info.lookahead_frames * info.samples_per_frame
+        self._blocks: list[NDArray[np.float32]] = []
+        self._num_waiting = 0
+        self._num_pushed = 0
+        self._started = snapshot is not None
+        self._position = 0 if snapshot is None else snapshot.num_frames * info.samples_per_frame
+        self._taken = 0 if snapshot is None else snapshot.num_samples
+        self.ended = False
+
+    @property
+    def exhausted(self) -> bool:
+        """The audio has ended, and the chunks of all of it were taken."""
+        over = self._num_pushed == 0 or self._taken <= self._position
+        return self.ended and self._num_waiting == 0 and over
+
+    @property
+    def has_start(self) -> bool:
+        """What `take_start` returns is there."""
+        live = not self._whole and self._num_waiting >= self._lookahead
+        return self._started or self.ended or live
+
+    @property
+    def has_chunk(self) -> bool:
+        """What `take_chunk` returns is there."""
+        return self._num_waiting >= self._info.chunk_samples or (self.ended and not self.exhausted)
+
+    def push(self, samples: NDArray[np.float32]) -> None:
+        """Append samples `[n]`."""
+        self._blocks.append(samples)
+        self._num_waiting += samples.shape[0]
+        self._num_pushed += samples.shape[0]
+
+    def take_start(self) -> NDArray[np.float32]:
+        """Return what the first state is made from: the lead, or the whole recording, which stays here.
+
+        The lead has fewer samples than the look-ahead where the audio has ended; a snapshot needs none.
+        """
+        if self._started:
+            return np.zeros(0, np.float32)
+        self._started = True
+        return self._join() if self._whole else self._take(self._lookahead)
+
+    def take_chunk(self) -> ChunkAudio:
+        """Return the audio of the next chunk."""
+        size, per_frame = self._info.chunk_samples, self._info.samples_per_frame
+        samples = self._take(size)
+        num_frames = -(-(self._taken - self._position) // per_frame)
+        self._position += size
+        padded = np.pad(samples, (0, size - samples.shape[0]))
+        return ChunkAudio(padded, min(num_frames, self._info.chunk_frames))
+
+    def position_after(self, num_frames: int) -> int:
+        """Return the position of the first sample that a state after some frames has not read."""
+        return num_frames * self._info.samples_per_frame + (self._lookahead if self._started else 0)
+
+    def cut(self, num_frames: int) -> None:
+        """Forget all audio after some frames, that which was not taken included; more may follow."""
+        self._blocks, self._num_waiting, self._num_pushed, self.ended = [], 0, 0, False
+        self._position = num_frames * self._info.samples_per_frame
+        self._taken = self.position_after(num_frames)
+
+    def _take(self, num_samples: int) -> NDArray[np.float32]:
+        """Return the next samples, fewer only where the audio has ended."""
+        joined = self._join()
+        taken = joined[:num_samples]
+        self._blocks = [joined[num_samples:]]
+        self._num_waiting -= taken.shape[0]
+        self._taken += taken.shape[0]
+        return taken
+
+    def _join(self) -> NDArray[np.float32]:
+        if len(self._blocks) != 1:
+            self._blocks = [np.concatenate([np.zeros(0, np.float32), *self._blocks])]
+        return self._blocks[0]

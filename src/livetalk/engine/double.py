@@ -1,0 +1,203 @@
+"""A double of the engine: real timing, numbered frames and no network, for tests and for serving.
+
+It is a backend like the real one, so that everything around it is the real thing: scheduler, loop, processes,
+client. It needs no PyTorch.
+"""
+
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.backend import Backend, Made, Preparation
+from livetalk.engine.messages import OpenStream, StreamInfo
+from livetalk.env import WorkerPlace
+from livetalk.errors import InputError
+from livetalk.streaming.settings import AudioMode
+
+_STATE = struct.Struct("<qq")
+_MARK = struct.Struct("<qq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoubleConfig:
+    """What a double pretends to be; the defaults are the published model, a little faster than real time.
+
+    Attributes:
+        height: of the frames, pixels.
+        width: of the frames, pixels; at least 16.
+        fps: frames per second.
+        sample_rate: samples per second.
+        chunk_frames: frames that are made together.
+        piece_frames: frames that are delivered together by a progressive stream.
+        lookahead_frames: frames of audio after a chunk that it needs.
+        prepare_seconds: time to encode a portrait.
+        real_time_factor: time to make a chunk, as a share of its duration.
+        first_share: share of that time that passes before the first frames; the rest goes with the frames.
+    """
+
+    height: int = 64
+    width: int = 64
+    fps: int = 25
+    sample_rate: int = 16_000
+    chunk_frames: int = 28
+    piece_frames: int = 12
+    lookahead_frames: int = 0
+    prepare_seconds: float = 0.2
+    real_time_factor: float = 0.85
+    first_share: float = 0.85
+
+    def __post_init__(self) -> None:
+        """Refuse frames that cannot hold their number.
+
+        Raises:
+            InputError: see above.
+        """
+        if self.width < _MARK.size or self.height < 1:
+            raise InputError(f"size {self.height}x{self.width}: at least 1x{_MARK.size} is needed")
+
+
+@dataclass(slots=True)
+class _Stream:
+    info: StreamInfo
+    background: NDArray[np.uint8]
+    progressive: bool
+    keep: int
+    next_frame: int
+    oldest: int
+    num_cuts: int = 0
+    wanted: int = 0
+    remaining: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    frames: NDArray[np.uint8]
+    arrived: bool = True
+
+    def wait(self) -> NDArray[np.uint8]:
+        """Return them."""
+        return self.frames
+
+
+class DoubleBackend:
+    """Streams of numbered frames over the portrait; see `Backend`."""
+
+    def __init__(
+        self, config: DoubleConfig | None = None, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        """Start without streams.
+
+        Args:
+            config: what to pretend.
+            sleep: passes time.
+        """
+        self._config = config or DoubleConfig()
+        self._sleep = sleep
+        self._streams: dict[int, _Stream] = {}
+
+    @property
+    def title(self) -> str:
+        """The model, in a line."""
+        return "double of the engine"
+
+    def prepare(self, request: OpenStream) -> Preparation:
+        """See `Backend`; takes its time."""
+        config, spec = self._config, request.spec
+        height, width = spec.size or (config.height, config.width)
+        self._sleep(config.prepare_seconds)
+        info = StreamInfo(
+            fps=config.fps,
+            sample_rate=config.sample_rate,
+            height=height,
+            width=width,
+            chunk_frames=config.chunk_frames,
+            lookahead_frames=0 if spec.audio_mode is AudioMode.WHOLE else config.lookahead_frames,
+            audio_mode=spec.audio_mode,
+            cut_frames=config.chunk_frames if spec.cuttable else 0,
+        )
+        rows = np.linspace(0, request.image.shape[0] - 1, height).astype(int)
+        columns = np.linspace(0, request.image.shape[1] - 1, width).astype(int)
+        return Preparation(info, request.image[rows][:, columns])
+
+    def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
+        """See `Backend`."""
+        spec, info = request.spec, preparation.info
+        pending = spec.max_pending_frames or info.chunk_frames
+        stream = _Stream(
+            info=info,
+            background=preparation.value,
+            progressive=spec.progressive,
+            keep=pending + info.chunk_frames + info.cut_frames,
+            next_frame=0,
+            oldest=0,
+        )
+        if request.snapshot is not None:
+            stream.next_frame, stream.num_cuts = _STATE.unpack(request.snapshot.data)
+            stream.oldest = stream.next_frame
+        self._streams[request.stream] = stream
+
+    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[NDArray[np.uint8]]:
+        """See `Backend`; takes its time."""
+        own, config = self._streams[stream], self._config
+        chunk_seconds = config.real_time_factor * own.info.chunk_frames / own.info.fps
+        if audio is not None:
+            own.wanted, own.remaining = audio.num_frames, own.info.chunk_frames
+            self._sleep(config.first_share * chunk_seconds)
+        size = min(config.piece_frames if own.progressive else own.info.chunk_frames, own.remaining)
+        self._sleep((1 - config.first_share) * chunk_seconds * size / own.info.chunk_frames)
+        num_frames = min(size, own.wanted)
+        frames = None
+        if num_frames:
+            numbers = range(own.next_frame, own.next_frame + num_frames)
+            frames = np.stack([mark_frame(own.background, n, own.num_cuts) for n in numbers])
+        own.next_frame += num_frames
+        own.wanted -= num_frames
+        own.remaining -= size
+        own.oldest = max(own.oldest, own.next_frame - own.keep)
+        return Made(frames, num_frames, chunk_ended=own.remaining == 0)
+
+    def start_copy(self, frames: NDArray[np.uint8]) -> _Arrived:
+        """See `Backend`."""
+        return _Arrived(frames)
+
+    def cut(self, stream: int, num_frames: int) -> None:
+        """See `Backend`."""
+        own = self._streams[stream]
+        if not own.oldest <= num_frames <= own.next_frame:
+            raise InputError(f"cut to frame {num_frames}: frames {own.oldest} to {own.next_frame} are kept")
+        own.next_frame, own.remaining = num_frames, 0
+        own.num_cuts += 1
+
+    def snapshot(self, stream: int) -> bytes:
+        """See `Backend`."""
+        own = self._streams[stream]
+        return _STATE.pack(own.next_frame, own.num_cuts)
+
+    def close(self, stream: int) -> None:
+        """See `Backend`."""
+        self._streams.pop(stream, None)
+
+
+def host_double(
+    place: WorkerPlace, lead: Callable[[Backend[NDArray[np.uint8]]], int], config: DoubleConfig | None = None
+) -> int:
+    """Run the double in a process, see `ProcessTransport`."""
+    return lead(DoubleBackend(config))
+
+
+def mark_frame(background: NDArray[np.uint8], number: int, num_cuts: int) -> NDArray[np.uint8]:
+    """Return a picture `[H, W, 3]` with the number of a frame, and of the cuts before it, in its corner."""
+    frame = background.copy()
+    frame[0, : _MARK.size, 0] = np.frombuffer(_MARK.pack(number, num_cuts), np.uint8)
+    return frame
+
+
+def read_mark(frame: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the number of a frame of the double, and of the cuts before it."""
+    number, num_cuts = _MARK.unpack(np.ascontiguousarray(frame[0, : _MARK.size, 0]).tobytes())
+    return number, num_cuts
