@@ -52,3 +52,9 @@ def set_threads(threads: int | None) -> None:
     if threads < 1:
         raise InputError(f"threads {threads}: at least 1 is needed")
     torch.set_num_threads(threads)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where the device does so natively, in float32 elsewhere; weights stay float32."""
+    dtype = choose_dtype("auto", device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from livetalk.assembly.build import SPEECH_ENCODER_FILE
+from livetalk.assembly.model import PortraitConfig
 from livetalk.checkpoints.native import Part, save_checkpoint
+from livetalk.datasets.windows import BankConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.recipes.embedded import embedded_model, embedded_vae
+from livetalk.streaming.settings import ReferenceLayout, StreamSettings
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
-from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
+from livetalk.training.config import Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.job import (
     DiTJob,
     JobPaths,
@@ -112,6 +115,8 @@ def dit_job(paths: JobPaths) -> DiTJob:
         paths=paths,
         vae=VAE,
         model=DIT,
+        settings=StreamSettings(reference_layout=ReferenceLayout.BROADCAST),
+        portrait=PortraitConfig(height=32, width=32),
         training=SFTConfig(optimizer=OPTIMIZER, batch_size=4),
         bank=BankConfig(variants=1),
         budget=Budget(minutes=5, max_steps=3),

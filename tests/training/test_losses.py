@@ -2,15 +2,14 @@
 
 import torch
 
-from livetalk.training.augment import augment_clips
+from livetalk.datasets.augment import augment_clips
+from livetalk.datasets.boxes import box_weights, mirror_boxes
 from livetalk.training.losses import (
-    box_weights,
     color_loss,
     kl_divergence,
     reconstruction_loss,
     weighted_psnr,
 )
-from livetalk.training.memory import mirror_boxes
 
 FACE = torch.tensor([[0.3, 0.2, 0.7, 0.8]])
 MOUTH = torch.tensor([[0.4, 0.6, 0.6, 0.72]])

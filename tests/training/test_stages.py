@@ -9,20 +9,28 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.datasets.clips import ClipMemory
+from livetalk.datasets.windows import BankBuilder, BankConfig, GrowingBank, WindowBank
+from livetalk.device import mixed_precision
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import ReferenceLayout, StreamSettings
+from livetalk.streaming.window import WindowInputs
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore, clip_specs
-from livetalk.training.bank import CACHE_FRAMES, BankBuilder, GrowingBank, WindowBank, measure_latents
-from livetalk.training.config import BankConfig, Budget, OptimizerConfig, SFTConfig, VAETrainConfig
-from livetalk.training.memory import ClipMemory
+from livetalk.training.config import Budget, OptimizerConfig, SFTConfig, VAETrainConfig
 from livetalk.training.metrics import MetricsLog
-from livetalk.training.precision import mixed_precision
 from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation_errors, window_errors
 from livetalk.training.trainer import Stage, Trainer
-from livetalk.training.vae import VAELoss, VAEObjective, choose_frames, prepare_vae, reconstruction_psnr
+from livetalk.training.vae import (
+    VAELoss,
+    VAEObjective,
+    choose_frames,
+    measure_latents,
+    prepare_vae,
+    reconstruction_psnr,
+)
 
 CPU = torch.device("cpu")
 VAE = VAEConfig(
@@ -45,6 +53,7 @@ DIT = DiTConfig(
 )
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, warmup_steps=5, use_muon=True)
 SFT = SFTConfig(optimizer=OPTIMIZER, batch_size=8)
+SETTINGS = StreamSettings(reference_layout=ReferenceLayout.BROADCAST)
 
 
 class RampSource:
@@ -88,30 +97,28 @@ def bank(store: ClipStore) -> WindowBank:
     memory.refresh(limit=10)
     encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
     config = BankConfig(window_stride=4, lookahead_frames=(3,), variants=1, reencode_share=1.0)
-    return BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT).build(
-        memory, RampSource(), 0
-    )
+    return BankBuilder(CausalVideoVAE(VAE), encoder, SETTINGS, config).build(memory, RampSource(), 0)
 
 
 def test_a_growing_bank_ends_as_the_whole_one(
     store: ClipStore, bank: WindowBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("livetalk.training.bank.PARTS_JOINED", 1)
+    monkeypatch.setattr("livetalk.datasets.windows.PARTS_JOINED", 1)
     torch.manual_seed(0)
     encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
     config = BankConfig(window_stride=4, lookahead_frames=(3,), variants=1, reencode_share=1.0)
-    builder = BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), config, SFT)
+    builder = BankBuilder(CausalVideoVAE(VAE), encoder, SETTINGS, config)
     growing = GrowingBank(builder, ClipMemory(store, CPU), RampSource(), 0)
     sizes = [len(growing.current()) for _ in range(4)]
     assert sizes == [10, 20, 30, 30]
     assert growing.num_clips == 3
-    for name in ("latents", "motion", "features", "first", "count", "weights"):
+    for name in ("latents", "motion", "references", "features", "first", "count", "weights"):
         assert torch.equal(getattr(growing.current(), name), getattr(bank, name))
 
 
 def test_a_growing_bank_without_clips_says_so(tmp_path: Path) -> None:
     encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
-    builder = BankBuilder(CausalVideoVAE(VAE), encoder, ChunkGeometry(), BankConfig(), SFT)
+    builder = BankBuilder(CausalVideoVAE(VAE), encoder, SETTINGS, BankConfig())
     growing = GrowingBank(builder, ClipMemory(ClipStore(tmp_path / "none"), CPU), RampSource(), 0)
     with pytest.raises(ValueError, match="no clip"):
         growing.current()
@@ -150,9 +157,8 @@ def test_bank_windows_carry_the_speech_of_their_frames(bank: WindowBank) -> None
     for clip in range(3):
         expected = -9 + 0.01 * (10 * clip + starts[:, None] + frames)
         known = (10 * clip + starts[:, None] + frames >= 0) & (10 * clip + starts[:, None] + frames < 119)
-        got = bank.features[clip * 10 : clip * 10 + 10, 0, :, 0].float()
+        got = bank.features[clip * 10 : clip * 10 + 10, 0, :, 0, 0].float()
         torch.testing.assert_close(got[known], expected[known], atol=6e-3, rtol=0)
-    assert CACHE_FRAMES == 200
 
 
 def test_reencoded_motion_exists_where_a_window_precedes(bank: WindowBank) -> None:
@@ -199,10 +205,12 @@ def test_sft_learns(bank: WindowBank, tmp_path: Path) -> None:
     dit = DiT(DIT)
     log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
     trainer = Trainer(Stage("dit", dit, OPTIMIZER, ("blocks.",)), tmp_path, log)
-    before = validation_errors(SFTObjective(dit), bank, SFT)
-    trainer.run(SFTLoss(SFTObjective(dit), SFT, bank, seed=0), Budget(minutes=5, max_steps=80))
+    before = validation_errors(SFTObjective(dit), bank, SFT, SETTINGS)
+    trainer.run(SFTLoss(SFTObjective(dit), SFT, SETTINGS, bank, seed=0), Budget(minutes=5, max_steps=80))
     log.close()
-    after = validation_errors(SFTObjective(trainer.average.model), bank, SFT)
+    averaged = trainer.average.model
+    assert isinstance(averaged, DiT)
+    after = validation_errors(SFTObjective(averaged), bank, SFT, SETTINGS)
     assert after["error_080"] < 0.8 * before["error_080"]
 
 
@@ -216,20 +224,22 @@ def test_what_is_compiled_before_there_is_data_serves_the_data(bank: WindowBank)
     torch.compiler.reset()
     objective = torch.compile(SFTObjective(DiT(DIT)), backend=count, dynamic=False)
     with mixed_precision(CPU):
-        objective(*draw_inputs(DIT, 4, (9, 4, 4), 33, CPU)).mean().backward()
+        objective(*draw_inputs(DIT, SETTINGS, 4, (4, 4), CPU)).mean().backward()
     compiled = len(graphs)
     index = torch.arange(4)
     rng = torch.Generator().manual_seed(0)
-    window_errors(objective, bank, index, torch.rand(4), SFT, rng).mean().backward()
+    window_errors(objective, bank, index, torch.rand(4), SFT, SETTINGS, rng).mean().backward()
     assert len(graphs) == compiled > 0
 
 
 class Recorder(torch.nn.Module):
     """Stands in for the objective and keeps what it was given."""
 
-    def forward(self, *args: Tensor) -> Tensor:
-        self.given = args
-        return torch.zeros(args[0].shape[0])
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, window: WindowInputs, target: Tensor, weights: Tensor
+    ) -> Tensor:
+        self.noisy, self.window, self.weights = noisy, window, weights
+        return torch.zeros(noisy.shape[0])
 
 
 def test_motion_latents_are_clean_and_not_in_the_loss(bank: WindowBank) -> None:
@@ -237,8 +247,9 @@ def test_motion_latents_are_clean_and_not_in_the_loss(bank: WindowBank) -> None:
     recorder = Recorder()
     index = torch.arange(20, 30).repeat(6)
     sigma = torch.full(index.shape, 0.9)
-    window_errors(recorder, bank, index, sigma, config, torch.Generator().manual_seed(0))
-    noisy, _, condition, context, _, weights = recorder.given
+    window_errors(recorder, bank, index, sigma, config, SETTINGS, torch.Generator().manual_seed(0))
+    noisy, weights = recorder.noisy, recorder.weights
+    condition, context = recorder.window.condition, recorder.window.audio_context
     counted = weights[:, 0, :, 0, 0] > 0
     clean = bank.latents[index].float()
     kept = (~counted)[:, None, :, None, None].expand_as(noisy)

@@ -197,6 +197,8 @@ def _dit(args: argparse.Namespace) -> None:
             paths=_paths(args),
             vae=embedded.embedded_vae(),
             model=embedded.embedded_dit(),
+            settings=embedded.embedded_stream(),
+            portrait=embedded.PORTRAIT,
             training=embedded.with_batch_size(training, args.batch_size),
             bank=embedded.embedded_bank(),
             budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),

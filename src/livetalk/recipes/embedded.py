@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from livetalk.assembly.build import ModelConfig
 from livetalk.assembly.model import PortraitConfig
+from livetalk.datasets.windows import BankConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import VAEConfig
@@ -16,9 +17,10 @@ from livetalk.streaming.settings import (
     SeamConfig,
     StreamSettings,
 )
-from livetalk.training.config import BankConfig, OptimizerConfig, SFTConfig, VAETrainConfig
+from livetalk.training.config import OptimizerConfig, SFTConfig, VAETrainConfig
 
 LATENT_CHANNELS = 32
+PORTRAIT = PortraitConfig(height=256, width=256)
 
 TrainConfigT = TypeVar("TrainConfigT", VAETrainConfig, SFTConfig)
 
@@ -67,9 +69,7 @@ def embedded_stream() -> StreamSettings:
 
 def embedded_model(vae: VAEConfig) -> ModelConfig:
     """All of the model; `vae` carries the latent statistics that training measured."""
-    return ModelConfig(
-        dit=embedded_dit(), vae=vae, stream=embedded_stream(), portrait=PortraitConfig(height=256, width=256)
-    )
+    return ModelConfig(dit=embedded_dit(), vae=vae, stream=embedded_stream(), portrait=PORTRAIT)
 
 
 def embedded_vae_training() -> VAETrainConfig:

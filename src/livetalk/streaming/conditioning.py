@@ -92,8 +92,7 @@ def encode_conditioning(
     reference_latents = vae.encode(pixels)[0].float()
     reference = reference_latents
     if layout is ReferenceLayout.FIRST_FRAME:
-        grey = pixels.new_zeros((1, 3, geometry.window_frames - 1, *pixels.shape[3:]))
-        reference = vae.encode(torch.cat((pixels, grey), dim=2))[0].float()
+        reference = encode_grey_reference(vae, pixels, geometry)
     return Conditioning(
         reference_pixels=pixels,
         reference_latents=reference_latents,
@@ -101,3 +100,10 @@ def encode_conditioning(
         text_embeds=None if embeds is None else embeds.text_embeds,
         image_embeds=None if embeds is None else embeds.image_embeds,
     )
+
+
+def encode_grey_reference(vae: CausalVideoVAE, pixels: Tensor, geometry: ChunkGeometry) -> Tensor:
+    """Encode an image `[B, 3, 1, H, W]`, -1..1, followed by grey frames: `[B, C, T, h, w]` float32."""
+    grey = pixels.new_zeros((pixels.shape[0], 3, geometry.window_frames - 1, *pixels.shape[3:]))
+    latents, _ = vae.encode(torch.cat((pixels, grey), dim=2))
+    return latents.float()

@@ -93,8 +93,6 @@ class SFTConfig:
         motion_noise: largest noise level put on the clean motion latents, against drift.
         reencoded_probability: share of windows whose motion latents went through decode and encode,
             as they do when a session streams.
-        face_weight: extra loss weight of latent cells inside the face box.
-        mouth_weight: extra loss weight of latent cells inside the mouth box.
     """
 
     optimizer: OptimizerConfig
@@ -104,22 +102,3 @@ class SFTConfig:
     own_reference_probability: float = 0.6
     motion_noise: float = 0.2
     reencoded_probability: float = 0.5
-    face_weight: float = 1.0
-    mouth_weight: float = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BankConfig:
-    """How clips become the windows that the DiT trains on.
-
-    Attributes:
-        window_stride: frames between the starts of neighbouring windows.
-        lookahead_frames: the audio look-aheads one window is encoded with (drawn per variant).
-        variants: audio variants (voice, noise, look-ahead) kept per window.
-        reencode_share: share of clips whose motion latents are also made by decode and encode.
-    """
-
-    window_stride: int = 7
-    lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)
-    variants: int = 2
-    reencode_share: float = 0.35

@@ -16,21 +16,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from livetalk.assembly.model import PortraitConfig
+from livetalk.datasets.clips import ClipMemory
+from livetalk.datasets.windows import BankBuilder, BankConfig, GrowingBank, LogMelSource, WindowBank
+from livetalk.device import mixed_precision
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import StreamSettings
 from livetalk.synthetic.clips import ClipStore
-from livetalk.training.bank import BankBuilder, GrowingBank, LogMelSource, WindowBank, measure_latents
 from livetalk.training.checkpoint import load_training_state
-from livetalk.training.config import BankConfig, Budget, SFTConfig, VAETrainConfig
-from livetalk.training.memory import ClipMemory
+from livetalk.training.config import Budget, SFTConfig, VAETrainConfig
 from livetalk.training.metrics import MetricsLog
-from livetalk.training.precision import mixed_precision
 from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation_errors
 from livetalk.training.start import start_dit, start_vae
 from livetalk.training.trainer import Stage, Trainer
-from livetalk.training.vae import VAELoss, VAEObjective, prepare_vae, reconstruction_psnr
+from livetalk.training.vae import VAELoss, VAEObjective, measure_latents, prepare_vae, reconstruction_psnr
 
 VAE_FINISHED = "vae_finished.json"
 VAE_MATRICES = ("encoder.middle.", "encoder.levels.", "decoder.middle.", "decoder.levels.")
@@ -81,6 +82,8 @@ class DiTJob:
     paths: JobPaths
     vae: VAEConfig
     model: DiTConfig
+    settings: StreamSettings
+    portrait: PortraitConfig
     training: SFTConfig
     bank: BankConfig
     budget: Budget
@@ -204,10 +207,11 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     while job.paths.vae is None and not (job.paths.run / VAE_FINISHED).exists():
         time.sleep(0.5)
     bank, heldout = _open_banks(job, source, log)
-    loss = SFTLoss(objective, job.training, bank, job.seed)
+    loss = SFTLoss(objective, job.training, job.settings, bank, job.seed)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        errors = validation_errors(SFTObjective(model), heldout, job.training)
+        assert isinstance(model, DiT)
+        errors = validation_errors(SFTObjective(model), heldout, job.training, job.settings)
         return errors | {"clips": float(bank.num_clips)}
 
     trainer.run(loss, job.budget, validate, validate_every=500)
@@ -218,7 +222,9 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
     """Compile forward and backward on noise while other processes use the GPU."""
     if job.device.type != "cuda":
         return
-    inputs = draw_inputs(job.model, job.training.batch_size, (9, 16, 16), 33, job.device)
+    stride = job.vae.spatial_stride
+    sides = job.portrait.height // stride, job.portrait.width // stride
+    inputs = draw_inputs(job.model, job.settings, job.training.batch_size, sides, job.device)
     with mixed_precision(job.device):
         errors = objective(*inputs)
     errors.mean().backward()
@@ -232,7 +238,7 @@ def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[Gro
     vae = finished_vae(job.paths, job.vae).to(job.device)
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
-    builder = BankBuilder(vae, speech_encoder, ChunkGeometry(), job.bank, job.training)
+    builder = BankBuilder(vae, speech_encoder, job.settings, job.bank)
     clips = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     bank = GrowingBank(builder, clips, source, job.seed)
     while (encoded := bank.refresh(CLIPS_PER_PART)) or bank.num_clips < job.min_clips:

@@ -1,40 +1,8 @@
-"""Reconstruction losses of the VAE and the pixel weights that favour faces."""
+"""Reconstruction losses of the VAE."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def box_weights(
-    face_box: Tensor, mouth_box: Tensor, size: int, face: float, eyes: float, mouth: float
-) -> Tensor:
-    """Build a weight map that favours face, eyes and mouth.
-
-    Args:
-        face_box: [B, 4], left, top, right, bottom as shares of the picture, 0..1.
-        mouth_box: [B, 4], likewise.
-        size: height and width of the map.
-        face: extra weight inside the face box.
-        eyes: extra weight in the eye band (20 to 50 % of the face box's height).
-        mouth: extra weight inside the mouth box.
-
-    Returns:
-        [B, 1, size, size], float32, mean 1 per sample.
-    """
-    left, top, right, bottom = face_box.unbind(1)
-    height = bottom - top
-    eye_box = torch.stack([left, top + 0.2 * height, right, top + 0.5 * height], 1)
-    weights = 1.0 + face * _soft_box(face_box, size) + eyes * _soft_box(eye_box, size)
-    weights = weights + mouth * _soft_box(mouth_box, size)
-    return weights / weights.mean((2, 3), keepdim=True)
-
-
-def _soft_box(box: Tensor, size: int, softness: float = 0.02) -> Tensor:
-    grid = (torch.arange(size, device=box.device, dtype=torch.float32) + 0.5) / size
-    left, top, right, bottom = (edge[:, None] for edge in box.float().unbind(1))
-    across = torch.sigmoid((grid - left) / softness) * torch.sigmoid((right - grid) / softness)
-    down = torch.sigmoid((grid - top) / softness) * torch.sigmoid((bottom - grid) / softness)
-    return (down[:, :, None] * across[:, None, :])[:, None]
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, weights: Tensor, gradient_weight: float) -> Tensor:

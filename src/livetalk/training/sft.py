@@ -1,72 +1,80 @@
 """Stage 1: flow matching of the DiT on 33-frame windows with clean motion latents (paper section 2)."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from livetalk.diffusion.flow import add_noise
+from livetalk.datasets.windows import WindowBank, WindowSource
+from livetalk.device import mixed_precision
+from livetalk.diffusion.flow import add_noise, velocity_from
 from livetalk.diffusion.schedule import shift_sigmas
-from livetalk.models.dit import DiTConfig
-from livetalk.training.bank import CONTEXT_FRAMES, WindowBank, WindowSource
+from livetalk.models.dit import DiT, DiTConfig
+from livetalk.streaming.audio import audio_context
+from livetalk.streaming.settings import StreamSettings
+from livetalk.streaming.window import WindowInputs, build_condition
 from livetalk.training.config import SFTConfig
-from livetalk.training.precision import mixed_precision
-
-MASK_CHANNELS = 4
-"""Channels of the reference mask: one per pixel frame of a latent frame."""
 
 
 class SFTObjective(nn.Module):
     """Velocity error of one batch; one module, so that it compiles as one graph."""
 
-    def __init__(self, dit: nn.Module) -> None:
+    def __init__(self, dit: DiT) -> None:
         """Wrap `dit`, whose parameters are trained."""
         super().__init__()
         self.dit = dit
 
     def forward(
-        self,
-        noisy: Tensor,
-        sigma: Tensor,
-        condition: Tensor,
-        audio_context: Tensor,
-        target: Tensor,
-        weights: Tensor,
+        self, noisy: Tensor, sigma: Tensor, window: WindowInputs, target: Tensor, weights: Tensor
     ) -> Tensor:
         """Return the weighted mean squared velocity error per sample, [B].
 
         Args:
             noisy: [B, z, T, h, w], latents at level `sigma`, clean at motion positions.
             sigma: [B], noise level.
-            condition: [B, 4 + z, T, h, w], mask and reference latents.
-            audio_context: [B, F, 5, blocks, channels].
-            target: [B, z, T, h, w], noise - x0.
+            window: what else the transformer is given.
+            target: [B, z, T, h, w], the velocity.
             weights: [B, 1, T, h, w], loss weights, zero at motion positions.
         """
-        velocity = self.dit(noisy, sigma * 1000.0, condition, audio_context)
+        velocity = window.predict_velocity(self.dit, noisy, sigma)
         error = (velocity.float() - target).square().mean(1, keepdim=True) * weights
         weighted: Tensor = error.sum((1, 2, 3, 4)) / weights.sum((1, 2, 3, 4))
         return weighted
 
 
 def draw_inputs(
-    model: DiTConfig, batch_size: int, grid: tuple[int, int, int], num_frames: int, device: torch.device
-) -> tuple[Tensor, ...]:
+    model: DiTConfig,
+    settings: StreamSettings,
+    batch_size: int,
+    side: tuple[int, int],
+    device: torch.device,
+) -> tuple[Tensor, Tensor, WindowInputs, Tensor, Tensor]:
     """Draw noise in the form of the arguments of `SFTObjective`, to compile a step before there is data.
 
     Args:
         model: sizes of the transformer.
+        settings: of the model.
         batch_size: B.
-        grid: T, h, w of the latents.
-        num_frames: F.
+        side: height and width of the latents.
         device: of the tensors.
     """
     # No two of them may be one tensor: the compiler notices, and compiles again for data.
+    geometry, audio = settings.geometry, model.audio
+    grid = (geometry.window_latents, *side)
     shape = (batch_size, model.out_channels, *grid)
-    audio = model.audio
+    motion_latents = geometry.num_latents(geometry.motion_frames)
+    window = WindowInputs(
+        motion_latents=torch.randn(batch_size, model.out_channels, motion_latents, *side, device=device),
+        condition=torch.randn(batch_size, model.in_channels - model.out_channels, *grid, device=device),
+        audio_context=torch.randn(
+            batch_size, geometry.window_frames, audio.window, audio.num_blocks, audio.channels, device=device
+        ),
+        num_motion=torch.ones(batch_size, dtype=torch.int64, device=device),
+    )
     return (
         torch.randn(shape, device=device),
         torch.rand(batch_size, device=device),
-        torch.randn(batch_size, model.in_channels - model.out_channels, *grid, device=device),
-        torch.randn(batch_size, num_frames, audio.window, audio.num_blocks, audio.channels, device=device),
+        window,
         torch.randn(shape, device=device),
         torch.ones(batch_size, 1, *grid, device=device),
     )
@@ -75,10 +83,18 @@ def draw_inputs(
 class SFTLoss:
     """Draws batches from a bank of windows and returns the objective's scalars."""
 
-    def __init__(self, objective: nn.Module, config: SFTConfig, source: WindowSource, seed: int) -> None:
-        """Use `objective`, an `SFTObjective` or its compiled form."""
+    def __init__(
+        self,
+        objective: nn.Module,
+        config: SFTConfig,
+        settings: StreamSettings,
+        source: WindowSource,
+        seed: int,
+    ) -> None:
+        """Use `objective`, an `SFTObjective` or its compiled form; `settings` are those of the model."""
         self._objective = objective
         self._config = config
+        self._settings = settings
         self._source = source
         self._seed = seed
 
@@ -89,7 +105,7 @@ class SFTLoss:
         rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
         index = torch.randint(len(bank), (self._config.batch_size,), generator=rng, device=device)
         sigma = sample_sigma(self._config, rng, device)
-        errors = window_errors(self._objective, bank, index, sigma, self._config, rng)
+        errors = window_errors(self._objective, bank, index, sigma, self._config, self._settings, rng)
         return {"loss": errors.mean()}
 
 
@@ -105,6 +121,7 @@ def window_errors(
     index: Tensor,
     sigma: Tensor,
     config: SFTConfig,
+    settings: StreamSettings,
     rng: torch.Generator,
 ) -> Tensor:
     """Velocity errors of chosen windows at chosen noise levels.
@@ -115,72 +132,90 @@ def window_errors(
         index: [B], which windows.
         sigma: [B], noise levels.
         config: stage settings.
+        settings: of the model.
         rng: random source on the bank's device.
 
     Returns:
         [B], weighted mean squared velocity errors.
     """
-    batch = index.shape[0]
-    device = index.device
+    window, noise = draw_window(bank, index, config, settings, rng)
+    x0 = bank.latents[index].float()
+    noisy = window.pin(add_noise(x0, noise, sigma))
+    weights = bank.weights[index].float()[:, :, None] * (~window.is_motion).float()
+    with mixed_precision(index.device):
+        errors: Tensor = objective(noisy, sigma, window, velocity_from(x0, noise), weights)
+    return errors
+
+
+def draw_window(
+    bank: WindowBank, index: Tensor, config: SFTConfig, settings: StreamSettings, rng: torch.Generator
+) -> tuple[WindowInputs, Tensor]:
+    """Draw what the transformer is given of chosen windows, and their noise.
+
+    The reference comes from another window of the same clip, or is the window's own first frame. Windows
+    start from one clean motion latent or from all; these may have been decoded and encoded, and are a little
+    noisy.
+
+    Args:
+        bank: encoded windows.
+        index: [B], which windows.
+        config: stage settings.
+        settings: of the model.
+        rng: random source on the bank's device.
+
+    Returns:
+        The inputs, and standard normal noise [B, z, T, h, w].
+    """
+    batch, device = index.shape[0], index.device
 
     def chance(probability: float) -> Tensor:
         return torch.rand(batch, generator=rng, device=device) < probability
 
-    x0 = bank.latents[index].float()
     single = chance(config.single_motion_probability)
-    reference = _reference_latents(bank, index, single & chance(config.own_reference_probability), rng)
+    condition = _draw_condition(bank, index, single & chance(config.own_reference_probability), settings, rng)
     reencoded = chance(config.reencoded_probability)[:, None, None, None, None]
-    motion = torch.where(reencoded, bank.motion[index].float(), x0[:, :, :2])
+    num_motion = bank.motion.shape[2]
+    latents = bank.latents[index].float()
+    motion = torch.where(reencoded, bank.motion[index].float(), latents[:, :, :num_motion])
     level = torch.rand(batch, generator=rng, device=device) * config.motion_noise
     motion = add_noise(motion, torch.randn(motion.shape, generator=rng, device=device), level)
-    noise = torch.randn(x0.shape, generator=rng, device=device)
-    clean = _motion_mask(single, x0.shape[2])
-    pinned = torch.zeros_like(x0)
-    pinned[:, :, :2] = motion
-    noisy = torch.where(clean, pinned, add_noise(x0, noise, sigma))
-    weights = bank.weights[index].float()[:, :, None] * (~clean).float()
-    features = _audio_context(bank, index, rng)
-    with mixed_precision(device):
-        errors: Tensor = objective(noisy, sigma, reference, features, noise - x0, weights)
-    return errors
+    noise = torch.randn(latents.shape, generator=rng, device=device)
+    window = WindowInputs(
+        motion_latents=motion,
+        condition=condition,
+        audio_context=_draw_audio_context(bank, index, settings, rng),
+        num_motion=torch.where(single, 1, num_motion),
+    )
+    return window, noise
 
 
-def _motion_mask(single: Tensor, latent_frames: int) -> Tensor:
-    """True at clean latent frames: one where `single`, else two. [B, 1, T, 1, 1]."""
-    counts = torch.where(single, 1, 2)
-    frames = torch.arange(latent_frames, device=single.device)
-    return (frames[None] < counts[:, None])[:, None, :, None, None]
-
-
-def _reference_latents(bank: WindowBank, index: Tensor, own: Tensor, rng: torch.Generator) -> Tensor:
-    """Mask and reference latents: the first latent of another window of the clip, or of this one where `own`.
-
-    Returns:
-        [B, 4 + z, T, h, w]: mask of ones on latent frame 0; the reference repeated over all latent frames.
-    """
+def _draw_condition(
+    bank: WindowBank, index: Tensor, own: Tensor, settings: StreamSettings, rng: torch.Generator
+) -> Tensor:
+    """Condition on the reference of another window of the clip, or of this one where `own` [B] is true."""
     draw = torch.rand(index.shape[0], generator=rng, device=index.device)
     other = bank.first[index] + (draw * bank.count[index]).long()
-    picked = bank.latents[torch.where(own, index, other)][:, :, :1].float()
-    latent_frames = bank.latents.shape[2]
-    repeated = picked.expand(-1, -1, latent_frames, -1, -1)
-    mask = torch.zeros_like(repeated[:, :MASK_CHANNELS])
-    mask[:, :, 0] = 1.0
-    return torch.cat([mask, repeated], 1)
+    reference = bank.references[torch.where(own, index, other)].float()
+    return build_condition(reference, settings.reference_layout, settings.geometry)
 
 
-def _audio_context(bank: WindowBank, index: Tensor, rng: torch.Generator) -> Tensor:
-    """Feature windows of a random variant, [B, F, 5, 1, channels]."""
+def _draw_audio_context(
+    bank: WindowBank, index: Tensor, settings: StreamSettings, rng: torch.Generator
+) -> Tensor:
+    """Features around each frame, of a random variant, [B, F, context, blocks, channels]."""
     variant = torch.randint(bank.features.shape[1], index.shape, generator=rng, device=index.device)
     features = bank.features[index, variant].float()
-    frames = features.shape[1] - 2 * CONTEXT_FRAMES
-    reach = 2 * CONTEXT_FRAMES + 1
-    rows = torch.arange(frames, device=index.device)[:, None] + torch.arange(reach, device=index.device)
-    return features[:, rows][:, :, :, None]
+    context_frames = settings.audio.context_frames
+    return audio_context(features, context_frames, settings.geometry.window_frames, context_frames)
 
 
 @torch.no_grad()
 def validation_errors(
-    objective: nn.Module, bank: WindowBank, config: SFTConfig, limit: int = 256
+    objective: nn.Module,
+    bank: WindowBank,
+    config: SFTConfig,
+    settings: StreamSettings,
+    limit: int = 256,
 ) -> dict[str, float]:
     """Velocity errors on held-out windows at three noise levels, with the right and with foreign audio.
 
@@ -190,8 +225,7 @@ def validation_errors(
     """
     device = bank.latents.device
     index = torch.linspace(0, len(bank) - 1, min(limit, len(bank)), device=device).long()
-    shuffled = bank.features.roll(len(bank) // 2, 0)
-    foreign = WindowBank(bank.latents, bank.motion, shuffled, bank.first, bank.count, bank.weights)
+    foreign = replace(bank, features=bank.features.roll(len(bank) // 2, 0))
     values = {}
     for name, level, source in (
         ("error_020", 0.2, bank),
@@ -201,5 +235,5 @@ def validation_errors(
     ):
         rng = torch.Generator(device).manual_seed(7)
         sigma = torch.full(index.shape, level, device=device)
-        values[name] = window_errors(objective, source, index, sigma, config, rng).mean().item()
+        values[name] = window_errors(objective, source, index, sigma, config, settings, rng).mean().item()
     return values

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from livetalk.datasets.augment import augment_clips
+from livetalk.datasets.boxes import box_weights
+from livetalk.datasets.clips import ClipMemory, WindowBatch
+from livetalk.device import mixed_precision
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.vae_blocks import ResidualBlock
-from livetalk.training.augment import augment_clips
 from livetalk.training.config import VAETrainConfig
 from livetalk.training.losses import (
-    box_weights,
     color_loss,
     kl_divergence,
     reconstruction_loss,
     weighted_psnr,
 )
-from livetalk.training.memory import ClipMemory, WindowBatch
-from livetalk.training.precision import mixed_precision
 
 RESIDUAL_SCALE = 0.1
 LOG_VARIANCE_START = -4.0
@@ -193,3 +193,16 @@ def box_mask(box: Tensor, size: int) -> Tensor:
     across = (grid >= left) & (grid <= right)
     down = (grid >= top) & (grid <= bottom)
     return (down[:, :, None] & across[:, None, :])[:, None].float()
+
+
+@torch.no_grad()
+def measure_latents(vae: CausalVideoVAE, memory: ClipMemory, num_clips: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of raw latents per channel, each [z], over the first 33 frames of clips."""
+    samples = []
+    for clip in range(min(num_clips, len(memory))):
+        frames = memory.frames[clip][:33].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        with mixed_precision(frames.device):
+            mean, _ = vae.encode_moments(frames)
+        samples.append(mean[0].float().flatten(1))
+    joined = torch.cat(samples, 1)
+    return joined.mean(1), joined.std(1)

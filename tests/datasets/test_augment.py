@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.training import augment
-from livetalk.training.augment import CHANGED_SHARE, augment_clips
+from livetalk.datasets import augment
+from livetalk.datasets.augment import CHANGED_SHARE, augment_clips
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from livetalk.datasets.boxes import mirror_boxes
 from livetalk.synthetic.clips import ClipRecord, ClipStore
 
 
@@ -83,10 +84,3 @@ class ClipMemory:
         face, mouth = self.boxes(clips)
         flags = torch.tensor(mirrored, device=self._device)
         return WindowBatch(video, mirror_boxes(face, flags), mirror_boxes(mouth, flags))
-
-
-def mirror_boxes(boxes: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror [B, 4] boxes left to right where `mirrored` [B] is true."""
-    left, top, right, bottom = boxes.unbind(1)
-    flipped = torch.stack([1 - right, top, 1 - left, bottom], 1)
-    return torch.where(mirrored[:, None], flipped, boxes)

@@ -1,4 +1,4 @@
-"""The windows that the DiT trains on, encoded once: latents, speech features, loss weights."""
+"""The windows that the DiT trains on, encoded once: latents, references, speech features, loss weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,21 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from livetalk.datasets.augment import augment_clips
+from livetalk.datasets.boxes import box_weights, mirror_boxes
+from livetalk.datasets.clips import ClipMemory
+from livetalk.device import mixed_precision
 from livetalk.models.audio_encoder import MELS_PER_FRAME, SpeechEncoder, cut_log_mel
 from livetalk.models.vae import CausalVideoVAE
-from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.conditioning import encode_grey_reference
+from livetalk.streaming.settings import ReferenceLayout, StreamSettings
 from livetalk.synthetic.clips import ClipSpec
-from livetalk.training.augment import augment_clips
-from livetalk.training.config import BankConfig, SFTConfig
-from livetalk.training.losses import box_weights
-from livetalk.training.memory import ClipMemory, mirror_boxes
-from livetalk.training.precision import mixed_precision
-
-CACHE_FRAMES = 200
-"""Video frames in the rolling audio window (8 s at 25 fps), the same as the live path's."""
-
-CONTEXT_FRAMES = 2
-"""Speech features read on either side of a video frame."""
 
 SILENCE_DECADES = -10.0
 
@@ -45,8 +39,11 @@ class WindowBank:
 
     Attributes:
         latents: [N, z, T, h, w], float16, normalised.
-        motion: [N, z, 2, h, w], float16: the first two latents, after decode and encode where made.
-        features: [N, variants, frames + 4, channels], float16, speech features around the window's frames.
+        motion: [N, z, M, h, w], float16: the first latents, after decode and encode where made.
+        references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout of
+            the model, see `build_condition`.
+        features: [N, variants, frames + context, blocks, channels], float16, speech features around the
+            window's frames.
         first: [N], index of the first window of the same clip.
         count: [N], number of windows of that clip.
         weights: [N, 1, h, w], float16, loss weights, mean 1.
@@ -54,6 +51,7 @@ class WindowBank:
 
     latents: Tensor
     motion: Tensor
+    references: Tensor
     features: Tensor
     first: Tensor
     count: Tensor
@@ -85,22 +83,30 @@ def join_banks(parts: Sequence[WindowBank]) -> WindowBank:
     return WindowBank(
         *(
             torch.cat([getattr(part, name) for part in shifted])
-            for name in ("latents", "motion", "features", "first", "count", "weights")
+            for name in ("latents", "motion", "references", "features", "first", "count", "weights")
         )
     )
 
 
-@torch.no_grad()
-def measure_latents(vae: CausalVideoVAE, memory: ClipMemory, num_clips: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of raw latents per channel, each [z], over the first 33 frames of clips."""
-    samples = []
-    for clip in range(min(num_clips, len(memory))):
-        frames = memory.frames[clip][:33].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        with mixed_precision(frames.device):
-            mean, _ = vae.encode_moments(frames)
-        samples.append(mean[0].float().flatten(1))
-    joined = torch.cat(samples, 1)
-    return joined.mean(1), joined.std(1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankConfig:
+    """How clips become the windows that the DiT trains on.
+
+    Attributes:
+        window_stride: frames between the starts of neighbouring windows.
+        lookahead_frames: the audio look-aheads one window is encoded with (drawn per variant).
+        variants: audio variants (voice, noise, look-ahead) kept per window.
+        reencode_share: share of clips whose motion latents are also made by decode and encode.
+        face_weight: extra loss weight of latent cells inside the face box.
+        mouth_weight: extra loss weight of latent cells inside the mouth box.
+    """
+
+    window_stride: int = 7
+    lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)
+    variants: int = 2
+    reencode_share: float = 0.35
+    face_weight: float = 1.0
+    mouth_weight: float = 3.0
 
 
 class BankBuilder:
@@ -110,16 +116,15 @@ class BankBuilder:
         self,
         vae: CausalVideoVAE,
         speech_encoder: SpeechEncoder,
-        geometry: ChunkGeometry,
+        settings: StreamSettings,
         config: BankConfig,
-        sft: SFTConfig,
     ) -> None:
-        """Use frozen encoders; `vae` must carry its latent statistics."""
+        """Use frozen encoders; `vae` must carry its latent statistics, `settings` are those of the model."""
         self._vae = vae
         self._speech_encoder = speech_encoder
-        self._geometry = geometry
+        self._settings = settings
+        self._geometry = settings.geometry
         self._config = config
-        self._sft = sft
 
     @torch.no_grad()
     def build(
@@ -160,7 +165,8 @@ class BankBuilder:
         # Encoders return channels-last memory; a compiled step would be compiled again for it.
         latents = self._encode_windows(video, starts).contiguous()
         reencode = bool(torch.rand((), generator=rng) < self._config.reencode_share)
-        motion = self._motion_latents(latents, starts) if reencode else latents[:, :, :2].clone()
+        known = latents[:, :, : self._num_motion].clone()
+        motion = self._motion_latents(latents, known, starts) if reencode else known
         features = self._features(source, memory.records[clip].spec, starts, rng, device)
         face, mouth = memory.boxes([clip])
         flags = torch.tensor([mirrored], device=device)
@@ -168,14 +174,15 @@ class BankBuilder:
             mirror_boxes(face, flags),
             mirror_boxes(mouth, flags),
             latents.shape[-1],
-            self._sft.face_weight,
+            self._config.face_weight,
             0.0,
-            self._sft.mouth_weight,
+            self._config.mouth_weight,
         )
         count = len(starts)
         return WindowBank(
             latents=latents.half(),
             motion=motion.half(),
+            references=self._references(video, latents, starts).half(),
             features=features.half(),
             first=torch.zeros(count, dtype=torch.long, device=device),
             count=torch.full((count,), count, dtype=torch.long, device=device),
@@ -191,9 +198,21 @@ class BankBuilder:
                 out.append(self._vae.encode(batch)[0].float())
         return torch.cat(out)
 
-    def _motion_latents(self, latents: Tensor, starts: Sequence[int]) -> Tensor:
-        """First two latents of each window as the live path gets them, where the window before it exists."""
-        motion = latents[:, :, :2].clone()
+    @property
+    def _num_motion(self) -> int:
+        return self._geometry.num_latents(self._geometry.motion_frames)
+
+    def _references(self, video: Tensor, latents: Tensor, starts: Sequence[int]) -> Tensor:
+        """Reference latents of the first frame of each window."""
+        if self._settings.reference_layout is ReferenceLayout.BROADCAST:
+            # The encoder is causal: the first latent of a window is the latent of its first frame alone.
+            return latents[:, :, :1].clone()
+        with mixed_precision(video.device):
+            frames = [video[start][None, :, None] for start in starts]
+            return torch.cat([encode_grey_reference(self._vae, frame, self._geometry) for frame in frames])
+
+    def _motion_latents(self, latents: Tensor, motion: Tensor, starts: Sequence[int]) -> Tensor:
+        """Return `motion` as the live path gets it, where the window before it exists."""
         chunk, keep = self._geometry.chunk_frames, self._geometry.motion_frames
         position = {start: row for row, start in enumerate(starts)}
         rows = [
@@ -214,26 +233,25 @@ class BankBuilder:
         rng: torch.Generator,
         device: torch.device,
     ) -> Tensor:
-        """Speech features of each window and variant, [windows, variants, frames + 4, channels]."""
-        window = self._geometry.window_frames
+        """Speech features of each window and variant, as in `WindowBank`."""
+        window, audio = self._geometry.window_frames, self._settings.audio
+        cached, context = audio.buffer_seconds * self._geometry.fps, audio.context_frames
         per_variant = []
         for _ in range(self._config.variants):
             variant = int(torch.randint(source.num_variants(spec.corpus_clip), (1,), generator=rng))
             choice = int(torch.randint(len(self._config.lookahead_frames), (1,), generator=rng))
             lookahead = self._config.lookahead_frames[choice]
-            mel = pad_silence(source.log_mel(spec.corpus_clip, variant).to(device), CACHE_FRAMES)
+            mel = pad_silence(source.log_mel(spec.corpus_clip, variant).to(device), cached)
             cuts = []
             for start in starts:
-                end = spec.start_frame + start + window + lookahead + CACHE_FRAMES
+                end = spec.start_frame + start + window + lookahead + cached
                 cuts.append(
-                    cut_log_mel(
-                        mel[None], (end - CACHE_FRAMES) * MELS_PER_FRAME, CACHE_FRAMES * MELS_PER_FRAME
-                    )[0]
+                    cut_log_mel(mel[None], (end - cached) * MELS_PER_FRAME, cached * MELS_PER_FRAME)[0]
                 )
-            encoded = self._speech_encoder.encode_log_mel(torch.stack(cuts)).flatten(2)
-            first = CACHE_FRAMES - lookahead - window - CONTEXT_FRAMES
-            index = torch.arange(first, first + window + 2 * CONTEXT_FRAMES, device=device)
-            per_variant.append(encoded[:, index.clamp(0, CACHE_FRAMES - 1)])
+            encoded = self._speech_encoder.encode_log_mel(torch.stack(cuts))
+            first = cached - lookahead - window - context
+            index = torch.arange(first, first + window + 2 * context, device=device)
+            per_variant.append(encoded[:, index.clamp(0, cached - 1)])
         return torch.stack(per_variant, 1)
 
 

@@ -1,0 +1,1 @@
+"""Training data: clips in memory, augmentation, and encoded windows."""
