@@ -20,9 +20,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.build import load_model
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.avatar import Avatar
-from livetalk.device import set_threads
 from livetalk.errors import LivetalkError
 from livetalk.numerics.configurations import apply_configuration, describe_form, parse_configuration
 
@@ -39,26 +40,21 @@ KNOWN |= {"reference_video": "reference.mp4"}
 SEED_MARK = " seed "
 
 
-def load(name: str, model: str, device: str) -> Avatar:
+def load(name: str, model: str, base: RunConfig) -> Avatar:
     """Load a model and put a configuration in place."""
-    configuration = parse_configuration(name)
-    config = BuildConfig(
-        model=model,
-        device=device,
-        precision="float32" if configuration.dtype.itemsize == 4 else "bfloat16",
-        placement=configuration.placement,
-    )
-    avatar = Avatar(apply_configuration(build_avatar(config), configuration))
+    configuration = parse_configuration(name, base)
+    loaded = load_model(ModelSource(model=model), configuration.run)
+    avatar = Avatar(apply_configuration(loaded, configuration))
     print(f"{name}: {describe_form(avatar.model) or 'plain'}", flush=True)
     return avatar
 
 
 def make(args: argparse.Namespace) -> None:
     """Generate every clip in every configuration from every seed; what is there already stays."""
-    set_threads(args.threads)
+    base = RunConfig(device=args.device, threads=args.threads)
     folders = sorted(path.parent for path in args.folder.glob("*/portrait.png"))[: args.clips]
     for name in args.configurations:
-        avatar, entries = load(name, args.model, args.device), []
+        avatar, entries = load(name, args.model, base), []
         for folder in folders:
             known = {key: f"{folder.name}/{file}" for key, file in KNOWN.items() if (folder / file).exists()}
             for seed in args.seeds:

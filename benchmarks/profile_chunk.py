@@ -27,8 +27,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.session import plan_session
 from livetalk.bench.chunks import draw_picture, hum, session_options, wait_for
-from livetalk.bench.model import build_model
-from livetalk.bench.options import BenchOptions
+from livetalk.bench.model import build_measured
+from livetalk.bench.options import BenchOptions, bench_options
 from livetalk.cli import bench
 from livetalk.engine.commands import NextChunk, OpenStream
 from livetalk.engine.group import WorkerGroup
@@ -71,8 +71,7 @@ def parse_options() -> BenchOptions:
     """Return the options, those of `livetalk bench`."""
     subparsers = argparse.ArgumentParser().add_subparsers()
     bench.add_parser(subparsers)
-    args = subparsers.choices["bench"].parse_args()
-    return BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__dataclass_fields__})
+    return bench_options(subparsers.choices["bench"].parse_args())
 
 
 def run(options: BenchOptions) -> int:
@@ -82,29 +81,29 @@ def run(options: BenchOptions) -> int:
         LivetalkError: there is no GPU, or the model cannot be built.
     """
     place = worker_place()
-    device = choose_worker_device(options.device, place)
+    device = choose_worker_device(options.run.device, place)
     if device.type != "cuda":
         raise InputError(f"device {device}: only a GPU's kernels are told apart")
-    if options.gpus == 1:
-        model = build_model(options, device)
+    if options.run.gpus == 1:
+        model = build_measured(options, device)
         report(sum_by_stage(record_chunk(model, StreamTable(model), options)))
         return 0
     if place is not None:
         return run_rank(place, options)
-    require_gpus(options.gpus, options.device)
-    with WorkerGroup.start(run_rank, [(options,)] * options.gpus) as group:
+    require_gpus(options.run.gpus, options.run.device)
+    with WorkerGroup.start(run_rank, [(options,)] * options.run.gpus) as group:
         return group.wait()
 
 
 def run_rank(place: WorkerPlace, options: BenchOptions) -> int:
     """Be one of several processes; the first reports."""
-    device = choose_worker_device(options.device, place)
+    device = choose_worker_device(options.run.device, place)
 
     def lead(leader: Leader) -> int:
         report(sum_by_stage(record_chunk(leader.model, leader, options)))
         return 0
 
-    return run_worker(place, device, lambda: build_model(options, device), lead)
+    return run_worker(place, device, lambda: build_measured(options, device), lead)
 
 
 def record_chunk(model: AvatarModel, streams: Streams, options: BenchOptions) -> list[dict[str, Any]]:

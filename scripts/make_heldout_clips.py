@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk import Avatar
+from livetalk import Avatar, RunConfig
 from livetalk.cli.avatar import render_portrait
 from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.image import save_png
@@ -93,7 +93,7 @@ def render(args: argparse.Namespace) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Generate every clip and its control, and write the manifest."""
-    avatar = Avatar.load(args.model, device=args.device, threads=args.threads)
+    avatar = Avatar.load(args.model, RunConfig(device=args.device, threads=args.threads))
     folders = sorted(path.parent for path in args.out.glob("*/portrait.png"))
     speaking = [folder for folder in folders if not folder.name.startswith("silence")]
     other_voice = dict(zip(speaking, [*speaking[1:], *speaking[:1]], strict=True))

@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 
-from livetalk import Avatar
+from livetalk import Avatar, RunConfig
 from livetalk.media.audio import SAMPLE_RATE
 
 REPORT_FRAMES = 1500
@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, help="fewer steps are quicker and take the same memory")
     args = parser.parse_args()
     if args.model is None:
-        avatar = Avatar.with_random_weights("tiny", device="cpu", precision="float32", threads=1)
+        avatar = Avatar.with_random_weights("tiny", RunConfig(device="cpu", precision="float32", threads=1))
     else:
-        avatar = Avatar.load(args.model, device="cpu", threads=1)
+        avatar = Avatar.load(args.model, RunConfig(device="cpu", threads=1))
     portrait = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
     last = -REPORT_FRAMES
 

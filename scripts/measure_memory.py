@@ -18,7 +18,10 @@ from torch import nn
 from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
 from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
+from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import parse_size
+from livetalk.assembly.source import ModelSource
+from livetalk.device import Precision
 from livetalk.doctor.allocation import AllocationTracker
 from livetalk.doctor.memory import (
     GIB,
@@ -121,12 +124,12 @@ def main() -> int:
     """Measure and print."""
     args = parse_arguments()
     device = torch.device(args.device)
-    sizes = read_model_sizes(args.model)
+    sizes = read_model_sizes(ModelSource(random_weights=args.model))
     portrait = sizes.portrait if args.size is None else parse_size(args.size)
-    dtype = getattr(torch, args.precision)
     if not args.with_encoders:
         sizes = replace(sizes, text=None, image=None)
-    results = [measure(sizes, portrait, dtype, label, device) for label in args.placements]
+    runs = {label: forecast_run(label, args.precision) for label in args.placements}
+    results = [measure(sizes, portrait, label, config, device) for label, config in runs.items()]
     print(f"{args.model}, {describe_size(portrait)}, {args.precision}, {device_name(device)}")
     for result in results:
         print("\n".join(describe(result)))
@@ -156,26 +159,26 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def parse_placement(label: str) -> PlacementConfig:
-    """Read "float8" or "full:20"."""
+def forecast_run(label: str, precision: Precision) -> RunConfig:
+    """Return the run on a GPU that "float8" or "full:20" means; its forecast is compared on any device."""
     form, _, resident = label.partition(":")
-    return PlacementConfig(
+    placement = PlacementConfig(
         weights=form,  # type: ignore[arg-type]  # the networks refuse another
         resident_blocks=int(resident) if resident else None,
     )
+    return RunConfig(device="cuda", precision=precision, placement=placement)
 
 
 def measure(
-    sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, label: str, device: torch.device
+    sizes: ModelSizes, portrait: PortraitConfig, label: str, config: RunConfig, device: torch.device
 ) -> Measurement:
     """Build a model, run it, and forget it."""
-    placement = parse_placement(label)
-    request = MemoryRequest(sizes=sizes, portrait=portrait, dtype=dtype, placement=placement)
+    request = MemoryRequest(sizes=sizes, portrait=portrait, run=config)
     model = build_random_model(
         sizes.name,
         device=device,
-        dtype=dtype,
-        placement=placement,
+        dtype=request.dtype,
+        placement=request.placement,
         portrait=portrait,
         with_encoders=sizes.text is not None,
     )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from livetalk import Avatar, VideoChunk
+from livetalk import Avatar, RunConfig, VideoChunk
 from livetalk.assembly.session import SessionOptions
 from livetalk.avatar import GenerationInterrupted
 from livetalk.errors import InputError, OutputError
@@ -22,6 +22,8 @@ from tiny_checkpoint import SIZE, save_tiny_checkpoint
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
 
+RUN = RunConfig(device="cpu", precision="float32")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def avatar(checkpoint: Path) -> Avatar:
-    return Avatar.load(checkpoint, device="cpu", precision="float32", threads=1)
+    return Avatar.load(checkpoint, RunConfig(device="cpu", precision="float32", threads=1))
 
 
 def frames_of(chunks: list[VideoChunk]) -> NDArray[np.uint8]:
@@ -87,7 +89,7 @@ def test_the_same_seed_gives_the_same_file(avatar: Avatar, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("lookahead_frames", [0, 5])
 def test_block_sizes_do_not_matter(tmp_path: Path, lookahead_frames: int) -> None:
-    avatar = Avatar.load(save_tiny_checkpoint(tmp_path, lookahead_frames), device="cpu", precision="float32")
+    avatar = Avatar.load(save_tiny_checkpoint(tmp_path, lookahead_frames), RUN)
     sound = voice(2.5)[0]
     whole = list(avatar.stream(PICTURE, [sound], crop="center"))
     pieces = [sound[start : start + 777] for start in range(0, len(sound), 777)]
@@ -132,7 +134,7 @@ def test_warming_up_refuses_what_no_session_can_be(avatar: Avatar) -> None:
 
 
 def test_the_look_ahead_is_heard_but_moves_no_frame(tmp_path: Path) -> None:
-    avatar = Avatar.load(save_tiny_checkpoint(tmp_path, 5), device="cpu", precision="float32")
+    avatar = Avatar.load(save_tiny_checkpoint(tmp_path, 5), RUN)
     sound = voice(2.24)[0]
     changed = sound.copy()
     changed[17_920 + 1_000 : 17_920 + 3_200] = 0
@@ -234,9 +236,9 @@ def test_an_input_is_never_replaced(avatar: Avatar, tmp_path: Path) -> None:
 MEMORY_PROBE = """
 import resource, sys
 import numpy as np
-from livetalk import Avatar
+from livetalk import Avatar, RunConfig
 
-avatar = Avatar.load(sys.argv[1], device="cpu", precision="float32", threads=1)
+avatar = Avatar.load(sys.argv[1], RunConfig(device="cpu", precision="float32", threads=1))
 avatar.generate(np.zeros((80, 80, 3), np.uint8), sys.argv[2], sys.argv[3], crop="center", num_steps=1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from livetalk import __version__
-from livetalk.accelerate.apply import AccelerationConfig
-from livetalk.assembly.build import BuildConfig, accelerate_model, build_avatar, check_acceleration
+from livetalk.assembly.build import build_model
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import Session, SessionOptions, plan_session
+from livetalk.assembly.source import ModelSource
 from livetalk.checkpoints.streaming_load import LoadProgress
-from livetalk.device import Precision, choose_device, choose_dtype, set_threads
 from livetalk.engine.audio_feed import AudioFeed
 from livetalk.engine.commands import OpenStream
 from livetalk.engine.host_copy import HostCopy, PendingFrames
 from livetalk.engine.stream import Streams, generate_stream
 from livetalk.engine.worker import StreamTable
+from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.files import keep_apart, require_output_file
@@ -33,7 +33,6 @@ from livetalk.media.framing import frame_portrait
 from livetalk.media.image import Stamp, contact_sheet, image_to_tensor, load_image, save_png
 from livetalk.media.preview import PreviewSampler
 from livetalk.media.video import VideoWriter
-from livetalk.placement.apply import PlacementConfig
 from livetalk.streaming.settings import AudioMode
 from livetalk.types import VideoChunk
 
@@ -87,7 +86,7 @@ class Avatar:
     """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
 
     def __init__(self, model: AvatarModel, streams: Streams | None = None) -> None:
-        """Wrap a model from `build_avatar`.
+        """Wrap a model from `build_model`.
 
         Args:
             model: ready to run.
@@ -98,95 +97,51 @@ class Avatar:
         self._numbers = itertools.count()
 
     @classmethod
-    def load(  # noqa: PLR0913  independent keyword options, most of them left alone
+    def load(
         cls,
-        model: str | Path = "embedded",
+        model: str | Path | ModelSource = "embedded",
+        run: RunConfig | None = None,
         *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        threads: int | None = None,
-        compile: bool = False,
-        compile_cache: str | os.PathLike[str] | None = None,
         warm_up: bool = False,
-        placement: PlacementConfig | None = None,
-        acceleration: AccelerationConfig | None = None,
-        wav2vec_dir: str | os.PathLike[str] | None = None,
-        infinitetalk: str | os.PathLike[str] | None = None,
         progress: LoadProgress | None = None,
     ) -> Self:
-        """Load a model.
+        """Load a model into this process.
 
         Args:
-            model: name of a shipped model, or the folder of a checkpoint, ours or a published one.
-            device: "auto", "cpu", "cuda" or "cuda:1".
-            precision: "auto", "float32" or "bfloat16".
-            threads: CPU threads of the whole process, or None to leave PyTorch's choice.
-            compile: compile the transformer: the first chunk then takes minutes, the others less time.
-            compile_cache: folder that compiled code is kept in, so that the next start is quick; None is
-                `~/.cache/livetalk/compiled`.
+            model: name of a shipped model, or the folder of a checkpoint, ours or a published one; a
+                `ModelSource` also names where a published model's other parts are.
+            run: how it runs; None is `RunConfig()`, every operation plain on the best device.
             warm_up: call `warm_up` now.
-            placement: how the transformer's weights are stored and spread; None keeps all of them on the
-                device in full.
-            acceleration: fast forms to put in place; None leaves every operation plain. The defaults of
-                `AccelerationConfig` change numbers by rounding only.
-            wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
-            infinitetalk: audio weights to lay over a published base model; None looks for them beside it.
             progress: told the bytes of a published transformer read so far and the bytes to read.
 
         Raises:
             WeightsError: the weights are missing, damaged or do not fit.
-            InputError: there is no such device, or threads is below 1.
+            InputError: something in `run` cannot run here, or asks for more than one process.
         """
-        set_threads(threads)
-        config = BuildConfig(
-            model=model,
-            device=device,
-            precision=precision,
-            compile=compile,
-            compile_cache=None if compile_cache is None else Path(compile_cache),
-            placement=placement or PlacementConfig(),
-            acceleration=acceleration,
-            wav2vec_dir=None if wav2vec_dir is None else Path(wav2vec_dir),
-            infinitetalk=None if infinitetalk is None else Path(infinitetalk),
-        )
-        avatar = cls(build_avatar(config, progress))
+        run = run or RunConfig()
+        if run.gpus > 1:
+            raise InputError(f"gpus {run.gpus}: one process on one GPU is what Avatar.load offers")
+        source = model if isinstance(model, ModelSource) else ModelSource(model=model)
+        avatar = cls(build_model(source, run, progress=progress))
         if warm_up:
             avatar.warm_up()
         return avatar
 
     @classmethod
-    def with_random_weights(
-        cls,
-        name: str,
-        *,
-        device: str = "auto",
-        precision: Precision = "auto",
-        threads: int | None = None,
-        placement: PlacementConfig | None = None,
-        acceleration: AccelerationConfig | None = None,
-    ) -> Self:
-        """Build the graph of a model without its weights, for rehearsals and benchmarks.
+    def with_random_weights(cls, name: str, run: RunConfig | None = None) -> Self:
+        """Build the graph of a model without its weights, for dry runs and benchmarks.
 
         It needs the memory and the time of the real one; what it makes is noise, and every picture of a
         video that `generate` makes says so.
 
         Args:
             name: of the graph, one of `RANDOM_MODELS`.
-            device: as in `load`.
-            precision: as in `load`.
-            threads: as in `load`.
-            placement: as in `load`.
-            acceleration: as in `load`.
+            run: as in `load`.
 
         Raises:
-            InputError: there is no such graph or device, or threads is below 1.
+            InputError: there is no such graph, or as in `load`.
         """
-        set_threads(threads)
-        check_acceleration(acceleration, placement or PlacementConfig())
-        place = choose_device(device)
-        dtype = choose_dtype(precision, place)
-        model = build_random_model(name, device=place, dtype=dtype, placement=placement)
-        return cls(accelerate_model(model, acceleration))
+        return cls.load(ModelSource(random_weights=name), run)
 
     @property
     def fps(self) -> int:

@@ -10,18 +10,29 @@ Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
+def parse_device(name: str) -> torch.device | None:
+    """Read the name of a device, whether this machine has it or not; None for "auto".
+
+    Raises:
+        InputError: it names no device.
+    """
+    if name == "auto":
+        return None
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name}: is not a device; use auto, cpu, cuda or cuda:1") from error
+
+
 def choose_device(name: str) -> torch.device:
     """Turn the name of a device into the device; "auto" prefers a GPU.
 
     Raises:
         InputError: there is no such device.
     """
-    if name == "auto":
+    device = parse_device(name)
+    if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name}: is not a device; use auto, cpu, cuda or cuda:1") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"device {name}: there are {torch.cuda.device_count()} CUDA devices; use --device cpu"
@@ -39,6 +50,11 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
             native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def name_precision(precision: Precision, device: torch.device) -> Precision:
+    """Return the name of what `choose_dtype` chooses: never "auto"."""
+    return "bfloat16" if choose_dtype(precision, device) is torch.bfloat16 else "float32"
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,20 +1,19 @@
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from livetalk.accelerate import apply as acceleration
 from livetalk.accelerate.apply import Acceleration, AccelerationConfig, accelerate, keep_more_speech
 from livetalk.accelerate.fused_blocks import FusedBlock
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.errors import InputError
-from livetalk.models.dit_blocks import DiTBlock
+from livetalk.models.dit_blocks import DiTBlock, SelfAttention
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.ops.backends import KernelCore
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.matmul import float8_problem
-from livetalk.placement.float8 import Float8Linear, apply_float8
+from livetalk.placement.float8 import Float8Linear
 from livetalk.placement.linear import QuantizedLinear, quantize_linears
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit, tiny_vae
 from tolerance import assert_same_network, expect_narrow, relative
@@ -25,15 +24,26 @@ CONFIG = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replac
 
 def test_on_a_cpu_the_blocks_stay_plain() -> None:
     dit = tiny_dit(CONFIG)
-    found = accelerate(dit, tiny_vae(), CPU, AccelerationConfig(joined_qkv=False))
+    found = accelerate(dit, tiny_vae(), CPU, AccelerationConfig(fast=True))
     assert found == Acceleration(attention="flash", float8_layers=0, kernels="plain")
     assert all(type(block) is DiTBlock for block in dit.blocks.layers)
+
+
+def test_an_attention_kernel_brings_nothing_else() -> None:
+    dit, vae = tiny_dit(CONFIG), tiny_vae()
+    found = accelerate(dit, vae, CPU, AccelerationConfig(attention="math"))
+    assert found == Acceleration(attention="math", float8_layers=0, kernels="plain")
+    for block in dit.blocks.layers:
+        assert type(block) is DiTBlock and block.fast_form is None
+        assert type(block.self_attention) is SelfAttention and type(block.self_attention.core) is KernelCore
+    assert [*vae.state_dict()] == [*tiny_vae().state_dict()]
+    assert {type(part) for part in vae.modules()} == {type(part) for part in tiny_vae().modules()}
 
 
 @torch.no_grad()
 def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
     dit, vae = tiny_dit(CONFIG), tiny_vae()
-    found = accelerate(dit, vae, CPU, AccelerationConfig(attention="math", kernels="torch"))
+    found = accelerate(dit, vae, CPU, AccelerationConfig(fast=True, attention="math", kernels="torch"))
     assert found == Acceleration(attention="math", float8_layers=0, kernels="torch")
     assert all(type(block.fast_form) is FusedBlock for block in dit.blocks.layers)
     assert all(
@@ -47,18 +57,21 @@ def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
 
 
 @torch.no_grad()
-def test_weights_that_were_stored_in_bytes_multiply_and_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceleration, "float8_problem", lambda device: None)
-    monkeypatch.setattr(acceleration, "apply_float8", partial(apply_float8, allow_reference=True))
+def test_weights_that_were_stored_in_bytes_multiply_and_are_joined() -> None:
     inputs, config = dit_inputs(CONFIG), AccelerationConfig(float8=True, kernels="torch")
     exact, whole, stored = (tiny_dit(CONFIG) for _ in range(3))
     quantize_linears(stored)
     for dit in (whole, stored):
-        found = accelerate(dit, tiny_vae(), CPU, config)
+        found = accelerate(dit, tiny_vae(), CPU, config, allow_reference=True)
+        assert found.reference and str(found).endswith("layers in FP8 by the reference")
         assert found.float8_layers in (6 * CONFIG.num_layers, 8 * CONFIG.num_layers)
         for block in dit.blocks.layers:
             assert isinstance(block.get_submodule("self_attention.qkv"), Float8Linear)
     assert isinstance(stored.blocks.layers[0].get_submodule("audio_attention.q"), QuantizedLinear)
+    for name in ("self_attention.qkv", "self_attention.out", "ffn.0"):
+        levels = [dit.blocks.layers[0].get_submodule(name).get_buffer("weight") for dit in (whole, stored)]
+        # Storing rounds as the product does, so nothing is rounded a second time.
+        assert torch.equal(*(level.view(torch.uint8) for level in levels)), name
     expected, limit = expect_narrow(lambda: exact(*inputs), FLOAT8, exact.blocks)
     assert 0 < relative(whole(*inputs), expected) < limit
     assert 0 < relative(stored(*inputs), expected) < limit
@@ -66,7 +79,11 @@ def test_weights_that_were_stored_in_bytes_multiply_and_are_joined(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("wish", "reason"),
-    [({"float8": True}, "FP8"), ({"attention": "fa3"}, "CUDA"), ({"kernels": "triton"}, "CUDA")],
+    [
+        ({"float8": True}, "FP8"),
+        ({"attention": "fa3"}, "CUDA"),
+        ({"fast": True, "kernels": "triton"}, "CUDA"),
+    ],
 )
 def test_what_cannot_run_is_one_line(wish: dict[str, Any], reason: str) -> None:
     dit = tiny_dit(CONFIG)
@@ -76,7 +93,7 @@ def test_what_cannot_run_is_one_line(wish: dict[str, Any], reason: str) -> None:
     assert list(dit.state_dict()) == names
 
 
-@pytest.mark.parametrize("wish", [{"attention": "fa9"}, {"kernels": "cuda"}])
+@pytest.mark.parametrize("wish", [{"attention": "fa9"}, {"kernels": "cuda"}, {"kernels": "torch"}])
 def test_names_that_nothing_has_are_refused(wish: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(wish.values()))):
         AccelerationConfig(**wish)
@@ -88,16 +105,16 @@ def test_names_that_nothing_has_are_refused(wish: dict[str, Any]) -> None:
     reason="needs a CUDA device of capability 9.0",
 )
 @torch.no_grad()
-@pytest.mark.parametrize("wish", [{}, {"float8": True}])
+@pytest.mark.parametrize("wish", [{"fast": True}, {"float8": True}])
 def test_on_a_hopper_gpu_all_of_it_is_near_float32(wish: dict[str, Any]) -> None:
     device = torch.device("cuda")
     plain = tiny_dit(CONFIG)
     exact, limit = expect_narrow(lambda: plain(*dit_inputs(CONFIG)), torch.bfloat16, plain)
-    if wish:
+    if "float8" in wish:
         exact, limit = expect_narrow(lambda: plain(*dit_inputs(CONFIG)), FLOAT8, plain.blocks)
     dit, vae = tiny_dit(CONFIG).bfloat16().to(device), tiny_vae().bfloat16().to(device)
     found = accelerate(dit, vae, device, AccelerationConfig(**wish))
-    assert found.kernels == "triton" and (found.float8_layers > 0) == bool(wish)
+    assert found.kernels == "triton" and (found.float8_layers > 0) == ("float8" in wish)
     result = dit(*(None if x is None else x.to(device) for x in dit_inputs(CONFIG)))
     assert relative(result.cpu(), exact) < limit
 

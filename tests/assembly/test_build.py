@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from livetalk.accelerate.apply import Acceleration, AccelerationConfig
 from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.assembly import build
-from livetalk.assembly.build import BuildConfig, accelerate_model, build_avatar, find_checkpoint, save_model
+from livetalk.assembly.build import accelerate_model, build_model, find_checkpoint, save_model
 from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.device import choose_device, choose_dtype
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.dit import DiT
@@ -31,7 +33,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_a_model_is_what_was_saved(checkpoint: Path, precision: str, dtype: torch.dtype) -> None:
-    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision=precision))  # type: ignore[arg-type]
+    run = RunConfig(device="cpu", precision=precision)  # type: ignore[arg-type]
+    model = build_model(ModelSource(model=checkpoint), run)
     config = tiny_config()
     assert (model.name, model.version, model.precision) == ("tiny", "test", precision)
     assert model.executor.networks.dit.config == config.dit
@@ -57,7 +60,7 @@ def test_compiling_changes_no_result(checkpoint: Path, monkeypatch: pytest.Monke
     # Tracing alone: generating machine code takes minutes and is PyTorch's affair.
     monkeypatch.setattr(DiT, "compile", lambda dit: nn.Module.compile(dit, backend="eager", fullgraph=True))
     plain, ready = (
-        build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32", compile=fast))
+        build_model(ModelSource(model=checkpoint), RunConfig(device="cpu", precision="float32", compile=fast))
         for fast in (False, True)
     )
     for model in (plain, ready):
@@ -75,12 +78,12 @@ def test_colours_are_matched_on_the_kernels_that_the_rest_runs_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
+    model = build_model(ModelSource(model=checkpoint), RunConfig(device="cpu", precision="float32"))
     assert model.executor.match_color is match_color
     found = Acceleration(attention="flash", float8_layers=0, kernels=kernels)
-    monkeypatch.setattr(build, "accelerate", lambda *networks: found)
+    monkeypatch.setattr(build, "accelerate", lambda *networks, **options: found)
     with caplog.at_level(logging.INFO, "livetalk"):
-        assert accelerate_model(model, AccelerationConfig()).executor.match_color is form
+        assert accelerate_model(model, AccelerationConfig(fast=True)).executor.match_color is form
     assert f"colour matching: {'triton' if kernels == 'triton' else 'plain'}" in caplog.text
 
 
@@ -89,7 +92,7 @@ def test_damage_is_found_before_anything_runs(checkpoint: Path, tmp_path: Path) 
     path = folder / "vae.safetensors"
     path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
     with pytest.raises(WeightsError, match=r"vae\.safetensors: damaged, sha256 is [0-9a-f]{64} .* should be"):
-        build_avatar(BuildConfig(model=folder))
+        build_model(ModelSource(model=folder))
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 
 
 def test_saving_needs_the_speech_encoder(checkpoint: Path, tmp_path: Path) -> None:
-    model = build_avatar(BuildConfig(model=checkpoint, device="cpu", precision="float32"))
+    model = build_model(ModelSource(model=checkpoint), RunConfig(device="cpu", precision="float32"))
     with pytest.raises(WeightsError, match=r"speech_encoder\.safetensors: no such file"):
         save_model(
             tmp_path,

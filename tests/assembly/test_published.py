@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk import Avatar
+from livetalk import Avatar, ModelSource, RunConfig
 from livetalk.assembly.model import PortraitConfig
 from livetalk.assembly.published import PUBLISHED_DEFAULTS, PublishedPromptEncoder
 from livetalk.avatar import NOISE_NOTICE
@@ -40,8 +40,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SyntheticCheckpoint:
     return make_synthetic_checkpoint(tmp_path_factory.mktemp("weights"))
 
 
+RUN = RunConfig(device="cpu", precision="float32")
+
+
 def load(files: SyntheticCheckpoint, placement: PlacementConfig | None = None) -> Avatar:
-    return Avatar.load(files.model_dir, device="cpu", precision="float32", placement=placement)
+    return Avatar.load(files.model_dir, dataclasses.replace(RUN, placement=placement or PlacementConfig()))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +195,7 @@ def test_encoders_read_the_same_wherever_they_live(files: SyntheticCheckpoint, p
 
 
 def test_half_precision_runs(files: SyntheticCheckpoint) -> None:
-    avatar = Avatar.load(files.model_dir, device="cpu", precision="bfloat16")
+    avatar = Avatar.load(files.model_dir, RunConfig(device="cpu", precision="bfloat16"))
     assert avatar.model.executor.networks.dit.patch_embedding.weight.dtype is torch.bfloat16
     assert avatar.model.executor.networks.audio_encoder.feature_projection.weight.dtype is torch.float32  # type: ignore[attr-defined]
     chunk = first_chunk(avatar)
@@ -201,29 +204,31 @@ def test_half_precision_runs(files: SyntheticCheckpoint) -> None:
 
 def test_progress_of_loading_ends_at_all_of_it(files: SyntheticCheckpoint) -> None:
     seen: list[tuple[int, int]] = []
-    Avatar.load(files.model_dir, device="cpu", progress=lambda done, total: seen.append((done, total)))
+    Avatar.load(
+        files.model_dir, RunConfig(device="cpu"), progress=lambda done, total: seen.append((done, total))
+    )
     assert seen[-1][0] == seen[-1][1] > 0
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_infinitetalk_weights_are_laid_over_a_base_model(tmp_path: Path) -> None:
     files = make_synthetic_checkpoint(tmp_path, layout="infinitetalk", speech_format="bin")
-    avatar = Avatar.load(files.model_dir, device="cpu", precision="float32", infinitetalk=files.infinitetalk)
+    avatar = Avatar.load(ModelSource(model=files.model_dir, infinitetalk=files.infinitetalk), RUN)
     assert "infinitetalk" in avatar.model.name
     assert first_chunk(avatar).isfinite().all()
     assert files.infinitetalk is not None
     files.infinitetalk.unlink()
     with pytest.raises(WeightsError, match="no audio weights"):
-        Avatar.load(files.model_dir, device="cpu")
+        Avatar.load(files.model_dir, RunConfig(device="cpu"))
 
 
 def test_parts_of_published_models_do_not_fit_our_own() -> None:
     with pytest.raises(InputError, match="embedded brings all its parts"):
-        Avatar.load("embedded", device="cpu", wav2vec_dir="somewhere")
+        Avatar.load(ModelSource(wav2vec_dir=Path("somewhere")), RunConfig(device="cpu"))
 
 
 def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
-    avatar = Avatar.with_random_weights("tiny", device="cpu", precision="float32")
+    avatar = Avatar.with_random_weights("tiny", RUN)
     sound = write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
     marked = avatar.generate(PICTURE, sound, tmp_path / "noise.mp4")
     with av.open(str(marked.path)) as container:
@@ -240,7 +245,7 @@ def test_exports_load_like_their_originals(
     files: SyntheticCheckpoint, avatar: Avatar, tmp_path: Path, storage: str
 ) -> None:
     assert main(["export", str(files.model_dir), str(tmp_path / "mine"), "--storage", storage]) == 0
-    exported = Avatar.load(tmp_path / "mine", device="cpu", precision="float32")
+    exported = Avatar.load(tmp_path / "mine", RUN)
     assert exported.model.name == avatar.model.name
     small = [
         module
@@ -257,7 +262,7 @@ def test_warming_up_changes_no_result(
     files: SyntheticCheckpoint, avatar: Avatar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("livetalk.assembly.published.PUBLISHED_PORTRAIT", PortraitConfig(height=16, width=16))
-    warm = Avatar.load(files.model_dir, device="cpu", precision="float32", warm_up=True)
+    warm = Avatar.load(files.model_dir, RUN, warm_up=True)
     assert torch.equal(first_chunk(avatar), first_chunk(warm))
 
 
@@ -274,7 +279,7 @@ def test_a_gpu_runs_it_wherever_the_weights_are(
         PlacementConfig(resident_blocks=0, encoders="cpu"),
         PlacementConfig(resident_blocks=1, encoders="resident"),
     ):
-        avatar = Avatar.load(files.model_dir, device="cuda", placement=placement)
+        avatar = Avatar.load(files.model_dir, RunConfig(device="cuda", placement=placement))
         chunks.append(first_chunk(avatar, audio_mode=audio_mode, loudness=loudness))
     assert all(chunk.device.type == "cuda" and bool(chunk.isfinite().all()) for chunk in chunks)
     # Encoders on the CPU round differently; blocks in host memory do not.

@@ -1,16 +1,22 @@
 import dataclasses
 
 from bench.example_record import RECORD
+from livetalk.accelerate.apply import AccelerationConfig
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.published import FIGURE_6, PUBLISHED
 from livetalk.bench.report import describe_plan, describe_record, describe_scaling
 from livetalk.bench.spans import StageTiming
+from livetalk.placement.apply import PlacementConfig
 
 
 def test_every_option_is_printed() -> None:
-    text = "\n".join(describe_plan(BenchOptions(fast=True, threads=1), {"torch": "2.11"}))
-    for name in BenchOptions.__dataclass_fields__:
-        assert f"\n{name.replace('_', '-')} " in f"\n{text}", name
+    run = RunConfig(threads=1, acceleration=AccelerationConfig(fast=True))
+    text = "\n".join(describe_plan(BenchOptions(run=run), {"torch": "2.11"}))
+    for kind in (RunConfig, ModelSource, PlacementConfig, AccelerationConfig, BenchOptions):
+        for name in kind.__dataclass_fields__.keys() - {"source", "run", "placement", "acceleration"}:
+            assert f"\n{name.replace('_', '-')} " in f"\n{text}", name
     assert "torch                   2.11" in text and "fast                    yes" in text
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.example_record import RECORD
+from livetalk.assembly.run import RunConfig
 from livetalk.bench import scaling
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.scaling import bench_command, measure_scaling
@@ -36,7 +37,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
 
 def test_processes_stand_for_gpus_on_a_cpu(runner: Runner) -> None:
     announced: list[str] = []
-    found = measure_scaling(BenchOptions(device="cpu"), announce=announced.append)
+    found = measure_scaling(BenchOptions(run=RunConfig(device="cpu")), announce=announced.append)
     assert runner.asked == ["1", "2", "4", "8"]
     assert announced == ["1 process", "2 processes", "4 processes", "8 processes"]
     assert found.records == (RECORD,) * 3
@@ -54,5 +55,5 @@ def test_numbers_that_are_not_there_are_skipped_and_named(
 
 
 def test_another_process_runs_this_interpreter() -> None:
-    command = bench_command(BenchOptions(gpus=2), "--trace", "t.json")
+    command = bench_command(BenchOptions(run=RunConfig(gpus=2)), "--trace", "t.json")
     assert command == [sys.executable, "-m", "livetalk", "bench", "--gpus", "2", "--trace", "t.json"]

@@ -15,7 +15,7 @@ def run(*options: str) -> int:
 
 
 def test_the_embedded_model_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--gpus", "0") == 0
+    assert run("--device", "cpu") == 0
     text = capsys.readouterr().out
     for word in ("PyTorch", "CPU", "FFmpeg", "attention", "chosen", "decode", "yes: embedded fits"):
         assert word in text
@@ -25,7 +25,7 @@ def test_what_does_not_fit_ends_with_one_and_a_way_out(capsys: pytest.CaptureFix
     assert run("--model", "flashtalk-14b", "--gpu-memory", "40", "--size", "720x416") == 1
     text = capsys.readouterr().out
     assert "no: a GPU must have" in text
-    assert "would fit here: --size 720x416 --weights float8" in text
+    assert "would fit here: --size 720x416 --precision bfloat16 --weights float8" in text
 
 
 def test_json_holds_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from livetalk import Avatar
+from livetalk import Avatar, RunConfig
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
 from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, open_dit, read_configs
 from livetalk.cli import export
@@ -126,7 +126,11 @@ def test_an_export_makes_the_same_pictures(model: SyntheticCheckpoint, exported:
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     sound = np.sin(np.arange(3200) / 20).astype(np.float32)
     chunks = [
-        next(Avatar.load(folder, device="cpu", precision="float32").stream(picture, [sound], size="16x16"))
+        next(
+            Avatar.load(folder, RunConfig(device="cpu", precision="float32")).stream(
+                picture, [sound], size="16x16"
+            )
+        )
         for folder in (model.model_dir, exported)
     ]
     assert torch.equal(chunks[0].pixels, chunks[1].pixels)

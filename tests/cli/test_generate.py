@@ -269,9 +269,9 @@ def test_ctrl_c_keeps_a_playable_part_and_says_so(checkpoint: Path, inputs: Path
 def test_the_embedded_model_needs_no_package_of_the_published_one() -> None:
     script = (
         "import sys\n"
-        "from livetalk import Avatar\n"
+        "from livetalk import Avatar, RunConfig\n"
         "import livetalk.cli.generate\n"
-        "Avatar.load(device='cpu')\n"
+        "Avatar.load(run=RunConfig(device='cpu'))\n"
         "optional = {'tokenizers', 'sentencepiece', 'ftfy', 'transformers', 'huggingface_hub', 'mediapipe'}\n"
         "print(sorted(optional & sys.modules.keys()))"
     )

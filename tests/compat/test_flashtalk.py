@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from livetalk import Avatar
+from livetalk import Avatar, ModelSource, RunConfig
 from livetalk.compat import flashtalk
 from livetalk.compat.flashtalk import (
     FlashTalkPipeline,
@@ -96,7 +96,9 @@ def test_a_loop_of_these_functions_is_a_stream(
     get_base_data(pipeline, input_prompt="someone talks", cond_image=reference, base_seed=7)
     got = torch.cat(list(published_loop(pipeline, sound)))
     assert got.shape == (56, SIDE, SIDE, 3) and got.dtype is torch.float32
-    avatar = Avatar.load(files.model_dir, device="cpu", wav2vec_dir=files.wav2vec_dir)
+    avatar = Avatar.load(
+        ModelSource(model=files.model_dir, wav2vec_dir=files.wav2vec_dir), RunConfig(device="cpu")
+    )
     chunks: list[VideoChunk] = list(
         avatar.stream(
             PIXELS,

@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
+from livetalk.accelerate.apply import AccelerationConfig
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.doctor.diagnosis import CARD_GIBIBYTES, Question, describe_options, diagnose
 from livetalk.doctor.environment import Environment, GpuInfo
 from livetalk.doctor.memory import CONTEXT_BYTES, GIB
@@ -26,14 +28,14 @@ HOST = Environment(
     video_encoders=(),
     missing_packages={},
 )
-FLASHTALK = Question(model="flashtalk-14b", size="720x416")
+FLASHTALK = Question(source=ModelSource(random_weights="flashtalk-14b"), size="720x416")
 
 
 @pytest.fixture(autouse=True)
 def _no_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the machines below have GPUs without this one having any."""
     monkeypatch.setattr("livetalk.doctor.diagnosis.find_attention_backends", lambda *arguments: ())
-    monkeypatch.setattr("livetalk.doctor.diagnosis.choose_dtype", lambda precision, device: torch.bfloat16)
+    monkeypatch.setattr("livetalk.doctor.diagnosis.name_precision", lambda precision, device: "bfloat16")
 
 
 def with_gpus(*free: float, total: float = 80) -> Environment:
@@ -56,14 +58,14 @@ def test_a_small_gpu_says_no_and_what_would_fit() -> None:
     assert not diagnosis.fits
     assert diagnosis.problem is not None and diagnosis.problem.startswith("a GPU must have 4")
     assert diagnosis.suggestion is not None
-    assert describe_options(diagnosis.suggestion) == "--size 720x416 --weights float8 --precision bfloat16"
+    assert describe_options(diagnosis.suggestion) == "--size 720x416 --precision bfloat16 --weights float8"
 
 
 def test_the_suggestion_is_an_answer_to_its_own_question() -> None:
     machine = with_gpus(23, total=24)
     suggestion = diagnose(FLASHTALK, machine).suggestion
     assert suggestion is not None
-    again = replace(FLASHTALK, placement=suggestion.request.placement)
+    again = replace(FLASHTALK, run=suggestion.request.run)
     assert diagnose(again, machine).fits
 
 
@@ -72,7 +74,7 @@ def test_a_busy_gpu_counts_for_what_is_free() -> None:
 
 
 def test_more_gpus_than_there_are() -> None:
-    diagnosis = diagnose(replace(FLASHTALK, num_gpus=2), with_gpus(79))
+    diagnosis = diagnose(replace(FLASHTALK, run=RunConfig(gpus=2)), with_gpus(79))
     assert diagnosis.problem == "there are 1 CUDA devices, 2 are asked for"
     assert diagnosis.suggestion is not None and diagnosis.suggestion.request.num_gpus == 1
 
@@ -80,8 +82,24 @@ def test_more_gpus_than_there_are() -> None:
 def test_imagined_gpus_need_no_real_ones() -> None:
     assert diagnose(replace(FLASHTALK, gpu_bytes=80 * GIB), HOST).fits
     assert not diagnose(replace(FLASHTALK, gpu_bytes=30 * GIB), HOST).fits
-    placement = PlacementConfig(weights="float8")
-    assert diagnose(replace(FLASHTALK, gpu_bytes=32 * GIB, placement=placement), HOST).fits
+    run = RunConfig(placement=PlacementConfig(weights="float8"))
+    assert diagnose(replace(FLASHTALK, gpu_bytes=32 * GIB, run=run), HOST).fits
+
+
+def test_the_gpu_that_is_named_is_the_one_that_counts() -> None:
+    machine = with_gpus(20, 79)
+    assert not diagnose(replace(FLASHTALK, run=RunConfig(device="cuda:0")), machine).fits
+    assert diagnose(replace(FLASHTALK, run=RunConfig(device="cuda:1")), machine).fits
+    assert diagnose(replace(FLASHTALK, run=RunConfig(device="cpu")), machine).plan.request.num_gpus == 0
+
+
+def test_what_would_fit_in_host_memory_leaves_the_fast_forms_out() -> None:
+    fast = RunConfig(acceleration=AccelerationConfig(float8=True, attention="cudnn"))
+    diagnosis = diagnose(replace(FLASHTALK, run=fast, gpu_bytes=24 * GIB), HOST)
+    assert diagnosis.suggestion is not None
+    found = diagnosis.suggestion.request.run
+    assert found.placement.resident_blocks is not None
+    assert found.acceleration == AccelerationConfig(attention="cudnn")
 
 
 def test_without_a_gpu_the_embedded_model_runs_and_the_large_one_says_what_it_needs() -> None:
@@ -96,11 +114,16 @@ def test_without_a_gpu_the_embedded_model_runs_and_the_large_one_says_what_it_ne
 @pytest.mark.parametrize(
     ("question", "error", "message"),
     [
-        (Question(model="no-such-model"), WeightsError, "no-such-model"),
+        (Question(source=ModelSource(model="no-such-model")), WeightsError, "no-such-model"),
         (Question(size="banana"), InputError, "HEIGHTxWIDTH"),
         (Question(size="512x512"), InputError, "256x256 pictures only"),
         (replace(FLASHTALK, size="720x410"), InputError, "multiples of 16"),
-        (replace(FLASHTALK, num_gpus=-1), InputError, "at least 0"),
+        (replace(FLASHTALK, run=RunConfig(device="cpu", gpus=2)), InputError, "gpus 2: .* one process"),
+        (
+            replace(FLASHTALK, run=RunConfig(device="cpu", acceleration=AccelerationConfig(float8=True))),
+            InputError,
+            "float8 cannot run here: FP8",
+        ),
     ],
 )
 def test_impossible_questions_are_refused(question: Question, error: type[Exception], message: str) -> None:

@@ -2,10 +2,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from livetalk.assembly.model import PortraitConfig
 from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.doctor.memory import (
     CONTEXT_BYTES,
     GIB,
@@ -23,12 +24,13 @@ from livetalk.placement.apply import PlacementConfig
 @pytest.fixture(scope="module")
 def flashtalk() -> ModelSizes:
     """Sizes of the published model."""
-    return read_model_sizes("flashtalk-14b")
+    return read_model_sizes(ModelSource(model="flashtalk-14b"))
 
 
 def request(sizes: ModelSizes, **options: Any) -> MemoryRequest:
-    """Ask about a model at its usual size."""
-    return replace(MemoryRequest(sizes=sizes, portrait=sizes.portrait), **options)
+    """Ask about a model at its usual size, on a GPU in bfloat16 unless `options` of the run say otherwise."""
+    run = RunConfig(**{"device": "cuda", "precision": "bfloat16"} | options)
+    return MemoryRequest(sizes=sizes, portrait=sizes.portrait, run=run)
 
 
 def test_the_published_model_fits_eighty_gibibytes_and_not_forty(flashtalk: ModelSizes) -> None:
@@ -79,7 +81,7 @@ def test_an_encoder_that_finds_no_room_computes_on_the_host(flashtalk: ModelSize
 
 
 def test_several_gpus_share_the_tokens_but_not_the_weights(flashtalk: ModelSizes) -> None:
-    one, two = (plan_memory(request(flashtalk, num_gpus=count)) for count in (1, 2))
+    one, two = (plan_memory(request(flashtalk, gpus=count)) for count in (1, 2))
     assert two.weights == one.weights
     assert two.stages["transformer"] < 0.6 * one.stages["transformer"]
     assert two.stages["decode"] == one.stages["decode"]
@@ -118,8 +120,8 @@ def test_smaller_sizes_divide_and_shrink(flashtalk: ModelSizes) -> None:
 
 
 def test_the_cpu_needs_the_host_only() -> None:
-    sizes = read_model_sizes("embedded")
-    plan = plan_memory(request(sizes, num_gpus=0, dtype=torch.float32))
+    sizes = read_model_sizes(ModelSource(model="embedded"))
+    plan = plan_memory(request(sizes, device="cpu", precision="float32"))
     assert plan.fits(0, 4 * GIB)
     assert not plan.fits(80 * GIB, GIB // 2)
 
@@ -133,6 +135,6 @@ def test_the_cpu_needs_the_host_only() -> None:
     ],
 )
 def test_impossible_sizes_are_refused(model: str, size: tuple[int, int], message: str) -> None:
-    sizes = read_model_sizes(model)
+    sizes = read_model_sizes(ModelSource(model=model))
     with pytest.raises(InputError, match=message):
         MemoryRequest(sizes=sizes, portrait=PortraitConfig(height=size[0], width=size[1]))

@@ -1,5 +1,6 @@
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.run import RunConfig, parse_run
 from livetalk.errors import InputError
 from livetalk.numerics.compare import (
     Comparison,
@@ -18,13 +20,11 @@ from livetalk.numerics.compare import (
 )
 from livetalk.numerics.configurations import (
     Configuration,
-    Form,
     apply_configuration,
     check_device,
     parse_configuration,
     sharpen_attention,
 )
-from livetalk.placement.apply import PlacementConfig
 
 CPU = torch.device("cpu")
 Build = Callable[[Configuration], AvatarModel]
@@ -33,9 +33,9 @@ Build = Callable[[Configuration], AvatarModel]
 def build(configuration: Configuration) -> AvatarModel:
     """Build the tiny model with the same weights every time."""
     model = build_random_model(
-        "tiny", device=CPU, dtype=configuration.dtype, placement=configuration.placement
+        "tiny", device=CPU, dtype=configuration.dtype, placement=configuration.run.placement
     )
-    if configuration.compiled:
+    if configuration.run.compile:
         # Traced and run as it is: what a compiler makes of it is not the matter here.
         model.executor.networks.dit.compile(backend="eager")
         return model
@@ -164,7 +164,7 @@ def test_sharpening_multiplies_logits_by_numbers_that_every_precision_has() -> N
 
 
 def test_what_ran_is_told(against_float32: dict[str, Comparison]) -> None:
-    assert against_float32["math-float32"].forms == ("", "")
+    assert against_float32["math-float32"].forms == ("", "attention math, plain kernels")
     assert against_float32["fast-float32"].forms == ("", "attention flash, torch kernels")
     # Four blocks; queries, keys and values, their output, text and image's query and output, feed-forward.
     expected = "attention fp8-reference, torch kernels, 32 layers in FP8 by the reference"
@@ -248,46 +248,14 @@ def test_fast_forms_that_weights_cannot_have_are_refused(name: str, reason: str)
         parse_configuration(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "compiled", "placement"),
-    [
-        ("eager-float32", torch.float32, False, PlacementConfig()),
-        ("bfloat16", torch.bfloat16, False, PlacementConfig()),
-        ("compile-full-bfloat16", torch.bfloat16, True, PlacementConfig()),
-        ("float8-bfloat16", torch.bfloat16, False, PlacementConfig(weights="float8")),
-        ("offload-bfloat16", torch.bfloat16, False, PlacementConfig(resident_blocks=0)),
-        ("cudnn-bfloat16", torch.bfloat16, False, PlacementConfig()),
-        ("fa3fp8-bfloat16", torch.bfloat16, False, PlacementConfig()),
-        ("fast-float32", torch.float32, False, PlacementConfig()),
-        ("fp8-float8-bfloat16", torch.bfloat16, False, PlacementConfig(weights="float8")),
-        ("int8-offload20-float32", torch.float32, False, PlacementConfig(weights="int8", resident_blocks=20)),
-    ],
-)
-def test_configurations_are_words(
-    name: str, dtype: torch.dtype, compiled: bool, placement: PlacementConfig
-) -> None:
-    attention = {"cudnn-bfloat16": "cudnn", "fa3fp8-bfloat16": "fa3-fp8"}.get(name)
-    form: Form = "fast" if "fast" in name else "fp8" if name.startswith("fp8") else "plain"
-    assert parse_configuration(name) == Configuration(
-        name=name, dtype=dtype, compiled=compiled, placement=placement, attention=attention, form=form
-    )
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "eager",
-        "eager-eager-float32",
-        "float16",
-        "float32-bfloat16",
-        "offloadx-float32",
-        "fast-fp8-float32",
-    ],
-)
-def test_other_words_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match="configuration"):
-        parse_configuration(name)
+def test_a_configuration_is_a_run_with_a_precision_in_one_process() -> None:
+    base = RunConfig(device="cpu", threads=1)
+    assert parse_configuration("fast-bfloat16", base).run == parse_run("fast-bfloat16", base)
+    assert parse_configuration("fast", replace(base, precision="float32")).dtype is torch.float32
+    with pytest.raises(InputError, match="lacks float32 or bfloat16"):
+        parse_configuration("eager")
+    with pytest.raises(InputError, match=r"gpus 2: .* one process"):
+        parse_configuration("float32", RunConfig(gpus=2))
 
 
 def test_noise_is_the_same_number_in_every_precision() -> None:

@@ -179,7 +179,7 @@ def fast_dit(float8: bool) -> DiT:
     """Build a transformer with all fast forms of a GPU."""
     dit = build_dit(torch.bfloat16)
     attention = "fa3-fp8" if float8 else "cudnn"
-    config = AccelerationConfig(float8=float8, attention=attention)
+    config = AccelerationConfig(fast=True, float8=float8, attention=attention)
     accelerate(dit, build_vae(torch.bfloat16), torch.device("cuda"), config)
     return dit
 

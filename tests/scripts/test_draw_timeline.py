@@ -83,7 +83,7 @@ def test_bars_stand_where_the_work_was(timeline: ModuleType) -> None:
 def test_a_recorded_chunk_becomes_a_picture(
     timeline: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = BenchOptions(random_weights="tiny", device="cpu", size="32x16", steps=2, chunks=2, warm_up=2)
+    options = BenchOptions(size="32x16", num_steps=2, chunks=2, warm_up=2)
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
     measured = ChunkBench(model, StreamTable(model).run, options).measure(lambda done, total: None)
     trace = Trace(title="tiny", spans=measured.spans)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.assembly.build import SPEECH_ENCODER_FILE
+from livetalk.assembly.build import SPEECH_ENCODER_FILE, build_model
 from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.checkpoints.native import Part, save_checkpoint
 from livetalk.datasets.windows import BankConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
@@ -142,9 +144,8 @@ def test_a_given_vae_is_taken_as_it_is(paths: JobPaths, tmp_path: Path) -> None:
 
 
 def test_shipped_weights_fit_the_recipe() -> None:
-    from livetalk.assembly.build import BuildConfig, build_avatar  # noqa: PLC0415  only this test pays for it
 
-    model = build_avatar(BuildConfig(model="embedded", device="cpu"))
+    model = build_model(ModelSource(), RunConfig(device="cpu"))
     expected = embedded_model(embedded_vae())
     assert model.executor.networks.dit.config == expected.dit
     statistics = {"latents_mean": (), "latents_std": ()}

@@ -13,6 +13,7 @@ from livetalk.models.dit import DiT
 from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
+from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8
@@ -30,30 +31,53 @@ LEAST_OUTPUTS = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccelerationConfig:
-    """How a model computes. The defaults are exact: they change numbers by rounding only.
+    """The fast forms that a model computes with; the default is none.
 
     Attributes:
-        joined_qkv: queries, keys and values come from one product.
-        float8: the blocks' matrix products run in FP8; see `livetalk.placement.float8`.
+        fast: put the fast forms in place that change numbers by rounding only: one product for queries, keys
+            and values, fused kernels for the elementwise work of the blocks and the VAE, and speech that is
+            absorbed into a chunk's projections where memory allows it.
+        float8: run the matrix products of the blocks in FP8, see `livetalk.placement.float8`; brings the
+            forms of `fast` with it.
         attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" leaves it to PyTorch.
-        kernels: of the elementwise work; "auto" is Triton where it can run and the plain blocks elsewhere.
-        graphs: where several GPUs share the work, replay the blocks from CUDA graphs.
+            It brings no other fast form with it.
+        kernels: of the elementwise work of `fast`; "auto" is Triton where it can run and the plain blocks
+            elsewhere.
+        graphs: where several GPUs share the work, replay the blocks of `fast` from CUDA graphs.
     """
 
-    joined_qkv: bool = True
+    fast: bool = False
     float8: bool = False
     attention: str = AUTO
     kernels: KernelChoice = AUTO
     graphs: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse names that nothing has."""
+        """Refuse unknown names, and kernels of forms that are not asked for.
+
+        Raises:
+            InputError: see above.
+        """
         if self.attention not in (AUTO, *ATTENTION_KERNELS):
             raise InputError(
                 f"attention {self.attention!r}: choose auto or one of {', '.join(ATTENTION_KERNELS)}"
             )
         if self.kernels not in KERNEL_CHOICES:
             raise InputError(f"kernels {self.kernels!r}: choose one of {', '.join(KERNEL_CHOICES)}")
+        if self.kernels != AUTO and not self.fused:
+            raise InputError(
+                f"kernels {self.kernels}: are part of the fast forms; ask for fast or float8, too"
+            )
+
+    @property
+    def fused(self) -> bool:
+        """The forms of `fast` are put in place."""
+        return self.fast or self.float8
+
+    @property
+    def plain(self) -> bool:
+        """Nothing is put in place."""
+        return not self.fused and self.attention == AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,50 +89,87 @@ class Acceleration:
         float8_layers: linear layers that were made to multiply in FP8.
         kernels: "plain", "torch" or "triton".
         graphs: blocks can be replayed from CUDA graphs, and shall be where several GPUs share the work.
+        reference: the FP8 products are computed by their plain twin.
     """
 
     attention: str
     float8_layers: int
     kernels: str
     graphs: bool = False
+    reference: bool = False
 
     def __str__(self) -> str:
         """Say it in a few words."""
         products = f", {self.float8_layers} layers in FP8" if self.float8_layers else ""
-        return f"attention {self.attention}, {self.kernels} kernels{products}"
+        return (
+            f"attention {self.attention}, {self.kernels} kernels{products}"
+            f"{' by the reference' if self.reference else ''}"
+        )
+
+
+def acceleration_problem(
+    config: AccelerationConfig, work: AttentionWork, *, allow_reference: bool = False
+) -> str | None:
+    """Say in one line what of a configuration cannot run on a device; None where all of it can.
+
+    Nothing is imported or computed.
+
+    Args:
+        config: what would be put in place.
+        work: of the self-attention on the device that computes.
+        allow_reference: as for `accelerate`.
+    """
+    if config.attention != AUTO:
+        problem = ATTENTION_KERNELS[config.attention].problem(work)
+        if problem is not None:
+            return f"attention {config.attention} cannot run here: {problem}"
+    if config.kernels == "triton" and (problem := triton_problem(work.device)) is not None:
+        return f"Triton's kernels cannot run on {work.device}: {problem}"
+    if not config.float8 or (allow_reference and work.device.type != "cuda"):
+        return None
+    problem = float8_problem(work.device)
+    if problem is None and work.dtype is not torch.bfloat16:
+        problem = "FP8 products of a GPU are bfloat16"
+    return None if problem is None else f"float8 cannot run here: {problem}"
 
 
 def accelerate(
-    dit: DiT, vae: CausalVideoVAE, device: torch.device, config: AccelerationConfig
+    dit: DiT,
+    vae: CausalVideoVAE,
+    device: torch.device,
+    config: AccelerationConfig,
+    *,
+    allow_reference: bool = False,
 ) -> Acceleration:
     """Put the fast forms in place.
 
-    Comes after loading, with all blocks on the device, before the networks are spread over ranks or compiled,
-    and before anything is prepared for a session.
+    Comes after loading, before the networks are spread over ranks or compiled, and before anything is
+    prepared for a session.
 
     Args:
         dit: on `device`, in its final precision, the weights of its blocks whole or stored in bytes; changed
-            in place, for inference.
+            in place, for inference. Blocks may be offloaded where neither `fast` nor `float8` is asked for.
         vae: likewise.
         device: that computes.
         config: what to put in place.
+        allow_reference: where the fused kernels or the FP8 products cannot run, let their plain twins
+            compute, so that the same numbers are rounded: for comparing numerics.
 
     Raises:
-        InputError: something that was asked for cannot run on this device.
+        InputError: something that was asked for cannot run on this device; the networks are unchanged.
     """
     work = AttentionWork(device, dit.dtype, dit.config.head_dim, dit.config.num_heads)
-    attention = select_attention(config.attention, work)
-    wanted = config.kernels != AUTO or triton_problem(device) is None
-    kernels = select_kernels(config.kernels, device) if wanted else None
-    # Whatever may refuse comes before the first change: a refusal leaves the networks as they were.
-    problem = float8_problem(device) if config.float8 else None
+    problem = acceleration_problem(config, work, allow_reference=allow_reference)
     if problem is not None:
         raise InputError(problem)
-    if config.joined_qkv:
+    attention = select_attention(config.attention, work)
+    kernels = _choose_kernels(config, device, allow_reference=allow_reference)
+    if config.fused:
         fuse_qkv(dit)
-    float8_layers = apply_float8(dit, PREPARED_KEEP) if config.float8 else 0
-    if config.joined_qkv:
-        # Of a transformer whose weights were stored in bytes while it was loaded.
+    float8_layers = 0
+    if config.float8:
+        float8_layers = apply_float8(dit, PREPARED_KEEP, allow_reference=allow_reference)
+        # Layers whose weights were stored in bytes could not be joined before.
         join_float8_qkv(dit)
     if config.attention != AUTO:
         apply_attention(dit, attention, ("self_attention",))
@@ -120,7 +181,20 @@ def accelerate(
         float8_layers=float8_layers,
         kernels=PLAIN if kernels is None else kernels.name,
         graphs=config.graphs and device.type == "cuda" and kernels is not None and kernels.name == TRITON,
+        reference=float8_layers > 0 and device.type != "cuda",
     )
+
+
+def _choose_kernels(
+    config: AccelerationConfig, device: torch.device, *, allow_reference: bool
+) -> FusedKernels | None:
+    """Return the kernels of the fused forms; None where the blocks stay plain."""
+    if not config.fused:
+        return None
+    runs = triton_problem(device) is None
+    if config.kernels == AUTO and not runs:
+        return select_kernels("torch", device) if allow_reference else None
+    return select_kernels(config.kernels, device)
 
 
 def keep_more_speech(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:

@@ -1,6 +1,6 @@
 """From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -11,11 +11,14 @@ from livetalk.accelerate.compile import compile_transformer
 from livetalk.accelerate.fused_color import select_color
 from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.published import load_published
+from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.checkpoints.layouts import Layout, recognise_layout
 from livetalk.checkpoints.load import load_module
 from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
 from livetalk.checkpoints.streaming_load import LoadProgress
-from livetalk.device import Precision, choose_device, choose_dtype
+from livetalk.device import choose_device, choose_dtype, set_threads
 from livetalk.errors import InputError, WeightsError
 from livetalk.log import get_logger
 from livetalk.models.audio_encoder import load_speech_encoder
@@ -50,101 +53,103 @@ class ModelConfig:
     portrait: PortraitConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildConfig:
-    """How a model is put to work.
-
-    Attributes:
-        model: name of a shipped model, or a checkpoint folder.
-        device: "auto", or what `torch.device` takes, such as "cpu" or "cuda:1".
-        precision: of the transformer and the VAE; "auto" takes bfloat16 where the device computes it
-            natively and float32 elsewhere.
-        compile: compile the transformer; the first chunk then takes minutes, the others less time.
-        compile_cache: folder that compiled code is kept in, see `compile_transformer`.
-        placement: how the transformer's weights are stored and spread, and where text and image encoder live.
-        acceleration: fast forms to put in place; None leaves every operation plain.
-        wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
-        infinitetalk: audio weights to lay over a published model; None looks for them where they are needed.
-    """
-
-    model: str | Path = "embedded"
-    device: str = "auto"
-    precision: Precision = "auto"
-    compile: bool = False
-    compile_cache: Path | None = None
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    acceleration: AccelerationConfig | None = None
-    wav2vec_dir: Path | None = None
-    infinitetalk: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse fast forms of weights that are placed where they cannot be."""
-        check_acceleration(self.acceleration, self.placement)
-
-
-def build_avatar(config: BuildConfig, progress: LoadProgress | None = None) -> AvatarModel:
-    """Load a model and make it ready.
+def build_model(
+    source: ModelSource, run: RunConfig | None = None, *, progress: LoadProgress | None = None
+) -> AvatarModel:
+    """Load a model and make it ready to run.
 
     Args:
-        config: which model, and how it shall run.
+        source: which model.
+        run: how it runs; None is `RunConfig()`. The model is not spread over several GPUs here: each of their
+            processes builds it on its own device.
         progress: is told the bytes of a published transformer read so far and the bytes to read.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged or does not fit.
-        InputError: there is no such device, or an option that this kind of model does not have.
+        InputError: there is no such device or graph, a fast form cannot run here, or an option that this kind
+            of model does not have.
     """
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.precision, device)
-    folder = find_checkpoint(config.model)
+    run = run or RunConfig()
+    return finish_model(load_model(source, run, progress=progress), run)
+
+
+def load_model(
+    source: ModelSource, run: RunConfig, *, seed: int = 0, progress: LoadProgress | None = None
+) -> AvatarModel:
+    """Load a model, or draw random weights for it, and place its weights; every operation is plain.
+
+    Sets the number of CPU threads of the process.
+
+    Args:
+        source: as for `build_model`.
+        run: as for `build_model`; its fast forms are not put in place.
+        seed: of random weights.
+        progress: as for `build_model`.
+
+    Raises:
+        WeightsError: as for `build_model`.
+        InputError: as for `build_model`.
+    """
+    set_threads(run.threads)
+    device = choose_device(run.device)
+    dtype = choose_dtype(run.precision, device)
+    if source.random_weights is not None:
+        return build_random_model(
+            source.random_weights, device=device, dtype=dtype, seed=seed, placement=run.placement
+        )
+    folder = find_checkpoint(source.model)
     if recognise_layout(folder) is Layout.PUBLISHED:
-        model = load_published(
+        return load_published(
             folder,
             device=device,
             dtype=dtype,
-            placement=config.placement,
-            wav2vec_dir=config.wav2vec_dir,
-            infinitetalk=config.infinitetalk,
+            placement=run.placement,
+            wav2vec_dir=source.wav2vec_dir,
+            infinitetalk=source.infinitetalk,
             progress=progress,
         )
-    else:
-        model = _load_native(folder, config, device, dtype)
-    model = accelerate_model(model, config.acceleration)
-    if config.compile:
-        compile_transformer(model.executor.networks.dit, config.compile_cache)
-    return model
+    return _load_native(folder, source, run.placement, device, dtype)
 
 
-def check_acceleration(acceleration: AccelerationConfig | None, placement: PlacementConfig) -> None:
-    """Refuse, before anything is loaded, fast forms of weights that are placed where they cannot be.
-
-    Raises:
-        InputError: blocks wait in host memory, or FP8 products are wanted of int8 weights.
-    """
-    if acceleration is None:
-        return
-    if placement.resident_blocks is not None:
-        raise InputError("fast and float8: need all blocks on the device; leave resident-blocks out")
-    if acceleration.float8 and placement.weights == "int8":
-        raise InputError("float8: multiplies weights that are full or stored as float8, not as int8")
-
-
-def accelerate_model(model: AvatarModel, config: AccelerationConfig | None) -> AvatarModel:
-    """Put fast forms in place, and say which.
+def finish_model(model: AvatarModel, run: RunConfig, *, allow_reference: bool = False) -> AvatarModel:
+    """Put the fast forms of a configuration in place, and compile if it says so.
 
     Args:
-        model: its networks are changed in place; not compiled or spread yet, no session prepared.
-        config: what to put in place; None for nothing.
+        model: from `load_model`; its networks are changed in place.
+        run: how it runs.
+        allow_reference: see `accelerate`.
 
     Raises:
         InputError: something that was asked for cannot run on the model's device.
     """
-    if config is None:
+    model = accelerate_model(model, run.acceleration, allow_reference=allow_reference)
+    if run.compile:
+        compile_transformer(model.executor.networks.dit, run.compile_cache)
+    return model
+
+
+def accelerate_model(
+    model: AvatarModel, config: AccelerationConfig, *, allow_reference: bool = False
+) -> AvatarModel:
+    """Put fast forms in place, and log which.
+
+    Args:
+        model: its networks are changed in place; not compiled or spread yet, no session prepared.
+        config: what to put in place.
+        allow_reference: see `accelerate`.
+
+    Raises:
+        InputError: something that was asked for cannot run on the model's device.
+    """
+    if config.plain:
         return model
     executor, networks = model.executor, model.executor.networks
-    acceleration = accelerate(networks.dit, networks.vae, networks.device, config)
+    acceleration = accelerate(
+        networks.dit, networks.vae, networks.device, config, allow_reference=allow_reference
+    )
     _log.info("%s: %s", model.name, acceleration)
     plan = executor.plan
-    if plan is not None:
+    if config.fused and plan is not None:
         plan = keep_more_speech(plan, networks.device, networks.dit.config.num_layers)
     executor = replace(executor, match_color=select_color(acceleration.kernels), plan=plan)
     return replace(model, executor=executor, acceleration=acceleration)
@@ -160,7 +165,7 @@ def save_model(
     vae: CausalVideoVAE,
     storage: tuple[Storage, Storage] = ("int8", "float16"),
 ) -> None:
-    """Write a checkpoint folder that `build_avatar` loads; the speech encoder's file must already be there.
+    """Write a checkpoint folder that `build_model` loads; the speech encoder's file must already be there.
 
     Args:
         directory: where to.
@@ -207,11 +212,17 @@ def find_checkpoint(model: str | Path) -> Path:
     return folder
 
 
-def _load_native(folder: Path, config: BuildConfig, device: torch.device, dtype: torch.dtype) -> AvatarModel:
+def _load_native(
+    folder: Path,
+    source: ModelSource,
+    placement: PlacementConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> AvatarModel:
     """Load a checkpoint of our own format."""
     checkpoint = load_checkpoint(folder)
     manifest = checkpoint.manifest
-    for option, value in (("wav2vec-dir", config.wav2vec_dir), ("infinitetalk", config.infinitetalk)):
+    for option, value in (("wav2vec-dir", source.wav2vec_dir), ("infinitetalk", source.infinitetalk)):
         if value is not None:
             raise InputError(
                 f"{option} {value}: the model {manifest.name} brings all its parts; leave it out"
@@ -219,7 +230,7 @@ def _load_native(folder: Path, config: BuildConfig, device: torch.device, dtype:
     return AvatarModel(
         name=manifest.name,
         version=manifest.version,
-        executor=_load_executor(checkpoint, device, dtype, config.placement),
+        executor=_load_executor(checkpoint, device, dtype, placement),
         settings=checkpoint.config("stream", StreamSettings),
         portrait=checkpoint.config("portrait", PortraitConfig),
         dtype=dtype,

@@ -11,6 +11,7 @@ from livetalk.assembly.build import SPEECH_ENCODER_FILE, find_checkpoint
 from livetalk.assembly.model import PortraitConfig
 from livetalk.assembly.published import PUBLISHED_PORTRAIT, PUBLISHED_SETTINGS
 from livetalk.assembly.random_model import RANDOM_MODELS, random_model_config
+from livetalk.assembly.source import ModelSource
 from livetalk.checkpoints.config_json import config_from_json
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
 from livetalk.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -61,23 +62,25 @@ class ModelSizes:
         return self.vae.spatial_stride * max(self.dit.patch_size[1:])
 
 
-def read_model_sizes(model: str | Path, wav2vec_dir: Path | None = None) -> ModelSizes:
+def read_model_sizes(source: ModelSource) -> ModelSizes:
     """Read the sizes of a model.
 
     Args:
-        model: name of a shipped model; `flashtalk-14b` or another of `RANDOM_MODELS`, whose sizes are known
-            without any file; or a checkpoint folder.
-        wav2vec_dir: folder of the speech encoder of a published model, see `find_published`.
+        source: which model; `flashtalk-14b` and the others of `RANDOM_MODELS`, whose sizes are known without
+            any file, may be named as the model, too.
 
     Raises:
         WeightsError: there is no such model, or a file cannot be read.
+        InputError: there is no such graph.
     """
-    if isinstance(model, str) and model in RANDOM_MODELS:
-        return _known_sizes(model)
-    folder = find_checkpoint(model)
+    if source.random_weights is not None:
+        return _known_sizes(source.random_weights)
+    if source.model in RANDOM_MODELS:
+        return _known_sizes(str(source.model))
+    folder = find_checkpoint(source.model)
     if recognise_layout(folder) is Layout.NATIVE:
         return _native_sizes(folder, read_manifest(folder))
-    return _published_sizes(folder, wav2vec_dir)
+    return _published_sizes(folder, source)
 
 
 def _known_sizes(name: str) -> ModelSizes:
@@ -95,8 +98,8 @@ def _known_sizes(name: str) -> ModelSizes:
     )
 
 
-def _published_sizes(folder: Path, wav2vec_dir: Path | None) -> ModelSizes:
-    files = find_published(folder, wav2vec_dir=wav2vec_dir)
+def _published_sizes(folder: Path, source: ModelSource) -> ModelSizes:
+    files = find_published(folder, wav2vec_dir=source.wav2vec_dir, infinitetalk=source.infinitetalk)
     configs = read_configs(files)
     return ModelSizes(
         name=files.name,

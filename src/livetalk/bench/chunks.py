@@ -170,7 +170,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
     """Return the options of the streams that are measured."""
     return {
         "size": options.size,
-        "num_steps": options.steps,
+        "num_steps": options.num_steps,
         "latents_per_decode": options.latents_per_decode,
     }
 

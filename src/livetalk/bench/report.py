@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from livetalk.assembly.run_options import describe_options
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.published import PublishedTiming
 from livetalk.bench.record import BenchRecord
@@ -15,12 +16,11 @@ _WIDTHS = (6, 26, 9, 9, 9, 9, 8, 0)
 
 def describe_plan(options: BenchOptions, system: Mapping[str, str]) -> list[str]:
     """Return lines about what will run on what, before it runs."""
-    values = {name: getattr(options, name) for name in BenchOptions.__dataclass_fields__}
     lines = [f"{name:{_LABEL}}{value}" for name, value in system.items()]
     return [
         *lines,
         "",
-        *(f"{name.replace('_', '-'):{_LABEL}}{_word(value)}" for name, value in values.items()),
+        *(f"{name:{_LABEL}}{_word(value)}" for name, value in describe_options(options).items()),
     ]
 
 

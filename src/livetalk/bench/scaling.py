@@ -48,7 +48,7 @@ def measure_scaling(
     Raises:
         InputError: there is no such device.
     """
-    device = choose_device(options.device)
+    device = choose_device(options.run.device)
     records, skipped = [], {}
     for count in counts:
         if device.type == "cuda" and count > torch.cuda.device_count():
@@ -58,7 +58,8 @@ def measure_scaling(
         announce(f"{count} {unit[count > 1]}")
         with tempfile.TemporaryDirectory(prefix="livetalk-bench-") as folder:
             path = Path(folder) / "record.json"
-            command = bench_command(dataclasses.replace(options, gpus=count), "--output", str(path))
+            run = dataclasses.replace(options.run, gpus=count)
+            command = bench_command(dataclasses.replace(options, run=run), "--output", str(path))
             code = subprocess.run(command).returncode
             if code == 0:
                 records.append(BenchRecord.load(path))

@@ -9,19 +9,17 @@ from time import perf_counter
 import torch
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.random_model import RANDOM_MODELS
 from livetalk.assembly.session import check_options, plan_session
 from livetalk.bench.chunks import ChunkBench, Measurement, session_options, wait_for
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
-from livetalk.bench.model import build_model, name_attention
-from livetalk.bench.options import DEFAULT_CHUNKS, DEFAULT_WARM_UP, BenchOptions
+from livetalk.bench.model import build_measured, name_attention
+from livetalk.bench.options import BenchOptions, add_bench_options, bench_options
 from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
 from livetalk.bench.report import describe_plan, describe_record, describe_scaling, describe_subject
 from livetalk.bench.scaling import measure_scaling
 from livetalk.bench.spans import Trace, percentile, summarize_stages
 from livetalk.cli.guard import run_workers
-from livetalk.device import PRECISIONS, set_threads
 from livetalk.engine.worker import (
     Leader,
     StreamTable,
@@ -32,9 +30,6 @@ from livetalk.engine.worker import (
 )
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import InputError, OutputError
-from livetalk.ops.backends import ATTENTION_KERNELS
-from livetalk.ops.kernels.selection import KERNEL_CHOICES
-from livetalk.placement.apply import WEIGHT_FORMS
 
 _LINE_INTERVAL_SECONDS = 5.0
 
@@ -47,76 +42,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Measure how fast a model runs here, by stage. Prints what runs on what, a table, and "
         "one line of JSON at the end.",
     )
-    _add_model_options(parser)
-    _add_run_options(parser)
+    add_bench_options(parser)
     parser.add_argument("--output", type=Path, metavar="JSON", help="keep the record in a file of its own")
     parser.add_argument(
         "--trace", type=Path, metavar="JSON", help="keep when every stage began and ended, for trace viewers"
     )
-    parser.add_argument("--commit", help="of the source, where its repository cannot be asked")
     parser.add_argument(
         "--scaling",
         action="store_true",
         help="measure with 1, 2, 4 and 8 GPUs, as far as there are so many, beside what was published",
     )
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", default="embedded", help="as for generate (default: embedded)")
-    which.add_argument("--random-weights", choices=RANDOM_MODELS, help="as for generate")
-    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the networks")
-    parser.add_argument("--weights", choices=WEIGHT_FORMS, default="full", help="as for generate")
-    parser.add_argument("--resident-blocks", type=int, metavar="N", help="as for generate")
-    parser.add_argument(
-        "--attention",
-        choices=["auto", *ATTENTION_KERNELS],
-        default="auto",
-        help="kernel of the self-attention; auto is PyTorch's choice (default: auto)",
-    )
-    parser.add_argument(
-        "--fast", action="store_true", help="put the fast forms in place that change numbers by rounding only"
-    )
-    parser.add_argument(
-        "--kernels", choices=KERNEL_CHOICES, default="auto", help="of the fast forms (default: auto)"
-    )
-    parser.add_argument(
-        "--float8", action="store_true", help="the fast forms, and the blocks' products in FP8"
-    )
-    parser.add_argument(
-        "--graphs",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="replay the fast forms from CUDA graphs where several GPUs share the work (default: yes)",
-    )
-    parser.add_argument("--compile", action="store_true", help="compile the transformer")
-    parser.add_argument(
-        "--compile-cache",
-        type=Path,
-        metavar="DIR",
-        help="keep compiled code here (default: ~/.cache/livetalk)",
-    )
-
-
-def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", help="of the picture, as for generate (default: the model's own)")
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
-    parser.add_argument(
-        "--latents-per-decode",
-        type=int,
-        metavar="N",
-        help="latent frames that are decoded together (default: the model's own)",
-    )
-    parser.add_argument(
-        "--gpus", type=int, default=1, help="GPUs that share a stream; with --device cpu processes"
-    )
-    parser.add_argument("--chunks", type=int, default=DEFAULT_CHUNKS, help="that are measured (default: 20)")
-    parser.add_argument(
-        "--warm-up", type=int, default=DEFAULT_WARM_UP, help="chunks before them (default: 3)"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads of a process (default: PyTorch's choice)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LivetalkError: something the user can mend.
     """
-    options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__dataclass_fields__})
+    options = bench_options(args)
     place = worker_place()
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
@@ -133,17 +68,16 @@ def run(args: argparse.Namespace) -> int:
     check_options(session_options(options))
     if args.scaling:
         return _run_scaling(args, options)
-    if options.gpus > 1 and place is None:
-        require_gpus(options.gpus, options.device)
-        return run_workers(_run_rank, [args, options], options.gpus)
+    if options.run.gpus > 1 and place is None:
+        require_gpus(options.run.gpus, options.run.device)
+        return run_workers(_run_rank, [args, options], options.run.gpus)
     if place is not None and place.num_ranks > 1:
-        require_place(place, options.gpus)
+        require_place(place, options.run.gpus)
         return _run_rank(place, args, options)
-    set_threads(options.threads)
-    device = choose_worker_device(options.device, place)
+    device = choose_worker_device(options.run.device, place)
     began = perf_counter()
     _announce(options)
-    model = build_model(options, device)
+    model = build_measured(options, device)
     wait_for(device)
     bench = ChunkBench(model, StreamTable(model).run, options)
     _finish(args, options, model, bench, perf_counter() - began)
@@ -152,8 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_rank(place: WorkerPlace, args: argparse.Namespace, options: BenchOptions) -> int:
     """Be one of several processes; only the first of them measures and prints."""
-    set_threads(options.threads)
-    device = choose_worker_device(options.device, place)
+    device = choose_worker_device(options.run.device, place)
     began = perf_counter()
     if place.rank == 0:
         _announce(options)
@@ -164,7 +97,7 @@ def _run_rank(place: WorkerPlace, args: argparse.Namespace, options: BenchOption
         _finish(args, options, leader.model, bench, perf_counter() - began)
         return 0
 
-    return run_worker(place, device, lambda: build_model(options, device), lead)
+    return run_worker(place, device, lambda: build_measured(options, device), lead)
 
 
 def _run_scaling(args: argparse.Namespace, options: BenchOptions) -> int:
@@ -210,12 +143,12 @@ def _make_record(
         model=model.name,
         random_weights=model.random_weights,
         gpu=name_device(device),
-        num_gpus=options.gpus if device.type == "cuda" else 0,
-        num_workers=options.gpus,
+        num_gpus=options.run.gpus if device.type == "cuda" else 0,
+        num_workers=options.run.gpus,
         threads=torch.get_num_threads(),
         size=f"{session.portrait.height}x{session.portrait.width}",
         precision=model.precision,
-        weights=options.weights,
+        weights=options.run.placement.weights,
         attention=name_attention(model, options),
         options=tuple(dataclasses.replace(options, commit=None).to_arguments()),
         steps=settings.sampler.num_steps,

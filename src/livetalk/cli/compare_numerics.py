@@ -11,11 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.build import load_model
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
-from livetalk.assembly.session import SessionOptions, check_options, plan_session
-from livetalk.device import Precision, choose_device
+from livetalk.assembly.run_options import (
+    add_chunk_options,
+    add_model_options,
+    add_run_options,
+    chunk_options,
+    model_source,
+    run_config,
+)
+from livetalk.assembly.session import check_options, plan_session
+from livetalk.device import choose_device
 from livetalk.errors import InputError
 from livetalk.media.framing import frame_portrait
 from livetalk.media.image import image_to_tensor, load_image
@@ -34,8 +41,6 @@ from livetalk.numerics.configurations import (
 
 EXIT_OUT_OF_BOUND = 1
 
-_PRECISIONS: dict[torch.dtype, Precision] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command and its options."""
@@ -44,18 +49,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="compare two ways of running a model, stage by stage",
         description="Run a short stream in two or more configurations with the same weights, noise and "
         "inputs, and print relative errors against the first. A configuration is words joined by hyphens: "
-        "eager or compile; full, float8 or int8 weights; fast for the fast forms that change numbers by "
-        "rounding only, fp8 for them and the blocks' products in FP8; offload or offloadN (N blocks stay on "
-        "the device); the name of an attention kernel without hyphens; float32 or bfloat16.",
+        "eager or compile; full, float8 or int8 weights; plain, fast for the fast forms that change numbers "
+        "by rounding only, or fp8 for them and the blocks' products in FP8; offload or offloadN (N blocks "
+        "stay on the device); the name of an attention kernel without hyphens; float32 or bfloat16. What the "
+        "words leave open, the options below say for all.",
         epilog="example: livetalk compare-numerics float32 bfloat16 fast-bfloat16 fp8-fa3fp8-bfloat16",
     )
     parser.add_argument("first", help="the reference, such as eager-float32")
     parser.add_argument(
         "seconds", metavar="second", nargs="+", help="what is compared with it, such as fast-bfloat16"
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", default="embedded", help="as for generate (default: embedded)")
-    which.add_argument("--random-weights", choices=RANDOM_MODELS, help="a graph without its weights")
     parser.add_argument(
         "--sharpen",
         type=float,
@@ -63,10 +66,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="multiply the logits of the self-attention of random weights, which are nearly uniform; 4 makes "
         "them deviate as trained ones do (default: as drawn)",
     )
-    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
-    parser.add_argument("--size", help="picture size, as for generate (default: the model's own)")
-    parser.add_argument("--num-steps", type=int, help="denoising steps (default: the model's own)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument("--image", type=Path, help="portrait (default: a drawn pattern)")
     parser.add_argument("--audio", type=Path, help="voice (default: noise)")
     parser.add_argument("--chunks", type=int, default=2, help="length of the stream (default: 2)")
@@ -75,6 +74,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--bound", type=float, metavar="X", help="end with exit code 1 if a relative error is above X"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_model_options(parser)
+    add_run_options(parser)
+    add_chunk_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         LivetalkError: an option cannot be used.
     """
-    configurations = [parse_configuration(name) for name in (args.first, *args.seconds)]
+    base = run_config(args)
+    configurations = [parse_configuration(name, base) for name in (args.first, *args.seconds)]
     _check(args, configurations)
     first, *seconds = configurations
     source = StreamSource(
@@ -113,7 +116,7 @@ def _check(args: argparse.Namespace, configurations: list[Configuration]) -> Non
     if args.sharpen is not None:
         if args.random_weights is None or not args.sharpen > 0:
             raise InputError(f"--sharpen {args.sharpen:g}: needs --random-weights and a number above 0")
-        if any(configuration.placement.resident_blocks is not None for configuration in configurations):
+        if any(configuration.run.placement.resident_blocks is not None for configuration in configurations):
             raise InputError("--sharpen: needs all blocks on the device; leave offload out")
     device = choose_device(args.device)
     for configuration in configurations:
@@ -145,41 +148,18 @@ def to_json(first: Configuration, second: Configuration, comparison: Comparison)
 
 
 def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]:
-    options = SessionOptions(size=args.size, num_steps=args.num_steps)
+    source, options = model_source(args), chunk_options(args)
     check_options(options)
 
     def build(configuration: Configuration) -> AvatarModel:
-        model = _build_random(args, configuration) if args.random_weights else _load(args, configuration)
+        model = load_model(source, configuration.run, seed=args.seed)
+        if args.sharpen is not None:
+            sharpen_attention(model.executor.networks.dit, args.sharpen)
         model = apply_configuration(model, configuration)
         session = plan_session(model, options)
         return dataclasses.replace(model, settings=session.settings, portrait=session.portrait)
 
     return build
-
-
-def _build_random(args: argparse.Namespace, configuration: Configuration) -> AvatarModel:
-    model = build_random_model(
-        args.random_weights,
-        device=choose_device(args.device),
-        dtype=configuration.dtype,
-        seed=args.seed,
-        placement=configuration.placement,
-    )
-    if args.sharpen is not None:
-        sharpen_attention(model.executor.networks.dit, args.sharpen)
-    return model
-
-
-def _load(args: argparse.Namespace, configuration: Configuration) -> AvatarModel:
-    return build_avatar(
-        BuildConfig(
-            model=args.model,
-            device=args.device,
-            precision=_PRECISIONS[configuration.dtype],
-            placement=configuration.placement,
-            wav2vec_dir=args.wav2vec_dir,
-        )
-    )
 
 
 def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:

@@ -4,14 +4,12 @@ import argparse
 import dataclasses
 import json
 import math
-from pathlib import Path
 
-from livetalk.device import PRECISIONS
+from livetalk.assembly.run_options import add_model_options, add_run_options, model_source, run_config
 from livetalk.doctor.diagnosis import Diagnosis, Question, describe_options, diagnose
 from livetalk.doctor.environment import Environment, inspect_environment
 from livetalk.doctor.memory import GIB, MemoryPlan, describe_size
 from livetalk.errors import InputError
-from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -24,31 +22,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "doctor",
         help="look at this machine and say whether a model will run",
         description="Say what this machine has, what a model takes of it, and what to change if it does not "
-        "fit. Nothing is loaded. The exit code is 0 for yes and 1 for no.",
+        "fit. Nothing is loaded. The exit code is 0 for yes and 1 for no. The model flashtalk-14b needs no "
+        "files here.",
     )
-    parser.add_argument(
-        "--model",
-        default="embedded",
-        help="shipped model, flashtalk-14b (needs no files), or a checkpoint folder (default: embedded)",
-    )
-    parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
     parser.add_argument("--size", help="picture size, as for generate (default: the model's own)")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="of the networks (default: auto)"
-    )
-    parser.add_argument("--weights", choices=WEIGHT_FORMS, default="full", help="as for generate")
-    parser.add_argument("--encoders", choices=ENCODER_PLACES, default="cpu-after-use", help="as for generate")
-    parser.add_argument("--resident-blocks", type=int, metavar="N", help="as for generate")
-    parser.add_argument(
-        "--gpus",
-        type=int,
-        metavar="N",
-        help="GPUs for one stream; 0 for the CPU (default: 1 if there is one)",
-    )
     parser.add_argument(
         "--gpu-memory", type=float, metavar="GIB", help="answer for GPUs of this much memory, there or not"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_model_options(parser)
+    add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,14 +125,9 @@ def _question(args: argparse.Namespace) -> Question:
     if args.gpu_memory is not None and not 0 < args.gpu_memory < math.inf:
         raise InputError(f"gpu memory {args.gpu_memory}: a number of GiB above 0 is needed")
     return Question(
-        model=args.model,
-        wav2vec_dir=args.wav2vec_dir,
+        source=model_source(args),
+        run=run_config(args),
         size=args.size,
-        precision=args.precision,
-        placement=PlacementConfig(
-            weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
-        ),
-        num_gpus=args.gpus,
         gpu_bytes=None if args.gpu_memory is None else round(args.gpu_memory * GIB),
     )
 
@@ -169,6 +147,8 @@ def _describe_plan(plan: MemoryPlan) -> list[str]:
     if request.num_gpus:
         lines.append(_line("  allocated at the peak", _gib(plan.allocated_bytes)))
         lines.append(_line("  each GPU must have", f"{_gib(plan.gpu_bytes)}, cache and driver included"))
+    if request.num_gpus and request.run.acceleration.fused:
+        lines.append(_line("  fast forms", "up to a quarter of what is then free, for a chunk's speech"))
     lines.append(_line("  the host must have", _gib(plan.host_bytes)))
     return lines
 
@@ -182,6 +162,7 @@ def _plan_to_json(plan: MemoryPlan | None) -> dict[str, object] | None:
         "size": describe_size(request.portrait),
         "precision": str(request.dtype).removeprefix("torch."),
         "placement": dataclasses.asdict(request.placement),
+        "acceleration": dataclasses.asdict(request.run.acceleration),
         "num_gpus": request.num_gpus,
         "weights": plan.weights,
         "stages": plan.stages,

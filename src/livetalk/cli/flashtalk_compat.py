@@ -5,7 +5,9 @@ from datetime import datetime
 from pathlib import Path
 
 from livetalk.assembly.published import PUBLISHED_DEFAULTS
+from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import SessionOptions, check_options
+from livetalk.assembly.source import ModelSource
 from livetalk.avatar import Avatar
 from livetalk.cli.byte_progress import ByteProgress
 from livetalk.cli.progress import VideoProgress
@@ -66,9 +68,8 @@ def run(args: argparse.Namespace) -> int:
     audio = open_audio(args.audio_path)
     with ByteProgress(f"loading {args.ckpt_dir}") as loading:
         avatar = Avatar.load(
-            args.ckpt_dir,
-            wav2vec_dir=args.wav2vec_dir,
-            placement=PlacementConfig(resident_blocks=0 if args.cpu_offload else None),
+            ModelSource(model=args.ckpt_dir, wav2vec_dir=args.wav2vec_dir),
+            RunConfig(placement=PlacementConfig(resident_blocks=0 if args.cpu_offload else None)),
             progress=loading,
         )
     title = f"{avatar.model.name} on {avatar.model.executor.device} in {avatar.model.precision}"

@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
-from livetalk.assembly.build import BuildConfig, build_avatar
+from livetalk.assembly.build import build_model
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
 from livetalk.compat.pipeline import FlashTalkPipeline as FlashTalkPipeline
 from livetalk.compat.pipeline import default_params
 from livetalk.errors import InputError
@@ -61,13 +63,10 @@ def get_pipeline(
     """
     if world_size != 1:
         raise InputError(f"world_size {world_size}: one process on one GPU is what this module offers")
-    config = BuildConfig(
-        model=Path(ckpt_dir),
-        wav2vec_dir=Path(wav2vec_dir),
-        placement=PlacementConfig(resident_blocks=0 if cpu_offload else None),
-    )
+    source = ModelSource(model=Path(ckpt_dir), wav2vec_dir=Path(wav2vec_dir))
+    run = RunConfig(placement=PlacementConfig(resident_blocks=0 if cpu_offload else None))
     return FlashTalkPipeline(
-        build_avatar(config), keep_motion_frames=bool(infer_params["keep_motion_frames"])
+        build_model(source, run), keep_motion_frames=bool(infer_params["keep_motion_frames"])
     )
 
 

@@ -32,7 +32,7 @@ class FlashTalkPipeline:
     """
 
     def __init__(self, model: AvatarModel, *, keep_motion_frames: bool = False) -> None:
-        """Wrap a model from `build_avatar`.
+        """Wrap a model from `build_model`.
 
         Args:
             model: the published one, or one of its form.

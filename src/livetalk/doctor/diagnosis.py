@@ -1,13 +1,16 @@
 """Will a model run here? The answer from sizes and a look at the machine, before anything is loaded."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
+from livetalk.accelerate.apply import acceleration_problem
 from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.run_options import to_options
 from livetalk.assembly.session import parse_size
-from livetalk.device import Precision, choose_dtype
+from livetalk.assembly.source import ModelSource
+from livetalk.device import Precision, name_precision, parse_device
 from livetalk.doctor.environment import Environment
 from livetalk.doctor.memory import (
     CONTEXT_BYTES,
@@ -18,8 +21,8 @@ from livetalk.doctor.memory import (
     first_fit,
     plan_memory,
 )
-from livetalk.ops.backends import AttentionBackend, find_attention_backends
-from livetalk.placement.apply import PlacementConfig
+from livetalk.errors import InputError
+from livetalk.ops.backends import AttentionBackend, AttentionWork, find_attention_backends
 
 CARD_GIBIBYTES = (16, 24, 32, 48, 80)
 """Memory of usual GPUs, for a machine that has none."""
@@ -32,21 +35,16 @@ class Question:
     """What a user wants to know.
 
     Attributes:
-        model: see `read_model_sizes`.
-        wav2vec_dir: folder of a published model's speech encoder.
+        source: which model, see `read_model_sizes`.
+        run: how it would run. The device "auto" is a GPU if there is one or several are asked for, and the
+            CPU otherwise.
         size: picture size, see `parse_size`; None for the model's own.
-        precision: of the transformer and the VAE.
-        placement: of the weights.
-        num_gpus: that share one stream; None takes one if there is one, and the CPU otherwise.
         gpu_bytes: memory of each GPU, as if there were such; None for what is there.
     """
 
-    model: str | Path = "embedded"
-    wav2vec_dir: Path | None = None
+    source: ModelSource = field(default_factory=ModelSource)
+    run: RunConfig = field(default_factory=RunConfig)
     size: str | None = None
-    precision: Precision = "auto"
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    num_gpus: int | None = None
     gpu_bytes: int | None = None
 
 
@@ -84,9 +82,9 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
 
     Raises:
         WeightsError: there is no such model.
-        InputError: a size or number that no machine could do.
+        InputError: a size that the model cannot make, or a fast form that cannot run on this machine.
     """
-    sizes = read_model_sizes(question.model, question.wav2vec_dir)
+    sizes = read_model_sizes(question.source)
     request = _request(question, sizes, environment)
     gpu_bytes = _gpu_bytes(question, environment) if request.num_gpus else 0
     host_bytes = _UNKNOWN_HOST_BYTES if environment.host_bytes is None else environment.host_bytes
@@ -94,9 +92,10 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
     problem = _find_problem(plan, question, environment, gpu_bytes, host_bytes)
     suggestion = None
     if problem is not None:
-        reachable = replace(request, num_gpus=min(1, request.num_gpus))
+        reachable = replace(request, run=replace(request.run, gpus=1))
         suggestion = first_fit(reachable, gpu_bytes, host_bytes)
     device = torch.device("cuda" if request.num_gpus and environment.gpus else "cpu")
+    _require_fast_forms(request, device)
     return Diagnosis(
         plan=plan,
         backends=find_attention_backends(device, request.dtype, sizes.dit.head_dim, sizes.dit.num_heads),
@@ -112,44 +111,53 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
 
 def describe_options(plan: MemoryPlan) -> str:
     """Return the options of the command line that choose a plan's setting; those left out are defaults."""
-    request, placement = plan.request, plan.request.placement
-    usual = PlacementConfig()
-    options = [f"--size {describe_size(request.portrait)}"] if request.sizes.any_size else []
-    if placement.weights != usual.weights:
-        options.append(f"--weights {placement.weights}")
-    if request.sizes.text is not None and placement.encoders != usual.encoders:
-        options.append(f"--encoders {placement.encoders}")
-    if placement.resident_blocks is not None:
-        options.append(f"--resident-blocks {placement.resident_blocks}")
-    options.append(f"--precision {str(request.dtype).removeprefix('torch.')}")
-    return " ".join(options)
+    request = plan.request
+    size = ["--size", describe_size(request.portrait)] if request.sizes.any_size else []
+    run = request.run if request.num_gpus == 0 else replace(request.run, device="auto")
+    return " ".join((*size, *to_options(run)))
 
 
 def _request(question: Question, sizes: ModelSizes, environment: Environment) -> MemoryRequest:
-    num_gpus = question.num_gpus
-    if num_gpus is None:
-        num_gpus = 1 if environment.gpus or question.gpu_bytes is not None else 0
     return MemoryRequest(
         sizes=sizes,
         portrait=sizes.portrait if question.size is None else parse_size(question.size),
-        dtype=_choose_dtype(question.precision, num_gpus, environment),
-        placement=question.placement,
-        num_gpus=num_gpus,
+        run=_settle(question, environment),
     )
 
 
-def _choose_dtype(precision: Precision, num_gpus: int, environment: Environment) -> torch.dtype:
-    if num_gpus and not environment.gpus:
+def _settle(question: Question, environment: Environment) -> RunConfig:
+    """Name the kind of device and the precision that a run comes to on a machine."""
+    run, device = question.run, parse_device(question.run.device)
+    if device is None:
+        on_gpu = bool(environment.gpus) or question.gpu_bytes is not None or run.gpus > 1
+    else:
+        on_gpu = device.type != "cpu"
+    kind = "cuda" if on_gpu else "cpu"
+    if on_gpu and not environment.gpus:
         # A GPU that is only imagined is one that computes in bfloat16.
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    return choose_dtype(precision, torch.device("cuda" if num_gpus else "cpu"))
+        precision: Precision = "float32" if run.precision == "float32" else "bfloat16"
+    else:
+        precision = name_precision(run.precision, torch.device(kind))
+    return replace(run, device=kind, precision=precision)
+
+
+def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
+    """Refuse fast forms that cannot run on a device that is there; of an imagined one nothing is known."""
+    if device.type == request.run.device:
+        size = request.sizes.dit
+        work = AttentionWork(device, request.dtype, size.head_dim, size.num_heads)
+        problem = acceleration_problem(request.run.acceleration, work)
+        if problem is not None:
+            raise InputError(problem)
 
 
 def _gpu_bytes(question: Question, environment: Environment) -> int:
     """Return the memory of the fullest GPU that would be used, what this process takes of it given back."""
     if question.gpu_bytes is not None:
         return question.gpu_bytes
-    used = environment.gpus[: question.num_gpus or 1]
+    device = parse_device(question.run.device)
+    first = 0 if device is None or device.index is None else device.index
+    used = environment.gpus[first : first + question.run.gpus]
     return min((min(gpu.total_bytes, gpu.free_bytes + CONTEXT_BYTES) for gpu in used), default=0)
 
 
@@ -168,5 +176,5 @@ def _find_problem(
 
 def _try_cards(request: MemoryRequest) -> dict[int, MemoryPlan | None]:
     """Find what would fit usual GPUs, on a host with memory to spare."""
-    on_gpu = replace(request, num_gpus=1, dtype=torch.bfloat16)
+    on_gpu = replace(request, run=replace(request.run, device="cuda", precision="bfloat16"))
     return {size: first_fit(on_gpu, size * GIB, _UNKNOWN_HOST_BYTES) for size in CARD_GIBIBYTES}

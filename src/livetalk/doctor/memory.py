@@ -6,11 +6,15 @@ estimated by the constants below, which `scripts/measure_memory.py` checks on a 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 
+from livetalk.accelerate.apply import AccelerationConfig
 from livetalk.assembly.model import PortraitConfig
 from livetalk.assembly.model_sizes import ModelSizes
+from livetalk.assembly.run import RunConfig
+from livetalk.device import choose_dtype
 from livetalk.doctor.rehearsal import REHEARSED_LAYERS, constant_bytes, rehearse, weight_bytes
 from livetalk.errors import InputError
 from livetalk.placement.apply import PlacementConfig, WeightForm
@@ -50,23 +54,48 @@ class MemoryRequest:
     Attributes:
         sizes: of the model.
         portrait: picture size.
-        dtype: of the transformer and the VAE.
-        placement: of the weights.
-        num_gpus: that share the tokens of one stream; 0 for the CPU.
+        run: how it runs, settled: the device is "cpu" or "cuda", the precision is named. Fast forms are not
+            part of the forecast.
     """
 
     sizes: ModelSizes
     portrait: PortraitConfig
-    dtype: torch.dtype = torch.bfloat16
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-    num_gpus: int = 1
+    run: RunConfig = field(default_factory=lambda: RunConfig(device="cuda", precision="bfloat16"))
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that share the tokens of one stream; 0 for the CPU."""
+        return self.run.gpus if self.run.device == "cuda" else 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the transformer and the VAE."""
+        return choose_dtype(self.run.precision, torch.device("cpu"))
+
+    @property
+    def placement(self) -> PlacementConfig:
+        """Form and place of the weights."""
+        return self.run.placement
+
+    def with_placement(self, placement: PlacementConfig) -> Self:
+        """Return the same request with other weights; offloaded blocks leave the fused forms out."""
+        acceleration = self.run.acceleration
+        if placement.resident_blocks is not None:
+            acceleration = AccelerationConfig(attention=acceleration.attention)
+        return replace(self, run=replace(self.run, placement=placement, acceleration=acceleration))
 
     def __post_init__(self) -> None:
-        """Refuse pictures that the model cannot make.
+        """Refuse pictures that the model cannot make, and runs that are not settled.
 
         Raises:
-            InputError: the size does not divide, or the model makes another one only.
+            InputError: the size does not divide, the model makes another one only, or several processes would
+                share a CPU.
+            ValueError: the device is neither "cpu" nor "cuda", or the precision is "auto".
         """
+        if self.run.device not in ("cpu", "cuda") or self.run.precision == "auto":
+            raise ValueError(f"a forecast is for a settled run, not {self.run.device} {self.run.precision}")
+        if self.run.device == "cpu" and self.run.gpus > 1:
+            raise InputError(f"gpus {self.run.gpus}: the forecast for a CPU is of one process; leave it out")
         sizes, portrait, multiple = self.sizes, self.portrait, self.sizes.size_multiple
         if not sizes.any_size and portrait != sizes.portrait:
             own = describe_size(sizes.portrait)
@@ -77,8 +106,6 @@ class MemoryRequest:
             raise InputError(
                 f"size {describe_size(portrait)}: height and width must be multiples of {multiple}"
             )
-        if self.num_gpus < 0:
-            raise InputError(f"gpus {self.num_gpus}: at least 0 is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +218,7 @@ def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> Memory
     for portrait in (request.portrait, *smaller_sizes(request.sizes, request.portrait)):
         sized = replace(request, portrait=portrait)
         for placement in _frugal_placements(sized, gpu_bytes):
-            plan = plan_memory(replace(sized, placement=placement)).settle(gpu_bytes)
+            plan = plan_memory(sized.with_placement(placement)).settle(gpu_bytes)
             if plan.fits(gpu_bytes, host_bytes):
                 return plan
     return None
@@ -260,7 +287,7 @@ def _frugal_placements(request: MemoryRequest, gpu_bytes: int) -> Iterator[Place
         yield from (replace(asked, weights=form) for form in forms)
         return
     least = PlacementConfig(weights=forms[-1], resident_blocks=0)
-    if plan_memory(replace(request, placement=least)).settle(gpu_bytes).gpu_bytes > gpu_bytes:
+    if plan_memory(request.with_placement(least)).settle(gpu_bytes).gpu_bytes > gpu_bytes:
         return
     for form in forms:
         yield PlacementConfig(weights=form, resident_blocks=asked.resident_blocks)
@@ -271,7 +298,7 @@ def _frugal_placements(request: MemoryRequest, gpu_bytes: int) -> Iterator[Place
 def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iterator[PlacementConfig]:
     """Yield the placement with as many resident blocks as fit, if any number does."""
     bare = PlacementConfig(weights=form, encoders="cpu", resident_blocks=0)
-    plan = plan_memory(replace(request, placement=bare))
+    plan = plan_memory(request.with_placement(bare))
     block = plan.weights["slots for waiting blocks"] // NUM_SLOTS
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
@@ -279,6 +306,6 @@ def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iter
         # A resident block brings its constants with it, which a few blocks less make room for.
         for resident in range(max(0, min(most, spare // block)), -1, -1):
             placement = PlacementConfig(weights=form, resident_blocks=resident)
-            if plan_memory(replace(request, placement=placement)).settle(gpu_bytes).gpu_bytes <= gpu_bytes:
+            if plan_memory(request.with_placement(placement)).settle(gpu_bytes).gpu_bytes <= gpu_bytes:
                 yield placement
                 return

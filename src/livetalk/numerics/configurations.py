@@ -1,106 +1,62 @@
-"""Ways of running one model, named in words: precision, form of the weights, fast forms, attention kernel."""
+"""The runs that a comparison of numerics names in words, and the models that they are made with."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 
-from livetalk.accelerate.apply import AUTO, AccelerationConfig
-from livetalk.assembly.build import accelerate_model, check_acceleration
+from livetalk.assembly.build import finish_model
 from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.run import RunConfig, parse_run
+from livetalk.device import choose_dtype
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
-from livetalk.ops.kernels.selection import triton_problem
 from livetalk.ops.matmul import float8_problem
-from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
-from livetalk.placement.float8 import PREPARED_KEEP, apply_float8
-
-Form = Literal["plain", "fast", "fp8"]
-
-_OFFLOAD = re.compile(r"offload(\d*)")
-_ATTENTION = {name.replace("-", ""): name for name in ATTENTION_KERNELS}
-_MEANINGS: Mapping[str, tuple[str, Any]] = {
-    "eager": ("compiled", False),
-    "compile": ("compiled", True),
-    **{word: ("weights", word) for word in WEIGHT_FORMS},
-    "float32": ("dtype", torch.float32),
-    "bfloat16": ("dtype", torch.bfloat16),
-    "fast": ("form", "fast"),
-    "fp8": ("form", "fp8"),
-    **{word: ("attention", name) for word, name in _ATTENTION.items()},
-}
-_WORDS = (
-    "eager or compile, full, float8 or int8 (weights), fast or fp8 (fast forms), offload or offloadN (N "
-    f"blocks stay), float32 or bfloat16, or an attention kernel: {', '.join(_ATTENTION)}"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One way of running a model.
+    """A named way of running a model.
 
     Attributes:
         name: as it was asked for.
-        dtype: of the transformer and the VAE.
-        compiled: the transformer is compiled.
-        placement: of its weights.
-        attention: kernel of its self-attention; None lets PyTorch choose.
-        form: "fast" puts the fast forms in place that change numbers by rounding only, "fp8" also makes the
-            blocks' products in FP8: what `--fast` and `--float8` of the other commands run.
+        run: how the model runs, in one process and in a precision that is named.
     """
 
     name: str
-    dtype: torch.dtype
-    compiled: bool
-    placement: PlacementConfig
-    attention: str | None = None
-    form: Form = "plain"
+    run: RunConfig
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the transformer and the VAE."""
+        return choose_dtype(self.run.precision, torch.device("cpu"))
 
 
-def parse_configuration(name: str) -> Configuration:
-    """Read words joined by hyphens, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
+def parse_configuration(name: str, base: RunConfig | None = None) -> Configuration:
+    """Read the words of `parse_run`, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
+
+    Args:
+        name: the words.
+        base: what the words leave open; None is `RunConfig()`.
 
     Raises:
-        InputError: a word is unknown or given twice, the precision is missing, or words do not go together.
+        InputError: the words cannot be used, no precision is named, or several GPUs are asked for.
     """
-    found: dict[str, Any] = {}
-    for word in name.split("-"):
-        offload = _OFFLOAD.fullmatch(word)
-        meaning = ("resident_blocks", int(offload[1] or 0)) if offload else _MEANINGS.get(word)
-        if meaning is None or meaning[0] in found:
-            raise InputError(
-                f"configuration {name}: {word or 'an empty word'} does not fit there; use {_WORDS}"
-            )
-        found[meaning[0]] = meaning[1]
-    if "dtype" not in found:
+    run = parse_run(name, base)
+    if run.precision == "auto":
         raise InputError(f"configuration {name}: lacks float32 or bfloat16")
-    placement = PlacementConfig(
-        weights=found.get("weights", "full"), resident_blocks=found.get("resident_blocks")
-    )
-    configuration = Configuration(
-        name=name,
-        dtype=found["dtype"],
-        compiled=found.get("compiled", False),
-        placement=placement,
-        attention=found.get("attention"),
-        form=found.get("form", "plain"),
-    )
-    if configuration.form != "plain":
-        check_acceleration(AccelerationConfig(float8=configuration.form == "fp8"), placement)
-    return configuration
+    if run.gpus > 1:
+        raise InputError(f"gpus {run.gpus}: numerics are compared in one process; leave it out")
+    return Configuration(name=name, run=run)
 
 
 def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
-    """Change a model that was built with a configuration's precision and placement to run as it says.
+    """Put the fast forms of a configuration in place.
 
-    Fast forms are those that a benchmark runs. Where their kernels cannot, the plain twins of the kernels
-    stand in for them, so that the same steps are taken; FP8 products are then made by their reference.
+    They are those that every other command runs. Where their kernels cannot run, the plain twins of the
+    kernels take the same steps, and where there is no GPU, FP8 products are made by their reference.
 
     Args:
-        model: its transformer is changed in place, and by fast forms its VAE.
+        model: from `load_model` with the configuration's run; its networks are changed in place.
         configuration: of the run.
 
     Returns:
@@ -109,25 +65,16 @@ def apply_configuration(model: AvatarModel, configuration: Configuration) -> Ava
     Raises:
         InputError: something in the configuration cannot run on the model's device.
     """
-    dit = model.executor.networks.dit
-    if configuration.form != "plain":
-        model = _accelerate(model, configuration)
-    elif configuration.attention is not None:
-        size = dit.config
-        work = AttentionWork(model.executor.device, model.dtype, size.head_dim, size.num_heads)
-        apply_attention(dit, select_attention(configuration.attention, work), ("self_attention",))
-    if configuration.compiled:
-        dit.compile()
-    return model
+    return finish_model(model, configuration.run, allow_reference=True)
 
 
 def check_device(configuration: Configuration, device: torch.device) -> None:
     """Refuse, before anything is loaded, FP8 products that a GPU cannot make; elsewhere their reference can.
 
     Raises:
-        InputError: it has no FP8, or the precision is not the one that it makes them in.
+        InputError: the GPU has no FP8, or the precision is not the one that it makes them in.
     """
-    if configuration.form != "fp8" or device.type != "cuda":
+    if not configuration.run.acceleration.float8 or device.type != "cuda":
         return
     wide = configuration.dtype is not torch.bfloat16
     problem = "FP8 products of a GPU are bfloat16" if wide else float8_problem(device)
@@ -135,32 +82,9 @@ def check_device(configuration: Configuration, device: torch.device) -> None:
         raise InputError(f"configuration {configuration.name}: {problem}")
 
 
-def _accelerate(model: AvatarModel, configuration: Configuration) -> AvatarModel:
-    """Put a configuration's fast forms in place."""
-    device = model.executor.device
-    check_device(configuration, device)
-    float8 = configuration.form == "fp8"
-    config = AccelerationConfig(
-        float8=float8 and device.type == "cuda",
-        attention=configuration.attention or AUTO,
-        kernels=AUTO if triton_problem(device) is None else "torch",
-    )
-    if not float8 or config.float8:
-        return accelerate_model(model, config)
-    # `accelerate` refuses the reference, and joins layers that multiply in FP8 already.
-    num_layers = apply_float8(model.executor.networks.dit, PREPARED_KEEP, allow_reference=True)
-    model = accelerate_model(model, config)
-    assert model.acceleration is not None
-    return replace(model, acceleration=replace(model.acceleration, float8_layers=num_layers))
-
-
 def describe_form(model: AvatarModel) -> str:
-    """Say in a few words what fast forms a model of `apply_configuration` has; "" where it has none."""
-    found = model.acceleration
-    if found is None:
-        return ""
-    reference = found.float8_layers and model.executor.device.type != "cuda"
-    return f"{found} by the reference" if reference else str(found)
+    """Say in a few words what fast forms a model has; "" where it has none."""
+    return "" if model.acceleration is None else str(model.acceleration)
 
 
 @torch.no_grad()

@@ -1,0 +1,115 @@
+"""How a model runs: one configuration for the Python API, every command, bench, doctor and numerics.
+
+The options of the command line are in `livetalk.assembly.run_options`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from livetalk.accelerate.apply import AUTO, AccelerationConfig
+from livetalk.device import PRECISIONS, Precision, parse_device
+from livetalk.errors import InputError
+from livetalk.ops.backends import ATTENTION_KERNELS
+from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """How a model runs, whichever model it is.
+
+    Attributes:
+        device: "auto", or what `torch.device` takes, such as "cpu" or "cuda:1"; "auto" prefers a GPU.
+        precision: of the transformer and the VAE; "auto" takes bfloat16 where the device computes it natively
+            and float32 elsewhere.
+        threads: CPU threads of each process; None leaves PyTorch's choice.
+        gpus: GPUs that share a stream, one process each; with device "cpu" that many processes.
+        compile: compile the blocks of the transformer; the first chunk then takes minutes, the others less
+            time.
+        compile_cache: folder that compiled code is kept in, see `compile_transformer`; None is the usual one.
+        placement: how the transformer's weights are stored and spread, and where text and image encoder live.
+        acceleration: the fast forms that are put in place.
+    """
+
+    device: str = AUTO
+    precision: Precision = "auto"
+    threads: int | None = None
+    gpus: int = 1
+    compile: bool = False
+    compile_cache: Path | None = None
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    acceleration: AccelerationConfig = field(default_factory=AccelerationConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what no machine can do; what this machine cannot do is found when a model is built.
+
+        Raises:
+            InputError: the device or the precision is unknown, a number is below 1, or placement and fast
+                forms do not go together.
+        """
+        parse_device(self.device)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {self.precision}: is not one of {', '.join(PRECISIONS)}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads {self.threads}: at least 1 is needed")
+        if self.gpus < 1:
+            raise InputError(f"gpus {self.gpus}: at least 1 is needed")
+        if self.acceleration.fused and self.placement.resident_blocks is not None:
+            raise InputError("fast and float8: need all blocks on the device; leave resident-blocks out")
+        if self.acceleration.float8 and self.placement.weights == "int8":
+            raise InputError("float8: multiplies weights that are full or stored as float8, not as int8")
+
+
+_OFFLOAD = re.compile(r"offload(\d*)")
+_ATTENTION = {name.replace("-", ""): name for name in ATTENTION_KERNELS}
+_MEANINGS: Mapping[str, tuple[str, Any]] = {
+    "eager": ("compile", False),
+    "compile": ("compile", True),
+    **{word: ("weights", word) for word in WEIGHT_FORMS},
+    "float32": ("precision", "float32"),
+    "bfloat16": ("precision", "bfloat16"),
+    "plain": ("form", {}),
+    "fast": ("form", {"fast": True}),
+    "fp8": ("form", {"float8": True}),
+    **{word: ("attention", name) for word, name in _ATTENTION.items()},
+}
+_WORDS = (
+    "eager or compile, full, float8 or int8 (weights), plain, fast or fp8 (fast forms), offload or offloadN "
+    f"(N blocks stay), float32 or bfloat16, or an attention kernel: {', '.join(_ATTENTION)}"
+)
+
+
+def parse_run(words: str, base: RunConfig | None = None) -> RunConfig:
+    """Read a configuration from words joined by hyphens, such as "fp8-fa3fp8-bfloat16".
+
+    Args:
+        words: in any order, each kind at most once: "eager" or "compile"; "full", "float8" or "int8" for the
+            stored weights; "offload" or "offloadN", where N blocks stay on the device; "float32" or
+            "bfloat16"; "plain", "fast" or "fp8" for the fast forms; the name of an attention kernel without
+            its hyphens.
+        base: what the words leave open; None is `RunConfig()`.
+
+    Raises:
+        InputError: a word is unknown or its kind is given twice, or words do not go together.
+    """
+    found: dict[str, Any] = {}
+    for word in words.split("-"):
+        offload = _OFFLOAD.fullmatch(word)
+        meaning = ("resident_blocks", int(offload[1] or 0)) if offload else _MEANINGS.get(word)
+        if meaning is None or meaning[0] in found:
+            raise InputError(
+                f"configuration {words}: {word or 'an empty word'} does not fit there; use {_WORDS}"
+            )
+        found[meaning[0]] = meaning[1]
+    base = base or RunConfig()
+    form = {"fast": False, "float8": False} | found.pop("form") if "form" in found else {}
+    placed = {name: found.pop(name) for name in ("weights", "resident_blocks") if name in found}
+    fast = form | ({"attention": found.pop("attention")} if "attention" in found else {})
+    return replace(
+        base,
+        placement=replace(base.placement, **placed),
+        acceleration=replace(base.acceleration, **fast),
+        **found,
+    )

@@ -1,0 +1,209 @@
+"""The options of the command line that say which model runs and how: the same for every command."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from livetalk.accelerate.apply import AUTO, AccelerationConfig
+from livetalk.assembly.random_model import RANDOM_MODELS
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.session import SIZES, SessionOptions
+from livetalk.assembly.source import ModelSource
+from livetalk.device import PRECISIONS
+from livetalk.ops.backends import ATTENTION_KERNELS
+from livetalk.ops.kernels.selection import KERNEL_CHOICES
+from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `model_source` reads."""
+    group = parser.add_argument_group("which model")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--model",
+        default="embedded",
+        help="shipped model, or the folder of a checkpoint, such as SoulX-FlashTalk-14B (default: embedded)",
+    )
+    which.add_argument(
+        "--random-weights",
+        choices=RANDOM_MODELS,
+        help="the graph of a model without its weights, for dry runs and benchmarks; it makes noise",
+    )
+    group.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
+    group.add_argument(
+        "--infinitetalk", type=Path, help="audio weights to lay over a published base model (file or folder)"
+    )
+
+
+def model_source(args: argparse.Namespace) -> ModelSource:
+    """Return what the options of `add_model_options` say.
+
+    Raises:
+        InputError: they do not go together.
+    """
+    return ModelSource(**{name: getattr(args, name) for name, _ in _flatten(ModelSource())})
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `run_config` reads."""
+    _add_device_options(parser.add_argument_group("where it runs"))
+    _add_placement_options(parser.add_argument_group("where its weights are"))
+    _add_speed_options(parser.add_argument_group("fast forms"))
+
+
+def run_config(args: argparse.Namespace) -> RunConfig:
+    """Return what the options of `add_run_options` say.
+
+    Raises:
+        InputError: they do not go together, or no machine could do it.
+    """
+    return RunConfig(
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+        gpus=args.gpus,
+        compile=args.compile,
+        compile_cache=args.compile_cache,
+        placement=PlacementConfig(
+            weights=args.weights, encoders=args.encoders, resident_blocks=args.resident_blocks
+        ),
+        acceleration=AccelerationConfig(
+            fast=args.fast,
+            float8=args.float8,
+            attention=args.attention,
+            kernels=args.kernels,
+            graphs=args.graphs,
+        ),
+    )
+
+
+def add_chunk_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a stream that decide how much a chunk computes, for `chunk_options`."""
+    group = parser.add_argument_group("what a chunk is")
+    group.add_argument(
+        "--size",
+        help="of the picture: HEIGHTxWIDTH in pixels, such as 720x416, or "
+        f"{', '.join(SIZES)} (default: the model's own)",
+    )
+    group.add_argument("--num-steps", "--steps", type=int, help="denoising steps (default: the model's own)")
+    group.add_argument(
+        "--latents-per-decode",
+        type=int,
+        metavar="N",
+        help="latent frames, of 4 frames each, that are decoded together (default: the model's own)",
+    )
+
+
+def chunk_options(args: argparse.Namespace) -> SessionOptions:
+    """Return what the options of `add_chunk_options` say; `check_options` checks it."""
+    return SessionOptions(
+        size=args.size, num_steps=args.num_steps, latents_per_decode=args.latents_per_decode
+    )
+
+
+def to_options(config: Any) -> list[str]:
+    """Return the options of the command line that ask for a configuration; defaults are left out.
+
+    Args:
+        config: a `RunConfig`, a `ModelSource`, or another dataclass of options whose fields are options by
+            their names, or such dataclasses.
+    """
+    defaults = dict(_flatten(type(config)()))
+    options = []
+    for name, value in _flatten(config):
+        if value == defaults[name]:
+            continue
+        option = name.replace("_", "-")
+        options.append(f"--no-{option}" if value is False else f"--{option}")
+        if not isinstance(value, bool):
+            options.append(str(value))
+    return options
+
+
+def describe_options(config: Any) -> dict[str, object]:
+    """Return every option of a configuration, see `to_options`, by its name on the command line."""
+    return {name.replace("_", "-"): value for name, value in _flatten(config)}
+
+
+def _flatten(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a dataclass, and in place of dataclasses among them their fields."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _flatten(value)
+        else:
+            yield field.name, value
+
+
+def _add_device_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--device", default=AUTO, help="auto, cpu, cuda or cuda:1 (default: auto)")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of the transformer and the VAE (default: auto)",
+    )
+    group.add_argument("--threads", type=int, help="CPU threads of each process (default: PyTorch's choice)")
+    group.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share a stream, one process each; with --device cpu N processes (default: 1)",
+    )
+
+
+def _add_placement_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--weights",
+        choices=WEIGHT_FORMS,
+        default="full",
+        help="form of the transformer's weights; float8 and int8 halve them (default: full, as stored)",
+    )
+    group.add_argument(
+        "--resident-blocks",
+        type=int,
+        metavar="N",
+        help="keep only N blocks of the transformer on the device, the others in host memory (default: all)",
+    )
+    group.add_argument(
+        "--encoders",
+        choices=ENCODER_PLACES,
+        default="cpu-after-use",
+        help="where text and image encoder live between sessions (default: cpu-after-use)",
+    )
+
+
+def _add_speed_options(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--fast", action="store_true", help="put the fast forms in place that change numbers by rounding only"
+    )
+    group.add_argument(
+        "--float8",
+        action="store_true",
+        help="the forms of --fast, and the matrix products of the blocks in FP8 (Hopper)",
+    )
+    group.add_argument(
+        "--attention",
+        choices=[AUTO, *ATTENTION_KERNELS],
+        default=AUTO,
+        help="kernel of the self-attention, and nothing else (default: auto, PyTorch's choice)",
+    )
+    group.add_argument(
+        "--kernels", choices=KERNEL_CHOICES, default=AUTO, help="of the fast forms (default: auto)"
+    )
+    group.add_argument(
+        "--graphs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="replay the fast forms from CUDA graphs where several GPUs share a stream (default: yes)",
+    )
+    group.add_argument("--compile", action="store_true", help="compile the blocks of the transformer")
+    group.add_argument(
+        "--compile-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep compiled code here (default: ~/.cache/livetalk/compiled)",
+    )
