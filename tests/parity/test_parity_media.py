@@ -9,6 +9,7 @@ from torch import Tensor
 from livetalk.media.image import image_to_tensor, resize_and_center_crop
 from livetalk.streaming.color import lab_to_rgb, match_color, measure_color, rgb_to_lab
 from livetalk.streaming.loudness import TARGET_LUFS, integrated_loudness, normalize_published
+from tolerance import rounding
 
 NAME = "media"
 
@@ -81,4 +82,6 @@ def test_parity_media_constant_frames_stay_constant() -> None:
     for name in reference.meta["cases"]:
         case = reference.case(name)
         matched = match_color(case["color.const_source"], measure_color(case["color.reference"]))
-        assert matched.std(dim=(3, 4)).max() < 1e-4
+        # Statistics over a frame, enlarged by the steepest slope of the curve of a screen.
+        height, width = matched.shape[3:]
+        assert matched.std(dim=(3, 4)).max() < 12.92 * rounding(height * width)

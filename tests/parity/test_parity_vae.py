@@ -11,6 +11,7 @@ from torch import Tensor
 
 from livetalk.checkpoints.adapters import published_vae_config
 from livetalk.models.vae import CausalVideoVAE
+from tolerance import assert_near, rounding
 
 NAME = "vae_tiny"
 COMPARED = re.compile(
@@ -110,7 +111,7 @@ def test_parity_vae_scale() -> None:
         assert {key for key in expected if key.startswith("scale.")} <= set(got)
         reference.check(case_name, {key: got[key] for key in got if key in expected})
         raw = vae.denormalize(torch.zeros(1, mean.shape[0], 1, 1, 1)).flatten()
-        torch.testing.assert_close(raw, case["scale.mean"])
+        assert_near(raw, case["scale.mean"], rounding(2))
 
 
 def test_parity_vae_bfloat16() -> None:

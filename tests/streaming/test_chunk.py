@@ -24,6 +24,7 @@ from tiny import (
     TinyModel,
     tiny_model,
 )
+from tolerance import assert_near, distance, expect_each, rounding
 
 IMAGE = torch.rand(3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -114,11 +115,14 @@ def test_audio_reaches_the_frames() -> None:
 def test_how_a_window_is_decoded_changes_nothing(
     vae: VAEConfig, latents_per_decode: int | None, decode_dropped: bool
 ) -> None:
-    whole = stream(tiny_model(vae=vae), 2)
+    whole = tiny_model(vae=vae)
     model = tiny_model(vae=vae, latents_per_decode=latents_per_decode, decode_dropped=decode_dropped)
-    pieces = stream(model, 2)
-    for a, b in zip(whole, pieces, strict=True):
-        torch.testing.assert_close(a.pixels, b.pixels, atol=1e-4, rtol=1e-4)
+    expected = expect_each(
+        lambda: {f"chunk {index}": chunk.pixels for index, chunk in enumerate(stream(whole, 2))},
+        whole.executor.networks.vae,
+    )
+    for chunk, (name, (pixels, limit)) in zip(stream(model, 2), expected.items(), strict=True):
+        assert_near(chunk.pixels, pixels, limit, name)
 
 
 def test_lookahead_shifts_the_audio_only() -> None:
@@ -134,8 +138,9 @@ def test_lookahead_shifts_the_audio_only() -> None:
         plain.settings,
         state.audio.push(torch.cat((lead, audio))[: audio.shape[0]]),
     )
-    torch.testing.assert_close(late[:, :-2], now[:, :-2])
-    assert not torch.allclose(late[:, -2:], now[:, -2:])
+    limit = rounding(640)  # The encoder of this test adds as many products.
+    assert_near(late[:, :-2], now[:, :-2], limit)
+    assert distance(late[:, -2:], now[:, -2:]) > 100 * limit
     short = create_state(*ahead, prepared, 0, lead[:640])
     assert isinstance(short.audio, AudioBuffer)
     assert torch.equal(short.audio.waveform[-2 * 640 :], torch.zeros(2 * 640))

@@ -10,6 +10,7 @@ from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.settings import ReferenceLayout
 from livetalk.streaming.window import reference_mask
 from tiny import LATENT_CHANNELS, tiny_vae
+from tolerance import assert_near, expect, rounding
 
 GEOMETRY = ChunkGeometry(window_frames=13)
 IMAGE = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -26,11 +27,10 @@ def test_first_frame_layout_is_the_image_then_grey() -> None:
     conditioning = encode_conditioning(vae, IMAGE, GEOMETRY)
     video = torch.zeros(1, 3, 13, 16, 24)
     video[:, :, 0] = IMAGE
-    with torch.no_grad():
-        expected, _ = vae.encode(video)
+    expected, limit = expect(lambda: vae.encode(video)[0], vae)
     assert conditioning.condition.shape == (1, 4 + LATENT_CHANNELS, 4, 4, 6)
-    torch.testing.assert_close(conditioning.condition[:, 4:], expected)
-    torch.testing.assert_close(conditioning.reference_latents, expected[:, :, :1], atol=1e-5, rtol=1e-5)
+    assert_near(conditioning.condition[:, 4:], expected, limit)
+    assert_near(conditioning.reference_latents, expected[:, :, :1], limit)
     assert torch.equal(conditioning.reference_pixels[0, :, 0], IMAGE)
 
 
@@ -57,4 +57,4 @@ def test_crop_keeps_the_middle(height: int, width: int) -> None:
 
 def test_pixels_run_from_minus_one_to_one() -> None:
     image = np.array([[[0, 255, 51]]], dtype=np.uint8)
-    torch.testing.assert_close(image_to_tensor(image).flatten(), torch.tensor([-1.0, 1.0, -0.6]))
+    assert_near(image_to_tensor(image).flatten(), torch.tensor([-1.0, 1.0, -0.6]), rounding(3))

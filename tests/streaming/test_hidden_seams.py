@@ -9,6 +9,7 @@ from livetalk.streaming.conditioning import prepare_stream
 from livetalk.streaming.seams import measure_seam
 from livetalk.streaming.settings import SeamConfig
 from tiny import IMAGE_SIDE, tiny_model
+from tolerance import assert_near, rounding
 
 ON = SeamConfig(color_frames=8, detail_frames=3)
 
@@ -28,7 +29,8 @@ def test_a_constant_step_becomes_a_ramp_that_ends() -> None:
     shown = pixels[:, :, 0] + 0.1
     joined = hide(pixels, shown)
     steps = (joined - pixels[:, :, 1:]).mean((0, 1, 3, 4))
-    torch.testing.assert_close(steps, 0.1 * (1 - torch.arange(1, 9) / 9), atol=1e-5, rtol=0)
+    # Means over the pixels of a frame, of which the largest is 0.6.
+    assert (steps - 0.1 * (1 - torch.arange(1, 9) / 9)).abs().max() < 0.6 * rounding(32 * 32)
 
 
 def test_detail_fades_before_colour() -> None:
@@ -37,12 +39,12 @@ def test_detail_fades_before_colour() -> None:
     joined = hide(pixels, pixels[:, :, 0] + checks)
     left = (joined - pixels[:, :, 1:]).abs().mean((0, 1, 3, 4))
     assert left[0] > 0.06
-    assert left[3:].max() < 1e-6
+    assert left[3:].max() < 0.6 * rounding()
 
 
 def test_agreeing_decodings_stay_as_they_are() -> None:
     pixels = window()
-    torch.testing.assert_close(hide(pixels, pixels[:, :, 0]), pixels[:, :, 1:])
+    assert_near(hide(pixels, pixels[:, :, 0]), pixels[:, :, 1:], rounding(2))
 
 
 def test_a_stream_steps_less_at_its_borders() -> None:

@@ -14,6 +14,7 @@ from livetalk.streaming.loudness import (
     normalize_running,
     silence_noise,
 )
+from tolerance import assert_near, rounding
 
 RATE = 16_000
 
@@ -52,7 +53,8 @@ def test_published_reaches_the_target(level: float) -> None:
     louder = normalize_published(sound)
     assert louder.dtype == sound.dtype
     assert integrated_loudness(louder).item() == pytest.approx(TARGET_LUFS, abs=1e-4)
-    assert decibels_of_gain(sound, louder).std() < 1e-4
+    # The sound is rounded once, the gain is float64.
+    assert decibels_of_gain(sound, louder).std() < 20 * math.log10(1 + rounding())
 
 
 def test_published_gates_pauses() -> None:
@@ -72,7 +74,7 @@ def test_published_takes_the_shortest_sounds(num_samples: int) -> None:
     sound = hiss(1.0, -20.0)[:num_samples]
     assert normalize_published(sound).isfinite().all()
     padded = torch.cat((sound, torch.zeros(6400 - num_samples)))
-    torch.testing.assert_close(normalize_published(padded)[:num_samples], normalize_published(sound))
+    assert_near(normalize_published(padded)[:num_samples], normalize_published(sound), rounding())
 
 
 def test_published_lifts_hiss() -> None:
@@ -108,7 +110,7 @@ def test_running_does_not_depend_on_cuts() -> None:
     whole, end = run(sound)
     for cuts in (17_920, 1_600, 777):
         pieces, state = run(sound, cuts)
-        torch.testing.assert_close(pieces, whole)
+        assert_near(pieces, whole, rounding())
         assert torch.equal(state.pending, end.pending)
         assert state.gain_db == pytest.approx(end.gain_db)
 

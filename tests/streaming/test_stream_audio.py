@@ -12,6 +12,7 @@ from livetalk.streaming.audio import (
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.settings import AudioConfig, StreamSettings
 from tiny import FrameEncoder
+from tolerance import assert_near, rounding
 
 GEOMETRY = ChunkGeometry(window_frames=13)
 
@@ -60,7 +61,7 @@ def test_streamed_windows_equal_the_batch(lookahead: int) -> None:
             continue
         first = chunk * GEOMETRY.chunk_frames - GEOMETRY.motion_frames
         batch = audio_context(whole, first, GEOMETRY.window_frames, 2)
-        torch.testing.assert_close(streamed[:, :exact], batch[:, :exact])
+        assert_near(streamed[:, :exact], batch[:, :exact], rounding(640))
         if exact < GEOMETRY.window_frames:
             assert torch.equal(streamed[0, -1, -1], streamed[0, -1, 2 + lookahead])
 
