@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from livetalk.bench.spans import CHUNK_SPAN, TimedSpan, Trace
+from livetalk.bench.spans import CHUNK_SPAN, SURROUNDING_SPANS, TimedSpan, Trace
 from livetalk.errors import InputError, LivetalkError
 
 WIDTH = 1600
@@ -86,7 +86,7 @@ def find_owners(trace: Trace, num_chunks: int) -> Iterator[tuple[TimedSpan, int]
     """Yield each span of a stage with the chunk it is part of: all chunks have equally many of a name."""
     stages: dict[str, list[TimedSpan]] = {}
     for span in trace.spans:
-        if span.name != CHUNK_SPAN:
+        if span.name not in SURROUNDING_SPANS:
             stages.setdefault(span.name, []).append(span)
     for spans in stages.values():
         for number, span in enumerate(sorted(spans, key=lambda span: span.start_ms)):

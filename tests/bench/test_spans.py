@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan, Trace, percentile, summarize_stages
+from livetalk.bench.spans import (
+    CHUNK_SPAN,
+    SpanTimer,
+    StageTiming,
+    TimedSpan,
+    Trace,
+    percentile,
+    summarize_stages,
+)
 from livetalk.errors import InputError
 from livetalk.tracing import observe_spans, span
 
@@ -36,12 +44,20 @@ def test_a_span_that_fails_is_timed_too() -> None:
 def test_stages_are_summed_up_by_call() -> None:
     spans = [TimedSpan("step.transformer", 0.0, duration) for duration in (4.0, 6.0, 5.0, 9.0)]
     spans += [TimedSpan("step.decode", 10.0, 12.0), TimedSpan("step.decode", 20.0, 24.0)]
-    spans += [TimedSpan(CHUNK_SPAN, 0.0, 30.0)] * 2
+    spans += [TimedSpan(CHUNK_SPAN, 0.0, 30.0), TimedSpan("step.denoise", 0.0, 9.0)] * 2
     stages = summarize_stages(spans, num_chunks=2)
     assert set(stages) == {"transformer", "decode"}
     assert (stages["transformer"].median_ms, stages["transformer"].per_chunk) == (5.5, 2)
     assert (stages["decode"].median_ms, stages["decode"].per_chunk) == (3.0, 1)
     assert stages["decode"].p95_ms == pytest.approx(3.9)
+    assert (stages["transformer"].chunk_ms, stages["decode"].chunk_ms) == (12.0, 3.0)
+
+
+def test_unequal_calls_of_a_chunk_add_up_to_its_time() -> None:
+    spans = [TimedSpan("step.decode", 0.0, duration) for duration in (5.0, 8.0, 8.0) * 2]
+    stage = summarize_stages(spans, num_chunks=2)["decode"]
+    assert (stage.median_ms, stage.per_chunk, stage.chunk_ms) == (8.0, 3, 21.0)
+    assert StageTiming(median_ms=8.0, p95_ms=8.0, per_chunk=3).chunk_ms == 24.0, "as older records say it"
 
 
 def test_percentile_is_interpolated() -> None:
@@ -58,6 +74,17 @@ def test_a_trace_comes_back_and_viewers_can_read_it(tmp_path: Path) -> None:
     assert {event["args"]["name"]: event["tid"] for event in events if event["ph"] == "M"} == {"a": 0, "b": 1}
     complete = [event for event in events if event["ph"] == "X"]
     assert [(event["tid"], event["ts"], event["dur"]) for event in complete][1] == (1, 1000.0, 2250.0)
+
+
+def test_a_trace_from_before_the_engine_had_its_name_is_read(tmp_path: Path) -> None:
+    older = (
+        TimedSpan("runtime.chunk", 0.0, 2.0),
+        TimedSpan("step.decode", 1.0, 1.5),
+        TimedSpan("odd", 1.0, 2.0),
+    )
+    Trace(title="older", spans=older).save(tmp_path / "trace.json")
+    spans = Trace.load(tmp_path / "trace.json").spans
+    assert [span.name for span in spans] == [CHUNK_SPAN, "step.decode", "odd"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"traceEvents": [{"ph": "X"}]}', '{"traceEvents": 3}'])

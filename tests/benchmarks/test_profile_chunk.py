@@ -29,7 +29,7 @@ def event(cat: str, name: str, start: float, duration: float) -> dict[str, Any]:
 def test_a_kernel_belongs_to_the_innermost_span(program: ModuleType) -> None:
     events = [
         {"ph": "M", "name": "process_name"},
-        event("gpu_user_annotation", "runtime.chunk", 0, 100),
+        event("gpu_user_annotation", "engine.chunk", 0, 100),
         event("gpu_user_annotation", "step.decode", 40, 30),
         event("user_annotation", "step.decode", 0, 90),
         event("kernel", "gemm", 10, 5),
@@ -45,7 +45,7 @@ def test_a_kernel_belongs_to_the_innermost_span(program: ModuleType) -> None:
         for name, kernel in kernels.items()
     }
     assert found == {
-        ("runtime.chunk", "gemm"): (1, 5),
+        ("engine.chunk", "gemm"): (1, 5),
         ("step.decode", "conv"): (2, 15),
         ("outside", "copy"): (1, 3),
     }

@@ -37,7 +37,7 @@ def overlapping_trace() -> Trace:
             TimedSpan("step.transformer", start + 3, start + 5),
             TimedSpan("step.decode", start + 5, start + 10),
             TimedSpan(CHUNK_SPAN, start, start + 10),
-            TimedSpan("runtime.copy", start + 11, start + 14),
+            TimedSpan("engine.copy", start + 11, start + 14),
         ]
     return Trace(title="two chunks", spans=tuple(spans))
 
@@ -46,11 +46,11 @@ def test_a_chunk_is_cut_out_with_what_runs_beside_it(timeline: ModuleType) -> No
     first, second = (timeline.cut_chunk(overlapping_trace(), index) for index in (0, 1))
     assert (first.start_ms, first.length_ms) == (100.0, 12.0)
     assert [(span.start_ms, span.end_ms) for span in first.rows["transformer"]] == [(1, 3), (3, 5)]
-    assert first.rows["copy"] == [TimedSpan("runtime.copy", 11.0, 12.0)]
+    assert first.rows["copy"] == [TimedSpan("engine.copy", 11.0, 12.0)]
     assert first.totals_ms == {"transformer": 4.0, "decode": 5.0, "copy": 3.0}
     assert first.own == {span for spans in first.rows.values() for span in spans}
     assert (second.start_ms, second.length_ms) == (112.0, 10.0)
-    beside = TimedSpan("runtime.copy", 0.0, 2.0)
+    beside = TimedSpan("engine.copy", 0.0, 2.0)
     assert second.rows["copy"] == [beside]
     assert beside not in second.own and len(second.own) == 3
     assert second.totals_ms["copy"] == 3.0

@@ -172,11 +172,11 @@ class PublishedPromptEncoder:
         """Encode a prompt and a portrait `[1, 3, H, W]`, -1..1; see `PromptEncoder`."""
         text_embeds = self._texts.get(prompt)
         if text_embeds is None:
-            with span("runtime.encode_text"):
+            with span("assembly.encode_text"):
                 text_embeds = self._encode_text(prompt).to(image.device)
             # One prompt only: a service may see any number of them.
             self._texts = {prompt: text_embeds}
-        with span("runtime.encode_image"):
+        with span("assembly.encode_image"):
             image_embeds = self._encode_image(image).to(image.device)
         if self._place == "cpu-after-use" and self._device.type == "cuda":
             # The encoders lay in pieces that the larger tensors of a stream cannot use.

@@ -171,6 +171,6 @@ def _require_type(name: str, value: object, hint: Any) -> None:
 
 def _stage(value: dict[str, Any]) -> StageTiming:
     stage = StageTiming(**value)
-    if not 0 <= stage.median_ms <= stage.p95_ms or stage.per_chunk < 1:
+    if not 0 <= stage.median_ms <= stage.p95_ms or stage.per_chunk < 1 or stage.chunk_ms < 0:
         raise InputError("bench record: the times of a stage cannot be")
     return stage

@@ -42,16 +42,14 @@ def describe_record(record: BenchRecord) -> list[str]:
     ]
     names = [name for name in _ORDER if name in record.stages]
     names += [name for name in record.stages if name not in names]
-    # On a GPU, the copy runs under the next chunk and the speech under the one before.
-    beside = ("copy", "speech") if record.num_gpus else ()
+    # On a GPU the copy runs on a side stream, under the next chunk.
+    beside = ("copy",) if record.num_gpus else ()
     accounted = 0.0
     for name in names:
         stage = record.stages[name]
-        per_chunk = stage.median_ms * stage.per_chunk
-        accounted += 0.0 if name in beside else per_chunk
-        lines.append(
-            f"{_NAMES.get(name, name):{_LABEL}}{stage.median_ms:10.2f}{stage.p95_ms:10.2f}{per_chunk:10.2f}"
-        )
+        accounted += 0.0 if name in beside else stage.chunk_ms
+        times = (stage.median_ms, stage.p95_ms, stage.chunk_ms)
+        lines.append(f"{_NAMES.get(name, name):{_LABEL}}" + "".join(f"{time:10.2f}" for time in times))
     rest = record.chunk_ms_median - accounted
     lines += [
         f"{'rest':{_LABEL}}{'':20}{rest:10.2f}",
@@ -81,7 +79,8 @@ def describe_scaling(
     """
     lines = [_row(_COLUMNS)]
     for record in records:
-        step, decode, encode = (_median(record, name) for name in ("transformer", "decode", "encode"))
+        step = _time(record, "transformer", per_call=True)
+        decode, encode = (_time(record, name, per_call=False) for name in ("decode", "encode"))
         where = f"{record.gpu if record.num_gpus else 'CPU'}, {record.size}"
         measured = (step, decode, encode, f"{record.chunk_ms_median:.1f}", f"{record.fps:.1f}", "measured")
         lines.append(_row((str(record.num_workers), where, *measured)))
@@ -98,8 +97,11 @@ def _progressive(record: BenchRecord) -> list[str]:
     return [f"{record.first_frame_progressive_ms:.1f} ms where frames leave as they are decoded"]
 
 
-def _median(record: BenchRecord, stage: str) -> str:
-    return f"{record.stages[stage].median_ms:.1f}" if stage in record.stages else "-"
+def _time(record: BenchRecord, name: str, *, per_call: bool) -> str:
+    stage = record.stages.get(name)
+    if stage is None:
+        return "-"
+    return f"{stage.median_ms if per_call else stage.chunk_ms:.1f}"
 
 
 def _number(value: float | None) -> str:

@@ -14,8 +14,14 @@ import torch
 
 from livetalk.errors import InputError
 
-CHUNK_SPAN = "runtime.chunk"
+CHUNK_SPAN = "engine.chunk"
 """Surrounds all of a chunk but the copy of its frames."""
+
+SURROUNDING_SPANS = frozenset({CHUNK_SPAN, "step.denoise"})
+"""Spans that hold other spans; they are no stages, whose times add up to that of a chunk."""
+
+_FORMER_PACKAGES = {"runtime": "engine"}
+"""Packages by whose former name older traces call their spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,19 @@ class StageTiming:
         median_ms: of a single call, milliseconds.
         p95_ms: 19 of 20 calls take no longer.
         per_chunk: calls in a chunk.
+        sum_ms: of all calls in a chunk, mean over the chunks, milliseconds; None in records that are older
+            than this.
     """
 
     median_ms: float
     p95_ms: float
     per_chunk: int
+    sum_ms: float | None = None
+
+    @property
+    def chunk_ms(self) -> float:
+        """Milliseconds of a chunk: of all calls, which may differ, as the pieces of a window do."""
+        return self.median_ms * self.per_chunk if self.sum_ms is None else self.sum_ms
 
 
 class SpanTimer:
@@ -114,13 +128,14 @@ def summarize_stages(spans: Iterable[TimedSpan], num_chunks: int) -> dict[str, S
     """
     durations: dict[str, list[float]] = {}
     for span in spans:
-        if span.name != CHUNK_SPAN:
+        if span.name not in SURROUNDING_SPANS:
             durations.setdefault(span.name.rpartition(".")[2], []).append(span.duration_ms)
     return {
         name: StageTiming(
             median_ms=statistics.median(values),
             p95_ms=percentile(values, 95),
             per_chunk=max(1, round(len(values) / num_chunks)),
+            sum_ms=sum(values) / num_chunks,
         )
         for name, values in durations.items()
     }
@@ -157,7 +172,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a trace that `save` wrote.
+        """Read a trace that `save` wrote, now or while packages had other names.
 
         Raises:
             InputError: there is none.
@@ -165,10 +180,17 @@ class Trace:
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
             spans = tuple(
-                TimedSpan(event["name"], event["ts"] / 1000, (event["ts"] + event["dur"]) / 1000)
+                TimedSpan(
+                    _current_name(event["name"]), event["ts"] / 1000, (event["ts"] + event["dur"]) / 1000
+                )
                 for event in read["traceEvents"]
                 if event["ph"] == "X"
             )
             return cls(title=str(read["otherData"]["title"]), spans=spans)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"trace {path}: is not one that livetalk bench --trace wrote") from error
+
+
+def _current_name(name: str) -> str:
+    package, dot, stage = name.partition(".")
+    return _FORMER_PACKAGES.get(package, package) + dot + stage

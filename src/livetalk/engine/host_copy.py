@@ -53,7 +53,7 @@ class HostCopy:
     def start(self, chunk: VideoChunk) -> PendingFrames:
         """Begin to copy a chunk, once the work that makes it is done."""
         if self._side_stream is None:
-            with span("runtime.copy"):
+            with span("engine.copy"):
                 frames = chunk.to_uint8().cpu()
             return PendingFrames(chunk.first_frame, frames.shape[0], frames, _nothing)
         return self._start_on(self._side_stream, chunk)
@@ -63,7 +63,7 @@ class HostCopy:
         # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
         arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
         side_stream.wait_stream(torch.cuda.current_stream(frames.device))
-        with torch.cuda.stream(side_stream), span("runtime.copy"):
+        with torch.cuda.stream(side_stream), span("engine.copy"):
             arrived.copy_(frames, non_blocking=True)
         # Later kernels of the main stream must not reuse the memory before it is read.
         frames.record_stream(side_stream)

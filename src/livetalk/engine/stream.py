@@ -60,7 +60,7 @@ def generate_stream(
 
 
 def _make_at_once(streams: Streams, stream: int, samples: Tensor) -> Iterator[VideoChunk]:
-    with span("runtime.chunk"):
+    with span("engine.chunk"):
         chunk = streams.run(NextChunk(stream=stream, samples=samples))
     assert chunk is not None
     yield chunk
@@ -70,7 +70,7 @@ def _make_progressively(streams: Streams, stream: int, samples: Tensor) -> Itera
     streams.run(BeginChunk(stream=stream, samples=samples))
     while True:
         # Not around the whole chunk: between two pieces the caller is at work.
-        with span("runtime.piece"):
+        with span("engine.piece"):
             chunk = streams.run(NextPiece(stream=stream))
         if chunk is None:
             return

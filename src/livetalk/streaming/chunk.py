@@ -261,11 +261,7 @@ def finish_window(
     index = settings.skipped_frames - geometry.dropped_frames
     seam = None
     recent: Tensor | None = None
-    while True:
-        with span("step.decode"):
-            decoded = next(pieces, None)
-        if decoded is None:
-            break
+    for decoded in pieces:
         with span("step.color"):
             matched = executor.match_color(decoded, prepared.color, settings.sampler.color_strength)
             piece = FinishedPiece(matched, index)
@@ -357,7 +353,8 @@ def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tenso
             num_frames -= stride - 1
         skip = min(unwanted, num_frames)
         unwanted -= skip
-        frames, cache = vae.decode(piece, cache, skip)
+        with span("step.decode"):
+            frames, cache = vae.decode(piece, cache, skip)
         if skip < num_frames:
             yield frames
 
