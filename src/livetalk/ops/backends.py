@@ -4,7 +4,7 @@ The kernel that is asked for is the one that runs, or an error says why it canno
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend
 from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.ops.attention import AttentionCore
-from livetalk.ops.attention_float8 import float8_attention, float8_attention_reference
+from livetalk.ops.attention_float8 import Quantize, float8_attention, float8_attention_reference
 from livetalk.ops.attention_lse import (
     FLASH_WIDTH_STEP,
     choose_kernel,
@@ -57,15 +57,15 @@ class AttentionKernel:
         attend: computes output and log-sum-exp.
         problem: says in a few words why it cannot do some work; None if it can.
         exact: it rounds to the precision of its input and no further.
-        restores_lse: `attend` corrects its log-sum-exp by a pass over the queries, and leaves that out when
-            it is called with `restore=False`.
+        float8: it rounds its input to e4m3. `attend` then takes `quantize` and `restore` as does
+            `float8_attention`, and `attend_quantized` does its work on input that is rounded already.
     """
 
     name: str
     attend: Attend
     problem: Callable[[AttentionWork], str | None]
     exact: bool = True
-    restores_lse: bool = False
+    float8: bool = False
 
 
 class KernelCore(AttentionCore):
@@ -84,8 +84,13 @@ class KernelCore(AttentionCore):
         """
         if mask is not None:
             raise ValueError(f"attention kernel {self.kernel.name} takes no mask")
-        spared = {"restore": False} if self.kernel.restores_lse else {}
+        spared = {"restore": False} if self.kernel.float8 else {}
         return self._attend(partial(self.kernel.attend, **spared), q_BLNE, k_BSNE, v_BSNE)[0]
+
+    def quantizing(self, quantize: Quantize) -> "KernelCore":
+        """Return this core of a kernel that `takes_bytes`, with its input rounded by `quantize`."""
+        attend = cast(Callable[..., tuple[Tensor, Tensor]], self.kernel.attend)
+        return KernelCore(replace(self.kernel, attend=partial(attend, quantize=quantize)))
 
     def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
         """Return output and log-sum-exp as `attention_with_lse` does."""
@@ -102,6 +107,11 @@ class KernelCore(AttentionCore):
     def extra_repr(self) -> str:
         """Name the kernel."""
         return self.kernel.name
+
+
+def takes_bytes(core: nn.Module) -> bool:
+    """Tell whether attention runs on a kernel whose input the kernel before it can write in one byte."""
+    return isinstance(core, KernelCore) and core.kernel.float8
 
 
 def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
@@ -303,9 +313,9 @@ ATTENTION_KERNELS: Mapping[str, AttentionKernel] = {
     },
     "math": AttentionKernel("math", reference_attention_with_lse, _runs_everywhere),
     "fa3": AttentionKernel("fa3", _on_fa3, _fa3_problem),
-    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False, restores_lse=True),
+    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False, float8=True),
     "fp8-reference": AttentionKernel(
-        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False, restores_lse=True
+        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False, float8=True
     ),
 }
 """All kernels, by name. "fp8-reference" is the plain twin of "fa3-fp8"."""

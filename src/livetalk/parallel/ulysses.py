@@ -1,8 +1,8 @@
 """Attention of tokens that are spread over ranks: exchange tokens for heads, attend, exchange back.
 
-Whoever makes queries, keys and values can write them straight into a parcel: the memory that the exchange
-sends from, or the memory of the GPUs that want them. What attention found can be taken as it arrives. See
-`UlyssesAttention.new_parcel`.
+Fused kernels write queries, keys and values straight into a parcel: the memory that the exchange sends from,
+or the memory of the GPUs that want them. What attention found can be taken as it arrives. See
+`UlyssesAttention.attend_projected`.
 
 Shapes: B batch · L a rank's tokens · M the tokens of all ranks of the axis · N heads · H a rank's heads ·
 E head width · P ranks of the axis.
@@ -16,6 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.errors import InputError
+from livetalk.ops.attention_float8 import QuantizedAttention, QuantizedHeads, attend_quantized
+from livetalk.ops.backends import takes_bytes
+from livetalk.ops.kernels.interface import FusedKernels, HeadRange
+from livetalk.ops.kernels.projected import KEYS, Projected, ProjectedCore, attend_split, measure_heads
+from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.pieces import Piece, cut
 from livetalk.parallel.collectives import exchange, gather
 from livetalk.parallel.mesh import Axis, ParallelMesh
@@ -36,7 +41,7 @@ class Parcel(NamedTuple):
     memory: Tensor
 
 
-class UlyssesAttention(nn.Module):
+class UlyssesAttention(ProjectedCore):
     """Takes the place of an attention core; every rank attends with some of the heads to all tokens."""
 
     def __init__(
@@ -93,6 +98,38 @@ class UlyssesAttention(nn.Module):
         qkv = scatter_heads((q_BLNE, k_BSNE, v_BSNE), tokens, self._heads, axis)
         y: Tensor = self.core(*_parts_of(qkv))
         return gather_heads(y, tokens, self._heads, axis)
+
+    def attend_projected(
+        self, parts: Sequence[Projected], num_heads: int, kernels: FusedKernels, *, by_rank: bool
+    ) -> Tensor | Sequence[Tensor]:
+        """Let kernels write heads into parcels, in one byte where the inner core attends to bytes."""
+        if not self.takes_parcels:
+            return attend_split(self, parts, num_heads, kernels)
+        if takes_bytes(self.core):
+            return self._attend_in_bytes(parts, num_heads, kernels, by_rank=by_rank)
+        batch, _, width = parts[0].product.shape
+        parcel = self.new_parcel(batch, width // num_heads, parts[0].product.dtype)
+        for part, targets in zip(parts, parcel.targets, strict=True):
+            kernels.split_heads(*part, (num_heads, len(targets)), out=targets)
+        return self.return_heads(self.core(*self.exchange_parcel(parcel)))
+
+    def _attend_in_bytes(
+        self, parts: Sequence[Projected], num_heads: int, kernels: FusedKernels, *, by_rank: bool
+    ) -> Tensor | Sequence[Tensor]:
+        """Round heads by their range on all ranks, then exchange bytes."""
+        batch, _, width = parts[0].product.shape
+        heads, spreads = measure_heads(parts, num_heads, kernels)
+        everywhere = self.gather_bounds(torch.cat([spread.bounds for spread in spreads]))
+        spreads = [HeadRange(bounds) for bounds in kernels.join_ranges(everywhere).bounds.chunk(len(parts))]
+        parcel = self.new_parcel(batch, width // num_heads, FLOAT8)
+        scales = [
+            kernels.quantize_heads_into(part, spread, targets, centre=index == KEYS)[:, self.own_heads]
+            for index, (part, spread, targets) in enumerate(zip(heads, spreads, parcel.targets, strict=True))
+        ]
+        arrived = [QuantizedHeads(*part) for part in zip(self.exchange_parcel(parcel), scales, strict=True)]
+        room = self.room_for_heads(batch, width // num_heads, torch.bfloat16) if by_rank else None
+        found = attend_quantized(QuantizedAttention(*arrived), room)
+        return self.return_heads(found) if room is None else self.reach_heads(found)
 
     @property
     def takes_parcels(self) -> bool:

@@ -37,7 +37,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         interpreter = importlib.import_module("triton.runtime.interpreter")
         cuts = interpreter._convert_float
         monkeypatch.setattr(interpreter, "_convert_float", lambda *a: round_to_nearest(cuts, *a))
-    yield kernels.TritonKernels()
+    yield kernels.KERNELS
 
 
 def round_to_nearest(cuts: Any, x: Any, source: Any, target: Any, mode: Any) -> Any:

@@ -152,7 +152,7 @@ def split_heads_on_triton(
     rope: RopeTables | None,
     heads: tuple[int, int],
     *,
-    measure: bool,
+    measure: bool = False,
     out: Sequence[Tensor] | None = None,
 ) -> tuple[Sequence[Tensor], HeadRange | None]:
     """Compute `FusedKernels.split_heads`; see there.

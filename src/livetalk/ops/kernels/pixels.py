@@ -101,6 +101,8 @@ def _join_phases_kernel(
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
+# The compiler may be given the layers around these.
+@torch.compiler.disable
 def channel_norm_on_triton(
     x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
@@ -134,6 +136,7 @@ def channel_norm_on_triton(
     return out
 
 
+@torch.compiler.disable
 def add_channels_on_triton(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
     """Compute `FusedKernels.add_channels`; see there."""
     x = _with_even_pixels(x)
@@ -164,6 +167,7 @@ def _with_even_pixels(x: Tensor) -> Tensor:
     return x if x.stride()[1:] == even else x.contiguous(memory_format=torch.channels_last_3d)
 
 
+@torch.compiler.disable
 def join_phases_on_triton(phases: Tensor, bias: Tensor) -> Tensor:
     """Compute `FusedKernels.join_phases`; see there."""
     phases = phases.contiguous(memory_format=torch.channels_last)

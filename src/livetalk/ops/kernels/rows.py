@@ -9,6 +9,7 @@ more bytes than a row.
 # mypy: disable-error-code="assignment,import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import triton
@@ -238,7 +239,25 @@ def _softmax_heads_kernel(
     tl.store(out + row * HEADS * KEYS + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-def tokens_on_triton(
+def layer_norm_on_triton(x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
+    """Compute `FusedKernels.layer_norm`; see there."""
+    return cast(Tensor | QuantizedRows, _map_tokens(x, None, affine, eps, quantize=quantize)[1])
+
+
+def add_on_triton(x: Tensor, branch: Branch) -> Tensor:
+    """Compute `FusedKernels.add`; see there."""
+    return _map_tokens(x, branch, None, 0.0, quantize=False)[0]
+
+
+def add_layer_norm_on_triton(
+    x: Tensor, branch: Branch, affine: Affine, eps: float, *, quantize: bool
+) -> tuple[Tensor, Tensor | QuantizedRows]:
+    """Compute `FusedKernels.add_layer_norm`; see there."""
+    total, norm = _map_tokens(x, branch, affine, eps, quantize=quantize)
+    return total, cast(Tensor | QuantizedRows, norm)
+
+
+def _map_tokens(
     x: Tensor, branch: Branch | None, affine: Affine | None, eps: float, *, quantize: bool
 ) -> tuple[Tensor, Tensor | QuantizedRows | None]:
     """Add a branch to tokens, normalise the sum, or both.
@@ -305,7 +324,7 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
     return QuantizedRows(out, scale) if quantize else out
 
 
-def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None) -> QuantizedRows:
+def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
     """Compute `FusedKernels.quantize_rows`; see there.
 
     Raises:

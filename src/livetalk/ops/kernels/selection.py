@@ -49,6 +49,6 @@ def select_kernels(choice: KernelChoice, device: torch.device) -> FusedKernels:
     else:
         # Not imported at the top: the package works without Triton.
         module = importlib.import_module("livetalk.ops.kernels.triton_kernels")
-        kernels = cast(FusedKernels, module.TritonKernels())
+        kernels = cast(FusedKernels, module.KERNELS)
     _log.info("fused kernels: %s", kernels.name)
     return kernels
