@@ -9,15 +9,16 @@ that grows with the clip would stand out.
 """
 
 import argparse
-import resource
 import tempfile
+import wave
 from pathlib import Path
 
-import av
 import numpy as np
-from av.audio.frame import AudioFrame
 
 from livetalk import Avatar, RunConfig
+from livetalk.bench.chunks import hum
+from livetalk.bench.host_memory import read_host_memory
+from livetalk.bench.machine import peak_process_gb
 from livetalk.media.audio import SAMPLE_RATE
 
 REPORT_FRAMES = 1500
@@ -57,28 +58,22 @@ def main() -> None:
             progress=report,
         )
     print(f"{args.audio_mode}: {result.num_frames} frames for {result.duration_seconds:.2f} s")
-    print(f"peak resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.1f} MB")
+    print(f"peak resident size {1000 * peak_process_gb():.1f} MB")
 
 
 def write_voice(path: Path, minutes: float) -> Path:
-    """Write a tone with a syllable-like envelope, a second at a time."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=SAMPLE_RATE, layout="mono")
+    """Write a tone that rises and falls like syllables, a second at a time."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         for start in range(0, round(minutes * 60) * SAMPLE_RATE, SAMPLE_RATE):
-            time = np.arange(start, start + SAMPLE_RATE) / SAMPLE_RATE
-            wave = np.sin(2 * np.pi * 180 * time) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * time))
-            frame = AudioFrame.from_ndarray((9000 * wave).astype(np.int16)[None], format="s16", layout="mono")
-            frame.sample_rate, frame.pts = SAMPLE_RATE, start
-            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
-        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+            samples = hum(start, SAMPLE_RATE, SAMPLE_RATE)
+            file.writeframes((samples * 32767).short().numpy().astype("<i2").tobytes())
     return path
 
 
 def anonymous_megabytes() -> float:
     """Return this process's resident memory that no file backs, in units of 10^6 bytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024 / 1e6
+    return read_host_memory()["RssAnon"] / 1e6
 
 
 if __name__ == "__main__":
