@@ -10,11 +10,12 @@ from torch import Tensor
 
 from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
+from livetalk.accelerate.selection import select_attention
 from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.dit import DiT
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8, find_linears

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from livetalk.accelerate.selection import select_fused, triton_problem
 from livetalk.assembly.random_model import random_model_config
 from livetalk.bench.calls import time_call
 from livetalk.models.dit import DiTConfig
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.kernels.reference import TorchKernels
-from livetalk.ops.kernels.selection import select_kernels, triton_problem
 
 WARM_UP = 3
 
@@ -86,7 +86,7 @@ class Bench:
         """Return the plain twins, and Triton's kernels where they can run."""
         found: list[FusedKernels] = [TorchKernels()]
         if triton_problem(self.device) is None:
-            found.append(select_kernels("triton", self.device))
+            found.append(select_fused("triton", self.device))
         return found
 
     def add(self, section: str, name: str, form: str, call: Callable[[], object], **facts: float) -> None:

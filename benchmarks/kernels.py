@@ -24,12 +24,12 @@ from kernel_timing import Bench, quantize_with_torchao, relative, sizes_of
 from torch import Tensor, nn
 
 from livetalk.accelerate.fused_color import match_color_fused
+from livetalk.accelerate.selection import select_attention, triton_problem
 from livetalk.ops.attention import attention
 from livetalk.ops.attention_lse import reference_attention_with_lse
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, KernelCore, select_attention
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, KernelCore
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
-from livetalk.ops.kernels.selection import triton_problem
 from livetalk.ops.matmul import QuantizedRows, quantize_rows
 from livetalk.ops.rope import grid_positions, rope_tables
 from livetalk.placement.float8 import Float8Linear

@@ -6,6 +6,7 @@ import torch
 
 from livetalk.accelerate.fused_blocks import FusedBlock, fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
+from livetalk.accelerate.selection import KERNEL_CHOICES, select_fused
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
@@ -14,7 +15,6 @@ from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
 from livetalk.ops.kernels.interface import Branch, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
-from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.matmul import QuantizedRows
 from livetalk.placement.float8 import Float8Linear, apply_float8
@@ -240,7 +240,7 @@ def test_triton_blocks_are_as_close_to_float32_as_plain_kernels_on_a_gpu(float8:
         dit = tiny_dit(PROMPT).bfloat16().to(device)
         if float8:
             apply_float8(dit)
-        fuse_blocks(dit, select_kernels(choice, device))
+        fuse_blocks(dit, select_fused(choice, device))
         errors[choice] = relative(dit(*on_gpu).cpu(), exact)
     assert errors["triton"] < 1.2 * errors["torch"]
     assert errors["torch"] < limit

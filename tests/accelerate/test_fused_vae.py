@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from livetalk.accelerate.fused_vae import FusedChannelNorm, FusedResidualBlock, FusedSpatialUp, fuse_vae
+from livetalk.accelerate.selection import KERNEL_CHOICES, select_fused
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.vae_blocks import ChannelNorm, ResidualBlock, SpatialUp
 from livetalk.ops.kernels.reference import TorchKernels
-from livetalk.ops.kernels.selection import KERNEL_CHOICES, select_kernels
 from tiny import VAE, VAE_PATCHED, tiny_vae
 from tolerance import assert_near, assert_same_network, expect, expect_each, relative
 
@@ -112,5 +112,5 @@ def test_on_a_gpu_it_is_as_close_to_float32_as_the_plain_form() -> None:
     plain_error = relative(rounded.decode(latents.to(device))[0].cpu(), expected)
     for choice in KERNEL_CHOICES[1:]:
         fused = tiny_vae(VAE).bfloat16().to(device)
-        fuse_vae(fused, select_kernels(choice, device))
+        fuse_vae(fused, select_fused(choice, device))
         assert relative(fused.decode(latents.to(device))[0].cpu(), expected) < 1.2 * plain_error

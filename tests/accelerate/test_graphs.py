@@ -9,11 +9,11 @@ from torch import Tensor
 from livetalk.accelerate import graphs
 from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.graphs import GraphedBlocks, graph_blocks, replace_leaves, walk_leaves
+from livetalk.accelerate.selection import select_fused
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import BlockStack
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
-from livetalk.ops.kernels.selection import select_kernels
 from livetalk.ops.rope import RopeTables
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
@@ -152,7 +152,7 @@ def test_graphs_give_what_launches_give() -> None:
     fast = []
     for graphed in (False, True):
         dit = tiny_dit(CONFIG).bfloat16().to(device)
-        fuse_blocks(dit, select_kernels("triton", device))
+        fuse_blocks(dit, select_fused("triton", device))
         if graphed:
             graph_blocks(dit)
         fast.append([velocity for seed in (1, 2, 3) for velocity in velocities(dit, seed)])

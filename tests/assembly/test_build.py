@@ -1,6 +1,5 @@
 """A checkpoint becomes a model on the wanted device in the wanted precision, or one plain line."""
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from livetalk.device import choose_device, choose_dtype
 from livetalk.errors import InputError, WeightsError
 from livetalk.models.dit import DiT
 from livetalk.streaming.chunk import create_state, generate_chunk
-from livetalk.streaming.color import MatchColor, match_color
+from livetalk.streaming.color import match_color
 from livetalk.streaming.conditioning import prepare_stream
 from tiny import randomize
 from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_config
@@ -68,23 +67,15 @@ def test_compiling_changes_no_result(checkpoint: Path, monkeypatch: pytest.Monke
     assert_same_network(first_frames(ready), lambda: first_frames(plain), plain.executor.networks.dit)
 
 
-@pytest.mark.parametrize(
-    ("kernels", "form"), [("plain", match_color), ("torch", match_color), ("triton", match_color_fused)]
-)
 def test_colours_are_matched_on_the_kernels_that_the_rest_runs_on(
-    checkpoint: Path,
-    kernels: str,
-    form: MatchColor,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model(ModelSource(model=checkpoint), RunConfig(device="cpu", precision="float32"))
     assert model.executor.match_color is match_color
-    found = Acceleration(attention="flash", float8_layers=0, kernels=kernels)
+    found = Acceleration(attention="flash", float8_layers=0, kernels="triton", match_color=match_color_fused)
     monkeypatch.setattr(build, "accelerate", lambda *networks, **options: found)
-    with caplog.at_level(logging.INFO, "livetalk"):
-        assert accelerate_model(model, AccelerationConfig(fast=True)).executor.match_color is form
-    assert f"colour matching: {'triton' if kernels == 'triton' else 'plain'}" in caplog.text
+    executor = accelerate_model(model, AccelerationConfig(fast=True)).executor
+    assert executor.match_color is match_color_fused
 
 
 def test_damage_is_found_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-import logging
-
 import pytest
 import torch
 from torch import nn
 
+from livetalk.accelerate.selection import select_attention
 from livetalk.errors import InputError
 from livetalk.ops import attention_float8
 from livetalk.ops import fa3 as fa3_module
@@ -14,9 +13,7 @@ from livetalk.ops.backends import (
     AttentionWork,
     KernelCore,
     apply_attention,
-    fastest_attention,
     find_attention_backends,
-    select_attention,
 )
 from livetalk.ops.low_precision import FLOAT8
 from tiny import DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -74,8 +71,8 @@ def test_every_kernel_that_runs_here_is_attention() -> None:
     ran = []
     for name, kernel in ATTENTION_KERNELS.items():
         if kernel.problem(WORK) is None:
-            core = KernelCore(select_attention(name, WORK))
-            limit = rounding(16 + 2 * 19) if kernel.exact else FLOAT8_LIMIT
+            core = KernelCore(kernel)
+            limit = FLOAT8_LIMIT if kernel.float8 else rounding(16 + 2 * 19)
             assert_near(core(q, k, v), exact, limit)
             assert_near(core.with_lse(q, k, v)[1], exact_lse, limit)
             ran.append(name)
@@ -96,36 +93,6 @@ def test_output_alone_spares_the_pass_that_restores_the_log_sum_exp(monkeypatch:
     assert not restored
     assert torch.equal(out, core.with_lse(q, k, v)[0])
     assert len(restored) == 1
-
-
-def test_the_choice_of_pytorch_is_named_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "livetalk"):
-        kernel = select_attention("auto", WORK)
-    assert kernel.name == "flash"
-    assert "attention: flash" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"), [("cudnn", "CUDA"), ("fa3-fp8", "CUDA"), ("fa4", "one of cudnn")]
-)
-def test_a_kernel_that_cannot_run_is_an_error(name: str, reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        select_attention(name, WORK)
-
-
-def test_the_fastest_of_what_runs_is_taken() -> None:
-    order = iter((3.0, 1.0))
-    calls = []
-
-    def measure(call: object) -> float:
-        calls.append(call().__class__)  # type: ignore[operator]
-        return next(order)
-
-    kernel, times = fastest_attention(WORK, (11, 19), measure)
-    assert kernel.name == "math" and times == {"flash": 3.0, "math": 1.0}
-    assert calls == [tuple, tuple]
-    with pytest.raises(InputError, match="cudnn"):
-        fastest_attention(WORK, (11, 19), measure, names=("cudnn",))
 
 
 def test_a_named_kernel_takes_no_mask_and_rounds_to_the_values() -> None:
@@ -187,7 +154,7 @@ def test_every_kernel_of_a_gpu_is_attention(name: str) -> None:
     core = KernelCore(select_attention(name, GPU_WORK))
     exact, exact_lse = reference_attention_with_lse(q, k, v)
     # The weights of the keys and the result are rounded.
-    limit = 2 * unit_roundoff(torch.bfloat16) if kernel.exact else unit_roundoff(FLOAT8)
+    limit = unit_roundoff(FLOAT8) if kernel.float8 else 2 * unit_roundoff(torch.bfloat16)
     assert relative(core(q, k, v), exact) < limit
-    lse_limit = unit_roundoff(torch.bfloat16) if kernel.exact else FLOAT8_LIMIT
+    lse_limit = FLOAT8_LIMIT if kernel.float8 else unit_roundoff(torch.bfloat16)
     assert (core.with_lse(q, k, v)[1] - exact_lse).abs().max() <= lse_limit

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from livetalk.accelerate.apply import AccelerationConfig, accelerate
 from livetalk.accelerate.graphs import graph_blocks
+from livetalk.accelerate.selection import select_fused
 from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.fa3 import fa3_problem
 from livetalk.ops.kernels.interface import HeadRange
-from livetalk.ops.kernels.selection import select_kernels
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.parallel.mesh import ParallelConfig, build_mesh
 from livetalk.parallel.peer_memory import open_peer_memory
@@ -112,7 +112,7 @@ def exchanged(through_peers: bool) -> list[Tensor]:
     own = shard.enter(FRAMES * ROWS * COLUMNS)
     peers = open_peer_memory(mesh) if through_peers else None
     assert (peers is not None) == through_peers
-    core, kernels = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers), select_kernels("auto", device)
+    core, kernels = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers), select_fused("auto", device)
     rng = torch.Generator(device).manual_seed(dist.get_rank())
     found = []
     for turn in range(30):

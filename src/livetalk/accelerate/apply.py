@@ -1,6 +1,6 @@
 """The fast forms of a transformer and a VAE, put in place in the order that works; each can be left out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import torch
@@ -8,19 +8,23 @@ import torch
 from livetalk.accelerate.fused_blocks import fuse_blocks, join_float8_qkv
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.accelerate.fused_vae import fuse_vae
+from livetalk.accelerate.selection import (
+    KERNEL_CHOICES,
+    TRITON,
+    KernelChoice,
+    select_kernels,
+    triton_problem,
+)
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention, select_attention
-from livetalk.ops.kernels.interface import FusedKernels
-from livetalk.ops.kernels.selection import KERNEL_CHOICES, KernelChoice, select_kernels, triton_problem
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8
+from livetalk.streaming.color import MatchColor, match_color
 
 AUTO: Final = "auto"
-PLAIN: Final = "plain"
-TRITON: Final = "triton"
 
 SPEECH_SHARE = 4
 """One part in so many of the memory that is free on a GPU may hold what speech was multiplied into."""
@@ -82,7 +86,7 @@ class AccelerationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceleration:
-    """What was put in place, to be shown to people.
+    """What was put in place.
 
     Attributes:
         attention: kernel that self-attention runs on, by its name.
@@ -90,6 +94,7 @@ class Acceleration:
         kernels: "plain", "torch" or "triton".
         graphs: blocks can be replayed from CUDA graphs, and shall be where several GPUs share the work.
         reference: the FP8 products are computed by their plain twin.
+        match_color: gives frames the colours of the reference, on the kernels of the others.
     """
 
     attention: str
@@ -97,6 +102,7 @@ class Acceleration:
     kernels: str
     graphs: bool = False
     reference: bool = False
+    match_color: MatchColor = field(default=match_color, compare=False, repr=False)
 
     def __str__(self) -> str:
         """Say it in a few words."""
@@ -123,7 +129,7 @@ def acceleration_problem(
         problem = ATTENTION_KERNELS[config.attention].problem(work)
         if problem is not None:
             return f"attention {config.attention} cannot run here: {problem}"
-    if config.kernels == "triton" and (problem := triton_problem(work.device)) is not None:
+    if config.kernels == TRITON and (problem := triton_problem(work.device)) is not None:
         return f"Triton's kernels cannot run on {work.device}: {problem}"
     if not config.float8 or (allow_reference and work.device.type != "cuda"):
         return None
@@ -162,8 +168,8 @@ def accelerate(
     problem = acceleration_problem(config, work, allow_reference=allow_reference)
     if problem is not None:
         raise InputError(problem)
-    attention = select_attention(config.attention, work)
-    kernels = _choose_kernels(config, device, allow_reference=allow_reference)
+    choice = _choose_fused(config, device, allow_reference=allow_reference)
+    kernels = select_kernels(work, config.attention, choice)
     if config.fused:
         fuse_qkv(dit)
     float8_layers = 0
@@ -172,29 +178,29 @@ def accelerate(
         # Layers whose weights were stored in bytes could not be joined before.
         join_float8_qkv(dit)
     if config.attention != AUTO:
-        apply_attention(dit, attention, ("self_attention",))
-    if kernels is not None:
-        fuse_blocks(dit, kernels)
-        fuse_vae(vae, kernels, least_outputs=LEAST_OUTPUTS if device.type == "cuda" else 0)
+        apply_attention(dit, kernels.attention, ("self_attention",))
+    if kernels.fused is not None:
+        fuse_blocks(dit, kernels.fused)
+        fuse_vae(vae, kernels.fused, least_outputs=LEAST_OUTPUTS if device.type == "cuda" else 0)
     return Acceleration(
-        attention=attention.name,
+        attention=kernels.attention.name,
         float8_layers=float8_layers,
-        kernels=PLAIN if kernels is None else kernels.name,
-        graphs=config.graphs and device.type == "cuda" and kernels is not None and kernels.name == TRITON,
+        kernels=kernels.name,
+        graphs=config.graphs and device.type == "cuda" and kernels.name == TRITON,
         reference=float8_layers > 0 and device.type != "cuda",
+        match_color=kernels.match_color,
     )
 
 
-def _choose_kernels(
+def _choose_fused(
     config: AccelerationConfig, device: torch.device, *, allow_reference: bool
-) -> FusedKernels | None:
-    """Return the kernels of the fused forms; None where the blocks stay plain."""
+) -> KernelChoice | None:
+    """Return which kernels the fused forms run on; None where the layers stay plain."""
     if not config.fused:
         return None
-    runs = triton_problem(device) is None
-    if config.kernels == AUTO and not runs:
-        return select_kernels("torch", device) if allow_reference else None
-    return select_kernels(config.kernels, device)
+    if config.kernels == AUTO and triton_problem(device) is not None:
+        return "torch" if allow_reference else None
+    return config.kernels
 
 
 def keep_more_speech(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:

@@ -143,7 +143,7 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
 
     Args:
         dit: changed in place, for inference; its parameters, hooks and state dict stay.
-        kernels: from `select_kernels`.
+        kernels: from `livetalk.accelerate.selection`.
 
     Returns:
         The blocks that have a fast form now.

@@ -6,22 +6,8 @@ import importlib
 import torch
 from torch import Tensor
 
-from livetalk.log import get_logger
 from livetalk.streaming import color
-from livetalk.streaming.color import ColorStatistics, MatchColor, match_color
-
-_log = get_logger(__name__)
-
-
-def select_color(kernels: str) -> MatchColor:
-    """Return the form of colour matching that goes with a model's fused kernels.
-
-    Args:
-        kernels: "plain", "torch" or "triton", as in `Acceleration`.
-    """
-    fused = kernels == "triton"
-    _log.info("colour matching: %s", kernels if fused else "plain")
-    return match_color_fused if fused else match_color
+from livetalk.streaming.color import ColorStatistics
 
 
 def match_color_fused(pixels: Tensor, reference: ColorStatistics, strength: float = 1.0) -> Tensor:

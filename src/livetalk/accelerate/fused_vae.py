@@ -163,7 +163,7 @@ def fuse_vae(network: nn.Module, kernels: FusedKernels, least_outputs: int = 0) 
 
     Args:
         network: changed in place, for inference; its parameters and state dict stay.
-        kernels: from `select_kernels`.
+        kernels: from `livetalk.accelerate.selection`.
         least_outputs: convolutions that make fewer channels, but more than half of them, make so many: a
             device may be slower at fewer. 0 for none.
 

@@ -8,7 +8,6 @@ import torch
 
 from livetalk.accelerate.apply import AccelerationConfig, accelerate, keep_more_speech
 from livetalk.accelerate.compile import compile_transformer
-from livetalk.accelerate.fused_color import select_color
 from livetalk.assembly.model import AvatarModel, PortraitConfig
 from livetalk.assembly.published import load_published
 from livetalk.assembly.random_model import build_random_model
@@ -151,7 +150,7 @@ def accelerate_model(
     plan = executor.plan
     if config.fused and plan is not None:
         plan = keep_more_speech(plan, networks.device, networks.dit.config.num_layers)
-    executor = replace(executor, match_color=select_color(acceleration.kernels), plan=plan)
+    executor = replace(executor, match_color=acceleration.match_color, plan=plan)
     return replace(model, executor=executor, acceleration=acceleration)
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from livetalk.accelerate.apply import AUTO, AccelerationConfig
+from livetalk.accelerate.selection import KERNEL_CHOICES
 from livetalk.assembly.random_model import RANDOM_MODELS
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import SIZES, SessionOptions
 from livetalk.assembly.source import ModelSource
 from livetalk.device import PRECISIONS
 from livetalk.ops.backends import ATTENTION_KERNELS
-from livetalk.ops.kernels.selection import KERNEL_CHOICES
 from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
 
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from livetalk.accelerate.selection import select_attention
 from livetalk.assembly.build import build_model
 from livetalk.assembly.model import AvatarModel
 from livetalk.bench.options import BenchOptions
-from livetalk.ops.backends import AttentionWork, select_attention
+from livetalk.ops.backends import AttentionWork
 
 
 def build_measured(options: BenchOptions, device: torch.device) -> AvatarModel:

@@ -1,7 +1,4 @@
-"""The kernels that attention can run on: what they are called, where they run, how one is chosen.
-
-The kernel that is asked for is the one that runs, or an error says why it cannot: none stands in for another.
-"""
+"""The kernels that attention can run on: what they are called, where they run, what PyTorch would choose."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +10,6 @@ from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams
 from torch.nn.attention import SDPBackend
 
-from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.attention_float8 import Quantize, float8_attention, float8_attention_reference
@@ -56,16 +52,17 @@ class AttentionKernel:
         name: what it is asked for by.
         attend: computes output and log-sum-exp.
         problem: says in a few words why it cannot do some work; None if it can.
-        exact: it rounds to the precision of its input and no further.
         float8: it rounds its input to e4m3. `attend` then takes `quantize` and `restore` as does
-            `float8_attention`, and `attend_quantized` does its work on input that is rounded already.
+            `float8_attention`, and `attend_quantized` does its work on input that is rounded already. The
+            others round to the precision of their input and no further.
+        load: makes it ready before the first call; None where there is nothing to do.
     """
 
     name: str
     attend: Attend
     problem: Callable[[AttentionWork], str | None]
-    exact: bool = True
     float8: bool = False
+    load: Callable[[], object] | None = None
 
 
 class KernelCore(AttentionCore):
@@ -114,71 +111,6 @@ def takes_bytes(core: nn.Module) -> bool:
     return isinstance(core, KernelCore) and core.kernel.float8
 
 
-def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
-    """Find the kernel of a name and make it ready.
-
-    Args:
-        name: a key of `ATTENTION_KERNELS`, or "auto" for PyTorch's first choice.
-        work: that it will do.
-
-    Raises:
-        InputError: there is no such kernel, or it cannot do this work here.
-    """
-    if name == "auto":
-        name = _PYTORCH_NAMES[_chosen_kernel(work)]
-    if name not in ATTENTION_KERNELS:
-        raise InputError(f"attention {name!r}: choose auto or one of {', '.join(ATTENTION_KERNELS)}")
-    kernel = ATTENTION_KERNELS[name]
-    problem = kernel.problem(work)
-    if problem is not None:
-        raise InputError(f"attention {name} cannot run here: {problem}")
-    if name in _FA3_NAMES:
-        load_fa3()
-    _log.info("attention: %s (%s, %d heads of %d)", name, work.dtype, work.num_heads, work.head_dim)
-    return kernel
-
-
-def fastest_attention(
-    work: AttentionWork,
-    lengths: tuple[int, int],
-    measure: Callable[[Callable[[], object]], float],
-    names: Collection[str] | None = None,
-) -> tuple[AttentionKernel, dict[str, float]]:
-    """Run the kernels that can do some work and take the fastest.
-
-    Args:
-        work: that they would do.
-        lengths: queries and keys of one call.
-        measure: runs a call as often as it likes and returns its time, in a unit of its own.
-        names: to choose among; None for all that are exact.
-
-    Returns:
-        The kernel, and the time of each that ran.
-
-    Raises:
-        InputError: none of them can run here.
-    """
-    if names is None:
-        names = [name for name, kernel in ATTENTION_KERNELS.items() if kernel.exact]
-    runnable = [name for name in names if ATTENTION_KERNELS[name].problem(work) is None]
-    if not runnable:
-        raise InputError(f"attention: none of {', '.join(names)} can run here")
-    rng = torch.Generator(work.device).manual_seed(0)
-    q, k, v = (
-        torch.randn((1, length, work.num_heads, work.head_dim), generator=rng, device=work.device).to(
-            work.dtype
-        )
-        for length in (lengths[0], lengths[1], lengths[1])
-    )
-    times = {}
-    for name in runnable:
-        attend = select_attention(name, work).attend
-        times[name] = measure(lambda attend=attend: attend(q, k, v))  # type: ignore[misc]
-    best = min(times, key=times.__getitem__)
-    _log.info("attention: %s is the fastest of %s", best, ", ".join(times))
-    return ATTENTION_KERNELS[best], times
-
-
 def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collection[str]) -> int:
     """Let attention inside a network run on one kernel.
 
@@ -186,7 +118,7 @@ def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collectio
 
     Args:
         module: changed in place.
-        kernel: from `select_attention`.
+        kernel: ready to be called.
         parts: names of the modules whose `core` is replaced, such as "self_attention".
 
     Returns:
@@ -230,7 +162,7 @@ def find_attention_backends(
         num_heads: heads.
     """
     work = AttentionWork(device, dtype, head_dim, num_heads)
-    chosen = _PYTORCH_NAMES[_chosen_kernel(work)]
+    chosen = pytorch_choice(work)
     return tuple(_describe(kernel, work, chosen) for kernel in ATTENTION_KERNELS.values())
 
 
@@ -245,6 +177,11 @@ def _describe(kernel: AttentionKernel, work: AttentionWork, chosen: str) -> Atte
     by_pytorch = kernel.name in _PYTORCH_NAMES.values()
     reason = "PyTorch prefers another" if by_pytorch else "used when it is asked for"
     return AttentionBackend(kernel.name, True, False, reason)
+
+
+def pytorch_choice(work: AttentionWork) -> str:
+    """Return the name of PyTorch's first choice for some work."""
+    return _PYTORCH_NAMES[_chosen_kernel(work)]
 
 
 def _chosen_kernel(work: AttentionWork) -> SDPBackend:
@@ -302,8 +239,6 @@ _CAN_USE = {
     SDPBackend.FLASH_ATTENTION: torch.backends.cuda.can_use_flash_attention,
     SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.can_use_efficient_attention,
 }
-_FA3_NAMES = frozenset({"fa3", "fa3-fp8"})
-
 ATTENTION_KERNELS: Mapping[str, AttentionKernel] = {
     **{
         _PYTORCH_NAMES[kernel]: AttentionKernel(
@@ -312,10 +247,10 @@ ATTENTION_KERNELS: Mapping[str, AttentionKernel] = {
         for kernel, can_use in _CAN_USE.items()
     },
     "math": AttentionKernel("math", reference_attention_with_lse, _runs_everywhere),
-    "fa3": AttentionKernel("fa3", _on_fa3, _fa3_problem),
-    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, exact=False, float8=True),
+    "fa3": AttentionKernel("fa3", _on_fa3, _fa3_problem, load=load_fa3),
+    "fa3-fp8": AttentionKernel("fa3-fp8", float8_attention, _fa3_problem, float8=True, load=load_fa3),
     "fp8-reference": AttentionKernel(
-        "fp8-reference", float8_attention_reference, _runs_everywhere, exact=False, float8=True
+        "fp8-reference", float8_attention_reference, _runs_everywhere, float8=True
     ),
 }
 """All kernels, by name. "fp8-reference" is the plain twin of "fa3-fp8"."""
