@@ -69,6 +69,7 @@ def test_frames_of_the_third_chunk_reach_every_weight_of_the_transformer(
     velocities = keep_velocities(dit)
     with torch.enable_grad():
         chunk, after = generate_chunk(*model, prepared, speech(model, 2), state)
+        assert chunk.pixels.requires_grad
         chunk.pixels.square().mean().backward()
     for name, parameter in dit.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name

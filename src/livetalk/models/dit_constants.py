@@ -93,7 +93,6 @@ class ChunkConstants(NamedTuple):
         )
 
 
-@torch.no_grad()
 def prepare_session(
     dit: DiT,
     plan: ExecutionPlan,
@@ -133,7 +132,6 @@ def prepare_session(
     )
 
 
-@torch.no_grad()
 def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[float]) -> SessionConstants:
     """Return the constants of a session for other timesteps; the same object for the same ones."""
     if tuple(timesteps) == session.timesteps:
@@ -142,7 +140,6 @@ def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[floa
     return session._replace(timesteps=tuple(timesteps), time=time, modulation=modulation)
 
 
-@torch.no_grad()
 def prepare_chunk(dit: DiT, plan: ExecutionPlan, session: SessionConstants, audio: Tensor) -> ChunkConstants:
     """Make what all steps of a chunk share.
 
@@ -171,7 +168,6 @@ def prepare_chunk(dit: DiT, plan: ExecutionPlan, session: SessionConstants, audi
     return ChunkConstants(session, StackConditioning(tuple(layers)))
 
 
-@torch.no_grad()
 def prepare_step(
     dit: DiT,
     plan: ExecutionPlan,
