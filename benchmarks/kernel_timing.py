@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.accelerate.selection import select_fused, triton_problem
-from livetalk.assembly.random_model import random_model_config
+from livetalk.assembly.random_model import random_spec
 from livetalk.bench.calls import time_call
 from livetalk.models.dit import DiTConfig
 from livetalk.ops.kernels.interface import FusedKernels
@@ -54,8 +54,8 @@ def sizes_of(name: str) -> Sizes:
     """Return the published sizes at 720x416, or tiny ones."""
     if name == "published":
         stages = ((384, 9, 52, 90), (384, 17, 104, 180), (192, 33, 208, 360), (96, 33, 416, 720))
-        return Sizes(random_model_config("flashtalk-14b").dit, (9, 52, 90), stages, 257)
-    config = replace(random_model_config("tiny").dit, dim=64, ffn_dim=128)
+        return Sizes(random_spec("flashtalk-14b").dit, (9, 52, 90), stages, 257)
+    config = replace(random_spec("tiny").dit, dim=64, ffn_dim=128)
     return Sizes(config, (3, 8, 12), ((8, 3, 8, 12),), 5)
 
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
-from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.build import read_spec
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import parse_size
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import Precision
 from livetalk.doctor.allocation import AllocationTracker
 from livetalk.doctor.memory import (
@@ -124,12 +125,12 @@ def main() -> int:
     """Measure and print."""
     args = parse_arguments()
     device = torch.device(args.device)
-    sizes = read_model_sizes(ModelSource(random_weights=args.model))
-    portrait = sizes.portrait if args.size is None else parse_size(args.size)
+    spec = read_spec(ModelSource(random_weights=args.model))
+    portrait = spec.portrait if args.size is None else parse_size(args.size)
     if not args.with_encoders:
-        sizes = replace(sizes, text=None, image=None)
+        spec = replace(spec, text=None, image=None)
     runs = {label: forecast_run(label, args.precision) for label in args.placements}
-    results = [measure(sizes, portrait, label, config, device) for label, config in runs.items()]
+    results = [measure(spec, portrait, label, config, device) for label, config in runs.items()]
     print(f"{args.model}, {describe_size(portrait)}, {args.precision}, {device_name(device)}")
     for result in results:
         print("\n".join(describe(result)))
@@ -170,17 +171,17 @@ def forecast_run(label: str, precision: Precision) -> RunConfig:
 
 
 def measure(
-    sizes: ModelSizes, portrait: PortraitConfig, label: str, config: RunConfig, device: torch.device
+    spec: ModelSpec, portrait: PortraitConfig, label: str, config: RunConfig, device: torch.device
 ) -> Measurement:
     """Build a model, run it, and forget it."""
-    request = MemoryRequest(sizes=sizes, portrait=portrait, run=config)
+    request = MemoryRequest(spec=spec, portrait=portrait, run=config)
     model = build_random_model(
-        sizes.name,
+        spec.name,
         device=device,
         dtype=request.dtype,
         placement=request.placement,
         portrait=portrait,
-        with_encoders=sizes.text is not None,
+        with_encoders=spec.text is not None,
     )
     loaded = torch.cuda.memory_allocated(device) if device.type == "cuda" else weight_bytes(model)
     with open_meter(model, device, loaded) as meter:
@@ -220,7 +221,7 @@ def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
     """Run two chunks of a grey portrait and silence."""
     settings = model.settings
     few = replace(settings, sampler=replace(settings.sampler, num_steps=REHEARSED_STEPS))
-    picture = torch.zeros(3, model.portrait.height, model.portrait.width, device=device)
+    picture = torch.zeros(3, model.spec.portrait.height, model.spec.portrait.width, device=device)
     assert model.prompt_encoder is not None
     with meter.stage("prompt"):
         prompt = model.prompt_encoder.encode("", picture[None])

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from livetalk.assembly.build import SPEECH_ENCODER_FILE, ModelConfig, save_model
-from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.native import SPEECH_ENCODER_FILE, save_model
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.models.audio_encoder import (
     SpeechEncoder,
     SpeechEncoderConfig,
@@ -23,9 +23,11 @@ LATENT_CHANNELS = 4
 SPEECH = SpeechEncoderConfig(num_layers=1, width=48, num_heads=2)
 
 
-def tiny_config(lookahead_frames: int = 0) -> ModelConfig:
-    """Return sizes of the same shape as the embedded model's, much smaller."""
-    return ModelConfig(
+def tiny_spec(lookahead_frames: int = 0) -> ModelSpec:
+    """Return a model of the same shape as the embedded model's, much smaller."""
+    return ModelSpec(
+        name="tiny",
+        speech=SPEECH,
         dit=DiTConfig(
             dim=32,
             ffn_dim=64,
@@ -51,7 +53,7 @@ def tiny_config(lookahead_frames: int = 0) -> ModelConfig:
             temporal_kernels=(1, 1, 3),
             patch_size=4,
         ),
-        stream=StreamSettings(
+        settings=StreamSettings(
             audio=AudioConfig(lookahead_frames=lookahead_frames),
             sampler=SamplerConfig(num_steps=2),
             reference_layout=ReferenceLayout.BROADCAST,
@@ -63,14 +65,14 @@ def tiny_config(lookahead_frames: int = 0) -> ModelConfig:
 def save_tiny_checkpoint(directory: Path, lookahead_frames: int = 0) -> Path:
     """Write the checkpoint; the weights are the same every time."""
     directory.mkdir(parents=True, exist_ok=True)
-    config = tiny_config(lookahead_frames)
+    spec = tiny_spec(lookahead_frames)
     torch.manual_seed(0)
     encoder = pack_tensors(SpeechEncoder(SPEECH).state_dict())
     save_file(encoder, directory / SPEECH_ENCODER_FILE, metadata=packed_metadata(SPEECH, encoder))
-    dit = DiT(config.dit)
+    dit = DiT(spec.dit)
     with torch.no_grad():
         # A fresh head is zero; these weights shall show in the pictures.
         for parameter in dit.head.parameters():
             parameter.normal_(std=0.2)
-    save_model(directory, name="tiny", version="test", config=config, dit=dit, vae=CausalVideoVAE(config.vae))
+    save_model(directory, spec=spec, version="test", dit=dit, vae=CausalVideoVAE(spec.vae))
     return directory

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from livetalk.accelerate.apply import Acceleration, AccelerationConfig
 from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.assembly import build
-from livetalk.assembly.build import accelerate_model, build_model, find_checkpoint, save_model
+from livetalk.assembly.build import accelerate_model, build_model, find_checkpoint, read_spec
 from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.native import save_model
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
 from livetalk.device import choose_device, choose_dtype
@@ -21,7 +22,7 @@ from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.color import match_color
 from livetalk.streaming.conditioning import prepare_stream
 from tiny import randomize
-from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_config
+from tiny_checkpoint import SIZE, save_tiny_checkpoint, tiny_spec
 from tolerance import assert_same_network
 
 
@@ -34,12 +35,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_is_what_was_saved(checkpoint: Path, precision: str, dtype: torch.dtype) -> None:
     run = RunConfig(device="cpu", precision=precision)  # type: ignore[arg-type]
     model = build_model(ModelSource(model=checkpoint), run)
-    config = tiny_config()
+    spec = tiny_spec()
+    assert model.spec == spec == read_spec(ModelSource(model=checkpoint))
     assert (model.name, model.version, model.precision) == ("tiny", "test", precision)
-    assert model.executor.networks.dit.config == config.dit
-    assert model.executor.networks.vae.config == config.vae
-    assert model.settings == config.stream
-    assert model.portrait == config.portrait
+    assert model.executor.networks.dit.config == spec.dit
+    assert model.executor.networks.vae.config == spec.vae
     for network in (model.executor.networks.dit, model.executor.networks.vae):
         assert {parameter.dtype for parameter in network.parameters()} == {dtype}
         assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -96,9 +96,8 @@ def test_saving_needs_the_speech_encoder(checkpoint: Path, tmp_path: Path) -> No
     with pytest.raises(WeightsError, match=r"speech_encoder\.safetensors: no such file"):
         save_model(
             tmp_path,
-            name="x",
+            spec=tiny_spec(),
             version="1",
-            config=tiny_config(),
             dit=model.executor.networks.dit,
             vae=model.executor.networks.vae,
         )

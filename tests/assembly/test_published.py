@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from livetalk import Avatar, ModelSource, RunConfig
-from livetalk.assembly.model import PortraitConfig
-from livetalk.assembly.published import PUBLISHED_DEFAULTS, PublishedPromptEncoder
+from livetalk.assembly.published import PUBLISHED_DEFAULTS, PublishedPromptEncoder, read_published_spec
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.avatar import NOISE_NOTICE
 from livetalk.checkpoints.layouts import find_published
-from livetalk.checkpoints.published import read_configs
 from livetalk.cli.main import main
 from livetalk.errors import InputError, WeightsError
 from livetalk.media.audio import open_audio
@@ -65,9 +64,9 @@ def test_the_settings_are_the_published_ones(avatar: Avatar) -> None:
     assert (config.sampler.kind, config.sampler.color_strength) == (SamplerKind.RENOISE, 1.0)
     assert (config.audio.buffer_seconds, config.audio.lookahead_frames) == (8, 0)
     assert (avatar.fps, avatar.sample_rate) == (25, 16_000)
-    assert (model.portrait.height, model.portrait.width) == (768, 448)
-    assert model.any_size and not model.random_weights
-    assert (model.defaults.seed, model.defaults.crop) == (9999, "published")
+    assert (model.spec.portrait.height, model.spec.portrait.width) == (768, 448)
+    assert model.spec.any_size and not model.random_weights
+    assert (model.spec.defaults.seed, model.spec.defaults.crop) == (9999, "published")
     assert model.settings.loudness is LoudnessMode.RUNNING
     assert model.name == "SoulX-FlashTalk-14B"
 
@@ -174,7 +173,7 @@ def test_bytes_for_weights_change_little(
 @pytest.mark.parametrize("place", ENCODER_PLACES)
 def test_encoders_read_the_same_wherever_they_live(files: SyntheticCheckpoint, place: str) -> None:
     found = find_published(files.model_dir)
-    configs = read_configs(found)
+    configs = read_published_spec(found)
     encoder = PublishedPromptEncoder(
         found,
         configs,
@@ -186,7 +185,7 @@ def test_encoders_read_the_same_wherever_they_live(files: SyntheticCheckpoint, p
     first, again = (encoder.encode("someone talks", image) for _ in range(2))
     assert first.text_embeds is not None and first.image_embeds is not None
     assert first.text_embeds.shape == (1, 512, configs.dit.text_dim)
-    assert first.image_embeds.shape == (1, configs.image_encoder.num_tokens, configs.dit.image_dim)
+    assert first.image_embeds.shape == (1, configs.image.num_tokens, configs.dit.image_dim)
     # Letters, one space, and the end token; the rest is padding.
     assert int(first.text_embeds.abs().sum(2).count_nonzero()) == len("_someone_talks") + 1
     assert again.image_embeds is not None

@@ -3,14 +3,15 @@ import pytest
 import torch
 
 from livetalk import Avatar
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import (
     RANDOM_MODELS,
     RANDOM_VERSION,
     build_random_model,
-    flashtalk_14b_config,
-    random_model_config,
+    flashtalk_14b_spec,
+    random_spec,
 )
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.engine import worker as worker_module
 from livetalk.errors import InputError
 from livetalk.media.image import image_to_tensor
@@ -31,7 +32,7 @@ def build(dtype: torch.dtype = torch.float32, seed: int = 0) -> AvatarModel:
 
 def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
     model = build()
-    portrait = torch.rand(3, model.portrait.height, model.portrait.width) * 2 - 1
+    portrait = torch.rand(3, model.spec.portrait.height, model.spec.portrait.width) * 2 - 1
     assert model.prompt_encoder is not None
     prompt = model.prompt_encoder.encode("a person talks", portrait[None])
     run = model.executor, model.settings
@@ -95,12 +96,12 @@ def test_the_portrait_can_be_of_another_size() -> None:
     model = build_random_model(
         "tiny", device=CPU, dtype=torch.float32, portrait=PortraitConfig(height=32, width=32)
     )
-    assert (model.portrait.height, model.version) == (32, RANDOM_VERSION)
+    assert (model.spec.portrait.height, model.version) == (32, RANDOM_VERSION)
     assert model.random_weights, "results must be able to say that they are noise"
 
 
 def test_the_published_graph_has_its_number_of_parameters() -> None:
-    config = flashtalk_14b_config()
+    config = flashtalk_14b_spec()
     with torch.device("meta"):
         assert sum(p.numel() for p in DiT(config.dit).parameters()) == 18_882_046_784
         assert sum(p.numel() for p in CausalVideoVAE(config.vae).parameters()) == 126_892_531
@@ -108,7 +109,7 @@ def test_the_published_graph_has_its_number_of_parameters() -> None:
 
 def test_unknown_names_are_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="is not one of flashtalk-14b, tiny"):
-        random_model_config("flashtalk")
+        random_spec("flashtalk")
     assert set(RANDOM_MODELS) == {"flashtalk-14b", "tiny"}
 
 

@@ -5,29 +5,40 @@ import dataclasses
 import pytest
 import torch
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig, SessionDefaults
-from livetalk.assembly.random_model import random_model_config
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.random_model import random_spec
 from livetalk.assembly.session import SIDE_MULTIPLE, SIZES, SessionOptions, parse_size, plan_session
+from livetalk.assembly.spec import ModelSpec, PortraitConfig, SessionDefaults
 from livetalk.errors import InputError
+from livetalk.models.audio_encoder import SpeechEncoderConfig
 from livetalk.streaming.settings import AudioMode, LoudnessMode
 from tiny import DIT_WITH_PROMPT, tiny_model
 
 TINY = tiny_model()
 PLAIN = AvatarModel(
-    name="plain",
+    spec=ModelSpec(
+        name="plain",
+        dit=TINY.executor.networks.dit.config,
+        vae=TINY.executor.networks.vae.config,
+        speech=SpeechEncoderConfig(),
+        settings=TINY.settings,
+        portrait=PortraitConfig(height=48, width=32),
+    ),
     version="1",
     executor=TINY.executor,
-    settings=TINY.settings,
-    portrait=PortraitConfig(height=48, width=32),
     dtype=torch.float32,
 )
 PROMPTED = dataclasses.replace(
     PLAIN,
-    name="prompted",
+    spec=dataclasses.replace(
+        PLAIN.spec,
+        name="prompted",
+        dit=DIT_WITH_PROMPT,
+        settings=dataclasses.replace(TINY.settings, loudness=LoudnessMode.RUNNING),
+        any_size=True,
+        defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks"),
+    ),
     executor=tiny_model(dit=DIT_WITH_PROMPT).executor,
-    settings=dataclasses.replace(TINY.settings, loudness=LoudnessMode.RUNNING),
-    any_size=True,
-    defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks"),
 )
 
 
@@ -35,7 +46,7 @@ def test_what_is_left_out_is_the_models_choice() -> None:
     for options in (SessionOptions(), SessionOptions(seed=None, crop=None, prompt=None, size=None)):
         session = plan_session(PROMPTED, options)
         assert (session.seed, session.crop, session.prompt) == (9, "published", "someone talks")
-        assert session.portrait == PROMPTED.portrait
+        assert session.portrait == PROMPTED.spec.portrait
         assert session.audio_mode is AudioMode.STREAM
         assert session.settings.loudness is LoudnessMode.RUNNING
     plain = plan_session(PLAIN, SessionOptions())
@@ -98,7 +109,7 @@ def test_what_cannot_be_used_is_one_line(options: SessionOptions, message: str) 
 
 
 def test_a_model_of_one_size_without_a_prompt_says_so() -> None:
-    assert plan_session(PLAIN, SessionOptions(size="48x32")).portrait == PLAIN.portrait
+    assert plan_session(PLAIN, SessionOptions(size="48x32")).portrait == PLAIN.spec.portrait
     with pytest.raises(InputError, match="plain makes 48x32 pictures only"):
         plan_session(PLAIN, SessionOptions(size="64x64"))
     with pytest.raises(InputError, match="plain takes none"):
@@ -113,5 +124,5 @@ def test_sizes_have_names_and_spellings() -> None:
 
 
 def test_published_tokens_are_as_wide_as_sides_are_multiples() -> None:
-    config = random_model_config("flashtalk-14b")
+    config = random_spec("flashtalk-14b")
     assert config.vae.spatial_stride * max(config.dit.patch_size) == SIDE_MULTIPLE

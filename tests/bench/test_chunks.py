@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SURROUNDING_SPANS

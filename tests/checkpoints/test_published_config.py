@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from livetalk.assembly.published import read_published_spec
 from livetalk.checkpoints.layouts import find_published
-from livetalk.checkpoints.published import open_audio_encoder, open_dit, read_configs
+from livetalk.checkpoints.published import open_audio_encoder, open_dit
 from livetalk.errors import WeightsError
 from livetalk.models.dit import DiTConfig
 from synthetic_checkpoint import SyntheticCheckpoint, dit_config, make_synthetic_checkpoint
@@ -26,16 +27,16 @@ def read(model_dir: Path) -> DiTConfig:
 
 
 def test_the_sizes_of_all_networks_are_read(pristine: SyntheticCheckpoint) -> None:
-    configs = read_configs(find_published(pristine.model_dir))
+    configs = read_published_spec(find_published(pristine.model_dir))
     sizes = pristine.sizes
     assert configs.dit == dit_config(sizes)
     assert configs.vae.base_dim == sizes.vae_dim
-    assert (configs.text_encoder.dim, configs.text_encoder.num_layers) == (sizes.text_dim, sizes.text_layers)
-    assert configs.text_encoder.num_heads == sizes.text_heads
-    assert (configs.image_encoder.dim, configs.image_encoder.num_heads) == (sizes.image_dim, 2)
-    assert configs.image_encoder.num_layers == sizes.image_layers - 1
-    assert configs.image_encoder.image_size == sizes.image_side
-    assert (configs.audio_encoder.width, configs.audio_encoder.num_layers) == (32, sizes.speech_layers)
+    assert (configs.text.dim, configs.text.num_layers) == (sizes.text_dim, sizes.text_layers)
+    assert configs.text.num_heads == sizes.text_heads
+    assert (configs.image.dim, configs.image.num_heads) == (sizes.image_dim, 2)
+    assert configs.image.num_layers == sizes.image_layers - 1
+    assert configs.image.image_size == sizes.image_side
+    assert (configs.speech.width, configs.speech.num_layers) == (32, sizes.speech_layers)
 
 
 def test_fields_that_are_left_out_are_read_off_the_weights(model_dir: Path) -> None:
@@ -145,12 +146,12 @@ def test_the_speech_encoder_must_be_the_one_of_the_training(model_dir: Path, tmp
 def test_encoders_of_another_model_are_refused(model_dir: Path) -> None:
     files = find_published(model_dir)
     with pytest.raises(WeightsError, match=r"Wan2\.1_VAE\.pth: text encoder: .* another network"):
-        read_configs(replace(files, text_encoder=files.vae))
+        read_published_spec(replace(files, text_encoder=files.vae))
     with pytest.raises(WeightsError, match=r"Wan2\.1_VAE\.pth: image encoder: .* another network"):
-        read_configs(replace(files, image_encoder=files.vae))
+        read_published_spec(replace(files, image_encoder=files.vae))
     with pytest.raises(WeightsError, match="it is not the VAE"):
-        read_configs(replace(files, vae=files.text_encoder))
+        read_published_spec(replace(files, vae=files.text_encoder))
     with pytest.raises(WeightsError, match="it is not the speech encoder"):
-        read_configs(replace(files, audio_encoder=files.vae))
+        read_published_spec(replace(files, audio_encoder=files.vae))
     with pytest.raises(WeightsError, match="not those of an audio-driven image-to-video transformer"):
-        read_configs(replace(files, dit=files.vae))
+        read_published_spec(replace(files, dit=files.vae))

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from livetalk import Avatar, RunConfig
+from livetalk.assembly.published import read_published_spec
 from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
-from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, open_dit, read_configs
+from livetalk.checkpoints.published import PART_NAMES, PartName, load_part, open_dit
 from livetalk.cli import export
 from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
 from livetalk.ops.low_precision import ByteFormat
@@ -72,7 +73,7 @@ def test_an_export_is_found_like_the_original(model: SyntheticCheckpoint, export
     assert recognise_layout(exported) is Layout.PUBLISHED
     files = find_published(exported)
     assert files.name == "SoulX-FlashTalk-14B"
-    assert read_configs(files) == read_configs(find_published(model.model_dir))
+    assert read_published_spec(files) == read_published_spec(find_published(model.model_dir))
     assert (files.tokenizer / "tokenizer.json").read_bytes() == (
         model.model_dir / "google" / "umt5-xxl" / "tokenizer.json"
     ).read_bytes()

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from livetalk.assembly.model import PortraitConfig
-from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.build import read_spec
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.doctor.memory import (
     CONTEXT_BYTES,
     GIB,
@@ -22,18 +22,18 @@ from livetalk.placement.apply import PlacementConfig
 
 
 @pytest.fixture(scope="module")
-def flashtalk() -> ModelSizes:
-    """Sizes of the published model."""
-    return read_model_sizes(ModelSource(model="flashtalk-14b"))
+def flashtalk() -> ModelSpec:
+    """Return the published model."""
+    return read_spec(ModelSource(model="flashtalk-14b"))
 
 
-def request(sizes: ModelSizes, **options: Any) -> MemoryRequest:
+def request(spec: ModelSpec, **options: Any) -> MemoryRequest:
     """Ask about a model at its usual size, on a GPU in bfloat16 unless `options` of the run say otherwise."""
     run = RunConfig(**{"device": "cuda", "precision": "bfloat16"} | options)
-    return MemoryRequest(sizes=sizes, portrait=sizes.portrait, run=run)
+    return MemoryRequest(spec=spec, portrait=spec.portrait, run=run)
 
 
-def test_the_published_model_fits_eighty_gibibytes_and_not_forty(flashtalk: ModelSizes) -> None:
+def test_the_published_model_fits_eighty_gibibytes_and_not_forty(flashtalk: ModelSpec) -> None:
     plan = plan_memory(request(flashtalk))
     # The transformer alone is 37.8 GB; the published code was seen to take 57.8 with its text encoder.
     assert 40 * GIB < plan.allocated_bytes < 52 * GIB
@@ -42,7 +42,7 @@ def test_the_published_model_fits_eighty_gibibytes_and_not_forty(flashtalk: Mode
     assert not plan.fits(80 * GIB, GIB)
 
 
-def test_the_parts_add_up(flashtalk: ModelSizes) -> None:
+def test_the_parts_add_up(flashtalk: ModelSpec) -> None:
     plan = plan_memory(request(flashtalk))
     peak = plan.stages[plan.peak_stage]
     assert peak == max(plan.stages.values())
@@ -50,7 +50,7 @@ def test_the_parts_add_up(flashtalk: ModelSizes) -> None:
     assert plan.gpu_bytes > plan.allocated_bytes + CONTEXT_BYTES
 
 
-def test_placements_move_what_they_say(flashtalk: ModelSizes) -> None:
+def test_placements_move_what_they_say(flashtalk: ModelSpec) -> None:
     usual, resident, host, small, waiting = (
         plan_memory(request(flashtalk, placement=placement))
         for placement in (
@@ -72,7 +72,7 @@ def test_placements_move_what_they_say(flashtalk: ModelSizes) -> None:
     assert waiting.host_bytes - usual.host_bytes == 30 * pinned_bytes(block)
 
 
-def test_an_encoder_that_finds_no_room_computes_on_the_host(flashtalk: ModelSizes) -> None:
+def test_an_encoder_that_finds_no_room_computes_on_the_host(flashtalk: ModelSpec) -> None:
     plan = plan_memory(request(flashtalk))
     assert plan.settle(80 * GIB) is plan
     settled = plan.settle(plan.weight_bytes + 8 * GIB)
@@ -80,7 +80,7 @@ def test_an_encoder_that_finds_no_room_computes_on_the_host(flashtalk: ModelSize
     assert settled.host_bytes - plan.host_bytes == plan.visitor_bytes
 
 
-def test_several_gpus_share_the_tokens_but_not_the_weights(flashtalk: ModelSizes) -> None:
+def test_several_gpus_share_the_tokens_but_not_the_weights(flashtalk: ModelSpec) -> None:
     one, two = (plan_memory(request(flashtalk, gpus=count)) for count in (1, 2))
     assert two.weights == one.weights
     assert two.stages["transformer"] < 0.6 * one.stages["transformer"]
@@ -92,7 +92,7 @@ def test_several_gpus_share_the_tokens_but_not_the_weights(flashtalk: ModelSizes
     [(80, "full", False), (40, "float8", False), (24, "float8", True), (16, "float8", True)],
 )
 def test_the_first_setting_that_fits(
-    flashtalk: ModelSizes, gibibytes: int, weights: str, offloads: bool
+    flashtalk: ModelSpec, gibibytes: int, weights: str, offloads: bool
 ) -> None:
     plan = first_fit(request(flashtalk), gibibytes * GIB, 64 * GIB)
     assert plan is not None and plan.fits(gibibytes * GIB, 64 * GIB)
@@ -104,24 +104,24 @@ def test_the_first_setting_that_fits(
         assert not plan_memory(request(flashtalk, placement=more)).fits(gibibytes * GIB, 64 * GIB)
 
 
-def test_pictures_shrink_only_when_nothing_else_helps(flashtalk: ModelSizes) -> None:
+def test_pictures_shrink_only_when_nothing_else_helps(flashtalk: ModelSpec) -> None:
     plan = first_fit(request(flashtalk), 11 * GIB, 64 * GIB)
     assert plan is not None
     assert plan.request.portrait.height < flashtalk.portrait.height
     assert first_fit(request(flashtalk), 2 * GIB, 64 * GIB) is None
 
 
-def test_smaller_sizes_divide_and_shrink(flashtalk: ModelSizes) -> None:
-    sizes = smaller_sizes(flashtalk, PortraitConfig(height=720, width=416))
-    assert len(sizes) == 4
-    areas = [size.height * size.width for size in sizes]
+def test_smaller_sizes_divide_and_shrink(flashtalk: ModelSpec) -> None:
+    smaller = smaller_sizes(flashtalk, PortraitConfig(height=720, width=416))
+    assert len(smaller) == 4
+    areas = [size.height * size.width for size in smaller]
     assert areas == sorted(areas, reverse=True) and areas[0] < 720 * 416
-    assert all(side % 16 == 0 for size in sizes for side in (size.height, size.width))
+    assert all(side % 16 == 0 for size in smaller for side in (size.height, size.width))
 
 
 def test_the_cpu_needs_the_host_only() -> None:
-    sizes = read_model_sizes(ModelSource(model="embedded"))
-    plan = plan_memory(request(sizes, device="cpu", precision="float32"))
+    spec = read_spec(ModelSource(model="embedded"))
+    plan = plan_memory(request(spec, device="cpu", precision="float32"))
     assert plan.fits(0, 4 * GIB)
     assert not plan.fits(80 * GIB, GIB // 2)
 
@@ -135,6 +135,6 @@ def test_the_cpu_needs_the_host_only() -> None:
     ],
 )
 def test_impossible_sizes_are_refused(model: str, size: tuple[int, int], message: str) -> None:
-    sizes = read_model_sizes(ModelSource(model=model))
+    spec = read_spec(ModelSource(model=model))
     with pytest.raises(InputError, match=message):
-        MemoryRequest(sizes=sizes, portrait=PortraitConfig(height=size[0], width=size[1]))
+        MemoryRequest(spec=spec, portrait=PortraitConfig(height=size[0], width=size[1]))

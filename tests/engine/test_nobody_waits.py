@@ -30,7 +30,7 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
     model = build_random_model("tiny", device=device, dtype=torch.bfloat16)
     geometry = model.settings.geometry
     streams, copy = StreamTable(model), HostCopy(device)
-    picture = draw_picture(model.portrait)
+    picture = draw_picture(model.spec.portrait)
     streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options={"loudness": loudness}))
     pending = []
     for index in range(4):

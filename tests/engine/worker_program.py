@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.engine.audio_feed import AudioPiece
 from livetalk.engine.commands import OpenStream
 from livetalk.engine.group import WorkerGroup, end_worker
@@ -28,7 +29,7 @@ def build() -> AvatarModel:
     """Build the tiny model with the same weights every time."""
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32, portrait=SIZE)
     settings = replace(model.settings, geometry=ChunkGeometry(window_frames=17))
-    return replace(model, settings=settings)
+    return replace(model, spec=replace(model.spec, settings=settings))
 
 
 def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.assembly.build import SPEECH_ENCODER_FILE, build_model
-from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.build import build_model
+from livetalk.assembly.native import SPEECH_ENCODER_FILE
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.checkpoints.native import Part, save_checkpoint
 from livetalk.datasets.windows import BankConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.recipes.embedded import embedded_model, embedded_vae
+from livetalk.recipes.embedded import embedded_spec, embedded_vae
 from livetalk.streaming.settings import ReferenceLayout, StreamSettings
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.training.config import Budget, OptimizerConfig, SFTConfig, VAETrainConfig
@@ -146,11 +147,11 @@ def test_a_given_vae_is_taken_as_it_is(paths: JobPaths, tmp_path: Path) -> None:
 def test_shipped_weights_fit_the_recipe() -> None:
 
     model = build_model(ModelSource(), RunConfig(device="cpu"))
-    expected = embedded_model(embedded_vae())
-    assert model.executor.networks.dit.config == expected.dit
     statistics = {"latents_mean": (), "latents_std": ()}
-    assert dataclasses.replace(model.executor.networks.vae.config, **statistics) == expected.vae
-    assert model.settings == expected.stream
+    untrained = dataclasses.replace(model.spec.vae, **statistics)
+    assert dataclasses.replace(model.spec, vae=untrained) == embedded_spec(embedded_vae())
+    assert model.executor.networks.dit.config == model.spec.dit
+    assert model.executor.networks.vae.config == model.spec.vae
 
 
 def test_a_failing_process_stops_the_others() -> None:

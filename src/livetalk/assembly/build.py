@@ -1,55 +1,27 @@
 """From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-import torch
-
 from livetalk.accelerate.apply import AccelerationConfig, accelerate, keep_more_speech
 from livetalk.accelerate.compile import compile_transformer
-from livetalk.assembly.model import AvatarModel, PortraitConfig
-from livetalk.assembly.published import load_published
-from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.native import load_native, read_native_spec
+from livetalk.assembly.published import load_published, read_published_spec
+from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model, random_spec
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
-from livetalk.checkpoints.layouts import Layout, recognise_layout
-from livetalk.checkpoints.load import load_module
-from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
+from livetalk.assembly.spec import ModelSpec
+from livetalk.checkpoints.layouts import Layout, find_published, recognise_layout
 from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.device import choose_device, choose_dtype, set_threads
-from livetalk.errors import InputError, WeightsError
+from livetalk.errors import WeightsError
 from livetalk.log import get_logger
-from livetalk.models.audio_encoder import load_speech_encoder
-from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_plan import ExecutionPlan
-from livetalk.models.vae import CausalVideoVAE, VAEConfig
-from livetalk.placement.apply import PlacementConfig, apply_placement
-from livetalk.streaming.executor import Executor
-from livetalk.streaming.networks import Networks
-from livetalk.streaming.settings import StreamSettings
 
-SPEECH_ENCODER_FILE = "speech_encoder.safetensors"
 _SHIPPED_MODELS = ("embedded",)
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """Everything that a model is, besides its weights.
-
-    Attributes:
-        dit: sizes of the transformer.
-        vae: sizes of the VAE.
-        stream: timeline, audio window, sampler and reference layout.
-        portrait: picture size.
-    """
-
-    dit: DiTConfig
-    vae: VAEConfig
-    stream: StreamSettings
-    portrait: PortraitConfig
 
 
 def build_model(
@@ -107,7 +79,7 @@ def load_model(
             infinitetalk=source.infinitetalk,
             progress=progress,
         )
-    return _load_native(folder, source, run.placement, device, dtype)
+    return load_native(folder, source, device=device, dtype=dtype, placement=run.placement)
 
 
 def finish_model(model: AvatarModel, run: RunConfig, *, allow_reference: bool = False) -> AvatarModel:
@@ -154,45 +126,26 @@ def accelerate_model(
     return replace(model, executor=executor, acceleration=acceleration)
 
 
-def save_model(
-    directory: Path,
-    *,
-    name: str,
-    version: str,
-    config: ModelConfig,
-    dit: DiT,
-    vae: CausalVideoVAE,
-    storage: tuple[Storage, Storage] = ("int8", "float16"),
-) -> None:
-    """Write a checkpoint folder that `build_model` loads; the speech encoder's file must already be there.
+def read_spec(source: ModelSource) -> ModelSpec:
+    """Read what a model is, without its weights.
 
     Args:
-        directory: where to.
-        name: of the model.
-        version: of the weights.
-        config: of the model.
-        dit: the trained transformer.
-        vae: the trained VAE.
-        storage: how the weights of the transformer and of the VAE are stored.
+        source: which model; `flashtalk-14b` and the others of `RANDOM_MODELS`, which are known without any
+            file, may be named as the model, too.
 
     Raises:
-        WeightsError: the speech encoder's file is missing.
+        WeightsError: there is no such model, or a file cannot be read.
+        InputError: there is no such graph.
     """
-    if not (directory / SPEECH_ENCODER_FILE).is_file():
-        raise WeightsError(f"weights {directory / SPEECH_ENCODER_FILE}: no such file; put it there first")
-    save_checkpoint(
-        directory,
-        name=name,
-        version=version,
-        configs={
-            "dit": config.dit,
-            "vae": config.vae,
-            "stream": config.stream,
-            "portrait": config.portrait,
-        },
-        parts={"dit": Part(dit.state_dict(), storage[0]), "vae": Part(vae.state_dict(), storage[1])},
-        extra_files=(SPEECH_ENCODER_FILE,),
-    )
+    if source.random_weights is not None:
+        return random_spec(source.random_weights)
+    if source.model in RANDOM_MODELS:
+        return random_spec(str(source.model))
+    folder = find_checkpoint(source.model)
+    if recognise_layout(folder) is Layout.NATIVE:
+        return read_native_spec(folder)
+    files = find_published(folder, wav2vec_dir=source.wav2vec_dir, infinitetalk=source.infinitetalk)
+    return read_published_spec(files)
 
 
 def find_checkpoint(model: str | Path) -> Path:
@@ -209,56 +162,3 @@ def find_checkpoint(model: str | Path) -> Path:
             f"weights {model}: no such folder, nor a shipped model ({', '.join(_SHIPPED_MODELS)})"
         )
     return folder
-
-
-def _load_native(
-    folder: Path,
-    source: ModelSource,
-    placement: PlacementConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> AvatarModel:
-    """Load a checkpoint of our own format."""
-    checkpoint = load_checkpoint(folder)
-    manifest = checkpoint.manifest
-    for option, value in (("wav2vec-dir", source.wav2vec_dir), ("infinitetalk", source.infinitetalk)):
-        if value is not None:
-            raise InputError(
-                f"{option} {value}: the model {manifest.name} brings all its parts; leave it out"
-            )
-    return AvatarModel(
-        name=manifest.name,
-        version=manifest.version,
-        executor=_load_executor(checkpoint, device, dtype, placement),
-        settings=checkpoint.config("stream", StreamSettings),
-        portrait=checkpoint.config("portrait", PortraitConfig),
-        dtype=dtype,
-    )
-
-
-def _load_executor(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, placement: PlacementConfig
-) -> Executor:
-    dit_config = checkpoint.config("dit", DiTConfig)
-    vae_config = checkpoint.config("vae", VAEConfig)
-    dit = load_module(
-        lambda: DiT(dit_config),
-        checkpoint.state_dict("dit"),
-        device=torch.device("cpu"),
-        dtype=dtype,
-        name="transformer",
-    )
-    offloaded = apply_placement(dit, placement, device)
-    vae = load_module(
-        lambda: CausalVideoVAE(vae_config),
-        checkpoint.state_dict("vae"),
-        device=device,
-        dtype=dtype,
-        name="VAE",
-    )
-    vae.use_channels_last()
-    speech_encoder = load_speech_encoder(checkpoint.file(SPEECH_ENCODER_FILE)).to(device)
-    return Executor(
-        networks=Networks(dit=dit, vae=vae, audio_encoder=speech_encoder),
-        plan=ExecutionPlan(offloaded=offloaded),
-    )

@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig, SessionDefaults
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.spec import ModelSpec, PortraitConfig, SessionDefaults
 from livetalk.checkpoints.layouts import PublishedFiles, find_published
 from livetalk.checkpoints.published import (
-    PublishedConfigs,
     open_audio_encoder,
     open_dit,
     open_image_encoder,
     open_text_encoder,
     open_vae,
-    read_configs,
 )
 from livetalk.checkpoints.streaming_load import LoadProgress
+from livetalk.errors import WeightsError
 from livetalk.models.clip_vision import prepare_clip_pixels
 from livetalk.models.dit import DiT
 from livetalk.models.dit_plan import ExecutionPlan
@@ -49,6 +49,40 @@ _ROOM_BYTES = 2 << 30
 """Device memory that an encoder needs besides its weights, generously."""
 
 
+def read_published_spec(files: PublishedFiles) -> ModelSpec:
+    """Read what a published model is; no weight is read.
+
+    Raises:
+        WeightsError: a file cannot be read, or two of them do not belong together.
+    """
+    dit, text, image = (
+        open_dit(files).config,
+        open_text_encoder(files).config,
+        open_image_encoder(files).config,
+    )
+    for origin, width, wanted in (
+        (files.text_encoder, text.dim, dit.text_dim),
+        (files.image_encoder, image.dim, dit.image_dim),
+    ):
+        if width != wanted:
+            raise WeightsError(
+                f"weights {origin}: embeddings are {width} wide but the transformer of {files.dit} reads "
+                f"{wanted}; the two belong to different models"
+            )
+    return ModelSpec(
+        name=files.name,
+        dit=dit,
+        vae=open_vae(files).config,
+        speech=open_audio_encoder(files).config,
+        text=text,
+        image=image,
+        settings=PUBLISHED_SETTINGS,
+        portrait=PUBLISHED_PORTRAIT,
+        any_size=True,
+        defaults=PUBLISHED_DEFAULTS,
+    )
+
+
 def load_published(
     model_dir: Path,
     *,
@@ -77,25 +111,21 @@ def load_published(
         LivetalkError: a package that reads the tokenizer is not installed.
     """
     files = find_published(model_dir, wav2vec_dir=wav2vec_dir, infinitetalk=infinitetalk)
-    configs = read_configs(files)
-    encoder = PublishedPromptEncoder(files, configs, device=device, dtype=dtype, place=placement.encoders)
+    spec = read_published_spec(files)
+    encoder = PublishedPromptEncoder(files, spec, device=device, dtype=dtype, place=placement.encoders)
     dit, offloaded = load_dit(files, device=device, dtype=dtype, placement=placement, progress=progress)
     vae = open_vae(files).load(device=device, dtype=dtype)
     vae.use_channels_last()
     speech = open_audio_encoder(files).load(device=device, dtype=torch.float32)
     return AvatarModel(
-        name=files.name,
+        spec=spec,
         version=PUBLISHED_VERSION if files.manifest is None else files.manifest.version,
         executor=Executor(
             networks=Networks(dit=dit, vae=vae, audio_encoder=speech), plan=ExecutionPlan(offloaded=offloaded)
         ),
-        settings=PUBLISHED_SETTINGS,
-        portrait=PUBLISHED_PORTRAIT,
         dtype=dtype,
         image_dtype=dtype,
-        any_size=True,
         prompt_encoder=encoder,
-        defaults=PUBLISHED_DEFAULTS,
     )
 
 
@@ -142,7 +172,7 @@ class PublishedPromptEncoder:
     def __init__(
         self,
         files: PublishedFiles,
-        configs: PublishedConfigs,
+        spec: ModelSpec,
         *,
         device: torch.device,
         dtype: torch.dtype,
@@ -152,7 +182,7 @@ class PublishedPromptEncoder:
 
         Args:
             files: of the model.
-            configs: of its networks.
+            spec: of the model.
             device: of the transformer.
             dtype: of the transformer.
             place: "resident" keeps the encoders on the device, "cpu" on the host; "cpu-after-use" forgets
@@ -162,8 +192,9 @@ class PublishedPromptEncoder:
         self._device = device
         self._dtype = dtype
         self._place = place
-        self._tokenizer = load_text_tokenizer(files.tokenizer, configs.dit.text_len)
-        self._image_size = configs.image_encoder.image_size
+        self._tokenizer = load_text_tokenizer(files.tokenizer, spec.dit.text_len)
+        assert spec.image is not None, "a published model has an image encoder"
+        self._image_size = spec.image.image_size
         self._kept: dict[str, nn.Module] = {}
         self._texts: dict[str, Tensor] = {}
 

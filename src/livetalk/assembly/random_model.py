@@ -4,15 +4,16 @@ For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.prompt import PromptEncoder
 from livetalk.assembly.published import PUBLISHED_DEFAULTS, PUBLISHED_PORTRAIT, PUBLISHED_SETTINGS
 from livetalk.assembly.random_prompt import RandomEncoders, RandomPromptEncoder
 from livetalk.assembly.random_weights import draw_weights
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.checkpoints.adapters import published_dit_config, published_vae_config
 from livetalk.errors import InputError
 from livetalk.models.audio_projection import AudioProjectionConfig
@@ -32,44 +33,26 @@ RANDOM_VERSION = "random"
 """Version of every model made here; no released weights carry it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RandomModelConfig:
-    """Sizes of a model to be filled with random numbers.
-
-    Attributes:
-        dit: of the transformer.
-        vae: of the VAE.
-        speech: of the speech encoder.
-        text: of the text encoder.
-        image: of the image encoder.
-        portrait: picture size.
-        stream: timeline, audio window and sampler; the defaults are the published ones.
-    """
-
-    dit: DiTConfig
-    vae: VAEConfig
-    speech: Wav2Vec2Config
-    text: UMT5Config
-    image: CLIPVisionConfig
-    portrait: PortraitConfig
-    stream: StreamSettings = PUBLISHED_SETTINGS
-
-
-def flashtalk_14b_config() -> RandomModelConfig:
+def flashtalk_14b_spec() -> ModelSpec:
     """Return the published model: 18.9 billion parameters."""
-    return RandomModelConfig(
+    return ModelSpec(
+        name="flashtalk-14b",
         dit=published_dit_config(),
         vae=published_vae_config(),
         speech=wav2vec2_base(),
         text=umt5_xxl(),
         image=clip_vit_h14(),
+        settings=PUBLISHED_SETTINGS,
         portrait=PUBLISHED_PORTRAIT,
+        any_size=True,
+        defaults=PUBLISHED_DEFAULTS,
     )
 
 
-def tiny_config() -> RandomModelConfig:
+def tiny_spec() -> ModelSpec:
     """Return a model of the published form, every branch included, that a CPU runs in an instant."""
-    return RandomModelConfig(
+    return ModelSpec(
+        name="tiny",
         dit=DiTConfig(
             dim=48,
             ffn_dim=96,
@@ -98,7 +81,9 @@ def tiny_config() -> RandomModelConfig:
         text=UMT5Config(vocabulary=64, dim=32, attention_dim=16, ffn_dim=32, num_heads=2, num_layers=2),
         image=CLIPVisionConfig(image_size=28, patch_size=14, dim=16, ffn_dim=32, num_heads=2, num_layers=2),
         portrait=PortraitConfig(height=64, width=48),
-        stream=StreamSettings(
+        any_size=True,
+        defaults=PUBLISHED_DEFAULTS,
+        settings=StreamSettings(
             geometry=ChunkGeometry(window_frames=13),
             audio=AudioConfig(buffer_seconds=2),
             sampler=SamplerConfig(num_steps=2),
@@ -107,22 +92,19 @@ def tiny_config() -> RandomModelConfig:
     )
 
 
-_CONFIGS: dict[str, Callable[[], RandomModelConfig]] = {
-    "flashtalk-14b": flashtalk_14b_config,
-    "tiny": tiny_config,
-}
-RANDOM_MODELS = tuple(_CONFIGS)
+_SPECS: dict[str, Callable[[], ModelSpec]] = {"flashtalk-14b": flashtalk_14b_spec, "tiny": tiny_spec}
+RANDOM_MODELS = tuple(_SPECS)
 
 
-def random_model_config(name: str) -> RandomModelConfig:
-    """Return the sizes of a model in `RANDOM_MODELS`.
+def random_spec(name: str) -> ModelSpec:
+    """Return what a model in `RANDOM_MODELS` is.
 
     Raises:
         InputError: there is no such model.
     """
-    if name not in _CONFIGS:
-        raise InputError(f"random weights {name}: is not one of {', '.join(_CONFIGS)}")
-    return _CONFIGS[name]()
+    if name not in _SPECS:
+        raise InputError(f"random weights {name}: is not one of {', '.join(_SPECS)}")
+    return _SPECS[name]()
 
 
 def build_random_model(
@@ -151,11 +133,14 @@ def build_random_model(
     Raises:
         InputError: there is no such model.
     """
-    config = random_model_config(name)
+    spec = random_spec(name)
+    if portrait is not None:
+        spec = replace(spec, portrait=portrait)
+    assert isinstance(spec.speech, Wav2Vec2Config), "both graphs are of the published form"
     rng = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
-        dit, vae = DiT(config.dit), CausalVideoVAE(config.vae)
-        speech = Wav2Vec2Encoder(config.speech)
+        dit, vae = DiT(spec.dit), CausalVideoVAE(spec.vae)
+        speech = Wav2Vec2Encoder(spec.speech)
     placement = placement or PlacementConfig()
     placing = DiTPlacement(dit, placement, device)
     for index, block in enumerate(dit.blocks.layers):
@@ -167,34 +152,31 @@ def build_random_model(
     draw_weights(speech, device=device, dtype=torch.float32, rng=rng)
     vae.use_channels_last()
     return AvatarModel(
-        name=name,
+        spec=spec,
         version=RANDOM_VERSION,
         executor=Executor(networks=Networks(dit=dit, vae=vae, audio_encoder=speech), plan=plan),
-        settings=config.stream,
-        portrait=portrait or config.portrait,
         dtype=dtype,
         image_dtype=dtype,
-        any_size=True,
-        prompt_encoder=_prompt_encoder(config, dtype, placement, seed, with_encoders=with_encoders),
-        defaults=PUBLISHED_DEFAULTS,
+        prompt_encoder=_prompt_encoder(spec, dtype, placement, seed, with_encoders=with_encoders),
         random_weights=True,
     )
 
 
 def _prompt_encoder(
-    config: RandomModelConfig,
+    spec: ModelSpec,
     dtype: torch.dtype,
     placement: PlacementConfig,
     seed: int,
     *,
     with_encoders: bool,
 ) -> PromptEncoder:
+    assert spec.text is not None and spec.image is not None, "both graphs are of the published form"
     if not with_encoders:
-        return RandomPromptEncoder(config.text, config.image, config.dit.text_len, seed)
+        return RandomPromptEncoder(spec.text, spec.image, spec.dit.text_len, seed)
     return RandomEncoders(
-        config.text,
-        config.image,
-        text_len=config.dit.text_len,
+        spec.text,
+        spec.image,
+        text_len=spec.dit.text_len,
         dtype=dtype,
         place=placement.encoders,
         seed=seed,

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.crop import CROPS, Crop
 from livetalk.errors import InputError
 from livetalk.streaming.settings import AudioMode, LoudnessMode, StreamSettings
@@ -120,8 +121,8 @@ def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
     return Session(
         settings=_settings(model.settings, options),
         portrait=_portrait(model, options.get("size")),
-        seed=model.defaults.seed if seed is None else seed,
-        crop=model.defaults.crop if crop is None else crop,
+        seed=model.spec.defaults.seed if seed is None else seed,
+        crop=model.spec.defaults.crop if crop is None else crop,
         prompt=_prompt(model, options.get("prompt")),
         audio_mode=AudioMode(options.get("audio_mode") or AudioMode.STREAM),
     )
@@ -152,9 +153,9 @@ def parse_size(size: str) -> PortraitConfig:
 
 def _portrait(model: AvatarModel, size: str | None) -> PortraitConfig:
     if size is None:
-        return model.portrait
-    portrait, own = parse_size(size), model.portrait
-    if not model.any_size and portrait != own:
+        return model.spec.portrait
+    portrait, own = parse_size(size), model.spec.portrait
+    if not model.spec.any_size and portrait != own:
         raise InputError(f"size {size}: the model {model.name} makes {own.height}x{own.width} pictures only")
     return portrait
 
@@ -174,8 +175,8 @@ def _settings(settings: StreamSettings, options: SessionOptions) -> StreamSettin
 
 
 def _prompt(model: AvatarModel, prompt: str | None) -> str:
-    if model.executor.networks.dit.config.text_dim is None:
+    if model.spec.dit.text_dim is None:
         if prompt is not None:
             raise InputError(f"prompt: the model {model.name} takes none; leave --prompt out")
         return ""
-    return model.defaults.prompt if prompt is None else prompt
+    return model.spec.defaults.prompt if prompt is None else prompt

@@ -9,8 +9,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from livetalk.assembly.model import AvatarModel, PortraitConfig
+from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.session import SessionOptions, plan_session
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan

@@ -99,25 +99,6 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
         return self.fill(self.build_empty(), device=device, dtype=dtype, progress=progress)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedConfigs:
-    """Sizes of the networks of a published model.
-
-    Attributes:
-        dit: of the transformer.
-        vae: of the VAE.
-        text_encoder: of the text encoder.
-        image_encoder: of the image encoder.
-        audio_encoder: of the speech encoder.
-    """
-
-    dit: DiTConfig
-    vae: VAEConfig
-    text_encoder: UMT5Config
-    image_encoder: CLIPVisionConfig
-    audio_encoder: Wav2Vec2Config
-
-
 def load_part(
     part: PartName,
     files: PublishedFiles,
@@ -153,32 +134,6 @@ def load_part(
 def open_part(part: PartName, files: PublishedFiles) -> PublishedNetwork[Any, Any]:
     """Find a network and read its sizes, see `load_part`."""
     return _OPENERS[part](files)
-
-
-def read_configs(files: PublishedFiles) -> PublishedConfigs:
-    """Read the sizes of all networks; no weight is read.
-
-    Raises:
-        WeightsError: a file cannot be read, or two of them do not belong together.
-    """
-    text, image = open_text_encoder(files), open_image_encoder(files)
-    configs = PublishedConfigs(
-        dit=open_dit(files).config,
-        vae=open_vae(files).config,
-        text_encoder=text.config,
-        image_encoder=image.config,
-        audio_encoder=open_audio_encoder(files).config,
-    )
-    for origin, width, wanted in (
-        (files.text_encoder, text.config.dim, configs.dit.text_dim),
-        (files.image_encoder, image.config.dim, configs.dit.image_dim),
-    ):
-        if width != wanted:
-            raise WeightsError(
-                f"weights {origin}: embeddings are {width} wide but the transformer of {files.dit} reads "
-                f"{wanted}; the two belong to different models"
-            )
-    return configs
 
 
 def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:

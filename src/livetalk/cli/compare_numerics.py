@@ -157,14 +157,15 @@ def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]
             sharpen_attention(model.executor.networks.dit, args.sharpen)
         model = apply_configuration(model, configuration)
         session = plan_session(model, options)
-        return dataclasses.replace(model, settings=session.settings, portrait=session.portrait)
+        spec = dataclasses.replace(model.spec, settings=session.settings, portrait=session.portrait)
+        return dataclasses.replace(model, spec=spec)
 
     return build
 
 
 def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
     def read(model: AvatarModel) -> Tensor:
-        portrait, crop = model.portrait, model.defaults.crop
+        portrait, crop = model.spec.portrait, model.spec.defaults.crop
         framed = frame_portrait(
             load_image(path), portrait.height, portrait.width, crop=crop, name=f"image {path}"
         )

@@ -88,7 +88,7 @@ def describe_diagnosis(diagnosis: Diagnosis) -> list[str]:
     plan = diagnosis.plan
     lines = [*_describe_plan(plan), ""]
     if diagnosis.fits:
-        lines.append(f"yes: {plan.request.sizes.name} fits, with {_room(diagnosis)} to spare")
+        lines.append(f"yes: {plan.request.spec.name} fits, with {_room(diagnosis)} to spare")
     else:
         lines.append(f"no: {diagnosis.problem}")
     if diagnosis.suggestion is not None:
@@ -138,7 +138,7 @@ def _describe_plan(plan: MemoryPlan) -> list[str]:
         request.num_gpus, f"on {request.num_gpus} GPUs (a forecast that no GPU has confirmed yet)"
     )
     dtype = str(request.dtype).removeprefix("torch.")
-    lines = [f"{request.sizes.name}, {describe_size(request.portrait)}, {dtype}, {where}"]
+    lines = [f"{request.spec.name}, {describe_size(request.portrait)}, {dtype}, {where}"]
     lines += [_line(f"  weights: {name}", _gib(size)) for name, size in plan.weights.items()]
     lines += [
         _line(f"  stage: {name}", _gib(size) + (", the peak" if name == plan.peak_stage else ""))
@@ -158,7 +158,7 @@ def _plan_to_json(plan: MemoryPlan | None) -> dict[str, object] | None:
         return None
     request = plan.request
     return {
-        "model": request.sizes.name,
+        "model": request.spec.name,
         "size": describe_size(request.portrait),
         "precision": str(request.dtype).removeprefix("torch."),
         "placement": dataclasses.asdict(request.placement),

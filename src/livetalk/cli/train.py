@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from livetalk.assembly.build import SPEECH_ENCODER_FILE, find_checkpoint, save_model
+from livetalk.assembly.build import find_checkpoint
+from livetalk.assembly.native import SPEECH_ENCODER_FILE, save_model
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
@@ -168,9 +169,8 @@ def _export(args: argparse.Namespace) -> None:
     load_training_state(args.out / "dit", dit)
     save_model(
         args.weights,
-        name="embedded",
+        spec=embedded.embedded_spec(vae.config),
         version=args.version,
-        config=embedded.embedded_model(vae.config),
         dit=dit,
         vae=vae,
         storage=("int8", "int8"),

@@ -1,15 +1,16 @@
-"""Will a model run here? The answer from sizes and a look at the machine, before anything is loaded."""
+"""Will a model run here? The answer from its sizes and a look at the machine, before anything is loaded."""
 
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from livetalk.accelerate.apply import acceleration_problem
-from livetalk.assembly.model_sizes import ModelSizes, read_model_sizes
+from livetalk.assembly.build import read_spec
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.run_options import to_options
 from livetalk.assembly.session import parse_size
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.spec import ModelSpec
 from livetalk.device import Precision, name_precision, parse_device
 from livetalk.doctor.environment import Environment
 from livetalk.doctor.memory import (
@@ -35,7 +36,7 @@ class Question:
     """What a user wants to know.
 
     Attributes:
-        source: which model, see `read_model_sizes`.
+        source: which model, see `read_spec`.
         run: how it would run. The device "auto" is a GPU if there is one or several are asked for, and the
             CPU otherwise.
         size: picture size, see `parse_size`; None for the model's own.
@@ -84,8 +85,8 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
         WeightsError: there is no such model.
         InputError: a size that the model cannot make, or a fast form that cannot run on this machine.
     """
-    sizes = read_model_sizes(question.source)
-    request = _request(question, sizes, environment)
+    spec = read_spec(question.source)
+    request = _request(question, spec, environment)
     gpu_bytes = _gpu_bytes(question, environment) if request.num_gpus else 0
     host_bytes = _UNKNOWN_HOST_BYTES if environment.host_bytes is None else environment.host_bytes
     plan = plan_memory(request).settle(gpu_bytes)
@@ -98,7 +99,7 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
     _require_fast_forms(request, device)
     return Diagnosis(
         plan=plan,
-        backends=find_attention_backends(device, request.dtype, sizes.dit.head_dim, sizes.dit.num_heads),
+        backends=find_attention_backends(device, request.dtype, spec.dit.head_dim, spec.dit.num_heads),
         backends_of=device.type,
         gpu_bytes=gpu_bytes,
         host_bytes=host_bytes,
@@ -112,15 +113,15 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
 def describe_options(plan: MemoryPlan) -> str:
     """Return the options of the command line that choose a plan's setting; those left out are defaults."""
     request = plan.request
-    size = ["--size", describe_size(request.portrait)] if request.sizes.any_size else []
+    size = ["--size", describe_size(request.portrait)] if request.spec.any_size else []
     run = request.run if request.num_gpus == 0 else replace(request.run, device="auto")
     return " ".join((*size, *to_options(run)))
 
 
-def _request(question: Question, sizes: ModelSizes, environment: Environment) -> MemoryRequest:
+def _request(question: Question, spec: ModelSpec, environment: Environment) -> MemoryRequest:
     return MemoryRequest(
-        sizes=sizes,
-        portrait=sizes.portrait if question.size is None else parse_size(question.size),
+        spec=spec,
+        portrait=spec.portrait if question.size is None else parse_size(question.size),
         run=_settle(question, environment),
     )
 
@@ -144,7 +145,7 @@ def _settle(question: Question, environment: Environment) -> RunConfig:
 def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
     """Refuse fast forms that cannot run on a device that is there; of an imagined one nothing is known."""
     if device.type == request.run.device:
-        size = request.sizes.dit
+        size = request.spec.dit
         work = AttentionWork(device, request.dtype, size.head_dim, size.num_heads)
         problem = acceleration_problem(request.run.acceleration, work)
         if problem is not None:

@@ -11,9 +11,8 @@ from typing import Self
 import torch
 
 from livetalk.accelerate.apply import AccelerationConfig
-from livetalk.assembly.model import PortraitConfig
-from livetalk.assembly.model_sizes import ModelSizes
 from livetalk.assembly.run import RunConfig
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import choose_dtype
 from livetalk.doctor.rehearsal import REHEARSED_LAYERS, constant_bytes, rehearse, weight_bytes
 from livetalk.errors import InputError
@@ -52,13 +51,13 @@ class MemoryRequest:
     """What is asked about.
 
     Attributes:
-        sizes: of the model.
+        spec: of the model.
         portrait: picture size.
         run: how it runs, settled: the device is "cpu" or "cuda", the precision is named. Fast forms are not
             part of the forecast.
     """
 
-    sizes: ModelSizes
+    spec: ModelSpec
     portrait: PortraitConfig
     run: RunConfig = field(default_factory=lambda: RunConfig(device="cuda", precision="bfloat16"))
 
@@ -96,11 +95,11 @@ class MemoryRequest:
             raise ValueError(f"a forecast is for a settled run, not {self.run.device} {self.run.precision}")
         if self.run.device == "cpu" and self.run.gpus > 1:
             raise InputError(f"gpus {self.run.gpus}: the forecast for a CPU is of one process; leave it out")
-        sizes, portrait, multiple = self.sizes, self.portrait, self.sizes.size_multiple
-        if not sizes.any_size and portrait != sizes.portrait:
-            own = describe_size(sizes.portrait)
+        spec, portrait, multiple = self.spec, self.portrait, self.spec.size_multiple
+        if not spec.any_size and portrait != spec.portrait:
+            own = describe_size(spec.portrait)
             raise InputError(
-                f"size {describe_size(portrait)}: the model {sizes.name} makes {own} pictures only"
+                f"size {describe_size(portrait)}: the model {spec.name} makes {own} pictures only"
             )
         if portrait.height % multiple or portrait.width % multiple or portrait.height * portrait.width <= 0:
             raise InputError(
@@ -171,13 +170,13 @@ class MemoryPlan:
 
 def plan_memory(request: MemoryRequest) -> MemoryPlan:
     """Predict the memory of a setting."""
-    sizes, placement = request.sizes, request.placement
-    parts = weight_bytes(sizes, request.dtype, placement.weights)
-    stages = dict(rehearse(sizes, request.portrait, request.dtype, placement.weights))
+    spec, placement = request.spec, request.placement
+    parts = weight_bytes(spec, request.dtype, placement.weights)
+    stages = dict(rehearse(spec, request.portrait, request.dtype, placement.weights))
     block = parts.pop("block")
     encoders = {name: parts.pop(name) for name in ENCODER_PARTS if name in parts}
-    num_waiting = len(placement.offloaded_blocks(sizes.dit.num_layers))
-    num_resident = sizes.dit.num_layers - num_waiting
+    num_waiting = len(placement.offloaded_blocks(spec.dit.num_layers))
+    num_resident = spec.dit.num_layers - num_waiting
     _add_constants(stages, request, num_resident - REHEARSED_LAYERS)
     weights = {f"{num_resident} transformer blocks": num_resident * block, **parts}
     if request.num_gpus == 0:
@@ -215,7 +214,7 @@ def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> Memory
     """
     if _is_hopeless(request, gpu_bytes, host_bytes):
         return None
-    for portrait in (request.portrait, *smaller_sizes(request.sizes, request.portrait)):
+    for portrait in (request.portrait, *smaller_sizes(request.spec, request.portrait)):
         sized = replace(request, portrait=portrait)
         for placement in _frugal_placements(sized, gpu_bytes):
             plan = plan_memory(sized.with_placement(placement)).settle(gpu_bytes)
@@ -224,11 +223,11 @@ def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> Memory
     return None
 
 
-def smaller_sizes(sizes: ModelSizes, portrait: PortraitConfig) -> list[PortraitConfig]:
+def smaller_sizes(spec: ModelSpec, portrait: PortraitConfig) -> list[PortraitConfig]:
     """List smaller pictures of about the same shape, largest first: 85, 70, 60 and 50 % of the sides."""
-    if not sizes.any_size:
+    if not spec.any_size:
         return []
-    multiple = sizes.size_multiple
+    multiple = spec.size_multiple
     scaled = [
         PortraitConfig(
             height=int(portrait.height * percent / 100) // multiple * multiple,
@@ -251,7 +250,7 @@ def describe_size(portrait: PortraitConfig) -> str:
 
 def _add_constants(stages: dict[str, int], request: MemoryRequest, num_blocks: int) -> None:
     """Add what blocks that were not rehearsed are given for a session and a chunk."""
-    session, chunk = constant_bytes(request.sizes, request.portrait, request.dtype)
+    session, chunk = constant_bytes(request.spec, request.portrait, request.dtype)
     for name in stages.keys() - {PROMPT_STAGE}:
         stages[name] += max(0, num_blocks) * (session + chunk * (name == "transformer"))
 
@@ -270,10 +269,10 @@ def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) 
 def _is_hopeless(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> bool:
     """Tell whether the smallest form of the weights leaves no room for any picture."""
     form: WeightForm = "float8" if request.placement.weights == "full" else request.placement.weights
-    parts = weight_bytes(request.sizes, request.dtype, form)
+    parts = weight_bytes(request.spec, request.dtype, form)
     block = parts.pop("block")
     if request.num_gpus == 0:
-        return request.sizes.dit.num_layers * block + sum(parts.values()) > host_bytes
+        return request.spec.dit.num_layers * block + sum(parts.values()) > host_bytes
     least = sum(size for name, size in parts.items() if name not in ENCODER_PARTS)
     return least + NUM_SLOTS * block + CONTEXT_BYTES > gpu_bytes
 
@@ -302,7 +301,7 @@ def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iter
     block = plan.weights["slots for waiting blocks"] // NUM_SLOTS
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
-        most = request.sizes.dit.num_layers - NUM_SLOTS - 1
+        most = request.spec.dit.num_layers - NUM_SLOTS - 1
         # A resident block brings its constants with it, which a few blocks less make room for.
         for resident in range(max(0, min(most, spare // block)), -1, -1):
             placement = PlacementConfig(weights=form, resident_blocks=resident)

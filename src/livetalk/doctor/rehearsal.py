@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from livetalk.assembly.model import PortraitConfig
-from livetalk.assembly.model_sizes import ModelSizes
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.doctor.allocation import AllocationTracker
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
@@ -59,13 +58,13 @@ What each block keeps is another matter, see `constant_bytes`.
 
 @functools.lru_cache(maxsize=64)
 def rehearse(
-    sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
+    spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
 ) -> Mapping[str, int]:
     """Run a session's start and its first chunks without numbers.
 
     Args:
-        sizes: of the model.
-        portrait: picture size; both sides multiples of `sizes.size_multiple`.
+        spec: of the model.
+        portrait: picture size; both sides multiples of `spec.size_multiple`.
         dtype: of the transformer and the VAE.
         weights: form of the transformer's weights, which are widened where they are used.
 
@@ -73,14 +72,14 @@ def rehearse(
         Bytes at the peak of each stage besides weights, with all that outlives it: "prompt", "reference",
         "speech", "transformer", "decode".
     """
-    executor = Executor(networks=_build_networks(sizes, dtype, weights))
-    settings = replace(sizes.stream, sampler=replace(sizes.stream.sampler, num_steps=REHEARSED_STEPS))
-    encoders = _build_prompt_encoders(sizes)
+    executor = Executor(networks=_build_networks(spec, dtype, weights))
+    settings = replace(spec.settings, sampler=replace(spec.settings.sampler, num_steps=REHEARSED_STEPS))
+    encoders = _build_prompt_encoders(spec)
     peaks: dict[str, int] = {}
     with torch.no_grad(), AllocationTracker() as tracker:
         stage = functools.partial(tracker.stage, peaks)
         with stage("prompt"):
-            text, image = _encode_prompt(sizes, *encoders)
+            text, image = _encode_prompt(spec, *encoders)
         embeds = PromptEmbeds(text_embeds=text, image_embeds=image)
         picture = torch.empty(3, portrait.height, portrait.width, device=META)
         run_observed(executor, settings, picture, embeds, stage)
@@ -120,20 +119,20 @@ def _by_stage(stage: StageObserver) -> SpanObserver:
 
 
 @functools.lru_cache(maxsize=64)
-def constant_bytes(sizes: ModelSizes, portrait: PortraitConfig, dtype: torch.dtype) -> tuple[int, int]:
+def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype) -> tuple[int, int]:
     """Return the bytes made for each block that is resident: for a session, and for a chunk.
 
     Args:
-        sizes: of the model.
+        spec: of the model.
         portrait: picture size.
         dtype: of the transformer.
     """
-    config, geometry = sizes.dit, sizes.stream.geometry
-    dit = _build_dit(sizes, dtype, "full", num_layers=1)
-    sides = (side // sizes.vae.spatial_stride for side in (portrait.height, portrait.width))
+    config, geometry = spec.dit, spec.settings.geometry
+    dit = _build_dit(spec, dtype, "full", num_layers=1)
+    sides = (side // spec.vae.spatial_stride for side in (portrait.height, portrait.width))
     channels = config.in_channels - config.out_channels
     condition = torch.empty(1, channels, geometry.window_latents, *sides, device=META)
-    text, image = _encode_prompt(sizes, None, None)
+    text, image = _encode_prompt(spec, None, None)
     audio = config.audio
     heard = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
     session = prepare_session(dit, ExecutionPlan(), condition, (0.0,), text, image)
@@ -147,38 +146,38 @@ def _count_bytes(values: object) -> int:
     return sum(leaf.nbytes for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
-def weight_bytes(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
+def weight_bytes(spec: ModelSpec, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
     """Return the bytes of each part of a model, "block" standing for one of the transformer's.
 
     The speech encoder computes in float32; text and image encoder in two bytes a number.
     """
-    dit = _build_dit(sizes, dtype, weights, num_layers=1)
+    dit = _build_dit(spec, dtype, weights, num_layers=1)
     block = count_weight_bytes(dit.blocks)
     parts = {
         "block": block,
         "transformer, other": count_weight_bytes(dit) - block,
-        "VAE": count_weight_bytes(_on_meta(lambda: CausalVideoVAE(sizes.vae)).to(dtype)),
-        "speech encoder": count_weight_bytes(_build_speech(sizes.speech)),
+        "VAE": count_weight_bytes(_on_meta(lambda: CausalVideoVAE(spec.vae)).to(dtype)),
+        "speech encoder": count_weight_bytes(_build_speech(spec.speech)),
     }
-    if sizes.text is not None:
-        parts["text encoder"] = count_weight_bytes(_build_text(sizes.text))
-    if sizes.image is not None:
-        parts["image encoder"] = count_weight_bytes(_build_image(sizes.image))
+    if spec.text is not None:
+        parts["text encoder"] = count_weight_bytes(_build_text(spec.text))
+    if spec.image is not None:
+        parts["image encoder"] = count_weight_bytes(_build_image(spec.image))
     return parts
 
 
-def _build_networks(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm) -> Networks:
-    vae = _on_meta(lambda: CausalVideoVAE(sizes.vae)).to(dtype)
+def _build_networks(spec: ModelSpec, dtype: torch.dtype, weights: WeightForm) -> Networks:
+    vae = _on_meta(lambda: CausalVideoVAE(spec.vae)).to(dtype)
     vae.use_channels_last()
     return Networks(
-        dit=_build_dit(sizes, dtype, weights, min(REHEARSED_LAYERS, sizes.dit.num_layers)),
+        dit=_build_dit(spec, dtype, weights, min(REHEARSED_LAYERS, spec.dit.num_layers)),
         vae=vae,
-        audio_encoder=_build_speech(sizes.speech),
+        audio_encoder=_build_speech(spec.speech),
     )
 
 
-def _build_dit(sizes: ModelSizes, dtype: torch.dtype, weights: WeightForm, num_layers: int) -> DiT:
-    dit = _on_meta(lambda: DiT(replace(sizes.dit, num_layers=num_layers))).to(dtype)
+def _build_dit(spec: ModelSpec, dtype: torch.dtype, weights: WeightForm, num_layers: int) -> DiT:
+    dit = _on_meta(lambda: DiT(replace(spec.dit, num_layers=num_layers))).to(dtype)
     if weights != "full":
         quantize_linears(dit, weights)
     return dit
@@ -203,8 +202,8 @@ def _on_meta(build: Callable[[], ModuleT]) -> ModuleT:
         return build().requires_grad_(False).eval()
 
 
-def _build_prompt_encoders(sizes: ModelSizes) -> tuple[UMT5Encoder | None, CLIPVisionEncoder | None]:
-    text, image = sizes.text, sizes.image
+def _build_prompt_encoders(spec: ModelSpec) -> tuple[UMT5Encoder | None, CLIPVisionEncoder | None]:
+    text, image = spec.text, spec.image
     return (
         None if text is None else _build_text(replace(text, num_layers=REHEARSED_LAYERS)),
         None if image is None else _build_image(replace(image, num_layers=REHEARSED_LAYERS)),
@@ -212,18 +211,18 @@ def _build_prompt_encoders(sizes: ModelSizes) -> tuple[UMT5Encoder | None, CLIPV
 
 
 def _encode_prompt(
-    sizes: ModelSizes, text_encoder: UMT5Encoder | None, image_encoder: CLIPVisionEncoder | None
+    spec: ModelSpec, text_encoder: UMT5Encoder | None, image_encoder: CLIPVisionEncoder | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Run what encodes the prompt and the portrait, or make the shapes of it where there is no encoder."""
     text = image = None
     if text_encoder is not None:
-        tokens = torch.empty(1, sizes.dit.text_len, dtype=torch.int64, device=META)
+        tokens = torch.empty(1, spec.dit.text_len, dtype=torch.int64, device=META)
         text = text_encoder(tokens, torch.ones_like(tokens))
-    elif sizes.dit.text_dim is not None:
-        text = torch.empty(1, sizes.dit.text_len, sizes.dit.text_dim, device=META)
+    elif spec.dit.text_dim is not None:
+        text = torch.empty(1, spec.dit.text_len, spec.dit.text_dim, device=META)
     if image_encoder is not None:
         side = image_encoder.config.image_size
         image = image_encoder(torch.empty(1, 3, side, side, device=META))
-    elif sizes.dit.image_dim is not None:
-        image = torch.empty(1, IMAGE_TOKENS, sizes.dit.image_dim, device=META)
+    elif spec.dit.image_dim is not None:
+        image = torch.empty(1, IMAGE_TOKENS, spec.dit.image_dim, device=META)
     return text, image

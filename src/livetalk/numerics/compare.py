@@ -343,7 +343,7 @@ def shared_noise(seed: int) -> NoiseSource:
 def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
     """Complete the inputs of a stream; prompt and portrait are encoded by this model, for both runs."""
     rng = torch.Generator().manual_seed(source.seed)
-    portrait, geometry = model.portrait, model.settings.geometry
+    portrait, geometry = model.spec.portrait, model.settings.geometry
     if source.picture is None:
         coarse = torch.rand(1, 3, 8, 8, generator=rng) * 1.6 - 0.8
         picture = F.interpolate(coarse, size=(portrait.height, portrait.width), mode="bilinear")[0]
@@ -356,7 +356,9 @@ def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
         chunks = source.sounds(model)
     embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
     if model.prompt_encoder is not None:
-        embeds = model.prompt_encoder.encode(model.defaults.prompt, picture[None].to(model.executor.device))
+        embeds = model.prompt_encoder.encode(
+            model.spec.defaults.prompt, picture[None].to(model.executor.device)
+        )
     return StreamInputs(picture=picture, embeds=embeds, chunks=chunks)
 
 

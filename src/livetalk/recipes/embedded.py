@@ -3,9 +3,9 @@
 import dataclasses
 from typing import TypeVar
 
-from livetalk.assembly.build import ModelConfig
-from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.datasets.windows import BankConfig
+from livetalk.models.audio_encoder import SpeechEncoderConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiTConfig
 from livetalk.models.vae import VAEConfig
@@ -67,9 +67,16 @@ def embedded_stream() -> StreamSettings:
     )
 
 
-def embedded_model(vae: VAEConfig) -> ModelConfig:
+def embedded_spec(vae: VAEConfig) -> ModelSpec:
     """All of the model; `vae` carries the latent statistics that training measured."""
-    return ModelConfig(dit=embedded_dit(), vae=vae, stream=embedded_stream(), portrait=PORTRAIT)
+    return ModelSpec(
+        name="embedded",
+        dit=embedded_dit(),
+        vae=vae,
+        speech=SpeechEncoderConfig(),
+        settings=embedded_stream(),
+        portrait=PORTRAIT,
+    )
 
 
 def embedded_vae_training() -> VAETrainConfig:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from livetalk.assembly.model import PortraitConfig
+from livetalk.assembly.spec import PortraitConfig
 from livetalk.datasets.clips import ClipMemory
 from livetalk.datasets.windows import BankBuilder, BankConfig, GrowingBank, LogMelSource, WindowBank
 from livetalk.device import mixed_precision
