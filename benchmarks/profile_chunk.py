@@ -11,32 +11,24 @@ not the kernels: stages whose kernels sum to less than `livetalk bench` measures
 # ruff: noqa: T201  a program that measures and prints
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.session import plan_session
-from livetalk.bench.chunks import draw_picture, hum, session_options, wait_for
-from livetalk.bench.model import build_measured
+from livetalk.bench.chunks import ChunkBench
 from livetalk.bench.options import BenchOptions, bench_options
-from livetalk.cli import bench
-from livetalk.engine.commands import NextChunk, OpenStream
-from livetalk.engine.group import WorkerGroup
-from livetalk.engine.stream import Streams
-from livetalk.engine.worker import Leader, StreamTable, choose_worker_device, require_gpus, run_worker
-from livetalk.env import WorkerPlace, worker_place
+from livetalk.cli.bench import add_parser, run_measurement
+from livetalk.engine.worker import choose_worker_device
+from livetalk.env import worker_place
 from livetalk.errors import InputError, LivetalkError
-from livetalk.tracing import observe_spans
 
 WARM_UP = 3
 ROWS = 15
@@ -70,7 +62,7 @@ def main() -> int:
 def parse_options() -> BenchOptions:
     """Return the options, those of `livetalk bench`."""
     subparsers = argparse.ArgumentParser().add_subparsers()
-    bench.add_parser(subparsers)
+    add_parser(subparsers)
     return bench_options(subparsers.choices["bench"].parse_args())
 
 
@@ -80,61 +72,26 @@ def run(options: BenchOptions) -> int:
     Raises:
         LivetalkError: there is no GPU, or the model cannot be built.
     """
-    place = worker_place()
-    device = choose_worker_device(options.run.device, place)
+    device = choose_worker_device(options.run.device, worker_place())
     if device.type != "cuda":
         raise InputError(f"device {device}: only a GPU's kernels are told apart")
-    if options.run.gpus == 1:
-        model = build_measured(options, device)
-        report(sum_by_stage(record_chunk(model, StreamTable(model), options)))
-        return 0
-    if place is not None:
-        return run_rank(place, options)
-    require_gpus(options.run.gpus, options.run.device)
-    with WorkerGroup.start(run_rank, [(options,)] * options.run.gpus) as group:
-        return group.wait()
+    return run_measurement(options, report_kernels)
 
 
-def run_rank(place: WorkerPlace, options: BenchOptions) -> int:
-    """Be one of several processes; the first reports."""
-    device = choose_worker_device(options.run.device, place)
-
-    def lead(leader: Leader) -> int:
-        report(sum_by_stage(record_chunk(leader.model, leader, options)))
-        return 0
-
-    return run_worker(place, device, lambda: build_measured(options, device), lead)
+def report_kernels(chunks: ChunkBench, model: AvatarModel, load_seconds: float) -> None:
+    """Record one warm chunk and print where its time goes."""
+    report(sum_by_stage(record_chunk(chunks)))
 
 
-def record_chunk(model: AvatarModel, streams: Streams, options: BenchOptions) -> list[dict[str, Any]]:
+def record_chunk(chunks: ChunkBench) -> list[dict[str, Any]]:
     """Return the events of one warm chunk's trace."""
-    session = session_options(options)
-    planned = plan_session(model, session)
-    geometry = planned.settings.geometry
-    picture = draw_picture(planned.portrait)
-    streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options=session))
-
-    def run_chunk(index: int) -> None:
-        samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
-        streams.run(NextChunk(stream=0, samples=samples))
-        wait_for(model.executor.device)
-
-    for index in range(WARM_UP):
-        run_chunk(index)
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    with profile(activities=activities) as profiler, observe_spans(_annotate):
-        run_chunk(WARM_UP)
+    profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+    chunks.run_warm_chunk(WARM_UP, profiler)
     with tempfile.TemporaryDirectory(prefix="livetalk-profile-") as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
         return events
-
-
-@contextlib.contextmanager
-def _annotate(name: str) -> Iterator[None]:
-    with record_function(name):
-        yield
 
 
 def sum_by_stage(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, KernelTime]]:

@@ -1,5 +1,7 @@
+import contextlib
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -102,6 +104,25 @@ def test_no_stage_holds_another(model: AvatarModel) -> None:
     )
     for before, after in itertools.pairwise(stages):
         assert before.end_ms <= after.start_ms, (before.name, after.name)
+
+
+def test_the_last_chunk_of_a_stream_runs_inside_the_context(model: AvatarModel) -> None:
+    table = StreamTable(model)
+    events: list[str] = []
+
+    def run(command: StreamCommand) -> VideoChunk | None:
+        events.append(type(command).__name__)
+        return table.run(command)
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        events.append("enter")
+        yield
+        events.append("leave")
+
+    ChunkBench(model, run, OPTIONS).run_warm_chunk(2, around())
+    chunks = ["NextChunk", "NextChunk", "enter", "NextChunk", "leave"]
+    assert events == ["OpenStream", *chunks, "CloseStream"]
 
 
 def test_the_sound_goes_on_from_chunk_to_chunk() -> None:

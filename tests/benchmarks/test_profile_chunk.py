@@ -8,6 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+
+from livetalk.assembly.random_model import build_random_model
+from livetalk.assembly.run import RunConfig
+from livetalk.assembly.source import ModelSource
+from livetalk.bench.chunks import ChunkBench
+from livetalk.bench.options import BenchOptions
+from livetalk.engine.worker import StreamTable
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "profile_chunk.py"
 
@@ -58,6 +66,23 @@ def test_the_longest_stage_and_kernel_come_first(
     program.report({"short": {"a": time(1, 1.0)}, "long": {"b": time(1, 5e3), "c": time(9, 7e3)}})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["long:", "7.000", "5.000", "short:", "0.001"]
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_chunk_that_is_recorded_is_benchs_own(program: ModuleType) -> None:
+    """On a CPU the events hold the spans and no kernels."""
+    options = BenchOptions(
+        source=ModelSource(random_weights="tiny"), run=RunConfig(device="cpu"), size="32x16", num_steps=2
+    )
+    model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
+    events = program.record_chunk(ChunkBench(model, StreamTable(model).run, options))
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert {name: names.count(name) for name in ("engine.chunk", "step.transformer", "step.decode")} == {
+        "engine.chunk": 1,
+        "step.transformer": 2,
+        "step.decode": 1,
+    }
+    assert program.sum_by_stage(events) == {}
 
 
 def test_without_a_gpu_it_says_so_in_a_line() -> None:

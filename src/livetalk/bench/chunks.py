@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -165,6 +166,23 @@ class ChunkBench:
 
     def _sound(self, index: int) -> Tensor:
         return hum(index * self._chunk_samples, self._chunk_samples, self._rate)
+
+    def run_warm_chunk(self, warm_up: int, around: AbstractContextManager[object]) -> None:
+        """Run the chunks of a new stream; the last one inside a context manager, such as a profiler.
+
+        Args:
+            warm_up: chunks before it.
+            around: is left when the device is done with the chunk.
+        """
+        launches = self._launch_chunks(warm_up + 1)
+        for _ in range(warm_up):
+            next(launches).wait()
+        wait_for(self._device)
+        with around:
+            next(launches).wait()
+            wait_for(self._device)
+        # Asked once more, it closes the stream.
+        next(launches, None)
 
 
 def session_options(options: BenchOptions) -> SessionOptions:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -61,30 +62,49 @@ def run(args: argparse.Namespace) -> int:
         LivetalkError: something the user can mend.
     """
     options = bench_options(args)
-    place = worker_place()
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"output {path}: there is no such folder")
     check_options(session_options(options))
     if args.scaling:
         return _run_scaling(args, options)
+    return run_measurement(options, _measure, args, options)
+
+
+def run_measurement(options: BenchOptions, measure: Callable[..., None], *arguments: object) -> int:
+    """Build the model in as many processes as are asked for, and measure in the one that leads them.
+
+    Args:
+        options: of the measurement; what they come to is printed first.
+        measure: called as `measure(bench, model, load_seconds, *arguments)`; a function of a module.
+        arguments: can be pickled.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        LivetalkError: something the user can mend.
+    """
+    place = worker_place()
     if options.run.gpus > 1 and place is None:
         require_gpus(options.run.gpus, options.run.device)
-        return run_workers(_run_rank, [args, options], options.run.gpus)
+        return run_workers(_run_rank, [options, measure, *arguments], options.run.gpus)
     if place is not None and place.num_ranks > 1:
         require_place(place, options.run.gpus)
-        return _run_rank(place, args, options)
+        return _run_rank(place, options, measure, *arguments)
     device = choose_worker_device(options.run.device, place)
     began = perf_counter()
     _announce(options)
     model = build_measured(options, device)
     wait_for(device)
     bench = ChunkBench(model, StreamTable(model).run, options)
-    _finish(args, options, model, bench, perf_counter() - began)
+    measure(bench, model, perf_counter() - began, *arguments)
     return 0
 
 
-def _run_rank(place: WorkerPlace, args: argparse.Namespace, options: BenchOptions) -> int:
+def _run_rank(
+    place: WorkerPlace, options: BenchOptions, measure: Callable[..., None], *arguments: object
+) -> int:
     """Be one of several processes; only the first of them measures and prints."""
     device = choose_worker_device(options.run.device, place)
     began = perf_counter()
@@ -94,7 +114,7 @@ def _run_rank(place: WorkerPlace, args: argparse.Namespace, options: BenchOption
     def lead(leader: Leader) -> int:
         wait_for(device)
         bench = ChunkBench(leader.model, leader.run, options)
-        _finish(args, options, leader.model, bench, perf_counter() - began)
+        measure(bench, leader.model, perf_counter() - began, *arguments)
         return 0
 
     return run_worker(place, device, lambda: build_measured(options, device), lead)
@@ -110,12 +130,12 @@ def _run_scaling(args: argparse.Namespace, options: BenchOptions) -> int:
     return 0 if scaling.records else 1
 
 
-def _finish(
+def _measure(
+    bench: ChunkBench,
+    model: AvatarModel,
+    load_seconds: float,
     args: argparse.Namespace,
     options: BenchOptions,
-    model: AvatarModel,
-    bench: ChunkBench,
-    load_seconds: float,
 ) -> None:
     """Measure, print the table and the record, write the files."""
     measurement = bench.measure(_ChunkProgress())
