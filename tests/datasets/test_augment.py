@@ -71,7 +71,7 @@ def test_sizes_need_not_be_whole_blocks() -> None:
 
 
 def test_light_is_a_gain_with_ramps_across_the_picture() -> None:
-    gains = augment._light(pictures(200, 64), rng(9))
+    gains = augment._light(pictures(200, 64), rng(9), texture=True)
     assert gains.min() > 0.2
     assert gains.max() < 4.0
     sides = gains[:, 0, 1].mean(1)[:, :8].mean(1) / gains[:, 0, 1].mean(1)[:, -8:].mean(1)

@@ -162,7 +162,8 @@ def accelerate(
             compute, so that the same numbers are rounded: for comparing numerics.
 
     Raises:
-        InputError: something that was asked for cannot run on this device; the networks are unchanged.
+        InputError: something that was asked for cannot run on this device, or there are fused kernels and the
+            VAE's decoder warps a reference; the networks are unchanged.
     """
     work = AttentionWork(device, dit.dtype, dit.config.head_dim, dit.config.num_heads)
     problem = acceleration_problem(config, work, allow_reference=allow_reference)
@@ -170,6 +171,10 @@ def accelerate(
         raise InputError(problem)
     choice = _choose_fused(config, device, allow_reference=allow_reference)
     kernels = select_kernels(work, config.attention, choice)
+    if kernels.fused is not None and vae.config.reference is not None:
+        raise InputError(
+            f"kernels {kernels.name}: a VAE whose decoder warps a reference has no fused form; choose plain"
+        )
     if config.fused:
         fuse_qkv(dit)
     float8_layers = 0

@@ -1,4 +1,7 @@
-"""Frozen configuration dataclasses to JSON and back, strictly: every field present, none unknown."""
+"""Frozen configuration dataclasses to JSON and back, strictly: no field unknown, none missing.
+
+Only a field whose default is None may be missing: older checkpoints lack options that came later.
+"""
 
 import dataclasses
 import types
@@ -46,12 +49,13 @@ def config_from_json(kind: type[T], data: object, path: str = "config") -> T:
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: expected the fields of {kind.__name__}, found {data!r}")
     hints = get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
-    if missing := sorted(names - data.keys()):
+    fields = [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    names = {field.name for field in fields}
+    if missing := sorted({field.name for field in fields if field.default is not None} - data.keys()):
         raise WeightsError(f"{path}: {kind.__name__} lacks {', '.join(missing)}")
     if unknown := sorted(data.keys() - names):
         raise WeightsError(f"{path}: {kind.__name__} does not know {', '.join(unknown)}")
-    values = {name: _value(hints[name], data[name], f"{path}.{name}") for name in sorted(names)}
+    values = {name: _value(hints[name], data[name], f"{path}.{name}") for name in sorted(names & data.keys())}
     try:
         return kind(**values)
     except ValueError as error:

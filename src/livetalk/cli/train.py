@@ -22,19 +22,25 @@ from livetalk.synthetic.speech.corpus import load_corpus
 from livetalk.training.checkpoint import copy_average, load_training_state
 from livetalk.training.config import Budget, VAETrainConfig
 from livetalk.training.job import (
+    REFERENCE_STAGE,
     VAE_FINISHED,
     DiTJob,
     JobPaths,
+    ReferenceJob,
     VAEJob,
     finished_vae,
     run_processes,
     train_dit,
+    train_reference,
     train_vae,
     tune_decoder,
 )
 from livetalk.training.metrics import Throughput
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
+
+STAGES = ("vae", "decoder", REFERENCE_STAGE, "dit")
+"""Stages that leave checkpoints."""
 
 VAE_CLIPS = 1500
 """Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
@@ -45,7 +51,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("train", help="train the embedded model in slices of minutes")
     parser.add_argument(
         "stage",
-        choices=("render", "vae", "dit", "decoder", "export", "pack", "all"),
+        choices=("render", "vae", "dit", "decoder", "reference", "export", "pack", "all"),
         help="what this process does",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
@@ -73,13 +79,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--first-clips",
         type=int,
         default=300,
-        help="encoded clips that the DiT waits for before its first step; more join while it trains",
+        help="clips that `dit` (encoded) and `reference` wait for before their first step; more join later",
     )
     parser.add_argument("--heldout", type=int, default=8, help="clips kept for validation")
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
     parser.add_argument("--renderer", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--render-minutes", type=float, default=6.0)
     parser.add_argument("--vae-minutes", type=float, default=10.0)
+    parser.add_argument("--reference-minutes", type=float, default=10.0)
     parser.add_argument("--dit-minutes", type=float, default=10.0)
     parser.add_argument("--max-steps", type=int, default=1_000_000, help="bound on the steps of each stage")
     parser.add_argument("--batch-size", type=int, help="override the recipe's (smoke runs)")
@@ -100,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         "vae": _vae,
         "dit": _dit,
         "decoder": _decoder,
+        "reference": _reference,
         "export": _export,
         "pack": _pack,
     }
@@ -150,6 +158,22 @@ def _decoder(args: argparse.Namespace) -> None:
     tune_decoder(_vae_job(args, embedded.embedded_decoder_training(), min_clips=4))
 
 
+def _reference(args: argparse.Namespace) -> None:
+    training = embedded.embedded_reference_training()
+    train_reference(
+        ReferenceJob(
+            paths=_paths(args),
+            model=embedded.embedded_reference_vae(),
+            training=embedded.with_batch_size(training, args.batch_size),
+            budget=Budget(minutes=args.reference_minutes, max_steps=args.max_steps),
+            device=torch.device(args.device),
+            seed=args.seed,
+            min_clips=min(args.first_clips, args.clips),
+            max_clips=args.clips,
+        )
+    )
+
+
 def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int) -> VAEJob:
     return VAEJob(
         paths=_paths(args),
@@ -181,7 +205,7 @@ def _pack(args: argparse.Namespace) -> None:
     """Copy the averaged weights of all stages so far, from a run that may still be going."""
     if args.to is None:
         raise InputError("train pack: --to names the folder that light checkpoints are written to")
-    stages = [name for name in ("vae", "decoder", "dit") if (args.out / name / "state.json").exists()]
+    stages = [name for name in STAGES if (args.out / name / "state.json").exists()]
     if not stages:
         raise InputError(f"train pack: {args.out} holds no checkpoint yet")
     for name in stages:

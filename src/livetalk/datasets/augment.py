@@ -20,7 +20,7 @@ _FINE_OCTAVES = ((4, 0.02), (2, 0.015))
 """Pixels per cell of noise, and its largest standard deviation in log light."""
 
 
-def augment_clips(video: Tensor, rng: torch.Generator) -> Tensor:
+def augment_clips(video: Tensor, rng: torch.Generator, *, texture: bool = True) -> Tensor:
     """Alter a share of the clips so that they resemble photographs; leave the others untouched.
 
     One draw per clip, the same for all its frames, so that motion and identity stay consistent.
@@ -28,6 +28,7 @@ def augment_clips(video: Tensor, rng: torch.Generator) -> Tensor:
     Args:
         video: [B, F, 3, H, W], 0..1.
         rng: random source on the device of `video`.
+        texture: also add texture and grain that stand still while the head moves.
 
     Returns:
         [B, F, 3, H, W], 0..1; the input itself where nothing was altered.
@@ -35,7 +36,7 @@ def augment_clips(video: Tensor, rng: torch.Generator) -> Tensor:
     changed = (_uniform(rng, video, 0, 1, video.shape[0]) < CHANGED_SHARE).nonzero().squeeze(1)
     if not len(changed):
         return video
-    altered = _tones(video[changed], rng) * _light(video[changed], rng)
+    altered = _tones(video[changed], rng) * _light(video[changed], rng, texture)
     altered = _sharpness(_local_contrast(altered, rng), rng).clamp(0, 1)
     altered = _on_share(altered, rng, 0.2, _compress)
     return video.index_copy(0, changed, altered)
@@ -77,8 +78,8 @@ def _tones(video: Tensor, rng: torch.Generator) -> Tensor:
     return torch.lerp(luma, altered, _per_clip(_uniform(rng, video, 0.4, 1.3, batch)))
 
 
-def _light(video: Tensor, rng: torch.Generator) -> Tensor:
-    """Return gains [B, 1, 3, H, W]: light from one side, uneven light, vignette, texture and grain."""
+def _light(video: Tensor, rng: torch.Generator, texture: bool) -> Tensor:
+    """Return gains [B, 1, 3, H, W]: light from one side, uneven light, vignette, and texture and grain."""
     batch, height, width = len(video), video.shape[-2], video.shape[-1]
     down = torch.linspace(-1, 1, height, device=video.device)[:, None]
     across = torch.linspace(-1, 1, width, device=video.device)[None]
@@ -89,7 +90,7 @@ def _light(video: Tensor, rng: torch.Generator) -> Tensor:
     log_gain = log_gain - _sometimes(rng, video, 0.3, 0.1, 0.35) * (across * across + down * down)
     uneven = _noise(video, rng, 64)
     log_gain = log_gain + _sometimes(rng, video, 0.5, 0.03, 0.15) * uneven
-    for octaves in (_COARSE_OCTAVES, _FINE_OCTAVES):
+    for octaves in (_COARSE_OCTAVES, _FINE_OCTAVES) if texture else ():
         strength = _sometimes(rng, video, 0.45, 0.2, 1.0)
         for cell, deviation in octaves:
             log_gain = log_gain + strength * deviation * _noise(video, rng, cell)

@@ -14,7 +14,7 @@ class WindowBatch:
     """Windows cut from clips.
 
     Attributes:
-        video: [B, F, 3, H, W], float32, 0..1.
+        video: [B, F, 3, H, W], float32, 0..1; the last frame may be a reference, see `ClipMemory.sample`.
         face_box: [B, 4], shares of the picture.
         mouth_box: [B, 4], shares of the picture.
     """
@@ -64,13 +64,16 @@ class ClipMemory:
         mouth = torch.tensor([self.records[clip].mouth_box for clip in clips], device=self._device)
         return face, mouth
 
-    def sample(self, batch_size: int, num_frames: int, rng: torch.Generator) -> WindowBatch:
+    def sample(
+        self, batch_size: int, num_frames: int, rng: torch.Generator, *, reference: bool = False
+    ) -> WindowBatch:
         """Cut random windows, half of them mirrored.
 
         Args:
             batch_size: number of windows.
             num_frames: frames per window.
             rng: CPU random source.
+            reference: add to each window, as its last frame, one from any moment of the same clip.
         """
         clips = torch.randint(len(self.frames), (batch_size,), generator=rng).tolist()
         mirrored = (torch.rand(batch_size, generator=rng) < 0.5).tolist()
@@ -79,6 +82,9 @@ class ClipMemory:
             frames = self.frames[clip]
             start = int(torch.randint(frames.shape[0] - num_frames + 1, (1,), generator=rng))
             window = frames[start : start + num_frames]
+            if reference:
+                moment = int(torch.randint(frames.shape[0], (1,), generator=rng))
+                window = torch.cat([window, frames[moment : moment + 1]])
             windows.append(window.flip(2) if mirror else window)
         video = torch.stack(windows).permute(0, 1, 4, 2, 3).float() / 255.0
         face, mouth = self.boxes(clips)

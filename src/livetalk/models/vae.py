@@ -10,16 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from livetalk.models.reference_decoder import (
+    DecoderReference,
+    ReferenceDecoder,
+    ReferenceDecoderConfig,
+    TrunkLevel,
+    WarpedFrames,
+)
 from livetalk.models.vae_blocks import (
     CausalConv,
     ChannelNorm,
-    FrameAttention,
+    FrameChoice,
     PointConv,
     ResidualBlock,
     SpatialDown,
     SpatialUp,
     TemporalDown,
     TemporalUp,
+    build_middle,
     fold_time,
     unfold_time,
 )
@@ -27,9 +35,6 @@ from livetalk.models.vae_cache import CachePass, VAECache
 from livetalk.ops.transfer import to_device
 
 COLORS = 3
-
-FrameChoice = slice | Tensor | None
-"""Frames to keep of a video: a slice, indices `[K]`, or None for all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +51,8 @@ class VAEConfig:
         patch_size: side of the pixel square that the finest level sees as one position.
         latents_mean: mean of each raw latent channel; empty means 0.
         latents_std: standard deviation of each raw latent channel; empty means 1.
+        reference: sizes of a decoder that warps a reference picture; None is the published decoder, which
+            paints every frame out of the latents alone.
     """
 
     base_dim: int
@@ -57,6 +64,7 @@ class VAEConfig:
     patch_size: int = 1
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
+    reference: ReferenceDecoderConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse lists of the wrong length."""
@@ -70,6 +78,30 @@ class VAEConfig:
         for name, values in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):
             if values and len(values) != self.latent_channels:
                 raise ValueError(f"{name} needs {self.latent_channels} entries, got {len(values)}")
+        if self.reference is not None:
+            self._refuse_odd_cells()
+
+    def _refuse_odd_cells(self) -> None:
+        if not any(self.temporal_downsample):
+            raise ValueError("reference needs latents of a lower frame rate than the video's")
+        if self.flow_cell % 2:
+            raise ValueError(f"reference needs flow cells of an even number of pixels, got {self.flow_cell}")
+
+    @property
+    def trunk_levels(self) -> tuple[TrunkLevel, ...]:
+        """Levels that a decoder with a reference shares with the published one, the coarsest first.
+
+        They end with the one that brings the frame rate to the video's.
+        """
+        upsample = self.temporal_downsample[::-1]
+        count = max((level + 1 for level, doubled in enumerate(upsample) if doubled), default=0)
+        dims, kernels = self.level_dims[::-1], self.level_kernels[::-1]
+        return tuple(TrunkLevel(dims[level], kernels[level], upsample[level]) for level in range(count))
+
+    @property
+    def flow_cell(self) -> int:
+        """Pixels along a side of one cell of the flow of a decoder with a reference."""
+        return self.spatial_stride // int(2 ** len(self.trunk_levels))
 
     @property
     def level_dims(self) -> tuple[int, ...]:
@@ -107,7 +139,7 @@ class CausalVideoVAE(nn.Module):
         self.encoder = Encoder(config)
         self.moments_conv = PointConv(moments, moments)
         self.latents_conv = PointConv(config.latent_channels, config.latent_channels)
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config) if config.reference is None else _reference_decoder(config)
         self._num_encoder_slots = assign_slots(self.encoder)
         self._num_decoder_slots = assign_slots(self.decoder)
         self.use_channels_last()
@@ -144,7 +176,11 @@ class CausalVideoVAE(nn.Module):
         return self._encode_moments(video, None)
 
     def decode(
-        self, latents: Tensor, cache: VAECache | None = None, skip_frames: int = 0
+        self,
+        latents: Tensor,
+        cache: VAECache | None = None,
+        skip_frames: int = 0,
+        reference: DecoderReference | None = None,
     ) -> tuple[Tensor, VAECache]:
         """Decode latents or the next piece of them.
 
@@ -153,13 +189,18 @@ class CausalVideoVAE(nn.Module):
             cache: from the piece before; None for a new video.
             skip_frames: leave out so many frames at the start of this piece; they are still remembered, and
                 cost nothing in layers that see one frame at a time.
+            reference: from `make_reference`, for a VAE that has a decoder with a reference, and for no other.
 
         Returns:
-            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next piece.
+            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next piece;
+            with a reference it is float32 and of the size of its picture.
+
+        Raises:
+            ValueError: the decoder needs a reference and there is none, or the other way round.
         """
         step = CachePass(cache or VAECache.create(self._num_decoder_slots))
         keep = slice(skip_frames, None) if skip_frames else None
-        return self._decode(latents, step, keep).clamp(-1, 1), step.finish()
+        return self._decode(latents, step, keep, reference).clamp(-1, 1), step.finish()
 
     def decode_raw(self, latents: Tensor, frames: Tensor | None = None) -> Tensor:
         """Decode a whole video for training: as `decode`, without clamping and without a cache.
@@ -172,7 +213,44 @@ class CausalVideoVAE(nn.Module):
         Returns:
             `[B, 3, F, H, W]`, or `[B, 3, K, H, W]`.
         """
-        return self._decode(latents, None, frames)
+        return self._decode(latents, None, frames, None)
+
+    def make_reference(self, picture: Tensor, scale: int = 1) -> DecoderReference:
+        """Make of a portrait what its decoder needs, once for all frames that it decodes.
+
+        Args:
+            picture: `[B, 3, scale * H, scale * W]`, -1..1, for latents that stand for frames of H x W.
+            scale: how many times larger frames shall be than the latents' own: their parts that are warped
+                have the detail of `picture`, those that are painted the detail of H x W.
+
+        Raises:
+            ValueError: the VAE has no decoder with a reference, or the sides do not divide.
+        """
+        decoder = self._reference_decoder()
+        side = scale * self.config.spatial_stride
+        if picture.shape[2] % side or picture.shape[3] % side:
+            raise ValueError(f"reference size {list(picture.shape[2:])} is not a multiple of {side}")
+        small = F.avg_pool2d(picture.float(), scale) if scale > 1 else picture.float()
+        mean, _ = self._encode_moments(small[:, :, None], None)
+        return decoder.make_reference(picture.float(), small, self._prepare_latents(self.normalize(mean)))
+
+    def decode_parts(
+        self, latents: Tensor, reference: DecoderReference, frames: Tensor | None = None
+    ) -> WarpedFrames:
+        """Decode a whole video and show how it was made: for training and for inspection.
+
+        Args:
+            latents: normalised, `[B, C, T, h, w]`.
+            reference: from `make_reference`.
+            frames: indices of the frames wanted, `[K]`; None for all.
+
+        Raises:
+            ValueError: the VAE has no decoder with a reference.
+        """
+        parts: WarpedFrames = self._reference_decoder()(
+            self._prepare_latents(latents), reference, None, frames
+        )
+        return parts
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Bring raw latents `[B, C, T, h, w]` to mean 0 and deviation 1 per channel."""
@@ -201,11 +279,32 @@ class CausalVideoVAE(nn.Module):
         mean, log_variance = self.moments_conv(self.encoder(x, step)).chunk(2, dim=1)
         return mean, log_variance
 
-    def _decode(self, latents: Tensor, step: CachePass | None, keep: FrameChoice = None) -> Tensor:
-        x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        video: Tensor = self.decoder(self.latents_conv(x), step, keep)
+    def _decode(
+        self,
+        latents: Tensor,
+        step: CachePass | None,
+        keep: FrameChoice,
+        reference: DecoderReference | None,
+    ) -> Tensor:
+        if (reference is None) != (self.config.reference is None):
+            raise ValueError("a reference is needed by a decoder that warps one, and by no other")
+        x = self._prepare_latents(latents)
+        if reference is not None:
+            parts: WarpedFrames = self.decoder(x, reference, step, keep)
+            return parts.video
+        video: Tensor = self.decoder(x, step, keep)
         return video
+
+    def _prepare_latents(self, latents: Tensor) -> Tensor:
+        """Return what the decoder's first layer reads, `[B, C, T, h, w]`, from normalised latents."""
+        x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
+        prepared: Tensor = self.latents_conv(x.contiguous(memory_format=torch.channels_last_3d))
+        return prepared
+
+    def _reference_decoder(self) -> ReferenceDecoder:
+        if not isinstance(self.decoder, ReferenceDecoder):
+            raise ValueError("this VAE has no decoder that warps a reference")
+        return self.decoder
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation as `[C, 1, 1, 1]` float32 tensors."""
@@ -214,6 +313,17 @@ class CausalVideoVAE(nn.Module):
         std = self.config.latents_std or (1.0,) * channels
         statistics = to_device(torch.tensor((mean, std), dtype=torch.float32, device="cpu"), latents.device)
         return statistics[0].view(-1, 1, 1, 1), statistics[1].view(-1, 1, 1, 1)
+
+
+def _reference_decoder(config: VAEConfig) -> ReferenceDecoder:
+    assert config.reference is not None
+    return ReferenceDecoder(
+        config.reference,
+        config.latent_channels,
+        config.trunk_levels,
+        config.num_res_blocks + 1,
+        config.flow_cell,
+    )
 
 
 class Encoder(nn.Module):
@@ -296,17 +406,6 @@ class Decoder(nn.Module):
     def _layers(self) -> list[nn.Module]:
         """List the layers between the first and the last convolution, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]
-
-
-def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
-    """Build the coarsest layers that encoder and decoder share in form."""
-    return nn.ModuleList(
-        (
-            ResidualBlock(channels, channels, temporal_kernel),
-            FrameAttention(channels),
-            ResidualBlock(channels, channels, temporal_kernel),
-        )
-    )
 
 
 def temporal_convolutions(network: nn.Module) -> list[CausalConv]:

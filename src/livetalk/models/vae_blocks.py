@@ -12,6 +12,9 @@ from livetalk.models.vae_cache import CachePass
 from livetalk.ops.attention import attention
 from livetalk.ops.norm import channel_rms_norm
 
+FrameChoice = slice | Tensor | None
+"""Frames to keep of a video: a slice, indices `[K]`, or None for all."""
+
 
 def fold_time(x_BCTHW: Tensor) -> Tensor:
     """View `[B, C, T, H, W]` as `[B * T, C, H, W]`."""
@@ -159,6 +162,17 @@ class FrameAttention(nn.Module):
         q, k, v = self.qkv(pixels.flatten(1, 2)).unsqueeze(2).chunk(3, dim=-1)
         y = self.out(attention(q, k, v).flatten(2)).view(pixels.shape)
         return x + unfold_time(y.permute(0, 3, 1, 2), x.shape[0])
+
+
+def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
+    """Build the coarsest layers that encoder and decoder share in form."""
+    return nn.ModuleList(
+        (
+            ResidualBlock(channels, channels, temporal_kernel),
+            FrameAttention(channels),
+            ResidualBlock(channels, channels, temporal_kernel),
+        )
+    )
 
 
 class SpatialDown(nn.Conv3d):

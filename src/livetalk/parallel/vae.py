@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from livetalk.models.reference_decoder import ReferenceDecoder
 from livetalk.models.vae import CausalVideoVAE, Decoder, Encoder
 from livetalk.models.vae_blocks import (
     CausalConv,
@@ -45,10 +46,13 @@ def parallelize_vae(vae: CausalVideoVAE, axis: Axis) -> CausalVideoVAE:
         `vae`.
 
     Raises:
-        ValueError: the VAE is spread over ranks already.
+        ValueError: the VAE is spread over ranks already, or its decoder warps a reference: lines of a frame
+            come from anywhere in the picture.
     """
     if axis.size == 1:
         return vae
+    if isinstance(vae.decoder, ReferenceDecoder):
+        raise ValueError("a VAE whose decoder warps a reference cannot be spread over ranks")
     if isinstance(vae.decoder.conv_in, HaloLayer):
         raise ValueError("the VAE is spread over ranks already")
     # Both networks cut at lines of latents, so that no layer's stride meets a cut.

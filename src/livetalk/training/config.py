@@ -80,6 +80,59 @@ class VAETrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceTrainConfig:
+    """The decoder that warps a reference, on latents of a finished VAE.
+
+    Attributes:
+        optimizer: see `OptimizerConfig`.
+        batch_size: windows per step.
+        num_frames: frames per window, 1 + 4k.
+        judged_frames: frames of a window that are decoded to pixels in a step.
+        latent_noise: largest noise level put on the latents, which a transformer does not make exactly.
+        gradient_weight: weight of the multi-scale image-gradient loss.
+        painted_weight: weight of the painted picture's own loss. With a loss on the blend alone the mask soon
+            is 1 everywhere, and the decoder never learns to paint.
+        warped_weight: weight of the warped picture's own loss, which the flow learns from.
+        late_warped_weight: the same from `late_from` on, when the flow is found and what cannot be warped
+            should not bend it.
+        late_from: share of the first slice after which `late_warped_weight` holds.
+        warped_gradient_weight: weight of image gradients in the loss of the warped picture.
+        flow_weight: weight of the flow's change between neighbouring cells.
+        critic_from: share of the first slice after which a critic takes part; in later slices it does from
+            the start.
+        critic_ramp: share of the slice over which its weight rises to the full one.
+        adversarial_weight: weight of what the critic says of the frames.
+        feature_weight: weight of the distance of the critic's features from those of the real frames.
+        critic_weight: weight of the critic's own loss. Its optimizer does not care for the scale, but the
+            bound on the gradient norm is shared.
+        face_weight: extra pixel weight inside the face box.
+        eye_weight: extra pixel weight in the eye band of the face box.
+        mouth_weight: extra pixel weight inside the mouth box.
+    """
+
+    optimizer: OptimizerConfig
+    batch_size: int
+    num_frames: int = 33
+    judged_frames: int = 8
+    latent_noise: float = 0.05
+    gradient_weight: float = 0.5
+    painted_weight: float = 0.5
+    warped_weight: float = 0.5
+    late_warped_weight: float = 0.2
+    late_from: float = 0.6
+    warped_gradient_weight: float = 0.2
+    flow_weight: float = 0.02
+    critic_from: float = 0.5
+    critic_ramp: float = 0.1
+    adversarial_weight: float = 0.05
+    feature_weight: float = 1.0
+    critic_weight: float = 0.05
+    face_weight: float = 1.5
+    eye_weight: float = 3.0
+    mouth_weight: float = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig:
     """Stage 1: flow matching of the DiT on 33-frame windows (paper section 2).
 

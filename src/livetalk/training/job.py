@@ -20,20 +20,32 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.datasets.clips import ClipMemory
 from livetalk.datasets.windows import BankBuilder, BankConfig, GrowingBank, LogMelSource, WindowBank
 from livetalk.device import mixed_precision
+from livetalk.errors import WeightsError
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.reference_decoder import ReferenceDecoder
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.settings import StreamSettings
 from livetalk.synthetic.clips import ClipStore
 from livetalk.training.checkpoint import load_training_state
-from livetalk.training.config import Budget, SFTConfig, VAETrainConfig
+from livetalk.training.config import Budget, ReferenceTrainConfig, SFTConfig, VAETrainConfig
 from livetalk.training.metrics import MetricsLog
+from livetalk.training.optim import WeightAverage
+from livetalk.training.reference import (
+    STAGE_MATRICES,
+    ReferenceLoss,
+    ReferenceObjective,
+    ReferenceStage,
+    measure_decoding,
+    with_reference_decoder,
+)
 from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation_errors
 from livetalk.training.start import start_dit, start_vae
 from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import VAELoss, VAEObjective, measure_latents, prepare_vae, reconstruction_psnr
 
 VAE_FINISHED = "vae_finished.json"
+REFERENCE_STAGE = "reference"
 VAE_MATRICES = ("encoder.middle.", "encoder.levels.", "decoder.middle.", "decoder.levels.")
 """What Muon trains of a VAE where it is used: all but the first and last layers."""
 
@@ -50,7 +62,7 @@ class JobPaths:
         run: checkpoints and metrics.
         speech_encoder: weights of the frozen speech encoder.
         start: exported weights that the networks begin with, or None for fresh ones.
-        vae: exported VAE that the DiT takes as it is, or None for the one that the run trains.
+        vae: exported VAE that later stages take as it is, or None for the one that the run trains.
     """
 
     clips: Path
@@ -68,6 +80,20 @@ class VAEJob:
     paths: JobPaths
     model: VAEConfig
     training: VAETrainConfig
+    budget: Budget
+    device: torch.device
+    seed: int
+    min_clips: int
+    max_clips: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceJob:
+    """Everything that the process of the decoder with a reference needs; `model` has such a decoder."""
+
+    paths: JobPaths
+    model: VAEConfig
+    training: ReferenceTrainConfig
     budget: Budget
     device: torch.device
     seed: int
@@ -167,6 +193,62 @@ def tune_decoder(job: VAEJob) -> None:
     loss = VAELoss(objective, job.training, memory, job.seed)
     trainer.run(loss, job.budget, validate, log_every=20, validate_every=100)
     log.close()
+
+
+def train_reference(job: ReferenceJob) -> None:
+    """Train a decoder that warps a reference for one slice, on latents of the finished VAE."""
+    log = MetricsLog(job.paths.run / "metrics_reference.jsonl", sys.stderr)
+    torch.manual_seed(job.seed)
+    finished = finished_vae(job.paths, dataclasses.replace(job.model, reference=None))
+    vae = with_reference_decoder(finished, job.model).to(job.device)
+    stage = _reference_stage(vae).to(job.device)
+    trainer = Trainer(
+        Stage(REFERENCE_STAGE, stage, job.training.optimizer, STAGE_MATRICES), job.paths.run, log
+    )
+    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
+    _wait_for_clips(memory, job.min_clips)
+    heldout.refresh(limit=64)
+    objective = _compiled(ReferenceObjective(vae, job.training), job.device)
+    trial = copy.deepcopy(vae)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, ReferenceStage)
+        trial.decoder.load_state_dict(model.decoder.state_dict())
+        return measure_decoding(trial, heldout) | {"clips": float(len(memory))}
+
+    # The decoder that the VAE has already, on the same clips: what the new one has to beat.
+    plain = measure_decoding(finished.to(job.device), heldout)
+    log.write(REFERENCE_STAGE, {f"plain_{name}": value for name, value in plain.items()})
+    loss = ReferenceLoss(
+        objective, stage.critic, job.training, memory, job.budget, first_step=trainer.step, seed=job.seed
+    )
+    trainer.run(loss, job.budget, validate, validate_every=1000)
+    log.close()
+
+
+def _reference_stage(vae: CausalVideoVAE) -> ReferenceStage:
+    assert isinstance(vae.decoder, ReferenceDecoder)
+    return ReferenceStage(vae.decoder)
+
+
+def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
+    """Build the finished VAE of a run with the averaged decoder that the run trained to warp a reference.
+
+    Args:
+        paths: of the run.
+        config: sizes with such a decoder.
+
+    Raises:
+        WeightsError: there is no checkpoint of the decoder, or files are damaged or have other sizes.
+    """
+    vae = with_reference_decoder(finished_vae(paths, dataclasses.replace(config, reference=None)), config)
+    stage, directory = _reference_stage(vae), paths.run / REFERENCE_STAGE
+    average = WeightAverage(stage, decay=0.0)
+    if not load_training_state(directory, stage, average):
+        raise WeightsError(f"training checkpoint {directory}: there is none yet")
+    stage.load_state_dict(average.model.state_dict())
+    return vae.eval().requires_grad_(False)
 
 
 def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:

@@ -47,6 +47,23 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
 
 
+def laplacian_variance(pictures: Tensor, mask: Tensor) -> Tensor:
+    """Variance of the Laplacian of the mean colour inside a mask: more is sharper.
+
+    Args:
+        pictures: [N, 3, H, W].
+        mask: [1, 1, H, W], zeros and ones.
+
+    Returns:
+        Scalar over all pictures; compare pictures of one size and motive only.
+    """
+    grey = pictures.mean(1, keepdim=True)
+    centre = grey[..., 1:-1, 1:-1]
+    beside = grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:] + grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1]
+    inside = mask[..., 1:-1, 1:-1].expand_as(centre) > 0
+    return (beside - 4 * centre)[inside].var()
+
+
 def weighted_psnr(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """PSNR in dB under pixel weights.
 

@@ -173,17 +173,18 @@ def reconstruction_psnr(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int
         frames = memory.frames[clip][:num_frames].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         with mixed_precision(frames.device):
             output = vae.decode_raw(vae.encode(frames)[0])
-        face_box, mouth_box = memory.boxes([clip])
-        size = frames.shape[-1]
-        masks = [
-            torch.ones(1, 1, size, size, device=frames.device),
-            box_mask(face_box, size),
-            box_mask(mouth_box, size),
-        ]
         flat_output, flat_target = (x.float().transpose(1, 2).flatten(0, 1) for x in (output, frames))
+        masks = clip_masks(memory, clip)
         rows.append(torch.stack([weighted_psnr(flat_output, flat_target, mask).mean() for mask in masks]))
     whole, face, mouth = torch.stack(rows).mean(0).tolist()
     return {"psnr": whole, "face_psnr": face, "mouth_psnr": mouth}
+
+
+def clip_masks(memory: ClipMemory, clip: int) -> list[Tensor]:
+    """Return masks of the picture, the face box and the mouth box of a clip, each [1, 1, H, W]."""
+    size = memory.frames[clip].shape[2]
+    whole = torch.ones(1, 1, size, size, device=memory.frames[clip].device)
+    return [whole, *(box_mask(box, size) for box in memory.boxes([clip]))]
 
 
 def box_mask(box: Tensor, size: int) -> Tensor:

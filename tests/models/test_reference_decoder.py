@@ -1,0 +1,264 @@
+"""The decoder that warps a reference: streamed equals whole, what it blends, sizes, gradients, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from livetalk.accelerate.apply import AccelerationConfig, accelerate
+from livetalk.errors import InputError
+from livetalk.models.reference_decoder import (
+    DecoderReference,
+    ReferenceDecoder,
+    ReferenceDecoderConfig,
+    resize,
+    warp,
+)
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.vae_cache import VAECache
+from livetalk.parallel.mesh import Axis
+from livetalk.parallel.vae import parallelize_vae
+from livetalk.recipes.embedded import embedded_reference_vae
+from tiny import LATENT_CHANNELS, VAE, VAE_PATCHED, tiny_dit, tiny_vae
+
+WIDTHS = ReferenceDecoderConfig(feature_channels=3, width=6, fine_width=4, reference_width=5)
+CONFIGS = [
+    replace(VAE_PATCHED, reference=WIDTHS),
+    replace(VAE, temporal_downsample=(False, True), reference=WIDTHS),
+    replace(VAE_PATCHED, temporal_downsample=(False, True), reference=WIDTHS),
+]
+NAMES = ["both levels", "one level", "wide cells"]
+HEIGHT, WIDTH = 32, 48
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) * 2 - 1
+
+
+def draw_latents(config: VAEConfig, batch: int, count: int) -> Tensor:
+    return draw(
+        batch, LATENT_CHANNELS, count, HEIGHT // config.spatial_stride, WIDTH // config.spatial_stride
+    )
+
+
+def make_vae(config: VAEConfig) -> CausalVideoVAE:
+    """Build a VAE with random weights; flows of a few pixels, since large ones tell nothing apart."""
+    vae = tiny_vae(config)
+    assert isinstance(vae.decoder, ReferenceDecoder)
+    vae.decoder.flow.weight.data.mul_(0.05)
+    vae.decoder.flow.bias.data.mul_(0.05)
+    return vae
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
+    vae, latents = make_vae(config), draw_latents(config, batch, 5)
+    with torch.no_grad():
+        reference = vae.make_reference(draw(batch, 3, HEIGHT, WIDTH))
+        frames, _ = vae.decode(latents, reference=reference)
+        assert frames.shape == (batch, 3, 1 + 4 * config.temporal_stride, HEIGHT, WIDTH)
+        for counts in ([1, 1, 1, 1, 1], [1, 3, 1], [2, 1, 2], [4, 1]):
+            cache: VAECache | None = None
+            pieces = []
+            for piece in latents.split(counts, dim=2):  # type: ignore[no-untyped-call]
+                decoded, cache = vae.decode(piece, cache, reference=reference)
+                pieces.append(decoded)
+            torch.testing.assert_close(torch.cat(pieces, dim=2), frames, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_every_sample_has_its_own_reference(config: VAEConfig) -> None:
+    vae, latents, pictures = make_vae(config), draw_latents(config, 2, 3), draw(2, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        both, _ = vae.decode(latents, reference=vae.make_reference(pictures))
+        for at in range(2):
+            one = slice(at, at + 1)
+            alone, _ = vae.decode(latents[one], reference=vae.make_reference(pictures[one]))
+            torch.testing.assert_close(both[one], alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(both[0], both[1])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_later_latents_never_change_earlier_frames(config: VAEConfig) -> None:
+    vae, latents = make_vae(config), draw_latents(config, 1, 4)
+    later = latents.clone()
+    later[:, :, 2:] *= -1
+    with torch.no_grad():
+        reference = vae.make_reference(draw(1, 3, HEIGHT, WIDTH))
+        frames, changed = (vae.decode(x, reference=reference)[0] for x in (latents, later))
+    same = 1 + config.temporal_stride
+    torch.testing.assert_close(frames[:, :, :same], changed[:, :, :same], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(frames[:, :, same:], changed[:, :, same:])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_chosen_and_skipped_frames_are_those_of_the_whole_video(config: VAEConfig) -> None:
+    vae, latents = make_vae(config), draw_latents(config, 2, 3)
+    with torch.no_grad():
+        reference = vae.make_reference(draw(2, 3, HEIGHT, WIDTH))
+        whole, cache = vae.decode(latents, reference=reference)
+        rest, after = vae.decode(latents, skip_frames=3, reference=reference)
+        frames = torch.tensor([0, 2, whole.shape[2] - 1])
+        chosen = vae.decode_parts(latents, reference, frames)
+    torch.testing.assert_close(rest, whole[:, :, 3:], atol=1e-5, rtol=1e-5)
+    for a, b in zip(cache.histories, after.histories, strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+    torch.testing.assert_close(chosen.video.clamp(-1, 1), whole[:, :, frames], atol=1e-5, rtol=1e-5)
+
+
+def test_the_video_is_blended_of_the_parts() -> None:
+    vae, picture = make_vae(CONFIGS[2]), draw(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        reference = vae.make_reference(picture)
+        parts = vae.decode_parts(draw_latents(vae.config, 1, 3), reference)
+    assert parts.flow.shape == (1, 2, 5, HEIGHT // 4, WIDTH // 4)
+    assert parts.mask.shape == (1, 1, 5, HEIGHT, WIDTH)
+    assert 0 < float(parts.mask.min()) < float(parts.mask.max()) < 1
+    blended = parts.mask * parts.warped + (1 - parts.mask) * parts.painted
+    torch.testing.assert_close(parts.video, blended, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts.warped, warp(picture, parts.flow))
+
+
+def test_an_untrained_decoder_keeps_the_picture_still() -> None:
+    torch.manual_seed(0)
+    vae, picture = CausalVideoVAE(CONFIGS[0]), draw(1, 3, HEIGHT, WIDTH)
+    with torch.no_grad():
+        parts = vae.decode_parts(draw_latents(vae.config, 1, 2), vae.make_reference(picture))
+    assert not parts.flow.any()
+    torch.testing.assert_close(parts.warped, picture[:, :, None].expand_as(parts.warped), atol=1e-5, rtol=0)
+
+
+def test_a_flow_moves_the_picture_by_its_distance() -> None:
+    picture = draw(1, 3, 8, 12)
+    flow = torch.zeros(1, 2, 2, 4, 6)
+    flow[:, 0, 1] = 2 * 3 / 12
+    flow[:, 1, 1] = -2 * 2 / 8
+    still, moved = warp(picture, flow).unbind(2)
+    torch.testing.assert_close(still, picture, atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[..., 2:, :-3], picture[..., :-2, 3:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        moved[..., :2, :-3], picture[..., :1, 3:].expand(-1, -1, 2, -1), atol=1e-5, rtol=0
+    )
+
+
+def test_a_larger_picture_gives_larger_frames_of_the_same_motion() -> None:
+    vae, latents = make_vae(CONFIGS[2]), draw_latents(CONFIGS[2], 1, 2)
+    picture = draw(1, 3, 2 * HEIGHT, 2 * WIDTH)
+    small = torch.nn.functional.avg_pool2d(picture, 2)
+    with torch.no_grad():
+        large = vae.decode_parts(latents, vae.make_reference(picture, scale=2))
+        usual = vae.decode_parts(latents, vae.make_reference(small))
+        video, _ = vae.decode(latents, reference=vae.make_reference(picture, scale=2))
+    torch.testing.assert_close(large.flow, usual.flow)
+    torch.testing.assert_close(large.warped, warp(picture, usual.flow))
+    torch.testing.assert_close(large.painted, resize(usual.painted, 2 * HEIGHT, 2 * WIDTH))
+    torch.testing.assert_close(video, large.video.clamp(-1, 1))
+    assert video.shape[3:] == (2 * HEIGHT, 2 * WIDTH)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_gradients_reach_every_parameter(config: VAEConfig) -> None:
+    vae, latents = make_vae(config), draw_latents(config, 1, 3)
+    parts = vae.decode_parts(latents, vae.make_reference(draw(1, 3, HEIGHT, WIDTH)))
+    torch.autograd.backward(parts.video.square().mean())
+    missing = [
+        name for name, p in vae.decoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_every_activation_keeps_channels_last(config: VAEConfig) -> None:
+    vae, wrong = make_vae(config), list[str]()
+
+    def look(name: str) -> None:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            video = isinstance(output, Tensor) and output.ndim == 5
+            if video and not output.is_contiguous(memory_format=torch.channels_last_3d):
+                wrong.append(name)
+
+        vae.get_submodule(name).register_forward_hook(hook)
+
+    for name, module in vae.named_modules():
+        if name.count(".") > 0 and not isinstance(module, nn.ModuleList):
+            look(name)
+    with torch.no_grad():
+        reference = vae.make_reference(draw(1, 3, HEIGHT, WIDTH))
+        vae.decode(draw_latents(config, 1, 2), reference=reference)
+    assert wrong == []
+
+
+def test_compiles_without_graph_breaks() -> None:
+    vae, picture = make_vae(CONFIGS[0]), draw(1, 3, HEIGHT, WIDTH)
+    latents, frames = draw_latents(vae.config, 1, 2), torch.tensor([1, 3])
+
+    def decode(picture: Tensor, latents: Tensor) -> Tensor:
+        return vae.decode_parts(latents, vae.make_reference(picture), frames).video
+
+    compiled = torch.compile(decode, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(picture, latents), decode(picture, latents))
+
+
+def test_bfloat16_stays_close_to_float32() -> None:
+    exact, rounded = make_vae(CONFIGS[0]), make_vae(CONFIGS[0]).to(torch.bfloat16)
+    picture, latents = draw(1, 3, HEIGHT, WIDTH), draw_latents(CONFIGS[0], 1, 3)
+    with torch.no_grad():
+        expected, _ = exact.decode(latents, reference=exact.make_reference(picture))
+        frames, _ = rounded.decode(latents, reference=rounded.make_reference(picture))
+    assert frames.dtype is torch.float32
+    assert 0 < (frames - expected).norm() / expected.norm() < 0.05
+
+
+def test_the_recipe_takes_at_most_two_billion_operations_a_frame() -> None:
+    vae, latents = CausalVideoVAE(embedded_reference_vae()).eval(), torch.zeros(1, 32, 9, 16, 16)
+    with torch.no_grad():
+        reference = vae.make_reference(torch.zeros(1, 3, 256, 256))
+        with FlopCounterMode(display=False) as counter:
+            frames, _ = vae.decode(latents, reference=reference)
+    assert counter.get_total_flops() / frames.shape[2] < 2e9
+
+
+def test_the_layers_shared_with_the_published_decoder_have_its_names() -> None:
+    config = CONFIGS[2]
+    published = tiny_vae(replace(config, reference=None)).decoder.state_dict()
+    own = make_vae(config).decoder.state_dict()
+    shared = {name for name in own if name.startswith(("conv_in.", "middle.", "levels."))}
+    assert shared <= published.keys()
+    assert all(own[name].shape == published[name].shape for name in shared)
+
+
+def test_a_reference_is_asked_for_and_refused() -> None:
+    warping, painting = make_vae(CONFIGS[0]), tiny_vae(VAE_PATCHED)
+    latents, picture = draw_latents(CONFIGS[0], 1, 2), draw(1, 3, HEIGHT, WIDTH)
+    reference: DecoderReference = warping.make_reference(picture)
+    with pytest.raises(ValueError, match="a reference is needed"):
+        warping.decode(latents)
+    with pytest.raises(ValueError, match="a reference is needed"):
+        painting.decode(latents, reference=reference)
+    with pytest.raises(ValueError, match="no decoder that warps"):
+        painting.make_reference(picture)
+    with pytest.raises(ValueError, match="no decoder that warps"):
+        painting.decode_parts(latents, reference)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        warping.make_reference(draw(1, 3, 32, 40), scale=2)
+
+
+def test_forms_without_support_refuse_it() -> None:
+    vae = make_vae(CONFIGS[0])
+    with pytest.raises(ValueError, match="cannot be spread over ranks"):
+        parallelize_vae(vae, Axis(group_name="", rank=0, size=2))
+    with pytest.raises(InputError, match="no fused form"):
+        accelerate(tiny_dit(), vae, torch.device("cpu"), AccelerationConfig(kernels="torch"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(VAE, "even number of pixels"), (replace(VAE, temporal_downsample=(False, False)), "lower frame rate")],
+)
+def test_sizes_that_cannot_warp_are_refused(config: VAEConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(config, reference=WIDTHS)
