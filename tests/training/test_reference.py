@@ -31,6 +31,7 @@ from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import prepare_vae
 
 CPU = torch.device("cpu")
+CLIP_FRAMES = 37
 VAE = VAEConfig(
     base_dim=8,
     latent_channels=4,
@@ -44,7 +45,7 @@ WARPING = dataclasses.replace(
     VAE, reference=ReferenceDecoderConfig(feature_channels=4, width=8, fine_width=4, reference_width=8)
 )
 TRAINING = ReferenceTrainConfig(
-    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5, use_muon=True),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=5),
     batch_size=2,
     num_frames=9,
     judged_frames=4,
@@ -54,16 +55,18 @@ LONG = Budget(minutes=60, max_steps=100)
 
 @pytest.fixture
 def store(tmp_path: Path) -> ClipStore:
-    """Textured pictures that swing from side to side, each with a brightness of its own."""
+    """Smooth pictures that swing from side to side by a few pixels."""
     store = ClipStore(tmp_path / "clips")
     rng = np.random.default_rng(0)
     for index in range(3):
-        coarse = rng.integers(30, 220, (9, 9, 3)).astype(np.uint8)
-        texture = np.repeat(np.repeat(coarse, 4, 0), 4, 1)
-        shifts = [2 + round(2 * np.sin(at / 3)) for at in range(24)]
-        frames = np.stack([texture[:32, shift : shift + 32] for shift in shifts])
-        spec = ClipSpec(index, index, index, 0, 0, 24)
-        store.write(ClipRecord(spec, (0.1, 0.1, 0.9, 0.9), (0.3, 0.6, 0.7, 0.8), (0.0,) * 24), frames)
+        coarse = torch.from_numpy(rng.uniform(30, 220, (1, 3, 6, 6)))
+        texture = torch.nn.functional.interpolate(coarse, size=36, mode="bicubic").clamp(0, 255)
+        shifts = [2 + round(2 * np.sin(at / 3)) for at in range(CLIP_FRAMES)]
+        pictures = [texture[0, :, :32, shift : shift + 32].permute(1, 2, 0) for shift in shifts]
+        frames = torch.stack(pictures).to(torch.uint8).numpy()
+        spec = ClipSpec(index, index, index, 0, 0, CLIP_FRAMES)
+        record = ClipRecord(spec, (0.1, 0.1, 0.9, 0.9), (0.3, 0.6, 0.7, 0.8), (0.0,) * CLIP_FRAMES)
+        store.write(record, frames)
     return store
 
 
@@ -71,6 +74,19 @@ def load(store: ClipStore) -> ClipMemory:
     memory = ClipMemory(store, CPU)
     memory.refresh(limit=10)
     return memory
+
+
+@torch.no_grad()
+def errors_of_warping(vae: CausalVideoVAE, memory: ClipMemory) -> tuple[float, float]:
+    """Mean error of the reference left where it is, and of the warped one, over the first windows."""
+    errors = []
+    for frames in memory.frames:
+        video = frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        window, picture = video[:, :, :9], video[:, :, -1]
+        parts = vae.decode_parts(vae.encode(window)[0], vae.make_reference(picture))
+        errors.append([(other - window).abs().mean().item() for other in (picture[:, :, None], parts.warped)])
+    still, warped = torch.tensor(errors).mean(0).tolist()
+    return still, warped
 
 
 def make_vae() -> CausalVideoVAE:
@@ -97,7 +113,7 @@ def test_a_window_may_carry_a_frame_of_another_moment(store: ClipStore) -> None:
         found = [
             at
             for clip in memory.frames
-            for at in range(24)
+            for at in range(CLIP_FRAMES)
             if torch.equal(levels, clip[at]) or torch.equal(levels, clip[at].flip(1))
         ]
         assert found, "the reference is a frame of a clip, mirrored like its window or not"
@@ -135,7 +151,8 @@ def test_it_learns_to_warp_without_forgetting_to_paint(store: ClipStore, tmp_pat
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert records[0]["mask"] == pytest.approx(torch.sigmoid(torch.tensor(-1.0)).item(), abs=0.03)
     assert records[-1]["painted"] < 0.7 * records[0]["painted"]
-    assert records[-1]["warped"] < 0.9 * records[0]["warped"]
+    still, warped = errors_of_warping(vae, memory)
+    assert warped < 0.95 * still
     assert "critic" not in records[2] and records[-1]["critic"] > 0
 
 
@@ -150,7 +167,8 @@ def test_a_frozen_critic_passes_gradients_on_and_takes_none() -> None:
     frames.grad = None
     torch.autograd.backward(critic_loss(critic, frames, target))
     assert frames.grad is None
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in critic.parameters())
+    weights = [layer.weight for layer in (*critic.layers, critic.verdict)]
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in weights)
 
 
 def test_a_critic_learns_to_tell_frames_apart() -> None:
