@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from livetalk.bench.spans import SpanTimer
+from livetalk.bench.spans import SpanTimer, wait_for
 
 
 def time_call(call: Callable[[], object], device: torch.device, *, repeats: int, warm_up: int) -> float:
@@ -20,15 +20,10 @@ def time_call(call: Callable[[], object], device: torch.device, *, repeats: int,
     """
     for _ in range(warm_up):
         call()
-    _wait(device)
+    wait_for(device)
     timer = SpanTimer(device)
     for _ in range(repeats):
         with timer("call"):
             call()
-        _wait(device)
+        wait_for(device)
     return statistics.median(span.duration_ms for span in timer.read())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

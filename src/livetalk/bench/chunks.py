@@ -15,7 +15,7 @@ from livetalk.assembly.session import SessionOptions, plan_session
 from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
-from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan
+from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan, wait_for
 from livetalk.engine.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
 from livetalk.engine.host_copy import HostCopy, PendingFrames
 from livetalk.tracing import observe_spans, span
@@ -231,12 +231,6 @@ class _MemoryWatch:
         # What was reserved before is still so: PyTorch gives nothing back by itself.
         reserved = max(self._reserved, torch.cuda.max_memory_reserved(self._device))
         return torch.cuda.max_memory_allocated(self._device) / 1e9, reserved / 1e9, growth / 1e9
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def draw_picture(portrait: PortraitConfig) -> Tensor:

@@ -96,8 +96,7 @@ class SpanTimer:
 
     def read(self) -> list[TimedSpan]:
         """Wait for the device, and return all spans in the order in which they ended on the host."""
-        if self._origin is not None:
-            torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         return [TimedSpan(name, self._read(start), self._read(end)) for name, start, end in self._marks]
 
     def _mark(self) -> "_Mark":
@@ -117,6 +116,12 @@ class SpanTimer:
 
 
 _Mark = float | torch.cuda.Event
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def summarize_stages(spans: Iterable[TimedSpan], num_chunks: int) -> dict[str, StageTiming]:

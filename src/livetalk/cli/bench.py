@@ -11,7 +11,7 @@ import torch
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.session import check_options, plan_session
-from livetalk.bench.chunks import ChunkBench, Measurement, session_options, wait_for
+from livetalk.bench.chunks import ChunkBench, Measurement, session_options
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
 from livetalk.bench.model import build_measured, name_attention
 from livetalk.bench.options import BenchOptions, add_bench_options, bench_options
@@ -19,7 +19,7 @@ from livetalk.bench.published import PUBLISHED
 from livetalk.bench.record import BenchRecord, now
 from livetalk.bench.report import describe_plan, describe_record, describe_scaling, describe_subject
 from livetalk.bench.scaling import measure_scaling
-from livetalk.bench.spans import Trace, percentile, summarize_stages
+from livetalk.bench.spans import Trace, percentile, summarize_stages, wait_for
 from livetalk.cli.guard import run_workers
 from livetalk.engine.worker import (
     Leader,
