@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "livetalk"
 MODULES = sorted(SOURCE.rglob("*.py"))
 MAX_FILE_LINES = 600
@@ -133,3 +135,36 @@ def test_weights_are_loaded_strictly() -> None:
         and any(word.arg == "strict" and ast.unparse(word.value) != "True" for word in node.keywords)
     ]
     assert not lenient
+
+
+def imported_by(module: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter has loaded after importing a module."""
+    program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["assembly.build", "training.job", "bench.chunks", "engine.worker"])
+def test_models_are_built_trained_and_timed_without_opencv(module: str) -> None:
+    assert not imported_by(f"livetalk.{module}") & {"cv2", "av"}
+
+
+def test_no_package_is_larger_than_twenty_files() -> None:
+    folders = {path.parent for path in MODULES}
+    assert {name_of(folder): n for folder in folders if (n := len(list(folder.glob("*.py")))) > 20} == {}
+
+
+# Where work enters from outside, and what has no gradient by its nature.
+GRADIENTS_OFF = ("cli", "compat", "engine", "numerics", "doctor", "evaluation", "training", "datasets")
+GRADIENTS_OFF += ("synthetic", "assembly/published.py", "assembly/random_prompt.py")
+
+
+def test_gradients_are_switched_off_at_entry_points_only() -> None:
+    users = {
+        name_of(path)
+        for path in MODULES
+        if {"no_grad", "inference_mode"}
+        & {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
+    }
+    assert users
+    assert [name for name in sorted(users) if not name.startswith(GRADIENTS_OFF)] == []
