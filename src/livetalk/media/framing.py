@@ -1,11 +1,12 @@
 """From any picture of a person to the portrait framing that the model was trained on."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -95,6 +96,7 @@ def find_face(image: NDArray[np.uint8]) -> Box | None:
     Returns:
         A square from above the brows to the chin, or None.
     """
+    cv2 = _opencv()
     scale = min(1.0, _DETECTION_SIDE / max(image.shape[:2]))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -109,8 +111,14 @@ def find_face(image: NDArray[np.uint8]) -> Box | None:
     return None
 
 
+def _opencv() -> Any:
+    # Imported where it is needed, so that a model is built, trained and timed without it.
+    return importlib.import_module("cv2")
+
+
 @cache
-def _face_cascade() -> "cv2.CascadeClassifier":
+def _face_cascade() -> Any:
+    cv2 = _opencv()
     # Of OpenCV's frontal cascades this one found every rendered portrait tried and no face in pictures
     # without one.
     folder = Path(cv2.__file__).parent / "data"
@@ -207,6 +215,6 @@ def _blur_outside(
     outside_x = np.maximum(pads[1][0] - columns, columns - (pads[1][0] + size[0] - 1)).clip(min=0)
     distance = np.maximum(outside_y[:, None], outside_x[None, :])
     weight = np.clip(distance / sigma, 0.0, 1.0)[..., None]
-    blurred = cv2.GaussianBlur(filled, (0, 0), sigma)
+    blurred = _opencv().GaussianBlur(filled, (0, 0), sigma)
     mixed: NDArray[np.float32] = filled * (1.0 - weight) + blurred * weight
     return np.rint(mixed).astype(np.uint8)
