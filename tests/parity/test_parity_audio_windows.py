@@ -39,9 +39,9 @@ def stream_layout(geometry: ChunkGeometry, audio: AudioConfig, num_samples: int)
     rows = []
     for start in range(0, num_samples - geometry.chunk_samples + 1, geometry.chunk_samples):
         buffer = buffer.push(samples[start : start + geometry.chunk_samples])
-        held = buffer.waveform.nonzero().flatten()
-        first, last = buffer.waveform[held[0]], buffer.waveform[held[-1]]
-        assert torch.equal(buffer.waveform[held[0] :], torch.arange(first.item(), last.item() + 1))
+        held = buffer.samples.nonzero().flatten()
+        first, last = buffer.samples[held[0]], buffer.samples[held[-1]]
+        assert torch.equal(buffer.samples[held[0] :], torch.arange(first.item(), last.item() + 1))
         rows.append([held[0].item(), first.item() - 1, last.item()])
     return torch.tensor(rows)
 

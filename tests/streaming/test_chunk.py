@@ -85,7 +85,7 @@ def test_state_does_not_grow() -> None:
         sizes.append(state.num_bytes)
         assert state.motion_latents.untyped_storage().nbytes() <= 4 * state.motion_latents.nbytes
         assert isinstance(state.audio, AudioBuffer)
-        assert state.audio.waveform.untyped_storage().nbytes() <= 2 * state.audio.waveform.nbytes
+        assert state.audio.samples.untyped_storage().nbytes() <= 2 * state.audio.samples.nbytes
     assert len(set(sizes)) == 1
 
 
@@ -143,7 +143,7 @@ def test_lookahead_shifts_the_audio_only() -> None:
     assert distance(late[:, -2:], now[:, -2:]) > 100 * limit
     short = create_state(*ahead, prepared, 0, lead[:640])
     assert isinstance(short.audio, AudioBuffer)
-    assert torch.equal(short.audio.waveform[-2 * 640 :], torch.zeros(2 * 640))
+    assert torch.equal(short.audio.samples[-2 * 640 :], torch.zeros(2 * 640))
     with pytest.raises(ValueError, match="640 samples longer"):
         create_state(*ahead, prepared, 0, torch.zeros(4 * 640))
 

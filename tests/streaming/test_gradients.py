@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from livetalk.streaming.chunk import create_state, denoise_window, drain, finish_window, generate_chunk
 from livetalk.streaming.conditioning import Prepared, prepare_stream
-from livetalk.streaming.denoise import denoise, make_predictor, normal_noise, sampler_sigmas
+from livetalk.streaming.denoise import build_predictor, denoise, normal_noise, sampler_sigmas
 from livetalk.streaming.settings import ReferenceLayout, SamplerConfig, SamplerKind
 from livetalk.streaming.speech import push_chunk_audio
 from livetalk.streaming.state import StreamState
@@ -100,7 +100,7 @@ def test_only_the_step_with_gradient_is_trained() -> None:
     )
     sigmas = sampler_sigmas(settings.sampler)
     velocities = keep_velocities(executor.networks.dit)
-    predict = make_predictor(executor, window, sigmas)
+    predict = build_predictor(executor, window, sigmas)
 
     def predict_with_exit(latents: Tensor, sigma: Tensor) -> Tensor:
         with torch.set_grad_enabled(float(sigma) == float(sigmas[2])):

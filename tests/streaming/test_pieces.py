@@ -85,7 +85,7 @@ def values(state: StreamState) -> list[Tensor]:
     return [
         state.motion_latents,
         state.rng_state,
-        state.audio.waveform,
+        state.audio.samples,
         *([] if state.last_frame is None else [state.last_frame]),
     ]
 

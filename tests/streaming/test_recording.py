@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from livetalk.streaming.audio import MARGIN_SECONDS, PIECE_SECONDS, Recording, recorded_context
+from livetalk.streaming.audio import SECTION_CONTEXT_SECONDS, SECTION_SECONDS, Recording, recorded_context
 from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk
 from livetalk.streaming.conditioning import prepare_stream
 from livetalk.streaming.geometry import ChunkGeometry
@@ -19,7 +19,7 @@ GEOMETRY = ChunkGeometry(window_frames=13)
 CHUNK = GEOMETRY.chunk_samples
 LIMIT = rounding(640)
 """The encoder of these tests adds as many products."""
-LONGEST_AT_ONCE = (PIECE_SECONDS + 2 * MARGIN_SECONDS) * GEOMETRY.fps
+LONGEST_AT_ONCE = (SECTION_SECONDS + 2 * SECTION_CONTEXT_SECONDS) * GEOMETRY.fps
 
 
 class CountingEncoder(FrameEncoder):
@@ -104,7 +104,7 @@ def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
     waveform = sound(num_chunks * CHUNK)
     contexts = read_through(encoder, waveform, num_chunks)
     assert max(encoder.calls) <= LONGEST_AT_ONCE
-    assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (PIECE_SECONDS * GEOMETRY.fps))
+    assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (SECTION_SECONDS * GEOMETRY.fps))
     # The encoder of this test sees one frame at a time, so that pieces change nothing.
     rows = torch.cat((torch.zeros(5, 1, 6), FrameEncoder()(waveform[None])[0]))
     for chunk, context in enumerate(contexts):
@@ -118,17 +118,17 @@ def test_a_short_recording_is_encoded_at_once() -> None:
     assert encoder.calls == [5 + 60 * GEOMETRY.chunk_frames]
 
 
-def test_a_place_in_a_recording_is_a_value() -> None:
+def test_a_position_in_a_recording_is_a_value() -> None:
     start = Recording.create(sound(3 * CHUNK), GEOMETRY)
     first = start.push(torch.zeros(CHUNK))
     read = first.read(FrameEncoder(), GEOMETRY)
     second = read.push(torch.zeros(CHUNK))
-    assert [place.num_heard for place in (start, first, read, second)] == [0, 1, 1, 2]
-    assert (start.piece, first.piece) == (None, None)
+    assert [position.num_consumed for position in (start, first, read, second)] == [0, 1, 1, 2]
+    assert (start.section, first.section) == (None, None)
     assert second.read(FrameEncoder(), GEOMETRY) is second
     assert start.num_bytes == 4 * (3 * CHUNK + 5 * 640)
     assert read.num_bytes == start.num_bytes + 4 * (3 * GEOMETRY.chunk_frames + 5) * 6
     with pytest.raises(ValueError, match="has no chunk -1"):
         start.read(FrameEncoder(), GEOMETRY)
-    with pytest.raises(ValueError, match="read the recording's piece first"):
+    with pytest.raises(ValueError, match="encode the recording"):
         recorded_context(first, GEOMETRY, 2)

@@ -59,17 +59,17 @@ def test_damaged_bytes_are_refused_in_one_line(damage: bytes | str | None) -> No
     if damage is None:
         data = data[:-1]
     elif isinstance(damage, str):
-        data = data.replace(b"livetalk-stream-state-1", b"livetalk-stream-state-0")
+        data = data.replace(b"livetalk-stream-state-2", b"livetalk-stream-state-0")
     else:
         data = damage
-    with pytest.raises(InputError, match="stream state: damaged"):
+    with pytest.raises(InputError, match="stream state: the data is damaged"):
         StreamState.from_bytes(data, CPU)
 
 
 def test_noise_of_another_kind_of_device_goes_on_from_a_derived_seed() -> None:
     _, state = start(tiny_model())
     moved = state.to(torch.device("meta"))
-    assert moved.motion_latents.is_meta and moved.audio.waveform.is_meta
+    assert moved.motion_latents.is_meta and moved.audio.samples.is_meta
     assert torch.equal(state.to(CPU).rng_state, state.rng_state)
 
 
@@ -111,7 +111,7 @@ def test_a_cut_stream_goes_on_from_what_was_shown_and_heard(chunk: int, num_show
     assert isinstance(cut.audio, AudioBuffer)
     unheard = torch.cat((samples[: num_shown * 640], torch.zeros(len(samples) - num_shown * 640)))
     quiet = cut_chunk(*model, (states[chunk], states[chunk + 1]), unheard, shown, num_shown)
-    assert isinstance(quiet.audio, AudioBuffer) and torch.equal(cut.audio.waveform, quiet.audio.waveform)
+    assert isinstance(quiet.audio, AudioBuffer) and torch.equal(cut.audio.samples, quiet.audio.samples)
     following, _ = generate_chunk(*model, prepared, speech(model, 5), cut)
     assert following.first_frame == cut.next_frame and following.pixels.isfinite().all()
 

@@ -22,11 +22,11 @@ def test_buffer_rolls() -> None:
     first = buffer.push(torch.tensor([1.0, 2.0]))
     second = first.push(torch.tensor([3.0, 4.0, 5.0]))
     third = second.push(torch.arange(10, 19))
-    assert buffer.waveform.tolist() == [0] * 6
-    assert first.waveform.tolist() == [0, 0, 0, 0, 1, 2]
-    assert second.waveform.tolist() == [0, 1, 2, 3, 4, 5]
-    assert third.waveform.tolist() == [13, 14, 15, 16, 17, 18]
-    assert third.num_bytes == 24 and third.waveform.dtype == torch.float32
+    assert buffer.samples.tolist() == [0] * 6
+    assert first.samples.tolist() == [0, 0, 0, 0, 1, 2]
+    assert second.samples.tolist() == [0, 1, 2, 3, 4, 5]
+    assert third.samples.tolist() == [13, 14, 15, 16, 17, 18]
+    assert third.num_bytes == 24 and third.samples.dtype == torch.float32
 
 
 def test_rows_are_clamped() -> None:
@@ -49,7 +49,7 @@ def test_streamed_windows_equal_the_batch(lookahead: int) -> None:
     for chunk in range(6):
         start = lookahead * samples + chunk * GEOMETRY.chunk_samples
         buffer = buffer.push(waveform[start : start + GEOMETRY.chunk_samples])
-        features = encoder(buffer.waveform[None])
+        features = encoder(buffer.samples[None])
         assert features.shape[1] == num_rows
         streamed = audio_context(
             features,

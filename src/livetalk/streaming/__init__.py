@@ -1,1 +1,1 @@
-"""The live path: chunk after chunk of video from a stream of audio, all state a value."""
+"""Streaming generation: video chunks from live audio, with all state held in values."""

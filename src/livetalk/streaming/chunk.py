@@ -1,12 +1,11 @@
-"""One chunk of a stream: audio in, new frames out as they are decoded, and the state for the next.
+"""Generation of one chunk: audio in, frames out as they are decoded, and the state for the next chunk.
 
-`generate_pieces` is the only way to make a chunk. Its frames can be delivered in pieces because the VAE is
-causal, colours are matched by the mean and deviation of each frame alone, and a seam is hidden by one
-difference, that of the frame before the chunk's first. Only the motion frames of the next window must wait
-for the last frame.
+`generate_pieces` is the only way to generate a chunk. Frames can be delivered in pieces because the VAE is
+causal, colours are matched with the statistics of each frame alone, and the seam correction depends only on
+the frame before the chunk's first. Only the motion frames of the next window need the last frame.
 
 Shapes: C channels · F frames · T latent frames · M motion latent frames · H W frame height, width · h w
-latent height, width. A stream is a batch of one.
+latent height, width. The batch size of a stream is 1.
 """
 
 from collections.abc import Generator, Iterator
@@ -20,7 +19,7 @@ from livetalk.diffusion.samplers import NoiseSource
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import AudioBuffer, Recording
 from livetalk.streaming.conditioning import Prepared
-from livetalk.streaming.denoise import denoise, make_predictor, normal_noise, sampler_sigmas
+from livetalk.streaming.denoise import build_predictor, denoise, normal_noise, sampler_sigmas
 from livetalk.streaming.executor import Executor
 from livetalk.streaming.loudness import LoudnessState
 from livetalk.streaming.seams import Seam, measure_seam
@@ -42,16 +41,11 @@ def create_state(
     seed: int,
     lead_audio: Tensor | None = None,
 ) -> StreamState:
-    """Start a stream.
+    """Return the initial state of a live stream.
 
-    Args:
-        executor: that will run the stream.
-        settings: of the stream.
-        prepared: of the stream.
-        seed: of its noise.
-        lead_audio: with a look-ahead, the first `lookahead_frames` worth of samples of the stream, `[n]`
-            (zeros are added to fewer). `generate_pieces` is then given the samples after these, and frame 0
-            belongs to sample 0. Without it the video starts with `lookahead_frames` of silence.
+    With a look-ahead, `lead_audio` is the stream's first `lookahead_frames` worth of samples, `[n]`, padded
+    with zeros if shorter. `generate_pieces` then takes the samples after these, and frame 0 belongs to sample
+    0. Without `lead_audio` the video starts with `lookahead_frames` of silence.
 
     Raises:
         ValueError: `lead_audio` is longer than the look-ahead.
@@ -63,17 +57,11 @@ def create_state(
 def create_recorded_state(
     executor: Executor, settings: StreamSettings, prepared: Prepared, seed: int, recording: Tensor
 ) -> StreamState:
-    """Start a stream whose audio is complete, so that every frame depends on its future too.
+    """Return the initial state of a stream whose audio is complete, so that frames depend on the future too.
 
-    Frames, their number and their noise are those of a live stream; only the speech that a frame reads
-    differs. `generate_pieces` is given the same chunks of audio, and uses no more of them than their count.
-
-    Args:
-        executor: that will run the stream.
-        settings: of the stream; a look-ahead is not needed and not used.
-        prepared: of the stream.
-        seed: of its noise.
-        recording: `[samples]` float32, -1..1, all of the audio, at least one sample.
+    `recording` is all of the audio, `[samples]` float32, -1..1, at least one sample. The look-ahead setting
+    is ignored. Frame count and noise equal those of a live stream; only the speech features differ.
+    `generate_pieces` takes the same chunks of audio but uses only their number.
     """
     return _first_state(executor, prepared, seed, start_recording(executor, settings, recording))
 
@@ -101,28 +89,27 @@ def generate_pieces(
     state: StreamState,
     noise_source: NoiseSource | None = None,
 ) -> Generator[VideoChunk, None, StreamState]:
-    """Generate the next chunk of a stream, and yield its frames as they are decoded.
+    """Generate the next chunk of a stream and yield its new frames, in order, as they are decoded.
 
-    Nothing runs before the first piece is asked for, and then no more than what that piece needs. A generator
-    that is abandoned early changes nothing: the stream can go on from `state`.
+    Computation is lazy: it starts with the first `next` and then runs only as far as the next piece needs. A
+    generator that is abandoned early changes nothing: the stream can continue from `state`.
 
     Args:
-        executor: runs the networks.
-        settings: of the stream; `latents_per_decode` gives the size of the pieces. Without it there is one,
-            which still leaves before its motion frames are encoded.
-        prepared: of the stream.
+        executor: networks and how they run.
+        settings: `latents_per_decode` sets the size of the pieces; None decodes the chunk as one.
+        prepared: conditioning, from `prepare_stream`.
         samples: the next `chunk_samples` samples, `[n]` float32, -1..1.
-        state: from `create_state` or from the chunk before; it is not changed.
-        noise_source: draws all noise in place of the stream's own generator, whose state then stays.
+        state: from `create_state` or the chunk before; not modified.
+        noise_source: replaces the stream's own random generator, whose state then stays unchanged.
 
     Yields:
-        New frames of the chunk, in order, at least one at a time; the caller may change them.
+        At least one frame each; the caller may modify the pixels.
 
     Returns:
-        The state for the next chunk, once the last piece was taken and its last frames are encoded.
+        The state for the next chunk, after the motion frames are encoded.
 
     Raises:
-        ValueError: the number of samples is wrong; raised when the first piece is asked for.
+        ValueError: the number of samples is wrong; raised when the first piece is requested.
     """
     audio_context, state = push_chunk_audio(executor, settings, samples, state)
     latents, state = denoise_window(executor, settings, prepared, audio_context, state, noise_source)
@@ -148,11 +135,7 @@ def generate_chunk(
     state: StreamState,
     noise_source: NoiseSource | None = None,
 ) -> tuple[VideoChunk, StreamState]:
-    """Drain `generate_pieces`.
-
-    Returns:
-        The chunk's new frames, and the state for the next chunk.
-    """
+    """Run `generate_pieces` to its end; return all new frames and the state for the next chunk."""
     pieces, following = drain(generate_pieces(executor, settings, prepared, samples, state, noise_source))
     pixels = [piece.pixels for piece in pieces]
     joined = pixels[0] if len(pixels) == 1 else torch.cat(pixels, dim=1)
@@ -160,7 +143,7 @@ def generate_chunk(
 
 
 def drain(pieces: Generator[PieceT, None, ResultT]) -> tuple[list[PieceT], ResultT]:
-    """Return everything that a generator yields, and what it returns."""
+    """Return everything that a generator yields, and its return value."""
     taken: list[PieceT] = []
     while True:
         try:
@@ -179,17 +162,8 @@ def denoise_window(
 ) -> tuple[Tensor, StreamState]:
     """Denoise the next window of a stream.
 
-    Args:
-        executor: runs the transformer.
-        settings: of the stream.
-        prepared: of the stream.
-        audio_context: `[1, F, context, num_blocks, channels]`, of the window.
-        state: of the stream; it is not changed.
-        noise_source: draws all noise in place of the stream's own generator.
-
-    Returns:
-        Normalised latents `[1, C, T, h, w]` float32, and the state with the noise drawn and nothing else
-        changed.
+    `audio_context` is `[1, F, context, num_blocks, channels]`. Returns normalised latents `[1, C, T, h, w]`
+    float32, and `state` with only its random generator advanced; `noise_source` replaces that generator.
     """
     conditioning, sampler = prepared.conditioning, settings.sampler
     window = WindowInputs(
@@ -200,8 +174,8 @@ def denoise_window(
         image_embeds=conditioning.image_embeds,
     )
     sigmas = sampler_sigmas(sampler)
-    # Published weights expect their first noise in the transformer's precision: another precision draws other
-    # numbers from the same seed.
+    # Published weights expect their first noise in the transformer's dtype: another dtype draws other numbers
+    # from the same seed.
     published = sampler.kind is SamplerKind.RENOISE
     dtype = executor.networks.dit.patch_embedding.weight.dtype if published else torch.float32
     rng = None
@@ -209,18 +183,18 @@ def denoise_window(
         rng = restore_rng(state.rng_state, executor.device)
         noise_source = normal_noise(rng)
     with span("step.denoise"):
-        predict_velocity = make_predictor(executor, window, sigmas, prepared.constants)
+        predict_velocity = build_predictor(executor, window, sigmas, prepared.constants)
         latents = denoise(predict_velocity, window, sigmas, noise_source, sampler.kind, dtype)
     return latents, state if rng is None else replace(state, rng_state=rng.get_state())
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedPiece:
-    """Decoded frames of a window, colours and seam as shown.
+    """Decoded frames of a window after colour matching and seam correction.
 
     Attributes:
         pixels: `[1, 3, F, H, W]` float32, -1..1.
-        index: of the first of them among the chunk's new frames; those below 0 are not shown.
+        index: of its first frame among the chunk's new frames; frames below 0 are not shown.
     """
 
     pixels: Tensor
@@ -228,33 +202,23 @@ class FinishedPiece:
 
     @property
     def num_new(self) -> int:
-        """Frames that are shown, the last ones."""
+        """Number of frames that are shown; they are the last ones."""
         return max(0, self.pixels.shape[2] + min(self.index, 0))
 
     @property
     def holds_border(self) -> bool:
-        """Whether the frame before the chunk's first is among these."""
+        """Whether the piece contains the frame before the chunk's first."""
         return self.index < 0 <= self.index + self.pixels.shape[2]
 
 
 def finish_window(
     executor: Executor, settings: StreamSettings, prepared: Prepared, latents: Tensor, state: StreamState
 ) -> Generator[FinishedPiece, None, StreamState]:
-    """Decode a window piece by piece, match its colours, hide its seam, and encode its last frames.
+    """Decode a window in pieces, match colours, correct the seam and encode the motion frames.
 
-    Args:
-        executor: runs the VAE.
-        settings: of the stream.
-        prepared: of the stream.
-        latents: `[1, C, T, h, w]`, normalised.
-        state: of the stream, the window's audio and noise taken in; it is not changed.
-
-    Yields:
-        Frames in order; without `decode_dropped` none before the shown ones but what joins them to the chunk
-        before. The caller may change them.
-
-    Returns:
-        The state for the next window, once the last piece was taken.
+    `latents` is `[1, C, T, h, w]`, normalised; `state` already includes the window's audio and noise. Pieces
+    come in order; without `decode_dropped` the only hidden frame decoded is the one that the seam correction
+    needs. The caller may modify the frames. Returns the state for the next window.
     """
     geometry, seam_config = settings.geometry, settings.seam
     pieces = _decode_pieces(executor.networks.vae, settings, latents)
@@ -292,23 +256,21 @@ def cut_chunk(
     shown: Tensor,
     num_shown: int,
 ) -> StreamState:
-    """Return the state of a stream that was interrupted after some frames of its newest chunk were shown.
+    """Return the state of a stream that was interrupted after `num_shown` frames of its newest chunk.
 
-    The audio of frames that were not shown is forgotten, and the next window starts from the frames that were
-    shown last.
+    The audio of hidden frames is dropped, and the next window starts from the frames that were shown last.
 
     Args:
-        executor: whose VAE encodes the frames.
+        executor: its VAE encodes the frames.
         settings: of the stream.
         states: of the stream before and after the chunk.
         samples: of the chunk, `[chunk_samples]`.
-        shown: `[3, F, H, W]` float32, -1..1, the last frames that were shown, of this chunk and of those
-            before it: `motion_frames` of them, or fewer where the stream has no more; the first of those is
-            then repeated.
-        num_shown: frames of the chunk that were shown, 0..`chunk_frames`.
+        shown: `[3, F, H, W]` float32, -1..1, the last frames that were shown, of this chunk and earlier ones.
+            If there are fewer than `motion_frames`, the first one is repeated.
+        num_shown: 0..`chunk_frames`.
 
     Raises:
-        ValueError: the number is out of its range, or the stream reads a whole recording.
+        ValueError: `num_shown` is out of range, or the stream reads a complete recording.
     """
     geometry = settings.geometry
     before, after = states
@@ -318,7 +280,7 @@ def cut_chunk(
         raise ValueError(f"a chunk has {geometry.chunk_frames} frames, {num_shown} cannot have been shown")
     if num_shown in (0, geometry.chunk_frames):
         return after if num_shown else before
-    heard, loudness = adjust_level(
+    audio, loudness = adjust_level(
         settings, samples[: num_shown * geometry.samples_per_frame], before.loudness
     )
     missing = geometry.motion_frames - shown.shape[1]
@@ -327,7 +289,7 @@ def cut_chunk(
     return replace(
         after,
         motion_latents=encode_motion(executor.networks.vae, motion),
-        audio=before.audio.push(heard),
+        audio=before.audio.push(audio),
         next_frame=before.next_frame + num_shown,
         last_frame=motion[:, :, -1] if settings.seam.enabled else None,
         loudness=loudness,
@@ -335,24 +297,25 @@ def cut_chunk(
 
 
 def encode_motion(vae: CausalVideoVAE, frames: Tensor) -> Tensor:
-    """Encode the motion frames of the next window, `[1, 3, F, H, W]`, -1..1: `[1, C, M, h, w]` float32."""
+    """Encode motion frames `[1, 3, F, H, W]`, -1..1, to `[1, C, M, h, w]` float32."""
     motion_latents, _ = vae.encode(frames)
     return motion_latents.float()
 
 
 def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tensor) -> Iterator[Tensor]:
-    """Decode latents `[1, C, T, h, w]` in pieces `[1, 3, F, H, W]`, each when it is asked for."""
+    """Decode latents `[1, C, T, h, w]` lazily into pieces `[1, 3, F, H, W]`."""
     stride = settings.geometry.latent_stride
     size = settings.latents_per_decode or latents.shape[2]
-    unwanted = settings.skipped_frames
+    to_skip = settings.skipped_frames
     cache = None
     for start in range(0, latents.shape[2], size):
         piece = latents[:, :, start : start + size]
         num_frames = piece.shape[2] * stride
+        # The first latent frame stands for one frame, every other for `stride` frames.
         if start == 0:
             num_frames -= stride - 1
-        skip = min(unwanted, num_frames)
-        unwanted -= skip
+        skip = min(to_skip, num_frames)
+        to_skip -= skip
         with span("step.decode"):
             frames, cache = vae.decode(piece, cache, skip)
         if skip < num_frames:
@@ -360,9 +323,8 @@ def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tenso
 
 
 def _keep_last(recent: Tensor | None, pixels: Tensor, num_frames: int) -> Tensor:
-    """Return the last frames of `recent` and `pixels` in a row."""
     before = () if recent is None else (recent,)
-    # Copied, because the caller may change its frames.
+    # A copy, because the caller may modify its frames.
     return torch.cat((*before, pixels[:, :, -num_frames:]), dim=2)[:, :, -num_frames:]
 
 

@@ -1,4 +1,4 @@
-"""Match the colours of frames to a reference: mean and deviation in Lab, so that a stream does not drift.
+"""Colour matching: the mean and deviation of each frame in Lab follow the reference, which prevents drift.
 
 Shapes: B batch · F frames · H W height, width. Pixels are float32.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from livetalk.ops.transfer import to_device
 
-# Linear sRGB -> XYZ under D65, and the white point that XYZ is divided by.
+# Linear sRGB to XYZ under D65, and the white point by which XYZ is divided (IEC 61966-2-1, CIE 15).
 RGB_TO_XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
@@ -23,24 +23,23 @@ LINEAR_SLOPE = 7.787
 LINEAR_OFFSET = 16 / 116
 
 MIN_DEVIATION = 1e-3
-"""Below this many Lab units a frame is constant: its deviation is rounding noise, not to be stretched."""
+"""Below this many Lab units the deviation of a frame is rounding noise, which must not be amplified."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColorStatistics:
-    """Mean and deviation of L, a and b over a frame: each `[B, 3, F, 1, 1]` float32, in Lab units."""
+    """Mean and standard deviation of L, a and b per frame: each `[B, 3, F, 1, 1]` float32, in Lab units."""
 
     mean: Tensor
     std: Tensor
 
     @property
     def num_bytes(self) -> int:
-        """Size in bytes."""
         return self.mean.nbytes + self.std.nbytes
 
 
 MatchColor = Callable[[Tensor, ColorStatistics, float], Tensor]
-"""(pixels, reference, strength) -> pixels: `match_color`, or another form of it."""
+"""(pixels, reference, strength) -> pixels: `match_color` or a fused form of it."""
 
 
 def measure_color(pixels: Tensor) -> ColorStatistics:
@@ -49,15 +48,9 @@ def measure_color(pixels: Tensor) -> ColorStatistics:
 
 
 def match_color(pixels: Tensor, reference: ColorStatistics, strength: float = 1.0) -> Tensor:
-    """Give each frame the mean and deviation of the reference, in Lab.
+    """Give each frame of `[B, 3, F, H, W]`, -1..1, the mean and deviation of the reference in Lab.
 
-    Args:
-        pixels: `[B, 3, F, H, W]`, -1..1.
-        reference: statistics of one frame, from `measure_color`.
-        strength: 0 leaves the frames alone, 1 matches them fully.
-
-    Returns:
-        `[B, 3, F, H, W]` float32, -1..1.
+    `strength` 0 leaves the frames unchanged, 1 matches them fully.
     """
     if strength == 0:
         return pixels.float()

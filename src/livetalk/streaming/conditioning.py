@@ -1,4 +1,4 @@
-"""Reference image -> what every chunk of a stream is conditioned on.
+"""Encoding of the reference image and prompt, which condition every chunk of a stream.
 
 Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent
 height, width.
@@ -23,12 +23,12 @@ from livetalk.types import Conditioning, PromptEmbeds
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """What stays the same for a whole stream, computed once.
+    """What stays constant for a whole stream, computed once.
 
     Attributes:
         conditioning: the encoded reference and prompt.
-        color: colours of the reference, which frames are matched to.
-        constants: what all steps of the stream share; None where the executor prepares nothing.
+        color: statistics of the reference that frames are matched to.
+        constants: results shared by all denoising steps; None for an executor without a plan.
     """
 
     conditioning: Conditioning
@@ -39,13 +39,10 @@ class Prepared:
 def prepare_stream(
     executor: Executor, settings: StreamSettings, image: Tensor, embeds: PromptEmbeds | None = None
 ) -> Prepared:
-    """Encode the reference image of a stream, and compute what all of its steps share.
+    """Encode a stream's reference image `[3, H, W]`, -1..1, and compute the constants of its denoising steps.
 
-    Args:
-        executor: its networks in their final form.
-        settings: of the stream.
-        image: `[3, H, W]`, -1..1, on any device.
-        embeds: for a transformer with a text or an image branch.
+    The executor's networks must be in their final form (quantized, fused). `embeds` is for a transformer
+    with a text or an image branch.
     """
     with span("step.reference"):
         conditioning = encode_conditioning(
@@ -76,17 +73,10 @@ def encode_conditioning(
     layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME,
     embeds: PromptEmbeds | None = None,
 ) -> Conditioning:
-    """Encode a reference image.
-
-    Args:
-        vae: the VAE of the stream.
-        image: `[3, H, W]`, -1..1, on the device of the VAE; sides multiples of its spatial stride.
-        geometry: timeline of the stream.
-        layout: where the reference stands.
-        embeds: of the prompt and the portrait.
+    """Encode a reference image `[3, H, W]`, -1..1, that is on the device of the VAE.
 
     Raises:
-        ValueError: the sides do not divide.
+        ValueError: a side is no multiple of the VAE's spatial stride.
     """
     pixels = image.float()[None, :, None]
     reference_latents = vae.encode(pixels)[0].float()
@@ -103,7 +93,7 @@ def encode_conditioning(
 
 
 def encode_grey_reference(vae: CausalVideoVAE, pixels: Tensor, geometry: ChunkGeometry) -> Tensor:
-    """Encode an image `[B, 3, 1, H, W]`, -1..1, followed by grey frames: `[B, C, T, h, w]` float32."""
+    """Encode an image `[B, 3, 1, H, W]`, -1..1, followed by grey frames, to `[B, C, T, h, w]` float32."""
     grey = pixels.new_zeros((pixels.shape[0], 3, geometry.window_frames - 1, *pixels.shape[3:]))
     latents, _ = vae.encode(torch.cat((pixels, grey), dim=2))
     return latents.float()

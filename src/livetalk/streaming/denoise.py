@@ -1,4 +1,4 @@
-"""From noise to the latents of a window. Gradients flow if the caller lets them.
+"""Denoising of one window: noise to latents. Gradients flow unless the caller disables them.
 
 Shapes: B batch · C channels · T latent frames · h w latent height, width.
 """
@@ -26,18 +26,11 @@ def denoise(
     kind: SamplerKind = SamplerKind.RENOISE,
     noise_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Denoise one window from pure noise.
+    """Denoise one window from pure noise to normalised latents `[B, C, T, h, w]` float32.
 
-    Args:
-        predict_velocity: from `make_predictor`, or any function of latents and sigma.
-        window: the motion latents and the shape of the window.
-        sigmas: `[num_steps + 1]` float32 on the CPU, falling from 1 to 0, or to the level where to stop.
-        noise_source: called for the initial noise, then by the sampler.
-        kind: sampler.
-        noise_dtype: of the initial noise.
-
-    Returns:
-        Normalised latents, `[B, C, T, h, w]` float32.
+    `predict_velocity` comes from `build_predictor` or is any function of latents and sigma. `sigmas` is
+    `[num_steps + 1]` float32 on the CPU, descending from 1 to 0 or to the level at which to stop.
+    `noise_source` draws the initial noise, in `noise_dtype`, and then serves the sampler.
     """
     noise = noise_source(window.motion_latents.new_empty(window.latent_shape, dtype=noise_dtype))
     if kind is SamplerKind.EULER:
@@ -45,23 +38,20 @@ def denoise(
     return sample_renoise(predict_velocity, noise, sigmas, noise_source, window.pin)
 
 
-def make_predictor(
+def build_predictor(
     executor: Executor, window: WindowInputs, sigmas: Tensor, constants: SessionConstants | None = None
 ) -> PredictVelocity:
     """Return the velocity of one window as a function of latents and sigma.
 
-    Args:
-        executor: whose transformer is run, as its plan says.
-        window: conditioning, speech and motion of the window.
-        sigmas: `[num_steps + 1]` on the CPU; the function takes all but the last.
-        constants: of the stream, to save their computation.
+    `sigmas` is `[num_steps + 1]` on the CPU; the function accepts all but the last. `constants`, if given,
+    are reused instead of computed.
     """
     dit = executor.networks.dit
     plan = executor.plan
     if plan is None:
         return _plain_predictor(dit, window)
     timesteps = step_timesteps(sigmas)
-    # Timesteps are copied to the device together, before the first step: a step must not wait for a copy.
+    # One copy for all timesteps before the first step: a step must not wait for a host-to-device copy.
     on_device = to_device(timesteps_from_sigma(sigmas), window.audio_context.device)
     positions = {float(sigma): index for index, sigma in enumerate(sigmas[:-1])}
     with span("step.prepare"):
@@ -98,17 +88,17 @@ def _plain_predictor(dit: DiT, window: WindowInputs) -> PredictVelocity:
 
 
 def sampler_sigmas(sampler: SamplerConfig) -> Tensor:
-    """Return the noise levels of a sampler, `[num_steps + 1]` on the CPU: scalars for any device."""
+    """Return the noise levels of a sampler, `[num_steps + 1]` float32 on the CPU."""
     return sigmas_from_steps(sampler.num_steps, sampler.shift)
 
 
 def step_timesteps(sigmas: Tensor) -> tuple[float, ...]:
-    """Return the timestep of each step, 0..1000, from `[num_steps + 1]` sigmas."""
+    """Return the timestep (0..1000) of each step, from `[num_steps + 1]` sigmas."""
     return tuple(timesteps_from_sigma(sigmas[:-1]).tolist())
 
 
 def normal_noise(rng: torch.Generator) -> NoiseSource:
-    """Return a source of standard normal noise, of the shape and in the precision of what it is given."""
+    """Return a source of standard normal noise with the shape, dtype and device of its argument."""
 
     def draw(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=rng, device=like.device, dtype=like.dtype)

@@ -11,13 +11,13 @@ from livetalk.streaming.networks import Networks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Executor:
-    """Networks together with the choices of how they run; these change results by rounding only.
+    """Networks and the choices of how they run, which change results by rounding only.
 
     Attributes:
         networks: weights.
-        plan: how the transformer runs, which decides what it computes once for a session or a chunk; None
-            leaves each step to itself, as gradients through the transformer need.
-        match_color: gives frames the colours of the reference: `match_color` or a fused form of it.
+        plan: what the transformer precomputes per stream and per chunk; None computes everything in each
+            step, which gradients through the transformer require.
+        match_color: `match_color` or a fused form of it.
     """
 
     networks: Networks
@@ -26,5 +26,4 @@ class Executor:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
         return self.networks.device

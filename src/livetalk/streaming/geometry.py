@@ -1,9 +1,9 @@
-"""Every count of frames, latents and samples of a stream, derived from five numbers.
+"""Counts of frames, latent frames and samples of a stream, all derived from five numbers.
 
-A window of frames is denoised at once. It starts with the motion frames, which repeat the end of the window
-before it; the rest is the chunk, the only part that is shown. In the first window a single clean latent
-frame, the reference image, stands where later windows have the motion frames; its first `motion_frames`
-frames are not shown either, so every chunk has the same length.
+A window of frames is denoised at once. It starts with the motion frames, which repeat the end of the previous
+window; the remaining frames are the chunk, the only part that is shown. The first window starts with a single
+clean latent frame, the reference image, instead; its first `motion_frames` frames are also hidden, so that
+every chunk has the same length.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class ChunkGeometry:
         fps: video frames per second.
         sample_rate: audio samples per second; a multiple of `fps`.
         window_frames: frames that are denoised together; 1 + a multiple of `latent_stride`.
-        motion_frames: frames repeated from the window before; 1 + a multiple of `latent_stride`.
-        latent_stride: frames behind one latent frame (all but the first).
+        motion_frames: frames repeated from the previous window; 1 + a multiple of `latent_stride`.
+        latent_stride: frames per latent frame, except the first latent frame, which stands for one.
     """
 
     fps: int = 25
@@ -28,7 +28,7 @@ class ChunkGeometry:
     latent_stride: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse numbers that do not fit together."""
+        """Check that the numbers are consistent."""
         if self.fps < 1 or self.sample_rate % self.fps:
             raise ValueError(f"sample_rate {self.sample_rate} is not a multiple of fps {self.fps}")
         for name, frames in (("window_frames", self.window_frames), ("motion_frames", self.motion_frames)):
@@ -44,41 +44,37 @@ class ChunkGeometry:
 
     @property
     def samples_per_frame(self) -> int:
-        """Audio samples that last as long as one frame."""
         return self.sample_rate // self.fps
 
     @property
     def chunk_samples(self) -> int:
-        """Audio samples that last as long as one chunk."""
         return self.chunk_frames * self.samples_per_frame
 
     @property
     def chunk_seconds(self) -> float:
-        """Duration of a chunk."""
         return self.chunk_frames / self.fps
 
     @property
     def window_latents(self) -> int:
-        """Latent frames of a window."""
         return self.num_latents(self.window_frames)
 
     @property
     def dropped_frames(self) -> int:
-        """Frames at the start of every window, the first too, that are not shown."""
+        """Hidden frames at the start of every window, including the first."""
         return self.motion_frames
 
     def motion_latents(self, chunk_index: int) -> int:
-        """Return how many clean latent frames start a window: the reference alone in the first."""
+        """Return how many clean latent frames start a window; the first starts with the reference alone."""
         return 1 if chunk_index == 0 else self.num_latents(self.motion_frames)
 
     def num_latents(self, num_frames: int) -> int:
-        """Return the latent frames of `num_frames` = 1 + stride * n frames."""
+        """Return the number of latent frames for `num_frames` = 1 + stride * n frames."""
         return 1 + (num_frames - 1) // self.latent_stride
 
     def num_frames(self, num_samples: int) -> int:
-        """Return the frames needed to cover `num_samples` of audio, rounded up."""
+        """Return the number of frames that cover `num_samples` of audio, rounded up."""
         return -(-num_samples // self.samples_per_frame)
 
     def num_chunks(self, num_samples: int) -> int:
-        """Return the chunks needed to cover `num_samples` of audio, rounded up."""
+        """Return the number of chunks that cover `num_samples` of audio, rounded up."""
         return -(-num_samples // self.chunk_samples)

@@ -1,6 +1,6 @@
-"""Loudness of the sound that the speech encoder hears: measured after ITU-R BS.1770, and brought to a target.
+"""Loudness of the audio for the speech encoder: measured after ITU-R BS.1770 and adjusted to a target.
 
-All functions are pure; what a running gain remembers is a value that goes in and comes out.
+All functions are pure; the state of the running gain is an argument and a result.
 """
 
 import math
@@ -11,15 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TARGET_LUFS = -23.0
-"""Loudness that the published speech features were made at."""
+"""Loudness at which the published speech features were computed."""
 
+# ITU-R BS.1770: overlapping blocks of 0.4 s, and the gates below which blocks do not count.
 BLOCK_SECONDS = 0.4
 HOP_SECONDS = 0.1
 OFFSET_DB = -0.691
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_DB = -10.0
 FILTER_SECONDS = 0.25
-"""After this time the weighting filters have forgotten their input to within float64 rounding."""
+"""The impulse response of the weighting filters is below float64 rounding after this time."""
+
+# The running gain. A syllable rises at least 8 dB above the quietest of the last 3 s and falls again within
+# 1 s; the level of speech is an average over about 3 s of speech. The gain moves by at most 6 dB/s.
 
 FRAME_SECONDS = 0.1
 DIGITAL_SILENCE_LUFS = -90.0
@@ -32,51 +36,34 @@ MAX_STEP_DB = 0.6
 MIN_GAIN_DB, MAX_GAIN_DB = -20.0, 24.0
 
 
-def normalize_published(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
-    """Bring a waveform to the target loudness with one gain.
+def normalize_published(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Scale audio `[samples]` to the target loudness with one gain, in the dtype of the input, not clipped.
 
-    Args:
-        waveform: `[samples]`, all that the encoder is about to hear.
-        sample_rate: samples per second.
-
-    Returns:
-        `[samples]` in the dtype of `waveform`, not clipped; unchanged where no part of it is above the
-        absolute gate, as in silence.
+    Audio without any block above the absolute gate, such as silence, stays unchanged.
     """
-    loudness = integrated_loudness(waveform, sample_rate)
+    loudness = integrated_loudness(samples, sample_rate)
     gain = torch.where(loudness.isfinite(), 10 ** ((TARGET_LUFS - loudness) / 20), 1.0)
-    return (waveform.double() * gain).type_as(waveform)
+    return (samples.double() * gain).type_as(samples)
 
 
-def silence_noise(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
-    """Replace a waveform without any sound as loud as the faintest speech by digital silence.
+def silence_noise(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Return `[samples]` unchanged, or zeros if its loudness is below that of the faintest speech.
 
-    An encoder that standardises what it hears would otherwise lift hiss to the level of speech. One block of
-    0.4 s that is loud enough keeps all of the waveform as it is.
-
-    Args:
-        waveform: `[samples]`, all that the encoder is about to hear.
-        sample_rate: samples per second.
-
-    Returns:
-        `[samples]`: the waveform itself or zeros.
+    An encoder that standardises its input would otherwise amplify hiss to the level of speech. A single loud
+    block of 0.4 s is enough to keep all samples.
     """
-    return torch.where(integrated_loudness(waveform, sample_rate) >= MIN_SPEECH_LUFS, waveform, 0)
+    return torch.where(integrated_loudness(samples, sample_rate) >= MIN_SPEECH_LUFS, samples, 0)
 
 
-def integrated_loudness(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
-    """Measure the gated loudness of a mono sound.
+def integrated_loudness(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
+    """Measure the gated loudness of mono audio `[samples]` in LUFS, as a float64 scalar.
 
-    Args:
-        waveform: `[samples]`; one shorter than a block of 0.4 s counts as followed by silence.
-        sample_rate: samples per second.
-
-    Returns:
-        LUFS as a float64 scalar; minus infinity where everything is below the absolute gate.
+    Audio shorter than one block of 0.4 s is padded with silence. The result is minus infinity if all blocks
+    are below the absolute gate.
     """
     block = round(BLOCK_SECONDS * sample_rate)
-    sound = F.pad(waveform.double(), (0, max(0, block - waveform.shape[0])))
-    power = _block_power(_weighted(sound, sample_rate), block, round(HOP_SECONDS * sample_rate))
+    audio = F.pad(samples.double(), (0, max(0, block - samples.shape[0])))
+    power = _block_power(_weighted(audio, sample_rate), block, round(HOP_SECONDS * sample_rate))
     above = power > _power(ABSOLUTE_GATE_LUFS)
     relative_gate = _power(RELATIVE_GATE_DB + OFFSET_DB) * _mean_where(power, above)
     return OFFSET_DB + 10 * _mean_where(power, above & (power > relative_gate)).log10()
@@ -84,15 +71,15 @@ def integrated_loudness(waveform: Tensor, sample_rate: int = 16_000) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoudnessState:
-    """What a running gain remembers of a stream.
+    """State of the running gain of a stream.
 
     Attributes:
-        pending: `[samples]` float32, the newest sound, less than a frame.
+        pending: `[samples]` float32, the newest samples, less than a frame of 0.1 s.
         last_gain_db: gain at the start of the frame that `pending` belongs to.
         gain_db: gain at its end.
         recent_lufs: loudness of the last frames that were not digital silence.
         rise_lufs: loudness of the last frames that may turn out to be speech.
-        speech_power: power of the speech so far, the newest counting most; times `speech_weight`.
+        speech_power: exponentially weighted sum of the power of past speech frames.
         speech_weight: sum of the weights in `speech_power`; 0 before the first speech.
     """
 
@@ -106,50 +93,42 @@ class LoudnessState:
 
     @classmethod
     def create(cls) -> "LoudnessState":
-        """Return the state of a stream that has not begun."""
+        """Return the state of a stream before its first sample."""
         return cls(pending=torch.zeros(0))
 
     @property
     def num_bytes(self) -> int:
-        """Size in bytes of the tensors."""
         return self.pending.nbytes
 
 
 def normalize_running(
     samples: Tensor, state: LoudnessState, sample_rate: int = 16_000
 ) -> tuple[Tensor, LoudnessState]:
-    """Apply the running gain to the next samples of a stream.
+    """Apply the running gain to the next samples of a stream, `[n]` float32, any n, without clipping.
 
-    The gain over a frame of 0.1 s follows from the frames before it, so nothing is delayed and the result
-    does not depend on how the stream is cut. Speech is sound that rises out of the quietest frame of the last
-    seconds and falls again within one: syllables do, noise that is switched on does not. The loudness of the
-    speech so far says where the gain goes, by at most 6 dB a second; before the first speech it is 0 dB.
-
-    Args:
-        samples: `[n]` float32, any n.
-        state: from the samples before.
-        sample_rate: samples per second.
-
-    Returns:
-        `[n]` float32 on the device of `samples`, not clipped, and the state for the next samples.
+    The gain over a frame of 0.1 s depends only on earlier frames, so that there is no delay and the result
+    does not depend on how the stream is split. Frames that rise above the noise floor (the quietest frame
+    of the last seconds) and fall again within one second count as speech: syllables do so, a noise that is
+    switched on does not. The gain moves towards the level that brings past speech to the target, by at most
+    6 dB per second; before the first speech it is 0 dB.
     """
     length = round(FRAME_SECONDS * sample_rate)
-    sound = torch.cat((state.pending, samples.detach().float().cpu()))
-    num_frames = sound.shape[0] // length
+    audio = torch.cat((state.pending, samples.detach().float().cpu()))
+    num_frames = audio.shape[0] // length
     start = state.pending.shape[0]
     gains = [(state.last_gain_db, state.gain_db)]
-    whole = sound[: num_frames * length].view(num_frames, length)
+    whole = audio[: num_frames * length].view(num_frames, length)
     for loudness in _frame_loudness(whole, sample_rate).tolist():
-        state = _hear_frame(state, loudness)
+        state = _update_gain(state, loudness)
         gains.append((state.last_gain_db, state.gain_db))
     before, after = torch.tensor(gains, dtype=torch.float64)[:, :, None].unbind(1)
     ramp = torch.arange(length, dtype=torch.float64) / length
-    gain = 10 ** (torch.lerp(before, after, ramp).flatten()[start : sound.shape[0]] / 20)
-    return samples * gain.to(samples), replace(state, pending=sound[num_frames * length :].clone())
+    gain = 10 ** (torch.lerp(before, after, ramp).flatten()[start : audio.shape[0]] / 20)
+    return samples * gain.to(samples), replace(state, pending=audio[num_frames * length :].clone())
 
 
-def _hear_frame(state: LoudnessState, loudness: float) -> LoudnessState:
-    """Update the state by one frame: where the noise floor is, how loud speech is, where the gain goes."""
+def _update_gain(state: LoudnessState, loudness: float) -> LoudnessState:
+    """Update noise floor, speech level and gain by one frame."""
     recent, rise = state.recent_lufs, state.rise_lufs
     power, weight = state.speech_power, state.speech_weight
     if loudness > DIGITAL_SILENCE_LUFS:
@@ -178,28 +157,28 @@ def _hear_frame(state: LoudnessState, loudness: float) -> LoudnessState:
 
 
 def _frame_loudness(frames: Tensor, sample_rate: int) -> Tensor:
-    """Measure frames `[frames, samples]` each by itself: LUFS `[frames]` float64, minus infinity if empty."""
+    """Measure each of the frames `[frames, samples]` separately: LUFS `[frames]` float64."""
     length = frames.shape[1]
-    if not frames.shape[0]:  # not every FFT library takes nothing
+    if not frames.shape[0]:  # Some FFT libraries reject empty input.
         return frames.new_zeros(0)
     spectrum = torch.fft.rfft(frames.double()) * _weighting(length, sample_rate, frames.device)
-    # Every frequency but the first and the last stands for two in the whole spectrum.
+    # A real FFT stores half of the spectrum: all bins but the first and the last count twice.
     energy = spectrum.abs().square()
     total = 2 * energy.sum(dim=1) - energy[:, 0] - (energy[:, -1] if length % 2 == 0 else 0)
     loudness: Tensor = OFFSET_DB + 10 * (total / length**2).log10()
     return loudness
 
 
-def _weighted(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Apply the weighting filters to `[samples]`, which silence precedes."""
-    padded = waveform.shape[0] + math.ceil(FILTER_SECONDS * sample_rate)
-    spectrum = torch.fft.rfft(waveform, padded)
-    weighted: Tensor = torch.fft.irfft(spectrum * _weighting(padded, sample_rate, waveform.device), padded)
-    return weighted[: waveform.shape[0]]
+def _weighted(samples: Tensor, sample_rate: int) -> Tensor:
+    """Apply the weighting filters to `[samples]`, assuming silence before them."""
+    padded = samples.shape[0] + math.ceil(FILTER_SECONDS * sample_rate)
+    spectrum = torch.fft.rfft(samples, padded)
+    weighted: Tensor = torch.fft.irfft(spectrum * _weighting(padded, sample_rate, samples.device), padded)
+    return weighted[: samples.shape[0]]
 
 
 def _block_power(weighted: Tensor, block: int, hop: int) -> Tensor:
-    """Return the mean square of overlapping blocks; the last may reach past the end, into silence."""
+    """Return the mean square of overlapping blocks; the last is padded with silence."""
     num_blocks = round((weighted.shape[0] - block) / hop) + 1
     missing = max(0, block + (num_blocks - 1) * hop - weighted.shape[0])
     squares = F.pad(weighted.square(), (0, missing))
@@ -220,7 +199,7 @@ Biquad = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
 def _high_shelf(sample_rate: int, hertz: float = 1500.0, gain_db: float = 4.0) -> Biquad:
-    """Return numerator and denominator of the filter that stands for the head."""
+    """Return numerator and denominator of the shelf that models the acoustic effect of the head."""
     angle, a = 2 * math.pi * hertz / sample_rate, 10 ** (gain_db / 40)
     cos, slope = math.cos(angle), math.sqrt(a) * math.sin(angle) * math.sqrt(2)
     up, down = (a + 1) + (a - 1) * cos, (a + 1) - (a - 1) * cos
@@ -231,17 +210,17 @@ def _high_shelf(sample_rate: int, hertz: float = 1500.0, gain_db: float = 4.0) -
 
 
 def _high_pass(sample_rate: int, hertz: float = 38.0, quality: float = 0.5) -> Biquad:
-    """Return numerator and denominator of the filter that leaves out rumble."""
+    """Return numerator and denominator of the filter that removes rumble."""
     angle = 2 * math.pi * hertz / sample_rate
     cos, alpha = math.cos(angle), math.sin(angle) / (2 * quality)
     return ((1 + cos) / 2, -(1 + cos), (1 + cos) / 2), (1 + alpha, -2 * cos, 1 - alpha)
 
 
 def _power(lufs: float) -> float:
-    """Return the weighted mean square of a loudness."""
+    """Return the weighted mean square for a loudness in LUFS."""
     return float(10 ** ((lufs - OFFSET_DB) / 10))
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the chosen values, 0 where there are none."""
+    """Return the mean of the selected values, 0 if there are none."""
     return torch.where(chosen, values, 0).sum() / chosen.sum().clamp_min(1)

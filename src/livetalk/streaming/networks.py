@@ -1,4 +1,4 @@
-"""The weights of a model: one copy in a process, whatever the number of streams."""
+"""The weights of a model: one copy per process, shared by all streams."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,7 @@ from livetalk.models.vae import CausalVideoVAE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Networks:
-    """The networks that every stream of a model shares, all on one device.
-
-    Attributes:
-        dit: the transformer.
-        vae: the VAE.
-        audio_encoder: the speech encoder.
-    """
+    """Transformer, VAE and speech encoder, all on one device."""
 
     dit: DiT
     vae: CausalVideoVAE
@@ -25,5 +19,4 @@ class Networks:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
         return self.dit.patch_embedding.weight.device

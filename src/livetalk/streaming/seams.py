@@ -1,9 +1,9 @@
-"""Smooth borders between chunks: let the difference of two decodings of one frame fade out.
+"""Seam correction: the difference between two decodings of one frame fades out over the new chunk.
 
-The last frame of a chunk is decoded twice, once at the end of its window and once as the last motion frame of
-the next. Where the VAE's round trip is not exact the two differ, and the picture steps. Here the new chunk
-starts with that difference added, so that the border shows motion only, and the difference fades: slowly
-where it is a colour, quickly where it is a detail that would stay behind while the face moves on.
+The last frame of a chunk is decoded twice: at the end of its window, and as the last motion frame of the next
+one. The two differ because the VAE's round trip is not exact, and the video shows a step. The correction adds
+the difference to the first new frames, so that only motion is visible at the border. Its coarse part (colour)
+fades slowly, its detail quickly, because detail would stay behind while the face moves.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from torch import Tensor
 from livetalk.streaming.settings import SeamConfig
 
 COARSE_CELL = 16
-"""Side in pixels of the squares that tell colour from detail."""
+"""Side in pixels of the cells whose mean is the coarse part of the difference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seam:
-    """What is added to the new frames of a chunk, each by itself.
+    """The correction of one chunk border.
 
     Attributes:
         color: `[1, 3, H, W]`, the coarse part of the difference.
-        detail: `[1, 3, H, W]`, the rest of it.
+        detail: `[1, 3, H, W]`, the remainder.
         num_new: new frames of the chunk.
         config: lengths of the fades.
     """
@@ -35,14 +35,9 @@ class Seam:
     config: SeamConfig
 
     def hide(self, frames: Tensor, index: int) -> Tensor:
-        """Add what is left of the difference.
+        """Add the faded difference to consecutive new frames `[1, 3, F, H, W]`, -1..1, and clamp to -1..1.
 
-        Args:
-            frames: `[1, 3, F, H, W]`, -1..1, new frames that follow each other.
-            index: of the first of them among the chunk's new frames.
-
-        Returns:
-            `[1, 3, F, H, W]`, clamped to -1..1.
+        `index` is that of the first of `frames` among the chunk's new frames.
         """
         parts = ((self.color, self.config.color_frames), (self.detail, self.config.detail_frames))
         faded = (
@@ -53,13 +48,9 @@ class Seam:
 
 
 def measure_seam(frame: Tensor, last_frame: Tensor, num_new: int, config: SeamConfig) -> Seam:
-    """Compare two decodings of one moment.
+    """Compare two decodings of the frame before a chunk's first, both `[1, 3, H, W]`, -1..1.
 
-    Args:
-        frame: `[1, 3, H, W]`, -1..1, the frame before a chunk's new ones, in the chunk's own window.
-        last_frame: `[1, 3, H, W]`, -1..1, as shown.
-        num_new: new frames of the chunk.
-        config: lengths of the fades.
+    `frame` is from the chunk's own window, `last_frame` is as shown.
     """
     difference = last_frame - frame
     coarse = _coarse(difference)
@@ -73,7 +64,7 @@ def _coarse(difference: Tensor) -> Tensor:
 
 
 def _fade(num_frames: int, length: int, like: Tensor) -> Tensor:
-    """Weights from just under 1 down to 0 after `length` frames, `[1, 1, num_frames, 1, 1]`."""
+    """Return weights that fall linearly from just under 1 to 0 after `length` frames, `[1, 1, F, 1, 1]`."""
     frames = torch.arange(1, num_frames + 1, dtype=like.dtype, device=like.device)
     weights = (1 - frames / (length + 1)).clamp_min(0) if length else torch.zeros_like(frames)
     return weights.view(1, 1, -1, 1, 1)

@@ -1,6 +1,6 @@
-"""What a stream is defined by besides weights and inputs: frozen, checked values.
+"""Settings of a stream: everything that defines it besides weights and inputs, as frozen, checked values.
 
-This module needs no PyTorch, so that a client of the engine can name settings without loading it.
+This module does not import PyTorch, so that a client of the engine can build settings without it.
 """
 
 from dataclasses import dataclass, field
@@ -10,20 +10,20 @@ from livetalk.streaming.geometry import ChunkGeometry
 
 
 class AudioMode(Enum):
-    """STREAM: audio as it arrives, the past only. WHOLE: a finished recording, the future too."""
+    """STREAM: live audio, past only. WHOLE: a complete recording, including the future."""
 
     STREAM = "stream"
     WHOLE = "whole"
 
 
 class LoudnessMode(Enum):
-    """What is done to the level of the audio before the speech encoder reads it.
+    """How the level of the audio is adjusted before the speech encoder reads it.
 
-    OFF: nothing.
-    RUNNING: a gain that follows the speaker slowly, depends on the past only and leaves noise alone. Where
-        everything that the encoder is about to read is too faint for speech, it reads digital silence.
-    PUBLISHED: everything that the encoder is about to read gets one gain, anew each time, as the published
-        code does. It lifts hiss without speech to the loudness of speech.
+    OFF: unchanged.
+    RUNNING: a slow gain that depends on past speech only and ignores noise. If the encoder's whole input is
+        too faint for speech, it reads digital silence.
+    PUBLISHED: one gain for the encoder's whole input, computed anew for each window, as the published code
+        does. It amplifies hiss without speech to the loudness of speech.
     """
 
     OFF = "off"
@@ -32,7 +32,7 @@ class LoudnessMode(Enum):
 
 
 class ReferenceLayout(Enum):
-    """Where the reference stands in the condition.
+    """Position of the reference in the condition.
 
     FIRST_FRAME: the latents of the image followed by grey frames (published).
     BROADCAST: the latent of the image at every latent frame.
@@ -43,7 +43,7 @@ class ReferenceLayout(Enum):
 
 
 class SamplerKind(Enum):
-    """RENOISE: fresh noise at every step (published, few steps). EULER: follow the velocity."""
+    """RENOISE: fresh noise at every step (published, few steps). EULER: integrate the velocity."""
 
     RENOISE = "renoise"
     EULER = "euler"
@@ -51,13 +51,13 @@ class SamplerKind(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """How a window is denoised and finished.
+    """How a window is denoised and its colours are matched.
 
     Attributes:
-        num_steps: denoising steps.
-        shift: schedule warp towards high noise.
+        num_steps: denoising steps, at least 1.
+        shift: warp of the schedule towards high noise, positive.
         kind: sampler.
-        color_strength: how far frames take the reference's colours, 0..1.
+        color_strength: strength of colour matching to the reference, 0..1.
     """
 
     num_steps: int = 4
@@ -66,7 +66,7 @@ class SamplerConfig:
     color_strength: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no schedule."""
+        """Check ranges."""
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.shift <= 0:
@@ -77,13 +77,12 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioConfig:
-    """Which audio a window sees.
+    """Which audio a window depends on.
 
     Attributes:
         buffer_seconds: length of the rolling buffer that the speech encoder reads.
-        context_frames: speech features read on each side of a video frame.
-        lookahead_frames: frames of audio after a chunk's end that the encoder already reads; the stream
-            answers that much later.
+        context_frames: rows of speech features on each side of a video frame.
+        lookahead_frames: frames of audio after a chunk's end that the encoder reads; they add to the latency.
     """
 
     buffer_seconds: int = 8
@@ -91,18 +90,18 @@ class AudioConfig:
     lookahead_frames: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers below their range."""
+        """Check ranges."""
         if self.buffer_seconds < 1 or self.context_frames < 0 or self.lookahead_frames < 0:
             raise ValueError(f"audio settings below their range: {self}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeamConfig:
-    """How long the difference between two decodings of a chunk border is faded; 0 does nothing (published).
+    """Lengths of the seam correction; 0 disables it (published).
 
     Attributes:
-        color_frames: frames until the coarse part is gone; at most a chunk, or borders add up.
-        detail_frames: frames until the fine part is gone.
+        color_frames: frames until the coarse part is gone; at most a chunk, or corrections overlap.
+        detail_frames: frames until the detail is gone.
     """
 
     color_frames: int = 0
@@ -110,25 +109,24 @@ class SeamConfig:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is done."""
         return self.color_frames > 0 or self.detail_frames > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamSettings:
-    """Everything that a stream is defined by besides weights and inputs.
+    """Everything that defines a stream besides weights and inputs.
 
     Attributes:
         geometry: timeline.
-        audio: which audio a window sees.
-        sampler: how a window is denoised and finished.
-        reference_layout: where the reference stands in the condition.
-        latents_per_decode: latent frames that are decoded together, None for the whole window; the frames
-            are the same. On a CPU small pieces are faster, because they stay in its cache. Frames can be
-            delivered after each piece.
-        decode_dropped: decode also the frames at the start of a window that are not shown.
-        seam: how a chunk is joined to the one before.
-        loudness: what is done to the level of the audio.
+        audio: which audio a window depends on.
+        sampler: how a window is denoised.
+        reference_layout: position of the reference in the condition.
+        latents_per_decode: latent frames that are decoded together, None for the whole window. Frames can be
+            delivered after each piece and are the same for every size. On a CPU small pieces are faster,
+            because they fit its cache.
+        decode_dropped: also decode the hidden frames at the start of a window.
+        seam: seam correction.
+        loudness: level adjustment of the audio.
     """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
@@ -141,11 +139,11 @@ class StreamSettings:
     loudness: LoudnessMode = LoudnessMode.OFF
 
     def __post_init__(self) -> None:
-        """Refuse settings that do not fit together."""
+        """Check ranges, and that the audio buffer covers a window with its look-ahead."""
         if self.latents_per_decode is not None and self.latents_per_decode < 1:
             raise ValueError(f"latents_per_decode must be at least 1, got {self.latents_per_decode}")
-        seen = self.geometry.window_frames + self.audio.lookahead_frames
-        if self.audio.buffer_seconds * self.geometry.fps < seen:
+        needed = self.geometry.window_frames + self.audio.lookahead_frames
+        if self.audio.buffer_seconds * self.geometry.fps < needed:
             raise ValueError(
                 f"buffer_seconds {self.audio.buffer_seconds} cannot hold a window of"
                 f" {self.geometry.window_frames} frames and a look-ahead of {self.audio.lookahead_frames}"
@@ -158,11 +156,10 @@ class StreamSettings:
 
     @property
     def buffer_samples(self) -> int:
-        """Samples of the rolling audio buffer."""
         return self.audio.buffer_seconds * self.geometry.sample_rate
 
     @property
     def buffer_window_start(self) -> int:
-        """Row of the rolling buffer's features that belongs to the first frame of a window."""
+        """Row of the audio buffer's features that belongs to the first frame of a window."""
         rows = self.audio.buffer_seconds * self.geometry.fps
         return rows - self.audio.lookahead_frames - self.geometry.window_frames

@@ -1,4 +1,4 @@
-"""The audio of a stream, chunk by chunk, as speech features around each frame.
+"""Speech features of a stream: each chunk of audio is added to the state and encoded.
 
 Shapes: F frames of a window.
 """
@@ -25,12 +25,9 @@ from livetalk.tracing import span
 def start_live_audio(
     executor: Executor, settings: StreamSettings, lead_audio: Tensor | None
 ) -> tuple[AudioBuffer, LoudnessState | None]:
-    """Return the audio state of a live stream before its first chunk.
+    """Return the audio and loudness state of a live stream before its first chunk.
 
-    Args:
-        executor: on whose device the audio is kept.
-        settings: of the stream.
-        lead_audio: samples of the look-ahead, `[n]`; zeros are added to fewer, and stand for None.
+    `lead_audio` is the audio of the look-ahead, `[n]`, padded with zeros if shorter or None.
 
     Raises:
         ValueError: `lead_audio` is longer than the look-ahead.
@@ -48,13 +45,7 @@ def start_live_audio(
 
 
 def start_recording(executor: Executor, settings: StreamSettings, recording: Tensor) -> Recording:
-    """Return the audio state of a stream whose audio is complete, before its first chunk.
-
-    Args:
-        executor: on whose device the audio is kept.
-        settings: of the stream.
-        recording: `[samples]` float32, -1..1, at least one sample.
-    """
+    """Return the audio state of a stream whose audio, `[samples]` float32, -1..1, is complete."""
     geometry = settings.geometry
     if settings.loudness is LoudnessMode.RUNNING:
         recording, _ = normalize_running(recording, LoudnessState.create(), geometry.sample_rate)
@@ -66,17 +57,10 @@ def start_recording(executor: Executor, settings: StreamSettings, recording: Ten
 def push_chunk_audio(
     executor: Executor, settings: StreamSettings, samples: Tensor, state: StreamState
 ) -> tuple[Tensor, StreamState]:
-    """Add the audio of the next chunk to a stream and encode it.
+    """Add the audio of the next chunk, `[chunk_samples]` float32, -1..1, to a stream and encode it.
 
-    Args:
-        executor: whose speech encoder is run.
-        settings: of the stream.
-        samples: the next `chunk_samples` samples, `[n]` float32, -1..1.
-        state: of the stream; it is not changed.
-
-    Returns:
-        Speech features around each frame of the window, `[1, F, context, num_blocks, channels]`, and the
-        state with the audio added and nothing else changed.
+    Returns the speech features around each frame of the window, `[1, F, context, num_blocks, channels]`, and
+    `state` with only its audio and loudness advanced.
 
     Raises:
         ValueError: the number of samples is wrong.
@@ -89,7 +73,7 @@ def push_chunk_audio(
         samples, loudness = adjust_level(settings, samples, state.loudness)
         audio = state.audio.push(samples)
         if isinstance(audio, Recording):
-            audio = audio.read(lambda waveform: _encode(encoder, settings, waveform[0]), geometry)
+            audio = audio.read(lambda section: _encode(encoder, settings, section[0]), geometry)
         context = encode_audio_context(encoder, settings, audio)
     return context, replace(state, audio=audio, loudness=loudness)
 
@@ -99,21 +83,15 @@ def encode_audio_context(
 ) -> Tensor:
     """Return the speech features around each frame of the newest window.
 
-    Args:
-        encoder: the speech encoder.
-        settings: of the stream.
-        audio: with the newest chunk; a recording after `Recording.read`.
-
-    Returns:
-        `[1, F, context, num_blocks, channels]`.
+    A recording must have been read (`Recording.read`). The result is `[1, F, context, num_blocks, channels]`.
     """
     geometry, context_frames = settings.geometry, settings.audio.context_frames
     if isinstance(audio, Recording):
         return recorded_context(audio, geometry, context_frames)
-    waveform = audio.waveform
+    samples = audio.samples
     if settings.loudness is LoudnessMode.PUBLISHED:
-        waveform = normalize_published(waveform, geometry.sample_rate)
-    features = _encode(encoder, settings, waveform)
+        samples = normalize_published(samples, geometry.sample_rate)
+    features = _encode(encoder, settings, samples)
     return audio_context(features, settings.buffer_window_start, geometry.window_frames, context_frames)
 
 
@@ -126,8 +104,8 @@ def adjust_level(
     return normalize_running(samples, loudness, settings.geometry.sample_rate)
 
 
-def _encode(encoder: AudioEncoder, settings: StreamSettings, waveform: Tensor) -> Tensor:
-    """Encode `[samples]`; with a running gain, noise without speech is read as silence."""
+def _encode(encoder: AudioEncoder, settings: StreamSettings, samples: Tensor) -> Tensor:
+    """Encode `[samples]`; with a running gain, input too faint for speech is replaced by silence."""
     if settings.loudness is LoudnessMode.RUNNING:
-        waveform = silence_noise(waveform, settings.geometry.sample_rate)
-    return encoder(waveform[None])
+        samples = silence_noise(samples, settings.geometry.sample_rate)
+    return encoder(samples[None])

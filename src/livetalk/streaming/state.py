@@ -1,7 +1,7 @@
-"""Everything that a stream carries from chunk to chunk, as a value.
+"""The state that a stream carries from chunk to chunk, as a value.
 
-A state holds no reference to a process, a device queue or a network: any process with the same model,
-settings and conditioning can continue it, after `to_bytes` and `from_bytes` on another machine too.
+A state has no reference to a process, a CUDA stream or a network. Any process with the same model, settings
+and conditioning can continue it, also on another machine through `to_bytes` and `from_bytes`.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from livetalk.errors import InputError
-from livetalk.streaming.audio import AudioBuffer, RecordedPiece, Recording
+from livetalk.streaming.audio import AudioBuffer, EncodedSection, Recording
 from livetalk.streaming.loudness import LoudnessState
 
-STATE_FORMAT = "livetalk-stream-state-1"
+STATE_FORMAT = "livetalk-stream-state-2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamState:
-    """State of one stream; a chunk returns a new one, and continuing an old one repeats it bit for bit.
+    """State of one stream. A chunk returns a new state; repeating it from the same state is bit-identical.
 
     Attributes:
         motion_latents: `[1, C, M, h, w]` float32, clean latents that start the next window.
-        audio: the rolling audio buffer, or the position in a whole recording.
-        rng_state: state of the random generator, uint8 on the CPU, of the kind of device it was made on.
+        audio: the live audio buffer, or the position in a complete recording.
+        rng_state: of a random generator on the kind of device that holds `motion_latents`; uint8 on the CPU.
         next_frame: index of the next chunk's first frame in the stream.
-        last_frame: `[1, 3, H, W]`, -1..1, the frame shown last, where seams are hidden.
-        loudness: memory of the running gain; None where there is none.
+        last_frame: `[1, 3, H, W]`, -1..1, the frame shown last; None without seam correction.
+        loudness: state of the running gain, if there is one.
     """
 
     motion_latents: Tensor
@@ -43,7 +43,7 @@ class StreamState:
 
     @property
     def num_bytes(self) -> int:
-        """Size in bytes of the tensors."""
+        """Size of all tensors in bytes."""
         last_frame = 0 if self.last_frame is None else self.last_frame.nbytes
         loudness = 0 if self.loudness is None else self.loudness.num_bytes
         fixed = self.motion_latents.nbytes + self.audio.num_bytes + self.rng_state.nbytes
@@ -52,28 +52,28 @@ class StreamState:
     def to(self, device: torch.device) -> "StreamState":
         """Return the state on a device.
 
-        A generator of another kind of device draws other numbers: there the noise goes on from a seed that
-        is derived from the old generator's state.
+        Random generators of different kinds of device draw different numbers. On a new kind the noise
+        continues from a seed that is derived from the old generator's state.
         """
         return _move(self, self.motion_latents.device.type, device)
 
     def to_bytes(self) -> bytes:
-        """Serialise the state, as a safetensors file in memory."""
+        """Serialise the state as a safetensors file in memory."""
         tensors = {"motion_latents": self.motion_latents, "rng_state": self.rng_state}
         fields: dict[str, Any] = {
             "format": STATE_FORMAT,
             "device": self.motion_latents.device.type,
             "next_frame": self.next_frame,
-            "num_heard": None,
+            "num_consumed": None,
             "first_row": None,
             "loudness": None,
         }
-        tensors["waveform"] = self.audio.waveform
+        tensors["samples"] = self.audio.samples
         if isinstance(self.audio, Recording):
-            fields["num_heard"] = self.audio.num_heard
-            if self.audio.piece is not None:
-                fields["first_row"] = self.audio.piece.first_row
-                tensors["features"] = self.audio.piece.features
+            fields["num_consumed"] = self.audio.num_consumed
+            if self.audio.section is not None:
+                fields["first_row"] = self.audio.section.first_row
+                tensors["features"] = self.audio.section.features
         if self.last_frame is not None:
             tensors["last_frame"] = self.last_frame
         if self.loudness is not None:
@@ -85,16 +85,16 @@ class StreamState:
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device) -> "StreamState":
-        """Read what `to_bytes` wrote, onto a device.
+        """Restore onto `device` a state that `to_bytes` wrote.
 
         Raises:
-            InputError: the data is damaged, or of another version.
+            InputError: the data is damaged or of another version.
         """
         try:
             tensors, fields = load(data), _read_fields(data)
             state = _rebuild(tensors, fields)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise InputError("stream state: damaged, or not of this version") from error
+            raise InputError("stream state: the data is damaged or of another version") from error
         return _move(state, fields["device"], device)
 
 
@@ -113,7 +113,7 @@ def restore_rng(rng_state: Tensor, device: torch.device) -> torch.Generator:
 
 
 def _move(state: StreamState, rng_kind: str, device: torch.device) -> StreamState:
-    """Move a state, whose generator is of a kind of device, to a device."""
+    """Move a state whose generator belongs to a device of type `rng_kind`."""
     rng_state = state.rng_state
     if rng_kind != device.type:
         digest = hashlib.sha256(rng_state.numpy().tobytes()).digest()
@@ -128,25 +128,25 @@ def _move(state: StreamState, rng_kind: str, device: torch.device) -> StreamStat
 
 
 def _read_fields(data: bytes) -> dict[str, Any]:
-    """Return the fields besides tensors, from the header of a safetensors file: length, then JSON."""
+    """Return the fields besides tensors, from the JSON header of a safetensors file."""
     length = int.from_bytes(data[:8], "little")
     fields = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
     if not isinstance(fields, dict) or fields["format"] != STATE_FORMAT:
-        raise ValueError("another format")
+        raise ValueError(f"format must be {STATE_FORMAT}")
     return fields
 
 
 def _rebuild(tensors: dict[str, Tensor], fields: dict[str, Any]) -> StreamState:
-    audio: AudioBuffer | Recording = AudioBuffer(tensors["waveform"])
-    if fields["num_heard"] is not None:
-        piece = None
+    audio: AudioBuffer | Recording = AudioBuffer(tensors["samples"])
+    if fields["num_consumed"] is not None:
+        section = None
         if fields["first_row"] is not None:
-            piece = RecordedPiece(fields["first_row"], tensors["features"])
-        audio = Recording(tensors["waveform"], fields["num_heard"], piece)
+            section = EncodedSection(fields["first_row"], tensors["features"])
+        audio = Recording(tensors["samples"], fields["num_consumed"], section)
     loudness = None
-    if (memory := fields["loudness"]) is not None:
-        # JSON has lists where the memory of a gain has tuples.
-        values: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in memory.items()}
+    if (saved := fields["loudness"]) is not None:
+        # JSON turned the tuples into lists.
+        values: dict[str, Any] = {k: tuple(x) if isinstance(x, list) else x for k, x in saved.items()}
         loudness = LoudnessState(pending=tensors["pending"], **values)
     return StreamState(
         motion_latents=tensors["motion_latents"],

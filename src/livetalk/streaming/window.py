@@ -1,4 +1,4 @@
-"""The inputs of the transformer for a window, built in one place for live streams, training and evaluation.
+"""The transformer's inputs for a window, built in one place for live streams, training and evaluation.
 
 Shapes: B batch · C latent channels · F frames · T latent frames · M motion latent frames · h w latent height,
 width.
@@ -18,7 +18,7 @@ from livetalk.streaming.settings import ReferenceLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowInputs:
-    """Everything that the transformer is given of a window besides noisy latents and their noise level.
+    """All inputs of the transformer for a window besides noisy latents and their noise level.
 
     Attributes:
         motion_latents: `[B, C, M, h, w]`, clean latents that start the window.
@@ -26,7 +26,7 @@ class WindowInputs:
         audio_context: `[B, F, context, num_blocks, channels]`, speech features around each frame.
         text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
         image_embeds: `[B, S, image_dim]` for a transformer with an image branch.
-        num_motion: `[B]` int64, how many of the motion latents each sample starts with, 1..M; None for all.
+        num_motion: `[B]` int64, 1..M, how many motion latents each batch element uses; None for all.
     """
 
     motion_latents: Tensor
@@ -44,7 +44,7 @@ class WindowInputs:
 
     @property
     def is_motion(self) -> Tensor:
-        """`[B, 1, T, 1, 1]` bool: latent frames that are clean motion latents."""
+        """`[B, 1, T, 1, 1]` bool, true at clean motion latents."""
         counts = self.num_motion
         if counts is None:
             counts = torch.full((self.latent_shape[0],), self.motion_latents.shape[2])
@@ -53,21 +53,16 @@ class WindowInputs:
         return mask[:, None, :, None, None].to(self.motion_latents.device)
 
     def pin(self, latents: Tensor) -> Tensor:
-        """Return latents `[B, C, T, h, w]` with the clean motion latents written over their start."""
+        """Return latents `[B, C, T, h, w]` with their start replaced by the clean motion latents."""
         known = self.motion_latents.shape[2]
         pinned = torch.cat((self.motion_latents.to(latents.dtype), latents[:, :, known:]), dim=2)
         return pinned if self.num_motion is None else torch.where(self.is_motion, pinned, latents)
 
     def predict_velocity(self, dit: DiT, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Run the transformer by itself, nothing prepared.
+        """Run the transformer without precomputed constants.
 
-        Args:
-            dit: the transformer.
-            latents: `[B, C, T, h, w]` at level `sigma`, clean at motion positions.
-            sigma: `[B]` or `[]`, 0..1.
-
-        Returns:
-            `[B, C, T, h, w]`.
+        `latents` is `[B, C, T, h, w]` at noise level `sigma` (`[B]` or `[]`, 0..1) and clean at motion
+        positions.
         """
         timesteps = to_device(timesteps_from_sigma(sigma), latents.device).expand(latents.shape[0])
         velocity: Tensor = dit(
@@ -77,19 +72,13 @@ class WindowInputs:
 
 
 def build_condition(reference: Tensor, layout: ReferenceLayout, geometry: ChunkGeometry) -> Tensor:
-    """Lay out reference latents as the transformer takes them, behind the mask that marks the reference.
+    """Return the condition, `[B, stride + C, T, h, w]`: a mask that marks the reference, then its latents.
 
-    Args:
-        reference: for BROADCAST the latent of the image, `[B, C, 1, h, w]`; for FIRST_FRAME the latents of
-            the image followed by grey frames, `[B, C, T, h, w]`.
-        layout: where the reference stands.
-        geometry: timeline of the stream.
-
-    Returns:
-        `[B, stride + C, T, h, w]`.
+    `reference` is the latent of the image `[B, C, 1, h, w]` for BROADCAST; for FIRST_FRAME it is the latents
+    of the image followed by grey frames, `[B, C, T, h, w]`.
 
     Raises:
-        ValueError: the reference has another number of latent frames than the layout needs.
+        ValueError: the reference has another number of latent frames.
     """
     wanted = 1 if layout is ReferenceLayout.BROADCAST else geometry.window_latents
     if reference.shape[2] != wanted:
@@ -101,14 +90,9 @@ def build_condition(reference: Tensor, layout: ReferenceLayout, geometry: ChunkG
 
 
 def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
-    """Mark the reference: one channel per frame of a latent frame, 1 on the first latent frame, 0 elsewhere.
+    """Return a mask `[B, latent_stride, T, h, w]` that is 1 on the first latent frame and 0 elsewhere.
 
-    Args:
-        latents: `[B, C, T, h, w]`, whose shape the mask takes.
-        latent_stride: channels of the mask.
-
-    Returns:
-        `[B, latent_stride, T, h, w]`.
+    It has one channel per frame of a latent frame.
     """
     mask = torch.zeros_like(latents[:, :1])
     mask[:, :, :1] = 1
