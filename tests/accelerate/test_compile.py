@@ -8,8 +8,10 @@ import pytest
 from torch import nn
 
 from livetalk.accelerate.compile import compile_transformer, default_compile_cache
+from livetalk.accelerate.fused_blocks import OpaqueFusedBlock
 from livetalk.env import cache_folder
 from livetalk.models.dit import DiT
+from livetalk.ops.kernels.reference import TorchKernels
 from tiny import DIT
 
 PROGRAM = """
@@ -51,6 +53,11 @@ def test_blocks_are_compiled_and_nothing_else(monkeypatch: pytest.MonkeyPatch, t
     dit = DiT(DIT)
     compile_transformer(dit, tmp_path)
     assert compiled == list(dit.blocks.layers) and len(compiled) == DIT.num_layers
+    compiled.clear()
+    for block in dit.blocks.layers:
+        block.fast_form = OpaqueFusedBlock(TorchKernels())
+    compile_transformer(dit, tmp_path)
+    assert compiled == [], "nothing of these is left to compile"
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +15,6 @@ from livetalk.models.dit import DiT, DiTConfig
 from livetalk.models.dit_constants import (
     ChunkConstants,
     absorption_saves_work,
-    fold_padding,
     prepare_chunk,
     prepare_session,
     with_timesteps,
@@ -25,10 +23,9 @@ from livetalk.models.dit_context import BlockConditioning
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues, weigh_speech
 from livetalk.models.dit_tokens import frame_runs
-from livetalk.ops.attention import attention
 from livetalk.placement.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
-from tolerance import assert_near, assert_same_network, distance, expect, relative, rounding
+from tolerance import assert_near, assert_same_network, expect, relative, rounding
 
 CONFIGS = [
     DIT,
@@ -376,41 +373,6 @@ def test_refuses_shapes_that_do_not_fit() -> None:
         prepare_session(dit, USUAL, condition, TIMESTEPS, None, image)
     with pytest.raises(ValueError, match="audio_context"):
         dit.project_audio(audio[:, :2])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("num_real", [0, 1, 13, 60, 124, 443])
-def test_a_few_keys_weigh_as_much_as_all_the_padding(dtype: torch.dtype, num_real: int) -> None:
-    embeds = torch.randn(1, num_real, 4, generator=torch.Generator().manual_seed(0))
-    rows, bias = fold_padding(F.pad(embeds, (0, 0, 0, 60)), 512, dtype)
-    assert bias is not None and bias.dtype == dtype and bias.shape == (1, rows.shape[1])
-    assert rows.shape[1] % 64 == 0 and num_real < rows.shape[1] < num_real + 70
-    assert torch.equal(rows[:, :num_real], embeds)
-    assert not rows[:, num_real:].any() and not bias[:, :num_real].any()
-    weight = bias[:, num_real:].double().exp().sum().item()
-    assert weight == pytest.approx(512 - num_real, rel=1e-6)
-
-
-def test_padding_that_is_short_stays() -> None:
-    embeds = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
-    for length in (5, 6, 64):
-        rows, bias = fold_padding(embeds, length, torch.float32)
-        assert bias is None
-        assert torch.equal(rows, F.pad(embeds, (0, 0, 0, length - 5)))
-
-
-def test_attention_to_folded_padding_is_attention_to_all_of_it() -> None:
-    rng = torch.Generator().manual_seed(0)
-    q, real = torch.randn(2, 3, 2, 8, generator=rng), torch.randn(2, 6, 2, 8, generator=rng)
-    pad = torch.randn(2, 1, 2, 8, generator=rng)
-    rows, bias = fold_padding(torch.ones(2, 6, 1), 90, torch.float32)
-    everything = torch.cat((real, pad.expand(-1, 84, -1, -1)), dim=1)
-    folded = torch.cat((real, pad.expand(-1, rows.shape[1] - 6, -1, -1)), dim=1)
-    expected = attention(q, everything, everything.flip(-1))
-    # Products of 8 wide heads, a softmax over 90 keys, a sum over them.
-    limit = rounding(8 + 2 * 90)
-    assert_near(attention(q, folded, folded.flip(-1), bias), expected, limit)
-    assert distance(attention(q, folded, folded.flip(-1)), expected) > 100 * limit
 
 
 def test_absorption_is_chosen_where_it_saves_work() -> None:

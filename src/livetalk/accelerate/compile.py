@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from livetalk.accelerate.fused_blocks import OpaqueFusedBlock
 from livetalk.env import cache_folder, keep_compiled_code
 from livetalk.models.dit import DiT
 
@@ -25,4 +26,6 @@ def compile_transformer(dit: DiT, cache: Path | None = None) -> None:
     """
     keep_compiled_code(cache or default_compile_cache())
     for layer in dit.blocks.layers:
-        layer.compile()
+        # Nothing of an opaque form is left to compile, and the compiler's guards cost time at each call.
+        if not isinstance(layer.fast_form, OpaqueFusedBlock):
+            layer.compile()

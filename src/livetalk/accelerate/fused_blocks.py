@@ -149,9 +149,11 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
         The blocks that have a fast form now.
     """
     form = FusedBlock if kernels.name == TorchKernels.name else OpaqueFusedBlock
+    # One for all blocks: it holds nothing of a block.
+    fast_form = form(kernels)
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
-        block.fast_form = form(kernels)
+        block.fast_form = fast_form
         fuse_rounding(block.self_attention, kernels)
     return len(dit.blocks.layers)
 
