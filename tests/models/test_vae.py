@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from livetalk.models.vae import CausalVideoVAE, VAEConfig, channels_to_pixels, pixels_to_channels
+from livetalk.models.vae import CausalVideoVAE, VAEConfig
+from livetalk.models.vae_blocks import channels_to_pixels, pixels_to_channels
 from livetalk.models.vae_cache import VAECache
 from tiny import LATENT_CHANNELS, VAE, VAE_PATCHED, tiny_vae
 from tolerance import assert_near, assert_same_network, distance, expect, expect_narrow, relative

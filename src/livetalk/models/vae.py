@@ -27,9 +27,11 @@ from livetalk.models.vae_blocks import (
     SpatialUp,
     TemporalDown,
     TemporalUp,
+    assign_slots,
     build_middle,
-    fold_time,
-    unfold_time,
+    channels_to_pixels,
+    is_temporal,
+    pixels_to_channels,
 )
 from livetalk.models.vae_cache import CachePass, VAECache
 from livetalk.ops.transfer import to_device
@@ -78,13 +80,9 @@ class VAEConfig:
         for name, values in (("latents_mean", self.latents_mean), ("latents_std", self.latents_std)):
             if values and len(values) != self.latent_channels:
                 raise ValueError(f"{name} needs {self.latent_channels} entries, got {len(values)}")
-        if self.reference is not None:
-            self._refuse_odd_cells()
-
-    def _refuse_odd_cells(self) -> None:
-        if not any(self.temporal_downsample):
+        if self.reference is not None and not any(self.temporal_downsample):
             raise ValueError("reference needs latents of a lower frame rate than the video's")
-        if self.flow_cell % 2:
+        if self.reference is not None and self.flow_cell % 2:
             raise ValueError(f"reference needs flow cells of an even number of pixels, got {self.flow_cell}")
 
     @property
@@ -139,7 +137,12 @@ class CausalVideoVAE(nn.Module):
         self.encoder = Encoder(config)
         self.moments_conv = PointConv(moments, moments)
         self.latents_conv = PointConv(config.latent_channels, config.latent_channels)
-        self.decoder = Decoder(config) if config.reference is None else _reference_decoder(config)
+        self.decoder: Decoder | ReferenceDecoder
+        if config.reference is None:
+            self.decoder = Decoder(config)
+        else:
+            sizes = config.latent_channels, config.trunk_levels, config.num_res_blocks + 1, config.flow_cell
+            self.decoder = ReferenceDecoder(config.reference, *sizes)
         self._num_encoder_slots = assign_slots(self.encoder)
         self._num_decoder_slots = assign_slots(self.decoder)
         self.use_channels_last()
@@ -315,17 +318,6 @@ class CausalVideoVAE(nn.Module):
         return statistics[0].view(-1, 1, 1, 1), statistics[1].view(-1, 1, 1, 1)
 
 
-def _reference_decoder(config: VAEConfig) -> ReferenceDecoder:
-    assert config.reference is not None
-    return ReferenceDecoder(
-        config.reference,
-        config.latent_channels,
-        config.trunk_levels,
-        config.num_res_blocks + 1,
-        config.flow_cell,
-    )
-
-
 class Encoder(nn.Module):
     """Frames -> moments of the latents."""
 
@@ -406,36 +398,3 @@ class Decoder(nn.Module):
     def _layers(self) -> list[nn.Module]:
         """List the layers between the first and the last convolution, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]
-
-
-def temporal_convolutions(network: nn.Module) -> list[CausalConv]:
-    """List the convolutions of a network that see more than one frame."""
-    return [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
-
-
-def is_temporal(layer: nn.Module) -> bool:
-    """Say whether the frames of a layer's output depend on earlier frames."""
-    return bool(temporal_convolutions(layer))
-
-
-def assign_slots(network: nn.Module) -> int:
-    """Number the temporal convolutions of a network, and return how many there are."""
-    convolutions = temporal_convolutions(network)
-    for slot, convolution in enumerate(convolutions):
-        convolution.slot = slot
-    return len(convolutions)
-
-
-def pixels_to_channels(video: Tensor, patch_size: int) -> Tensor:
-    """Move squares of pixels into channels: `[B, 3, F, H, W] -> [B, 3 * p * p, F, H / p, W / p]`."""
-    if patch_size == 1:
-        return video
-    x = F.pixel_unshuffle(fold_time(video), patch_size)
-    return unfold_time(x.contiguous(memory_format=torch.channels_last), video.shape[0])
-
-
-def channels_to_pixels(x: Tensor, patch_size: int) -> Tensor:
-    """Undo `pixels_to_channels`."""
-    if patch_size == 1:
-        return x
-    return unfold_time(F.pixel_shuffle(fold_time(x), patch_size), x.shape[0])

@@ -259,3 +259,36 @@ class TemporalUp(TemporalConv):
         pairs = y.reshape(*y.shape[:-1], 2, -1).permute(0, 1, 4, 2, 3, 5)
         doubled = pairs.flatten(1, 2).permute(0, 4, 1, 2, 3)
         return doubled.contiguous(memory_format=torch.channels_last_3d)
+
+
+def temporal_convolutions(network: nn.Module) -> list[CausalConv]:
+    """List the convolutions of a network that see more than one frame."""
+    return [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
+
+
+def is_temporal(layer: nn.Module) -> bool:
+    """Say whether the frames of a layer's output depend on earlier frames."""
+    return bool(temporal_convolutions(layer))
+
+
+def assign_slots(network: nn.Module) -> int:
+    """Number the temporal convolutions of a network, and return how many there are."""
+    convolutions = temporal_convolutions(network)
+    for slot, convolution in enumerate(convolutions):
+        convolution.slot = slot
+    return len(convolutions)
+
+
+def pixels_to_channels(video: Tensor, patch_size: int) -> Tensor:
+    """Move squares of pixels into channels: `[B, 3, F, H, W] -> [B, 3 * p * p, F, H / p, W / p]`."""
+    if patch_size == 1:
+        return video
+    x = F.pixel_unshuffle(fold_time(video), patch_size)
+    return unfold_time(x.contiguous(memory_format=torch.channels_last), video.shape[0])
+
+
+def channels_to_pixels(x: Tensor, patch_size: int) -> Tensor:
+    """Undo `pixels_to_channels`."""
+    if patch_size == 1:
+        return x
+    return unfold_time(F.pixel_shuffle(fold_time(x), patch_size), x.shape[0])
