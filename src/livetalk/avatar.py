@@ -28,7 +28,7 @@ from livetalk.engine.worker import StreamTable
 from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.media.audio import AudioReader, open_audio
-from livetalk.media.files import keep_apart, require_output_file
+from livetalk.media.files import require_distinct_files, require_output_file
 from livetalk.media.framing import frame_portrait
 from livetalk.media.image import Stamp, contact_sheet, image_to_tensor, load_image, save_png
 from livetalk.media.preview import PreviewSampler
@@ -208,7 +208,9 @@ class Avatar:
         sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
         session = plan_session(self.model, options)
         portrait = _frame(image, session)
-        keep_apart([sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets)
+        require_distinct_files(
+            [sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets
+        )
         num_frames = sound.num_frames(self.fps)
         writer = VideoWriter(
             targets[0],
@@ -315,7 +317,7 @@ class Avatar:
             frames = pending.wait()
             if stamp is not None:
                 frames = stamp.apply(frames)
-            sampler.see(pending.first_frame, frames)
+            sampler.observe(pending.first_frame, frames)
             writer.write(frames)
 
         done = 0

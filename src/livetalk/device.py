@@ -1,4 +1,4 @@
-"""The device, the precision and the threads that a process computes with."""
+"""Device, precision and CPU threads of a process."""
 
 from typing import Literal, get_args
 
@@ -11,10 +11,10 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def parse_device(name: str) -> torch.device | None:
-    """Read the name of a device, whether this machine has it or not; None for "auto".
+    """Parse the name of a device, whether or not this machine has it; None for "auto".
 
     Raises:
-        InputError: it names no device.
+        InputError: it is not the name of a device.
     """
     if name == "auto":
         return None
@@ -25,10 +25,10 @@ def parse_device(name: str) -> torch.device | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn the name of a device into the device; "auto" prefers a GPU.
+    """Return the device of a name; "auto" prefers a GPU.
 
     Raises:
-        InputError: there is no such device.
+        InputError: this machine has no such device.
     """
     device = parse_device(name)
     if device is None:
@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the precision to compute in; "auto" is bfloat16 where it is native."""
+    """Return the dtype of a precision; "auto" is bfloat16 where the device computes it natively."""
     if precision == "auto":
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported()
@@ -53,15 +53,15 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def name_precision(precision: Precision, device: torch.device) -> Precision:
-    """Return the name of what `choose_dtype` chooses: never "auto"."""
+    """Return the precision that `choose_dtype` selects, never "auto"."""
     return "bfloat16" if choose_dtype(precision, device) is torch.bfloat16 else "float32"
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit the CPU threads of the whole process; None leaves PyTorch's choice.
+    """Limit the CPU threads of the process; None keeps PyTorch's default.
 
     Raises:
-        InputError: fewer than one.
+        InputError: the number is below 1.
     """
     if threads is None:
         return
@@ -71,6 +71,6 @@ def set_threads(threads: int | None) -> None:
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 where the device does so natively, in float32 elsewhere; weights stay float32."""
+    """Autocast to bfloat16 where the device computes it natively; weights stay float32."""
     dtype = choose_dtype("auto", device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)

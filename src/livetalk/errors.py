@@ -1,10 +1,10 @@
-"""Errors a user can act on: one line that says what is wrong, where, and what to do."""
+"""Errors that a user can act on: one line that says what is wrong, where, and what to do."""
 
 
 class LivetalkError(Exception):
-    """Base of every error that the command line prints as one plain line.
+    """Base of all errors that the command line prints as one line.
 
-    The message names the thing (file, option, value), what is wrong with it and what to do next.
+    The message names the file, option or value, what is wrong with it and what to do next.
     """
 
 
@@ -21,16 +21,16 @@ class WeightsError(LivetalkError):
 
 
 class WorkerError(LivetalkError):
-    """A worker process ended that should not have."""
+    """A worker process ended unexpectedly."""
 
 
 class PeerLostError(Exception):
-    """Another worker of the group has gone. Whoever started the workers knows which, and why."""
+    """Another worker of the group ended. The process that started the group knows which one and why."""
 
 
 class StreamError(LivetalkError):
-    """A stream of an engine has failed; the others go on."""
+    """A stream of an engine failed; other streams continue."""
 
 
 class EngineStoppedError(LivetalkError):
-    """The engine has stopped, and with it all of its streams."""
+    """The engine has stopped, and all of its streams with it."""

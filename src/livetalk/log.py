@@ -1,4 +1,4 @@
-"""The only logging set-up; the library itself only ever asks for a logger."""
+"""Logging: library modules only get loggers; programs configure them here."""
 
 import logging
 import sys
@@ -7,20 +7,12 @@ ROOT_NAME = "livetalk"
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module.
-
-    Args:
-        name: the module's `__name__`.
-    """
+    """Return the logger of a module, given its `__name__`."""
     return logging.getLogger(name)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send the package's messages to standard error, one line each; for programs, not for libraries.
-
-    Args:
-        level: the lowest level shown.
-    """
+    """Send the package's messages from `level` up to standard error, one line each; for programs only."""
     logger = logging.getLogger(ROOT_NAME)
     logger.setLevel(level)
     logger.handlers.clear()

@@ -1,4 +1,4 @@
-"""Words that cross layers.
+"""Types that several packages exchange.
 
 Shapes: C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
 """
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """What stays the same for a whole stream: the reference image, encoded, and the optional prompt.
+    """The constant conditioning of a stream: the encoded reference image and the optional prompt.
 
     Attributes:
-        reference_pixels: `[1, 3, 1, H, W]` float32, -1..1; colours are matched to it.
+        reference_pixels: `[1, 3, 1, H, W]` float32, -1..1; target of colour matching.
         reference_latents: `[1, C, 1, h, w]`, normalised; the clean motion latents of the first chunk.
         condition: `[1, stride + C, T, h, w]`, mask and reference latents as the transformer takes them.
         text_embeds: `[1, S, text_dim]` or None.
@@ -30,7 +30,7 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEmbeds:
-    """A prompt and a portrait, encoded.
+    """The encoded prompt and portrait.
 
     Attributes:
         text_embeds: `[1, S, text_dim]`, or None for a transformer without a text branch.
@@ -43,7 +43,7 @@ class PromptEmbeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoChunk:
-    """The new frames of one step, or some of them in a row.
+    """The new frames of one chunk, or consecutive ones of them.
 
     Attributes:
         pixels: `[3, F, H, W]` float32, -1..1.
@@ -59,5 +59,5 @@ class VideoChunk:
 
 
 def to_levels(pixels: Tensor) -> Tensor:
-    """Scale pixels `[3, F, H, W]`, -1..1, to `[F, H, W, 3]`, 0..255, not rounded."""
+    """Scale pixels `[3, F, H, W]`, -1..1, to `[F, H, W, 3]`, 0..255, without rounding."""
     return ((pixels + 1) * 127.5).permute(1, 2, 3, 0)

@@ -1,1 +1,1 @@
-"""Flow matching: the convention, noise schedules and samplers as functions."""
+"""Flow matching: convention, noise schedules and samplers as functions."""

@@ -1,6 +1,6 @@
-"""The one convention: sigma 1 is noise, 0 is clean.
+"""The convention of flow matching: sigma is 1 for noise and 0 for clean latents.
 
-`x = (1 - sigma) * x0 + sigma * noise`, and the velocity is `noise - x0`.
+`x = (1 - sigma) * x0 + sigma * noise`, and the velocity is `noise - x0`. A sigma is `[]` or `[B]`, 0..1.
 """
 
 import torch
@@ -13,16 +13,7 @@ def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Mix clean latents and noise.
-
-    Args:
-        x0: clean latents `[B, ...]`.
-        noise: standard normal, of the same shape.
-        sigma: `[]` or `[B]`, 0..1.
-
-    Returns:
-        The latents at `sigma`, of the shape of `x0`.
-    """
+    """Mix clean latents `[B, ...]` with standard normal noise of the same shape, at level `sigma`."""
     sigma = expand_sigma(sigma, x0)
     return (1 - sigma) * x0 + sigma * noise
 
@@ -33,17 +24,17 @@ def velocity_from(x0: Tensor, noise: Tensor) -> Tensor:
 
 
 def x0_from_velocity(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """Estimate the clean latents from latents at `sigma` (`[]` or `[B]`) and their velocity."""
+    """Estimate the clean latents from latents at `sigma` and their velocity."""
     return latents - velocity * expand_sigma(sigma, latents)
 
 
 def noise_from_velocity(latents: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
-    """Estimate the noise from latents at `sigma` (`[]` or `[B]`) and their velocity."""
+    """Estimate the noise from latents at `sigma` and their velocity."""
     return latents + velocity * (1 - expand_sigma(sigma, latents))
 
 
 def velocity_from_x0(latents: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-    """Return the velocity that turns latents at `sigma` > 0 (`[]` or `[B]`) into `x0`."""
+    """Return the velocity that leads from latents at `sigma` > 0 to `x0`."""
     return (latents - x0) / expand_sigma(sigma, latents)
 
 

@@ -1,4 +1,4 @@
-"""Samplers: functions over a callable. Gradients flow if the caller lets them."""
+"""Samplers as functions of a velocity function. Gradients flow unless the caller disables them."""
 
 import itertools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ NoiseSource: TypeAlias = Callable[[Tensor], Tensor]
 """latents -> fresh standard normal noise of their shape."""
 
 Pin: TypeAlias = Callable[[Tensor], Tensor]
-"""latents -> the same latents with the known part written in."""
+"""latents -> the same latents with their known part replaced by clean values."""
 
 
 def sample_renoise(
@@ -26,22 +26,16 @@ def sample_renoise(
     noise_source: NoiseSource,
     pin: Pin | None = None,
 ) -> Tensor:
-    """Denoise in a few steps: estimate x0, then noise it again with fresh noise to the next sigma.
+    """Denoise in a few steps: estimate x0, then add fresh noise up to the level of the next sigma.
 
-    Args:
-        predict_velocity: the network.
-        latents: noise, `[B, C, T, H, W]`.
-        sigmas: `[num_steps + 1]` float32, falling from 1 to 0.
-        noise_source: called once per step, the last one too (there its noise has weight 0, but it keeps the
-            random stream that of the published sampler).
-        pin: applied before the first step and after every step.
-
-    Returns:
-        Clean latents, `[B, C, T, H, W]` float32.
+    `latents` is noise, `[B, C, T, H, W]`; `sigmas` is `[num_steps + 1]` float32, descending from 1 to 0.
+    `pin` is applied before the first step and after every step. Returns clean latents in float32.
     """
     latents = latents.to(torch.float32) if pin is None else pin(latents.to(torch.float32))
     for sigma, next_sigma in itertools.pairwise(sigmas):
         x0 = x0_from_velocity(latents, predict_velocity(latents, sigma), sigma)
+        # Also after the last step, where the weight of the noise is 0: this keeps the random numbers in
+        # step with the published sampler.
         latents = add_noise(x0, noise_source(x0), next_sigma)
         latents = latents if pin is None else pin(latents)
     return latents
@@ -50,16 +44,9 @@ def sample_renoise(
 def sample_euler(
     predict_velocity: PredictVelocity, latents: Tensor, sigmas: Tensor, pin: Pin | None = None
 ) -> Tensor:
-    """Denoise by following the velocity from sigma to sigma; no noise but the first.
+    """Denoise by Euler integration of the velocity over the sigmas, without fresh noise.
 
-    Args:
-        predict_velocity: the network.
-        latents: noise, `[B, C, T, H, W]`.
-        sigmas: `[num_steps + 1]` float32, falling from 1 to 0.
-        pin: applied before the first step and after every step.
-
-    Returns:
-        Clean latents, `[B, C, T, H, W]` float32.
+    Arguments and result are those of `sample_renoise`.
     """
     latents = latents.to(torch.float32) if pin is None else pin(latents.to(torch.float32))
     for sigma, next_sigma in itertools.pairwise(sigmas):
@@ -69,7 +56,7 @@ def sample_euler(
 
 
 def pin_motion(motion_latents: Tensor) -> Pin:
-    """Return a pin that writes clean motion latents `[B, C, M, H, W]` over the first M latent frames."""
+    """Return a pin that replaces the first M latent frames by clean motion latents `[B, C, M, H, W]`."""
 
     def pin(latents: Tensor) -> Tensor:
         return torch.cat((motion_latents.to(latents.dtype), latents[:, :, motion_latents.shape[2] :]), dim=2)

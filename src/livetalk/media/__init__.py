@@ -1,1 +1,1 @@
-"""Media in and out: sound files, videos, pictures, portrait framing."""
+"""Media files: audio, video, images, and the framing of portraits."""

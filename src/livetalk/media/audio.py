@@ -1,4 +1,7 @@
-"""Sound out of any file FFmpeg reads: streamed, of exact length."""
+"""Audio of any file that FFmpeg reads, streamed and of exact length.
+
+Shapes: C channels · N samples · n samples of a block.
+"""
 
 import os
 from collections.abc import Iterator
@@ -15,14 +18,14 @@ from livetalk.media.audio_decoding import decode_blocks, probe_track, resample
 from livetalk.media.files import require_input_file
 
 SAMPLE_RATE = 16_000
-"""Samples per second of the sound that the speech encoder hears."""
+"""Sample rate of the speech encoder, samples per second."""
 
 _SILENT_CHANNEL_RATIO = 1e-4
-"""A channel with less than this share of the loudest channel's energy carries no voice (-40 dB)."""
+"""A channel below this share of the loudest channel's energy (-40 dB) counts as silent."""
 
 
 class AudioTrack(Protocol):
-    """A sound that can be read from its start, in its own sample rate and channels."""
+    """Audio that can be read from its start, at its own sample rate and with its own channels."""
 
     @property
     def sample_rate(self) -> int:
@@ -33,42 +36,36 @@ class AudioTrack(Protocol):
         """Number of channels."""
 
     def native_blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound in pieces [C, n], float32, full scale -1..1."""
+        """Yield the audio in blocks [C, n], float32, -1..1."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayAudio:
-    """A sound held in memory.
-
-    Attributes:
-        samples: [C, N], float32, full scale -1..1.
-        sample_rate: samples per second.
-    """
+    """Audio held in memory: `samples` is [C, N], float32, -1..1."""
 
     samples: NDArray[np.float32]
     sample_rate: int = SAMPLE_RATE
 
     @property
     def num_channels(self) -> int:
-        """Number of channels C."""
         return int(self.samples.shape[0])
 
     def native_blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the whole sound as one piece [C, N]."""
+        """Yield all samples as one block [C, N]."""
         yield self.samples
 
 
 @dataclass(frozen=True, slots=True)
 class AudioReader:
-    """A sound file that was decoded once from end to end and found good; reading it again is streamed.
+    """An audio file that was decoded once from end to end without error; each read decodes it anew.
 
     Attributes:
         path: the audio or video file.
-        sample_rate: its samples per second.
-        num_channels: its channels C.
-        num_samples: samples per channel, counted while decoding (containers often round).
-        active_channels: the channels that carry sound. The rest is left out of the mono mix, so that a
-            voice in one channel of many is as loud as the same voice alone.
+        sample_rate: samples per second.
+        num_channels: C.
+        num_samples: samples per channel, counted while decoding because containers often round.
+        active_channels: channels that are not silent. Only these are averaged to mono, so that a voice in one
+            of many channels keeps its level.
     """
 
     path: Path
@@ -79,18 +76,17 @@ class AudioReader:
 
     @property
     def duration_seconds(self) -> Fraction:
-        """Exact length in seconds."""
         return Fraction(self.num_samples, self.sample_rate)
 
     def num_frames(self, fps: int) -> int:
-        """Return how many video frames cover the whole sound: ceil(duration * fps)."""
+        """Return the number of video frames that cover the audio: ceil(duration * fps)."""
         return -(-self.num_samples * fps // self.sample_rate)
 
     def native_blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound as it is in the file, in pieces [C, n], float32, full scale -1..1.
+        """Yield the audio of the file in blocks [C, n], float32, -1..1.
 
         Raises:
-            InputError: the file changed since it was opened and cannot be decoded any more.
+            InputError: the file changed since it was opened and can no longer be decoded.
         """
         remaining = self.num_samples
         for block in decode_blocks(self.path):
@@ -100,16 +96,13 @@ class AudioReader:
                 return
 
     def mono_blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound mixed to one channel at another rate, in pieces [n], float32.
+        """Yield the audio as mono at `sample_rate`, in blocks [n], float32.
 
-        The pieces add up to ceil(num_samples * sample_rate / self.sample_rate) samples, and a sound at
-        t seconds in the file is at t seconds here.
-
-        Args:
-            sample_rate: samples per second to convert to.
+        The blocks total ceil(num_samples * sample_rate / self.sample_rate) samples and keep the file's
+        timing.
 
         Raises:
-            InputError: the file changed since it was opened and cannot be decoded any more.
+            InputError: the file changed since it was opened and can no longer be decoded.
         """
         channels = list(self.active_channels)
         mono = (block[channels].mean(axis=0, keepdims=True) for block in self.native_blocks())
@@ -118,16 +111,13 @@ class AudioReader:
 
 
 def open_audio(path: str | os.PathLike[str]) -> AudioReader:
-    """Decode the first audio track of a file once, to check it and to learn its exact length.
+    """Decode the first audio track of a file once, to check it and to count its samples.
 
-    Padding that an encoder added at either end (MP3, Opus, AAC in MP4) is not counted and not read.
-
-    Args:
-        path: any audio or video file that FFmpeg reads.
+    Padding that an encoder added at either end (MP3, Opus, AAC in MP4) is neither counted nor read.
 
     Raises:
-        InputError: the file is missing, unreadable, not a media file, without sound or damaged, or its
-            samples are not finite numbers.
+        InputError: the file is missing, unreadable, not a media file, without audio or damaged, or it
+            contains samples that are not finite.
     """
     file = require_input_file(path, "audio")
     track = probe_track(file)

@@ -1,4 +1,7 @@
-"""The audio track of a file as NumPy blocks: decoding, encoder padding, mono resampling."""
+"""Audio tracks as NumPy blocks: decoding, removal of encoder padding, resampling.
+
+Shapes: C channels · n samples of a block.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,24 +18,24 @@ from numpy.typing import NDArray
 from livetalk.errors import InputError
 
 _LONGEST_CODEC_FRAME = 2048
-"""Samples of the longest AAC frame: an encoder pads the end of a file by fewer than this many."""
+"""Samples of the longest AAC frame; an encoder pads the end of a file by fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What a container says about its first audio track.
+    """Properties of a container's first audio track.
 
     Attributes:
         sample_rate: samples per second.
-        declared_samples: length according to an MP4 container, which knows where the encoder's padding
-            at the end starts while the decoder does not; None for every other format.
+        declared_samples: length without padding according to an MP4 container; the decoder does not know
+            where the padding starts. None for other formats.
     """
 
     sample_rate: int
     declared_samples: int | None
 
     def without_padding(self, num_samples: int) -> int:
-        """Return the length of a sound of `num_samples` decoded samples less the encoder's padding."""
+        """Return the number of samples without the encoder's padding, given the number of decoded samples."""
         if self.declared_samples is None:
             return num_samples
         padding = num_samples - self.declared_samples
@@ -40,7 +43,7 @@ class Track:
 
 
 def probe_track(path: Path) -> Track:
-    """Open a file and read what its container says about the first audio track.
+    """Read the properties of the first audio track of a file.
 
     Raises:
         InputError: FFmpeg does not know the format, or there is no audio track.
@@ -55,15 +58,15 @@ def probe_track(path: Path) -> Track:
 
 
 def decode_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield the first audio track of a file in pieces [C, n], float32, full scale -1..1.
+    """Yield the first audio track of a file in blocks [C, n], float32, -1..1.
 
-    A packet that cannot be decoded is left out, as players do; the rest follows.
+    Packets that cannot be decoded are skipped, as players do.
 
     Raises:
-        InputError: the file cannot be opened, or its rate or channels change midway.
+        InputError: the file cannot be opened, or its sample rate or channels change midway.
     """
     with _open(path) as container:
-        # Packed samples on purpose: PyAV reads past the end of planar frames of eight or more channels.
+        # Packed samples, because PyAV reads past the end of planar frames of eight or more channels.
         converter: AudioResampler | None = None
         for frame in _decode_frames(container):
             if converter is None:
@@ -78,13 +81,9 @@ def decode_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
 def resample(
     blocks: Iterable[NDArray[np.float32]], source_rate: int, target_rate: int, layout: str
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield a sound at another rate, aligned in time with the original and not a sample short of it.
+    """Resample blocks [C, n], float32, keeping their timing and the exact total length (rounded up).
 
-    Args:
-        blocks: pieces [C, n], float32.
-        source_rate: samples per second of the pieces.
-        target_rate: samples per second wanted.
-        layout: FFmpeg's name for the C channels, such as "mono".
+    `layout` is FFmpeg's name for the C channels, such as "mono".
     """
     if source_rate == target_rate:
         yield from blocks
@@ -98,7 +97,7 @@ def resample(
             num_target += resampled.shape[1]
             yield resampled
         num_source += block.shape[1]
-    # The filter answers late and swallows the end of a sound; silence pushes the end out of it.
+    # The filter delays its output and would drop the end of the audio; silence flushes it.
     silence = np.zeros((num_channels, source_rate // 10), dtype=np.float32)
     remaining = -(-num_source * target_rate // source_rate) - num_target
     for resampled in _to_blocks(resampler.resample(as_frame(silence, source_rate, layout, num_source))):
@@ -107,7 +106,7 @@ def resample(
 
 
 def as_frame(block: NDArray[np.float32], sample_rate: int, layout: str, position: int) -> AudioFrame:
-    """Wrap samples [C, n] that start at sample number `position` in an FFmpeg frame."""
+    """Wrap samples [C, n], the first at sample index `position`, in an FFmpeg frame."""
     frame = AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=layout)
     frame.sample_rate = sample_rate
     frame.time_base = Fraction(1, sample_rate)
@@ -116,8 +115,8 @@ def as_frame(block: NDArray[np.float32], sample_rate: int, layout: str, position
 
 
 def _open(path: Path) -> InputContainer:
-    # "file:" keeps a name such as "concat:x" from being read as a protocol, and the whitelist keeps a
-    # playlist from reaching out to other places.
+    # The "file:" prefix prevents names such as "concat:x" from being read as a protocol; the whitelist
+    # prevents playlists from opening network addresses.
     try:
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
@@ -141,7 +140,6 @@ def _decode_frames(container: InputContainer) -> Iterator[AudioFrame]:
 
 
 def _to_blocks(frames: Iterable[AudioFrame]) -> Iterator[NDArray[np.float32]]:
-    """Return the samples of frames as [C, n], float32."""
     for frame in frames:
         packed = frame.to_ndarray().reshape(-1, len(frame.layout.channels))
         yield packed.T.astype(np.float32, copy=False)

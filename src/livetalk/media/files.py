@@ -1,4 +1,4 @@
-"""Checks on files a user names: inputs that can be read, an output that can be written."""
+"""Checks of files that a user names, and results that appear only when complete."""
 
 import contextlib
 import errno
@@ -10,15 +10,13 @@ from pathlib import Path
 from livetalk.errors import InputError, OutputError
 
 TEMPORARY_PREFIX = ".livetalk-"
-"""How the name of an unfinished result starts."""
+"""File name prefix of unfinished results."""
 
 
 def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of an existing, readable, non-empty regular file.
 
-    Args:
-        path: the file.
-        what: what the file is to the user, such as "image" or "audio"; used in the message.
+    `what` names the kind of file in messages, such as "image" or "audio".
 
     Raises:
         InputError: the file is missing, a directory, empty or not readable.
@@ -39,8 +37,8 @@ def require_input_file(path: str | os.PathLike[str], what: str) -> Path:
     return file
 
 
-def keep_apart(inputs: Iterable[str | os.PathLike[str]], outputs: Iterable[Path]) -> None:
-    """Refuse to replace a file that is being read.
+def require_distinct_files(inputs: Iterable[str | os.PathLike[str]], outputs: Iterable[Path]) -> None:
+    """Check that no output would replace an input.
 
     Raises:
         InputError: an output is also an input.
@@ -53,16 +51,13 @@ def keep_apart(inputs: Iterable[str | os.PathLike[str]], outputs: Iterable[Path]
 
 
 def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite: bool = False) -> Path:
-    """Return the path of a result that can be written, without leaving anything behind.
+    """Return the path of a result after checking, without side effects, that it can be written.
 
-    Args:
-        path: where the result will appear; its folder is created later when it does not exist.
-        suffix: the ending that the name must have, such as ".mp4".
-        overwrite: whether an existing file may be replaced.
+    The folder of `path` need not exist yet. `suffix` is the required ending of the name, such as ".mp4".
 
     Raises:
-        OutputError: the path is a directory, has another suffix or exists already, or its folder cannot be
-            written to.
+        OutputError: the path is a directory, has another suffix or exists already without `overwrite`, or its
+            folder is not writable.
     """
     file = Path(path)
     if file.suffix.lower() != suffix:
@@ -85,17 +80,14 @@ def require_output_file(path: str | os.PathLike[str], suffix: str, *, overwrite:
 
 
 class PendingFile:
-    """A result under construction: a hidden temporary file that gets its name only when complete.
+    """A result under construction: a hidden temporary file that is renamed when it is complete.
 
-    The temporary file lies in the destination's folder, so that giving it its name is one atomic step.
-    Folders made on the way are removed again when nothing was kept.
+    The temporary file is in the destination's folder, so that renaming is atomic. Folders that were created
+    for it are removed if it is discarded.
     """
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         """Create the folder and an empty temporary file.
-
-        Args:
-            destination: the path the finished file will have; an existing file there is replaced.
 
         Raises:
             OutputError: the folder or the file cannot be created.
@@ -114,17 +106,14 @@ class PendingFile:
         self.path = Path(name)
 
     def keep(self, destination: Path | None = None) -> Path:
-        """Give the file its final name.
-
-        Args:
-            destination: another name in the same folder, or None for the one asked for.
+        """Rename the file to `destination` (default: the path given at creation), in the same folder.
 
         Raises:
             OutputError: the file cannot be renamed; it is removed.
         """
         target = destination or self.destination
         try:
-            # mkstemp makes private files; a result should have the permissions of any new file.
+            # mkstemp creates private files; a result should have the permissions of any new file.
             umask = os.umask(0)
             os.umask(umask)
             self.path.chmod(0o666 & ~umask)
@@ -135,13 +124,13 @@ class PendingFile:
         return target
 
     def discard(self) -> None:
-        """Remove the temporary file and the folders that were made for it."""
+        """Remove the temporary file and the folders that were created for it."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._remove_folders()
 
     def error(self, error: OSError) -> OutputError:
-        """Describe a failure to write as one line for the user."""
+        """Return a failure to write as a one-line error for the user."""
         return OutputError(f"output {self.destination}: cannot be written ({explain(error)})")
 
     def _make_folders(self) -> None:
@@ -161,7 +150,7 @@ class PendingFile:
 
 
 def explain(error: OSError) -> str:
-    """Return what went wrong in plain words, without the path or the number."""
+    """Return the reason of an error as plain words, without path and error number."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full"
     if error.errno == errno.EFBIG:

@@ -1,4 +1,4 @@
-"""From any picture of a person to the portrait framing that the model was trained on."""
+"""Framing of portraits: any image of a person is cropped as the training portraits were."""
 
 import importlib
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from livetalk.errors import InputError
 from livetalk.media.image import resize_and_center_crop
 
 FACE_SIDE = 0.48
-"""Side of the detector's face box in a training portrait, as a share of the picture's height."""
+"""Side of the detector's face box in a training portrait, as a share of the image height."""
 
 FACE_CENTER = (0.5, 0.465)
 """Centre of the face box in a training portrait: shares of width and height."""
 
 _FRAMED_SIDES = (0.42, 0.55)
 _FRAMED_OFFSET = 0.07
-"""Training portraits vary by this much: a picture within it is used whole, not cropped again."""
+"""Tolerances of the training portraits: an image within them is used without a crop."""
 
 _DETECTION_SIDE = 480
 _SMALLEST_FACE = 0.06
@@ -33,14 +33,7 @@ _MAX_SHRINK = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle in a picture, pixels; it may reach beyond the picture's borders.
-
-    Attributes:
-        left: of the left edge.
-        top: of the upper edge.
-        width: of the rectangle.
-        height: of the rectangle.
-    """
+    """A rectangle in an image, in pixels; it may extend beyond the image."""
 
     left: float
     top: float
@@ -51,20 +44,16 @@ class Box:
 def frame_portrait(
     image: NDArray[np.uint8], height: int, width: int, crop: Crop = "face", name: str = "image"
 ) -> NDArray[np.uint8]:
-    """Cut a picture to the size and framing of a training portrait.
+    """Crop and resize an image [H, W, 3], uint8, RGB, to [height, width, 3], framed like a training portrait.
 
     Args:
-        image: [H, W, 3], uint8, RGB, any size.
+        image: of any size.
         height: of the result, pixels.
         width: of the result, pixels.
-        crop: "face" finds the most prominent face and frames it from the top of the head to the upper
-            chest; "center" takes the largest part of the middle; "none" keeps the whole picture. What
-            lies outside of the picture is filled with its blurred reflection. "published" is "center" to
-            the pixel as the published models were fed.
-        name: what to call the picture in a message.
-
-    Returns:
-        [height, width, 3], uint8, RGB.
+        crop: "face" frames the most prominent face from the top of the head to the upper chest; "center"
+            takes the largest central crop; "none" keeps the whole image. Areas outside the image are filled
+            with its blurred reflection. "published" is "center" with exactly the published resampling.
+        name: of the image in messages.
 
     Raises:
         InputError: crop is "face" and there is no face.
@@ -88,13 +77,9 @@ def frame_portrait(
 
 
 def find_face(image: NDArray[np.uint8]) -> Box | None:
-    """Find the most prominent frontal face: the largest, with a preference for the middle.
+    """Find the most prominent frontal face: the largest, with a preference for the centre.
 
-    Args:
-        image: [H, W, 3], uint8, RGB.
-
-    Returns:
-        A square from above the brows to the chin, or None.
+    The image is [H, W, 3], uint8, RGB. The box is a square from above the eyebrows to the chin.
     """
     cv2 = _opencv()
     scale = min(1.0, _DETECTION_SIDE / max(image.shape[:2]))
@@ -112,15 +97,15 @@ def find_face(image: NDArray[np.uint8]) -> Box | None:
 
 
 def _opencv() -> Any:
-    # Imported where it is needed, so that a model is built, trained and timed without it.
+    # A lazy import, so that building, training and timing a model does not load OpenCV.
     return importlib.import_module("cv2")
 
 
 @cache
 def _face_cascade() -> Any:
     cv2 = _opencv()
-    # Of OpenCV's frontal cascades this one found every rendered portrait tried and no face in pictures
-    # without one.
+    # Among OpenCV's frontal cascades only this one detected every rendered test portrait without false
+    # positives.
     folder = Path(cv2.__file__).parent / "data"
     return cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_alt.xml"))
 
@@ -132,7 +117,7 @@ def _prominence(box: Sequence[int], shape: tuple[int, ...]) -> float:
 
 
 def _is_framed(face: Box, picture: Box, aspect: float) -> bool:
-    """Tell whether a picture already looks like a training portrait."""
+    """Return whether an image is already framed like a training portrait."""
     offset_x = (face.left + face.width / 2) / picture.width - FACE_CENTER[0]
     offset_y = (face.top + face.height / 2) / picture.height - FACE_CENTER[1]
     return (
@@ -151,7 +136,7 @@ def _portrait_window(face: Box, aspect: float) -> Box:
 
 
 def _fit_inside(window: Box, picture: Box) -> Box:
-    """Shift and shrink a window a little when that keeps it, or more of it, inside of the picture."""
+    """Shift and shrink a window, within limits, so that less of it is outside the image."""
     shrink = min(1.0, picture.width / window.width, picture.height / window.height)
     shrink = max(shrink, 1.0 - _MAX_SHRINK)
     width, height = window.width * shrink, window.height * shrink
@@ -166,7 +151,7 @@ def _fit_inside(window: Box, picture: Box) -> Box:
 
 
 def _shift_inside(start: float, length: float, limit: float) -> float:
-    """Return how far to move a span so that it sticks out less, within the allowed share of its length."""
+    """Return the shift that moves an interval towards 0..limit, limited to a share of its length."""
     wanted = max(-start, 0.0) - max(start + length - limit, 0.0)
     return float(np.clip(wanted, -_MAX_SHIFT * length, _MAX_SHIFT * length))
 
@@ -184,7 +169,7 @@ def _smallest_around(picture: Box, aspect: float) -> Box:
 
 
 def _cut(image: NDArray[np.uint8], window: Box, height: int, width: int) -> NDArray[np.uint8]:
-    """Resize the part of a picture under a window to height x width, inventing what lies outside."""
+    """Resize the part of an image under a window to height x width; fill areas outside by reflection."""
     picture_height, picture_width = image.shape[:2]
     scale_x, scale_y = width / window.width, height / window.height
     left, top = max(window.left, 0.0), max(window.top, 0.0)
@@ -206,7 +191,7 @@ def _cut(image: NDArray[np.uint8], window: Box, height: int, width: int) -> NDAr
 def _blur_outside(
     filled: NDArray[np.uint8], pads: list[tuple[int, int]], size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Blur the invented border, more and more with the distance from the real picture."""
+    """Blur the reflected border, increasingly with the distance from the image."""
     height, width = filled.shape[:2]
     sigma = 0.04 * max(height, width)
     rows = np.arange(height, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of any size and mode into RGB arrays, and contact sheets out of frames."""
+"""Images of any size and mode as RGB arrays, contact sheets, and PNG output."""
 
 import math
 import os
@@ -18,29 +18,23 @@ from livetalk.errors import InputError
 from livetalk.media.files import PendingFile, require_input_file
 
 MIN_SIDE = 32
-"""Pixels of the shorter side below which a picture cannot show a face."""
+"""Shorter side in pixels below which an image cannot show a face."""
 
 MAX_PIXELS = 80_000_000
-"""Pixels above which a picture is refused: decoding it would need gigabytes of memory."""
+"""Pixels above which an image is refused, because decoding it would need gigabytes of memory."""
 
 _NEUTRAL_GREY = (128, 128, 128)
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Load a picture as RGB, turned the way its EXIF data says.
+    """Load any image that Pillow reads as RGB [H, W, 3], uint8, rotated according to its EXIF data.
 
-    Transparent parts become neutral grey, 16-bit and floating-point pictures are reduced to 8 bits, and
-    of an animation the first frame is taken.
-
-    Args:
-        path: any file that Pillow reads.
-
-    Returns:
-        [H, W, 3], uint8.
+    Transparent parts become neutral grey, 16-bit and floating-point images are reduced to 8 bits, and an
+    animation yields its first frame.
 
     Raises:
-        InputError: the file is missing, unreadable, not a picture, damaged, too small or too large.
+        InputError: the file is missing, unreadable, not an image, damaged, too small or too large.
     """
     file = require_input_file(path, "image")
     try:
@@ -61,14 +55,9 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def contact_sheet(frames: Sequence[NDArray[np.uint8]], num_columns: int = 6) -> NDArray[np.uint8]:
-    """Lay frames out in rows, first to last.
+    """Arrange frames [H, W, 3], uint8, at least one, row by row in a grid [rows * H, columns * W, 3].
 
-    Args:
-        frames: at least one picture [H, W, 3], uint8, all of one size.
-        num_columns: frames in a row.
-
-    Returns:
-        [rows * H, columns * W, 3], uint8; places left over are grey.
+    Unused cells are grey.
     """
     height, width = frames[0].shape[:2]
     columns = min(num_columns, len(frames))
@@ -81,15 +70,15 @@ def contact_sheet(frames: Sequence[NDArray[np.uint8]], num_columns: int = 6) -> 
 
 
 class Stamp:
-    """A line of text across the middle of pictures, white on a dark band, that cannot be overlooked."""
+    """A line of white text on a dark band across the middle of frames."""
 
     def __init__(self, text: str) -> None:
-        """Prepare; the text is drawn when the size of the pictures is known."""
+        """Store the text; it is drawn once the size of the frames is known."""
         self._text = text
         self._band: NDArray[np.uint8] = np.zeros((0, 0, 3), dtype=np.uint8)
 
     def apply(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return pictures [F, H, W, 3], uint8, with the text across each of them."""
+        """Return frames [F, H, W, 3], uint8, with the text across each of them."""
         height, width = frames.shape[1:3]
         if self._band.shape[1] != width:
             self._band = _text_band(self._text, width, max(8, height // 6))
@@ -100,11 +89,7 @@ class Stamp:
 
 
 def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
-    """Write a picture as PNG; it appears only when it is complete.
-
-    Args:
-        path: the file to write, replaced when it exists.
-        image: [H, W, 3], uint8, RGB.
+    """Write an image [H, W, 3], uint8, RGB, as PNG. The file appears only when it is complete.
 
     Raises:
         OutputError: the file cannot be written.
@@ -119,7 +104,7 @@ def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
 
 
 def _text_band(text: str, width: int, height: int) -> NDArray[np.uint8]:
-    """Draw a line of text as wide as fits: [height, width, 3]."""
+    """Draw a line of text on a band [height, width, 3], as large as fits."""
     large = ImageFont.load_default(64)
     left, top, right, bottom = large.getbbox(text)
     drawn = Image.new("RGB", (round(right - left) + 64, round(bottom - top) + 64))
@@ -161,19 +146,13 @@ def _to_8_bits(values: NDArray[np.float32], mode: str) -> NDArray[np.uint8]:
 
 
 def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Scale a picture until it covers `height` x `width`, and cut out the middle.
+    """Scale an image [h, w, 3], uint8, RGB, until it covers `height` x `width`, and crop the centre.
 
-    Args:
-        image: `[h, w, 3]` uint8 RGB.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        `[height, width, 3]` uint8.
+    The resampling is that of the published preprocessing.
     """
     rows, columns = image.shape[:2]
     scale = max(height / rows, width / columns)
-    # The ceiling may add a pixel that arithmetic without rounding would not; the crop takes it off again.
+    # The ceiling can add a pixel compared with exact arithmetic; the crop removes it.
     scaled = math.ceil(scale * rows), math.ceil(scale * columns)
     resized = np.asarray(Image.fromarray(image).resize(scaled[::-1], Image.Resampling.BILINEAR))
     top, left = (round((size - want) / 2) for size, want in zip(scaled, (height, width), strict=True))
@@ -181,13 +160,9 @@ def resize_and_center_crop(image: NDArray[np.uint8], height: int, width: int) ->
 
 
 def image_to_tensor(image: NDArray[np.uint8], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scale the pixels of a picture to -1..1.
+    """Convert an image [H, W, 3], uint8, to a tensor `[3, H, W]`, -1..1.
 
-    Args:
-        image: `[H, W, 3]` uint8.
-        dtype: that each of the three operations rounds to; with bfloat16 the result is up to 2^-7 off.
-
-    Returns:
-        `[3, H, W]` of the dtype.
+    Each of the three operations rounds to `dtype`, as the published preprocessing does; with bfloat16 the
+    result is up to 2^-7 off.
     """
     return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(dtype) / 255 - 0.5) * 2

@@ -1,4 +1,4 @@
-"""Pictures and sound into MP4: streamed, of exact length."""
+"""MP4 output: frames and audio, streamed and of exact length."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ _AAC_SAMPLE_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100
 _AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _AAC_BITS_PER_SECOND = 96_000
 _AAC_BITS_PER_SAMPLE = 4
-"""AAC's limit is 6 bits per sample and channel; low sample rates need less than the usual bit rate."""
+"""AAC allows at most 6 bits per sample and channel, so low sample rates need less than the usual bit rate."""
 
 
 def _aac_sample_rate(sample_rate: int) -> int:
@@ -37,9 +37,9 @@ def _aac_sample_rate(sample_rate: int) -> int:
 
 
 class _AacEncoder:
-    """The sound of a video: original samples in, AAC packets out, only as far as asked for.
+    """Encodes an audio track to AAC packets, only as far as requested.
 
-    Sample rates and channel counts that AAC does not have go to the next higher rate and to mono.
+    Sample rates that AAC lacks become the next higher one, channel counts that it lacks become mono.
     """
 
     def __init__(self, container: OutputContainer, track: AudioTrack) -> None:
@@ -56,7 +56,7 @@ class _AacEncoder:
         self._position = 0
 
     def encode_until(self, seconds: Fraction | None) -> "Iterator[Packet[AudioStream]]":
-        """Yield packets until the sound reaches a time, or, with None, until its end."""
+        """Yield packets up to a time, or, with None, to the end of the track."""
         while seconds is None or self._position < seconds * self._rate:
             block = next(self._blocks, None)
             if block is None:
@@ -66,15 +66,15 @@ class _AacEncoder:
             yield from self._stream.encode(frame)
 
     def flush(self) -> "Iterator[Packet[AudioStream]]":
-        """Yield the packets that the encoder still holds; nothing can be encoded afterwards."""
+        """Yield the packets that the encoder has buffered; nothing can be encoded afterwards."""
         yield from self._stream.encode(None)
 
 
 class VideoWriter:
     """Writes an MP4 (H.264 and AAC) that appears under its name only when it is complete.
 
-    Picture and sound both start at time 0. The sound is taken from the track as the pictures advance, so
-    memory does not grow with length. As a context manager it finishes on success and discards on error.
+    Video and audio both start at time 0. Audio is read as frames are written, so that memory does not grow
+    with the length. As a context manager it finishes on success and discards on error.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class VideoWriter:
         crf: int = 17,
         metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Open a temporary file beside the destination and prepare the encoders.
+        """Open a temporary file beside the destination and set up the encoders.
 
         Args:
-            path: the MP4 to make; an existing file is replaced at the very end.
-            width: of the pictures, even, pixels.
-            height: of the pictures, even, pixels.
+            path: destination; an existing file is replaced when the new one is complete.
+            width: of the frames, even, pixels.
+            height: of the frames, even, pixels.
             fps: frames per second.
-            audio: the sound, or None for a silent film.
+            audio: None for a video without audio.
             crf: x264's constant rate factor, 0 (lossless) to 51; 17 is visually lossless.
-            metadata: how the video was made, stored as JSON in the file's comment tag.
+            metadata: stored as JSON in the file's comment tag.
 
         Raises:
             OutputError: the file cannot be created.
@@ -112,8 +112,8 @@ class VideoWriter:
         self._num_frames = 0
         self._closed = False
         self._file = PendingFile(path)
-        # Lengths in the container count in this unit: with the sound's own rate they are exact, with
-        # the default of milliseconds a player would cut or pad the sound.
+        # The container counts durations in this unit. The audio's own rate makes them exact; with the
+        # default of milliseconds a player would cut or pad the audio.
         timescale = SAMPLE_RATE if audio is None else _aac_sample_rate(audio.sample_rate)
         options = {"movflags": "+faststart", "movie_timescale": str(timescale)}
         try:
@@ -131,14 +131,11 @@ class VideoWriter:
         return self._num_frames
 
     def write(self, frames: NDArray[np.uint8]) -> None:
-        """Append pictures and the sound that goes with them.
-
-        Args:
-            frames: [F, H, W, 3], uint8, RGB.
+        """Append frames [F, H, W, 3], uint8, RGB, and the audio that goes with them.
 
         Raises:
-            OutputError: the disk is full or the file cannot be written; nothing is left behind.
-            ValueError: the pictures have another size than announced.
+            OutputError: the file cannot be written; nothing is left behind.
+            ValueError: the frames have another size than the video.
         """
         if frames.shape[1:] != (*self._size, 3):
             raise ValueError(f"frames are {frames.shape[1:]}, expected {(*self._size, 3)}")
@@ -149,7 +146,7 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def finish(self) -> Path:
-        """Write the rest of the sound, complete the file and give it its name.
+        """Write the remaining audio, complete the file and return its final path.
 
         Raises:
             OutputError: the file cannot be completed; nothing is left behind.
@@ -158,10 +155,7 @@ class VideoWriter:
         return self._file.keep()
 
     def save_partial(self) -> Path | None:
-        """Complete the file with what there is and keep it as `<name>.partial.mp4`.
-
-        Returns:
-            The path of the playable partial video, or None when no frame was written.
+        """Complete the file with the frames so far as `<name>.partial.mp4`; return None if there are none.
 
         Raises:
             OutputError: the file cannot be completed; nothing is left behind.
@@ -173,16 +167,15 @@ class VideoWriter:
         return self._file.keep(self._file.destination.with_suffix(".partial.mp4"))
 
     def discard(self) -> None:
-        """Drop what was written; safe to call at any time."""
+        """Remove the unfinished file; it may be called at any time."""
         if not self._closed:
             self._closed = True
-            # What the trailer of a file that goes to the bin says does not matter.
+            # Errors in the trailer of a discarded file are irrelevant.
             with contextlib.suppress(av.FFmpegError):
                 self._container.close()
             self._file.discard()
 
     def __enter__(self) -> Self:
-        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -191,15 +184,15 @@ class VideoWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Finish after success, discard after an error; do nothing if that was done by hand."""
+        """Finish after success, discard after an error; do nothing if the writer is already closed."""
         if kind is not None:
             self.discard()
         elif not self._closed:
             self.finish()
 
     def _add_video_stream(self, crf: int) -> VideoStream:
-        # One encoder thread: 256x256 encodes many times faster than it is generated, and the cores
-        # belong to the model.
+        # One encoder thread, because encoding 256x256 is many times faster than generation, and the cores are
+        # needed by the model.
         stream = self._container.add_stream(
             "libx264", rate=self._fps, options={"crf": str(crf), "preset": "medium", "threads": "1"}
         )
