@@ -14,10 +14,10 @@ DEMO_AUDIO  ?= src/livetalk/assets/speech/hello.flac
 DEMO_OUTPUT ?= output/demo.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint install install-dev install-eval clean
+.PHONY: help demo test test-processors check lint install install-dev install-eval clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 24
 
 demo: $(VENV)/.core ## a portrait and a sentence in, output/demo.mp4 out
 	$(BIN)/livetalk generate --image $(DEMO_IMAGE) --audio $(DEMO_AUDIO) -o $(DEMO_OUTPUT) \
@@ -25,6 +25,9 @@ demo: $(VENV)/.core ## a portrait and a sentence in, output/demo.mp4 out
 
 test: $(VENV)/.dev ## the test suite with its coverage
 	OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS) BIN=$(BIN) scripts/test
+
+test-processors: $(VENV)/.dev ## the numerical tests as other processors run them
+	BIN=$(BIN) scripts/test_processors
 
 check: $(VENV)/.dev ## lint, format, types, import contracts, file lengths, asset hashes
 	BIN=$(BIN) scripts/check

@@ -20,7 +20,7 @@ draw to draw.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -92,6 +92,13 @@ def expect_each(
         moved = {name: distance(value, expected[name]) for name, value in run().items()}
     assert any(moved.values()), "the networks have no part in the results"
     return {name: (value, MARGIN * moved[name]) for name, value in expected.items()}
+
+
+def expect_all(run: Callable[[], Sequence[Tensor]], *networks: nn.Module) -> list[tuple[Tensor, float]]:
+    """Return several results in order, each with its limit, as `expect_each` does."""
+    return [
+        *expect_each(lambda: {str(index): value for index, value in enumerate(run())}, *networks).values()
+    ]
 
 
 @torch.no_grad()

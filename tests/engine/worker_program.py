@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
@@ -30,6 +31,11 @@ def build() -> AvatarModel:
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32, portrait=SIZE)
     settings = replace(model.settings, geometry=ChunkGeometry(window_frames=17))
     return replace(model, spec=replace(model.spec, settings=settings))
+
+
+def networks_of(model: AvatarModel) -> tuple[nn.Module, nn.Module]:
+    """Return the networks whose rounding differs from rank to rank."""
+    return model.executor.networks.dit, model.executor.networks.vae
 
 
 def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:
