@@ -61,9 +61,9 @@ def test_shapes_of_equal_size_are_told_apart() -> None:
         adapter.import_weights(dit, {**published, key: published[key].flatten(1)})
 
 
-def test_unknown_keys_have_no_place() -> None:
+def test_unknown_keys_are_refused() -> None:
     adapter = dit_adapter(DIT)
-    with pytest.raises(WeightsError, match="no place"):
+    with pytest.raises(WeightsError, match="does not exist in this network"):
         adapter.to_ours("blocks.0.self_attn.query.weight")
     with pytest.raises(WeightsError, match="no published name"):
         adapter.to_published("blocks.layers.0.memory.weight")

@@ -107,5 +107,5 @@ def test_other_folders_are_told_apart(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"config\.json: cannot be read as JSON"):
         recognise_layout(native)
     (native / "config.json").write_text("[]")
-    with pytest.raises(WeightsError, match="one object"):
+    with pytest.raises(WeightsError, match="one JSON object"):
         recognise_layout(native)

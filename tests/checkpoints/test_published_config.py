@@ -80,7 +80,7 @@ def test_a_base_models_file_says_nothing_of_audio(pristine_infinitetalk: Synthet
         ("model_type", "t2v", "model_type is 't2v' but should be 'i2v'"),
         ("qk_norm", False, "qk_norm is False but should be True"),
         ("window_size", [4, 4], r"window_size is \[4, 4\] but should be"),
-        ("num_experts", 8, "num_experts: no such field is known here"),
+        ("num_experts", 8, "num_experts: unknown fields"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file(

@@ -168,7 +168,7 @@ def test_a_wrong_hash_is_noticed(
     livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path, name: str
 ) -> None:
     hub.corrupt.add(name)
-    with pytest.raises(WeightsError, match=f"{name}: what arrived has another hash"):
+    with pytest.raises(WeightsError, match=f"{name}: the download has another hash"):
         livetalk_download()
     folder = tmp_path / "models" / "SoulX-FlashTalk-14B"
     assert not (folder / name).exists()
@@ -177,7 +177,7 @@ def test_a_wrong_hash_is_noticed(
     assert livetalk_download() == 0
 
 
-def test_a_damaged_file_on_the_disk_is_fetched_again(
+def test_a_damaged_file_on_the_disk_is_downloaded_again(
     livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path
 ) -> None:
     livetalk_download()
@@ -190,7 +190,7 @@ def test_a_damaged_file_on_the_disk_is_fetched_again(
     assert hub.fetched() == [VAE]
 
 
-def test_a_full_disk_is_refused_before_anything_is_fetched(
+def test_a_full_disk_is_refused_before_anything_is_downloaded(
     livetalk_download: Callable[..., int], hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
@@ -203,7 +203,7 @@ def test_a_full_disk_is_refused_before_anything_is_fetched(
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 def test_a_hub_that_refuses_is_named(livetalk_download: Callable[..., int], hub: Hub, status: int) -> None:
     hub.status = status
-    with pytest.raises(InputError, match=f"download {MODEL}: {hub.endpoint} gives nothing") as caught:
+    with pytest.raises(InputError, match=f"download {MODEL}: {hub.endpoint} is unreachable") as caught:
         livetalk_download()
     assert "\n" not in str(caught.value)
 

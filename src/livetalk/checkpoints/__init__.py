@@ -1,1 +1,1 @@
-"""Weights on disk: foreign key names and shapes stop here."""
+"""Weights on disk; published key names and shapes are known to this package only."""

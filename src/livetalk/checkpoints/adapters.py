@@ -1,4 +1,4 @@
-"""Two-way maps between published state dicts and ours. Upstream key names occur nowhere else."""
+"""Two-way mapping between published state dicts and those of this package's networks."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ MAX_NAMED_KEYS = 5
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One translation.
+    """Translation of one key prefix.
 
     Attributes:
-        ours: prefix of our keys; `{n}` stands for a number.
-        published: prefix of the published keys, with as many `{n}`.
-        trailing: published axes after the first, where they differ from ours by more than the name.
+        ours: prefix of a key in this package; `{n}` stands for a number.
+        published: prefix of the published key, with as many `{n}`.
+        trailing: published axes after the first, where the shapes differ.
     """
 
     ours: str
@@ -30,7 +30,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class StateDictAdapter:
-    """Two-way map between the state dict of one network of ours and its published form.
+    """Two-way mapping between the state dict of a network and its published form.
 
     Attributes:
         rules: tried in order; the first whose prefix ends at a dot or at the end of the key applies.
@@ -39,10 +39,10 @@ class StateDictAdapter:
     rules: tuple[Rule, ...]
 
     def to_published(self, key: str) -> str:
-        """Translate one of our keys.
+        """Translate a key of this package.
 
         Raises:
-            WeightsError: no rule fits.
+            WeightsError: no rule matches.
         """
         for rule in self.rules:
             translated = _translate(key, rule.ours, rule.published)
@@ -54,26 +54,25 @@ class StateDictAdapter:
         """Translate a published key.
 
         Raises:
-            WeightsError: no rule fits.
+            WeightsError: no rule matches.
         """
         for rule in self.rules:
             translated = _translate(key, rule.published, rule.ours)
             if translated is not None:
                 return translated
-        raise WeightsError(f"the checkpoint key '{key}' has no place in this network")
+        raise WeightsError(f"the checkpoint key '{key}' does not exist in this network")
 
     def published_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the published shape of our parameter `key` of `shape`."""
+        """Return the published shape of the parameter `key` whose shape here is `shape`."""
         for rule in self.rules:
             if _translate(key, rule.ours, rule.published) is not None:
                 return shape if rule.trailing is None else (shape[0], *rule.trailing)
         raise WeightsError(f"the network key '{key}' has no published name")
 
     def import_weights(self, network: nn.Module, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate a published state dict to one that `network.load_state_dict` takes strictly.
+        """Translate a published state dict to one that `network.load_state_dict` accepts strictly.
 
-        Returns:
-            Our keys and shapes; tensors are viewed, neither copied nor cast.
+        Tensors are reshaped views, neither copied nor cast.
 
         Raises:
             WeightsError: a key is missing or unexpected, or a shape is wrong; the message names them.
@@ -91,7 +90,7 @@ class StateDictAdapter:
         return {key: published[name].reshape(state[key].shape) for key, name in names.items()}
 
     def export_weights(self, network: nn.Module) -> dict[str, Tensor]:
-        """Translate the weights of `network` to published keys and shapes, sharing memory where possible."""
+        """Translate the weights of a network to published keys and shapes, sharing memory where possible."""
         return {
             self.to_published(key): tensor.detach().reshape(self.published_shape(key, tuple(tensor.shape)))
             for key, tensor in network.state_dict().items()
@@ -99,20 +98,20 @@ class StateDictAdapter:
 
 
 class OwnKeys(StateDictAdapter):
-    """Adapter of files that have our keys and shapes already; it has no rules."""
+    """Adapter without rules, for files that already have the keys and shapes of this package."""
 
     __slots__ = ()
 
     def to_published(self, key: str) -> str:
-        """Return the key."""
+        """Return the key unchanged."""
         return key
 
     def to_ours(self, key: str) -> str:
-        """Return the key."""
+        """Return the key unchanged."""
         return key
 
     def published_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape."""
+        """Return the shape unchanged."""
         return shape
 
 
@@ -133,14 +132,13 @@ def require_same_keys(expected: Iterable[str], given: Iterable[str]) -> None:
 
 
 def _list_keys(keys: set[str]) -> str:
-    """List keys for a message, at most a few of them."""
     names = sorted(keys)
     more = f" and {len(names) - MAX_NAMED_KEYS} more" if len(names) > MAX_NAMED_KEYS else ""
     return ", ".join(names[:MAX_NAMED_KEYS]) + more
 
 
 def _translate(key: str, source: str, target: str) -> str | None:
-    """Replace the prefix `source` of `key` by `target`, numbers kept; None when it is not its prefix."""
+    """Replace the prefix `source` of `key` by `target`, keeping numbers; None if it is not a prefix."""
     match = re.match(re.escape(source).replace(r"\{n\}", r"(\d+)") + r"(?=\.|$)", key)
     if match is None:
         return None
@@ -174,7 +172,7 @@ _BLOCK_RULES = (
     ("ffn", "ffn"),
 )
 
-# Statistics of the published VAE's raw latents, which its files do not hold.
+# Statistics of the published VAE's raw latents, which its weight files do not contain.
 _LATENTS_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
     *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
@@ -201,7 +199,7 @@ _DIT_RULES = (
 
 
 def dit_adapter(config: DiTConfig) -> StateDictAdapter:
-    """Return the adapter of the published transformer at the size of `config`."""
+    """Return the adapter of the published transformer with the sizes of `config`."""
     patch = (config.in_channels, *config.patch_size)
     return StateDictAdapter(
         (
@@ -216,7 +214,7 @@ def dit_adapter(config: DiTConfig) -> StateDictAdapter:
 
 
 def vae_adapter(config: VAEConfig) -> StateDictAdapter:
-    """Return the adapter of the published VAE, which numbers its layers through all levels."""
+    """Return the adapter of the published VAE, which numbers its layers across all levels."""
     rules = [Rule("moments_conv", "conv1"), Rule("latents_conv", "conv2")]
     for network, published in (("encoder", "encoder.downsamples"), ("decoder", "decoder.upsamples")):
         rules += [
@@ -230,7 +228,7 @@ def vae_adapter(config: VAEConfig) -> StateDictAdapter:
 
 
 def _level_rules(network: str, published: str, config: VAEConfig) -> list[Rule]:
-    """Name the residual blocks and resampling layers of one side of the VAE."""
+    """Return the rules for residual blocks and resampling layers of the encoder or decoder."""
     encodes = network == "encoder"
     num_blocks = config.num_res_blocks if encodes else config.num_res_blocks + 1
     temporal = config.temporal_downsample if encodes else config.temporal_downsample[::-1]
@@ -243,7 +241,7 @@ def _level_rules(network: str, published: str, config: VAEConfig) -> list[Rule]:
             index += 1
         if level == len(temporal):
             break
-        # One published layer holds both convolutions; ours are two layers in order of use.
+        # The published layer contains both convolutions; here they are two layers in order of execution.
         time_first = temporal[level] and not encodes
         spatial, time = (num_blocks + 1, num_blocks) if time_first else (num_blocks, num_blocks + 1)
         width = config.level_dims[level if encodes else -1 - level]
@@ -267,7 +265,7 @@ def _residual_rules(ours: str, published: str) -> list[Rule]:
 
 
 def _middle_rules(middle: str, width: int) -> list[Rule]:
-    """Name the coarsest layers, `width` channels wide."""
+    """Return the rules for the coarsest layers, `width` channels wide."""
     return [
         *_residual_rules(f"{middle}.0", f"{middle}.0"),
         Rule(f"{middle}.1.norm.weight", f"{middle}.1.norm.gamma", (1, 1)),
@@ -280,7 +278,7 @@ def _middle_rules(middle: str, width: int) -> list[Rule]:
 
 
 def published_dit_config() -> DiTConfig:
-    """Return the size of the published transformer (18.9 billion parameters)."""
+    """Return the configuration of the published transformer (18.9 billion parameters)."""
     return DiTConfig(
         dim=5120,
         ffn_dim=13824,
@@ -294,7 +292,7 @@ def published_dit_config() -> DiTConfig:
 
 
 def published_vae_config(base_dim: int = 96) -> VAEConfig:
-    """Return the published VAE, 127 million parameters; `base_dim` makes it wider or narrower."""
+    """Return the configuration of the published VAE (127 million parameters at the default width)."""
     return VAEConfig(
         base_dim=base_dim,
         latent_channels=16,

@@ -1,6 +1,7 @@
-"""Frozen configuration dataclasses to JSON and back, strictly: no field unknown, none missing.
+"""Strict conversion of frozen configuration dataclasses to and from JSON: no unknown and no missing field.
 
-Only a field whose default is None may be missing: older checkpoints lack options that came later.
+Only fields whose default is None may be missing, because older checkpoints lack options that were added
+later.
 """
 
 import dataclasses
@@ -14,13 +15,10 @@ T = TypeVar("T")
 
 
 def config_to_json(config: object) -> Any:
-    """Turn a configuration into values that `json.dumps` writes.
-
-    Args:
-        config: a dataclass, possibly nested, of tuples, enums, strings, numbers, booleans and None.
+    """Convert a (nested) dataclass of tuples, enums, strings, numbers, booleans and None to JSON values.
 
     Raises:
-        TypeError: it holds anything else.
+        TypeError: it contains anything else.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {
@@ -36,15 +34,10 @@ def config_to_json(config: object) -> Any:
 
 
 def config_from_json(kind: type[T], data: object, path: str = "config") -> T:
-    """Rebuild a configuration dataclass.
-
-    Args:
-        kind: the dataclass.
-        data: what `json.loads` returned for it.
-        path: where the data lies, for messages.
+    """Rebuild a configuration dataclass from JSON values; `path` names their origin in messages.
 
     Raises:
-        WeightsError: a field is missing, unknown or of another type, or the dataclass refuses a value.
+        WeightsError: a field is missing, unknown or of another type, or the dataclass rejects a value.
     """
     if not isinstance(data, dict):
         raise WeightsError(f"{path}: expected the fields of {kind.__name__}, found {data!r}")
@@ -63,7 +56,7 @@ def config_from_json(kind: type[T], data: object, path: str = "config") -> T:
 
 
 def _value(kind: Any, data: object, path: str) -> Any:
-    """Check one value against its annotation and convert lists to tuples."""
+    """Check a value against its annotation and convert lists to tuples."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _union_value(arguments, data, path)

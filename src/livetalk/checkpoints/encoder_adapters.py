@@ -1,7 +1,7 @@
-"""Two-way maps between the published speech, text and image encoders and ours, and their sizes.
+"""Adapters and sizes of the published speech, text and image encoders.
 
-Published files hold more than the networks that run. An `EncoderAdapter` knows each key of such a file:
-under which name it is used, or that it is not.
+Published files contain more weights than the networks use, and spell some keys in several ways. An
+`EncoderAdapter` maps each key of a file to its canonical spelling, or marks it as unused.
 """
 
 import re
@@ -18,41 +18,37 @@ from livetalk.models.umt5 import UMT5Config
 from livetalk.models.wav2vec import Wav2Vec2Config
 
 Shapes = Mapping[str, Sequence[int]]
-"""Shape of each tensor of a published file, by its canonical key."""
+"""Shape of each tensor of a published file, by canonical key."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderAdapter(StateDictAdapter):
-    """Adapter of a file with several spellings of a key, and with weights that the network does not use.
+    """Adapter of a file with several spellings of a key and with weights that the network does not use.
 
     Attributes:
         spellings: pairs of a regular expression and its replacement, applied to every key in order.
-        unused: prefixes, in canonical spelling and ending at a dot or at the end of a key, of weights left
-            alone; `{n}` stands for a number.
+        unused: canonical prefixes, ending at a dot or at the end of a key, of ignored weights; `{n}` stands
+            for a number.
     """
 
     spellings: tuple[tuple[str, str], ...] = ()
     unused: tuple[str, ...] = ()
 
     def canonical(self, key: str) -> str | None:
-        """Return the canonical spelling of a key in a file, or None for a weight that is not used."""
+        """Return the canonical spelling of a key, or None for an unused weight."""
         for pattern, replacement in self.spellings:
             key = re.sub(pattern, replacement, key)
         prefixes = (re.escape(prefix).replace(r"\{n\}", r"\d+") for prefix in self.unused)
         return None if any(re.match(rf"{prefix}(\.|$)", key) for prefix in prefixes) else key
 
     def select(self, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a file that are used, by their canonical keys."""
+        """Return the used tensors of a file by canonical key."""
         spelled = {self.canonical(key): tensor for key, tensor in published.items()}
         return {key: tensor for key, tensor in spelled.items() if key is not None}
 
     def import_weights(self, network: nn.Module, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate a published state dict, in any of its spellings, to one for `network.load_state_dict`.
-
-        Raises:
-            WeightsError: a key is missing or unexpected, or a shape is wrong; the message names them.
-        """
-        # Slots make a dataclass anew, which breaks the short form of super().
+        """Translate a published state dict in any spelling, see `StateDictAdapter.import_weights`."""
+        # `slots=True` creates a new class, so that super() without arguments would refer to the old one.
         return StateDictAdapter.import_weights(self, network, self.select(published))
 
 
@@ -78,8 +74,8 @@ _WAV2VEC2_RULES = (
     ("input_norm", "encoder.layer_norm"),
 )
 
-# Files of the pre-training network put the encoder one level down; files of older libraries name the two
-# factors of the positional weight otherwise.
+# Files of the pre-training network nest the encoder one level deeper; files of older libraries use other
+# names for the two factors of the positional weight.
 _WAV2VEC2_SPELLINGS = (
     (r"^wav2vec2\.", ""),
     (r"(?<=pos_conv_embed\.conv\.)weight_g$", "parametrizations.weight.original0"),
@@ -110,7 +106,7 @@ _CLIP_BLOCK_RULES = (
 
 
 def wav2vec2_adapter() -> EncoderAdapter:
-    """Return the adapter of the published speech encoder, in both of its file formats."""
+    """Return the adapter of the published speech encoder, for both of its file formats."""
     layers = _numbered("layers", "encoder.layers", _WAV2VEC2_LAYER_RULES)
     rules = tuple(Rule(ours, published) for ours, published in _WAV2VEC2_RULES)
     return EncoderAdapter(
@@ -127,7 +123,7 @@ def umt5_adapter() -> EncoderAdapter:
 
 
 def clip_vision_adapter(config: CLIPVisionConfig) -> EncoderAdapter:
-    """Return the adapter of the published image encoder, whose file also holds a text tower."""
+    """Return the adapter of the published image encoder, whose file also contains a text tower."""
     rules = (
         Rule("patch_embedding", "visual.patch_embedding"),
         Rule("class_embedding", "visual.cls_embedding"),
@@ -142,18 +138,17 @@ def clip_vision_adapter(config: CLIPVisionConfig) -> EncoderAdapter:
 
 
 def _numbered(ours: str, published: str, rules: Sequence[tuple[str, str]]) -> tuple[Rule, ...]:
-    """Put the rules of one layer under numbered prefixes."""
+    """Return the rules of one layer with numbered prefixes."""
     return tuple(Rule(f"{ours}.{{n}}.{a}", f"{published}.{{n}}.{b}") for a, b in rules)
 
 
 def wav2vec2_config(values: Mapping[str, Any]) -> Wav2Vec2Config:
-    """Read the size of a published speech encoder.
+    """Read the sizes of a published speech encoder from the fields of its `config.json`.
 
-    Args:
-        values: what its `config.json` says; absent fields have the values of the base network.
+    Absent fields have the values of the base network.
 
     Raises:
-        WeightsError: a field has a value that this network cannot follow; the message names it.
+        WeightsError: a value is not supported; the message names the field.
     """
     only = {
         "feat_extract_norm": "group",
@@ -187,10 +182,10 @@ def wav2vec2_config(values: Mapping[str, Any]) -> Wav2Vec2Config:
 
 
 def umt5_config(shapes: Shapes) -> UMT5Config:
-    """Read the size of a published text encoder off its weights.
+    """Derive the sizes of a published text encoder from the shapes of its weights.
 
     Raises:
-        WeightsError: it is another network.
+        WeightsError: the weights are those of another network.
     """
     try:
         vocabulary, dim = shapes["token_embedding.weight"]
@@ -209,16 +204,12 @@ def umt5_config(shapes: Shapes) -> UMT5Config:
 
 
 def clip_vision_config(shapes: Shapes, num_heads: int = 16) -> CLIPVisionConfig:
-    """Read the size of a published image encoder off its weights.
+    """Derive the sizes of a published image encoder from the shapes in its file.
 
-    The features are those before the last trained block, which therefore is not counted.
-
-    Args:
-        shapes: of the whole file, with or without its text tower.
-        num_heads: attention heads, which the shapes do not tell.
+    The last block is not counted, because the features are its input. `num_heads` cannot be derived.
 
     Raises:
-        WeightsError: it is another network.
+        WeightsError: the weights are those of another network.
     """
     try:
         dim, _, patch_size, _ = shapes["visual.patch_embedding.weight"]
@@ -236,6 +227,6 @@ def clip_vision_config(shapes: Shapes, num_heads: int = 16) -> CLIPVisionConfig:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """Return how many numbered layers stand under a prefix."""
+    """Return the number of numbered layers under a prefix."""
     numbers = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     return len({match[1] for key in shapes if (match := numbers.match(key))})

@@ -1,7 +1,7 @@
-"""Write a published model in our own format: our keys, only the weights that are used, nothing to translate.
+"""Export of a published model to this package's format, which contains only the weights that are used.
 
-The folder is complete in itself, and `find_published` opens it like the original. The linear layers of the
-transformer may be stored as bytes; loading then reads half as much.
+The exported folder is self-contained, and `find_published` opens it like the original. The linear layers of
+the transformer can be quantized to one byte per weight, which halves the size.
 """
 
 import shutil
@@ -26,22 +26,20 @@ from livetalk.checkpoints.streaming_load import (
 )
 
 Prepare = Callable[[PartName, nn.Module], None]
-"""Replaces layers of a network on the meta device by quantised ones, so that their weights are stored so."""
+"""Replaces layers of a network on the meta device by quantized ones, whose form is then stored."""
 
 _CPU = torch.device("cpu")
-# The precisions that these two are published in; the others are small and stay as they are.
+# The published dtypes of these two; the other networks are small and keep the dtype of their files.
 _PART_DTYPES: dict[PartName, torch.dtype] = {"dit": torch.bfloat16, "text_encoder": torch.bfloat16}
 
 
 class ModelExport:
-    """A model that was found and measured, ready to be written."""
+    """A published model whose files were checked, ready to be written."""
 
     def __init__(self, files: PublishedFiles, prepare: Prepare | None = None) -> None:
-        """Find all networks; no weight is read.
+        """Open all networks without reading weights.
 
-        Args:
-            files: of the model.
-            prepare: see `Prepare`; None stores the transformer and the text encoder in bfloat16.
+        Without `prepare` the transformer and the text encoder are stored in bfloat16.
 
         Raises:
             WeightsError: a file is damaged or does not fit.
@@ -51,7 +49,7 @@ class ModelExport:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the weights that will be written."""
+        """Size of the weights to be written."""
         return sum(sum(part.sizes.values()) for part in self._parts.values())
 
     def write(
@@ -62,20 +60,20 @@ class ModelExport:
         progress: LoadProgress | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> Manifest:
-        """Write the model; host memory holds one shard at a time.
+        """Write the model to an existing, empty folder; host memory holds one shard at a time.
 
         Args:
-            directory: an existing, empty folder.
+            directory: destination.
             version: of the weights.
-            progress: is told the bytes written so far and the bytes to write.
+            progress: called with the bytes written and the total.
             max_shard_bytes: see `write_shards`.
 
         Returns:
-            The manifest, as written last of all.
+            The manifest; it is written last, so that an incomplete export is not recognised as a checkpoint.
 
         Raises:
             WeightsError: a file cannot be read.
-            OSError: the disk is full or refuses.
+            OSError: the disk is full or not writable.
         """
         paths: list[Path] = []
         num_done = 0
@@ -105,7 +103,7 @@ class ModelExport:
 
 
 class _PartExport:
-    """One network: what will be stored of it, under which names and how large."""
+    """One network of an export: the names, forms and sizes of its stored weights."""
 
     def __init__(self, part: PartName, opened: PublishedNetwork[Any, Any], prepare: Prepare | None) -> None:
         self.config = opened.config
@@ -122,7 +120,7 @@ class _PartExport:
             yield from weights.items()
 
     def _measure(self) -> dict[str, int]:
-        """Return the bytes that each weight will take, in the order in which they come."""
+        """Return the stored size of each weight in bytes, in writing order."""
         state = self._network.state_dict()
         sizes: dict[str, int] = {}
         for key, entry in self._entries.weights.items():

@@ -1,4 +1,4 @@
-"""Write networks back in the published layout, so that the published program and its forks load them."""
+"""Export of networks in the published layout, so that the published program and its forks load them."""
 
 import json
 import shutil
@@ -51,24 +51,21 @@ def export_published(
     source: PublishedFiles,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Write a model in the published layout.
+    """Write a model in the published layout and return its folder, named like that of `source`.
 
-    Weights are written in the precision that the networks have; the published one is bfloat16 for the
-    transformer and the text encoder, float16 for the image encoder and float32 for the others.
+    Weights keep the dtype of the networks; the published ones are bfloat16 for the transformer and the text
+    encoder, float16 for the image encoder and float32 for the others.
 
     Args:
-        directory: where to; the model's folder and the speech encoder's are made in it.
-        networks: the parts to write, with their weights, on any device; often only the transformer.
-        source: a model in the published layout: the other parts are copied from it, and so are the weights
-            that its files hold besides those of our networks.
+        directory: destination; the folders of the model and of the speech encoder are created in it.
+        networks: the parts to write, on any device; often only the transformer.
+        source: a model in the published layout. Other parts are copied from it, and so are the weights of its
+            files that the networks do not use.
         max_shard_bytes: see `write_shards`.
 
-    Returns:
-        The model's folder, named like that of `source`.
-
     Raises:
-        WeightsError: the source is in our own format, or the weights of a network are stored as bytes.
-        OSError: a folder exists already, or the disk is full or refuses.
+        WeightsError: the source is an export in this package's format, or a network is quantized.
+        OSError: a folder already exists, or the disk is full or not writable.
     """
     if source.manifest is not None:
         raise WeightsError(
@@ -90,7 +87,7 @@ def published_adapter(network: nn.Module) -> StateDictAdapter:
     """Return the adapter between a network's keys and the published ones.
 
     Raises:
-        TypeError: nothing like it was ever published.
+        TypeError: networks of this type have no published form.
     """
     if isinstance(network, DiT):
         return dit_adapter(network.config)
@@ -132,7 +129,7 @@ def _write_dit(model_dir: Path, dit: nn.Module | None, source: PublishedFiles, m
 
 
 def _dit_json(config: DiTConfig) -> dict[str, Any]:
-    """Return the published `config.json`, which leaves out what the published code has fixed."""
+    """Return the published `config.json`, without the fields that are constant in the published code."""
     return {
         "_class_name": "WanModel",
         "_diffusers_version": "0.30.0",
@@ -161,7 +158,7 @@ def _write_torch_file(path: Path, network: nn.Module | None, source: Path) -> No
         shutil.copyfile(source, path)
         return
     state = _unused_weights(network, source) | _published_weights(network)
-    # Views would be saved with all that they are views of.
+    # Copies, because torch.save writes the whole storage behind a view.
     torch.save({name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}, path)
 
 
@@ -177,7 +174,7 @@ def _write_speech_encoder(folder: Path, network: nn.Module | None, source: Publi
 
 
 def _unused_weights(network: nn.Module, source: Path) -> dict[str, Tensor]:
-    """Read what a published file holds besides the weights of the network."""
+    """Read the weights of a published file that the network does not use."""
     adapter = published_adapter(network)
     if not isinstance(adapter, EncoderAdapter):
         return {}

@@ -1,4 +1,4 @@
-"""Fetch published models from the Hugging Face hub or a mirror: resumed where it broke, checked by hash."""
+"""Download of published models from the Hugging Face hub or a mirror, resumable and checked by hash."""
 
 import hashlib
 import importlib
@@ -20,24 +20,24 @@ from livetalk.checkpoints.layouts import (
 from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
 
 FetchProgress = Callable[[int, int], None]
-"""Called with the bytes that are there so far and the bytes in all."""
+"""Called with the bytes present so far and the total."""
 
 PART_SUFFIX = ".part"
 _READ_BYTES = 1 << 22
-# A file system needs a little more than the sum of the files.
+# File systems need somewhat more space than the sum of the file sizes.
 _SPARE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """Files of one repository that a model needs.
+    """The files of one repository that a model needs.
 
     Attributes:
         repo_id: owner and name.
-        folder: where they go, in the folder that the user names.
-        needed: patterns of files; each must match one at least.
-        wanted: patterns of files that are taken where they exist.
-        first_of: files of which the first that exists is taken, and one must.
+        folder: subfolder of the user's folder.
+        needed: file patterns; each must match at least one file.
+        wanted: patterns of optional files.
+        first_of: alternatives in order of preference; the first that exists is used, and one must exist.
     """
 
     repo_id: str
@@ -71,19 +71,19 @@ MODELS: dict[str, tuple[Repository, ...]] = {
         ),
     )
 }
-"""Models that can be fetched, by the name that users give them."""
+"""Models that can be downloaded, by user-facing name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """One file to fetch.
+    """One file to download.
 
     Attributes:
-        url: where it is.
-        path: where it goes.
-        num_bytes: its size.
-        sha256: hash of its bytes, for large files; None for files that the repository keeps as text.
-        git_sha1: hash of its bytes after git's header; None for large files.
+        url: source.
+        path: destination.
+        num_bytes: size.
+        sha256: hash of a large file; None for files that the repository stores in git.
+        git_sha1: git's blob hash of such a file; None for large files.
     """
 
     url: str
@@ -94,12 +94,12 @@ class RemoteFile:
 
     @property
     def part_path(self) -> Path:
-        """Where its first bytes lie until it is complete."""
+        """Path of the file while it is incomplete."""
         return self.path.with_name(self.path.name + PART_SUFFIX)
 
     @property
     def num_present_bytes(self) -> int:
-        """Bytes that are there: all of them, or those of an earlier attempt."""
+        """Bytes on disk, including those of an interrupted attempt."""
         for path in (self.path, self.part_path):
             if path.is_file():
                 return min(path.stat().st_size, self.num_bytes)
@@ -108,12 +108,12 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadPlan:
-    """What to fetch.
+    """The files of a download.
 
     Attributes:
-        directory: the folder that everything goes to.
-        folders: the folders in it, and the repository of each.
-        files: what is to be there in the end.
+        directory: destination folder.
+        folders: repository ID of each subfolder.
+        files: all files, including those that are already complete.
     """
 
     directory: Path
@@ -127,26 +127,23 @@ class DownloadPlan:
 
     @property
     def num_missing_bytes(self) -> int:
-        """Bytes still to be fetched."""
+        """Bytes still to be downloaded."""
         return sum(file.num_bytes - file.num_present_bytes for file in self.files)
 
     @property
     def num_free_bytes(self) -> int:
-        """Room on the disk."""
+        """Free space on the disk of the destination."""
         return shutil.disk_usage(_existing(self.directory)).free
 
 
 def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -> DownloadPlan:
-    """Ask the hub which files a model has; nothing is fetched.
+    """Query the hub for the files of a model without downloading them.
 
-    Args:
-        model: a key of `MODELS`.
-        directory: where to; its folders are made by `fetch`.
-        endpoint: URL of a mirror; None takes the hub itself.
+    `model` is a key of `MODELS`; `endpoint` is the URL of a mirror, None for the hub itself.
 
     Raises:
-        LivetalkError: the hub's package is not installed, the hub cannot be reached, or its repository does
-            not have what it should.
+        LivetalkError: huggingface_hub is not installed, the hub is unreachable, or the repository lacks a
+            file.
     """
     hub = _import_hub()
     api = hub.HfApi(endpoint=endpoint)
@@ -174,7 +171,7 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
 
 
 def require_room(plan: DownloadPlan) -> None:
-    """Check that the disk holds what is missing.
+    """Check that the disk has space for the missing bytes.
 
     Raises:
         OutputError: it does not.
@@ -182,24 +179,21 @@ def require_room(plan: DownloadPlan) -> None:
     missing, free = plan.num_missing_bytes, plan.num_free_bytes
     if missing and missing + _SPARE_BYTES > free:
         raise OutputError(
-            f"output {plan.directory}: {missing / 1e9:.1f} GB are still to be fetched, but only "
-            f"{free / 1e9:.1f} GB are free; choose another --dir or make room"
+            f"output {plan.directory}: {missing / 1e9:.1f} GB are still to be downloaded, but only "
+            f"{free / 1e9:.1f} GB are free; choose another --dir or free disk space"
         )
 
 
 def fetch(plan: DownloadPlan, progress: FetchProgress | None = None) -> None:
-    """Fetch what is missing and check every file against the hub's hash.
+    """Download the missing files of a plan and check all of them against the hub's hashes.
 
-    What an earlier attempt left is continued. A file has its name only when it is complete and right.
-
-    Args:
-        plan: from `plan_download`.
-        progress: is told how far it is.
+    Interrupted downloads are resumed. A file gets its final name only when it is complete and its hash is
+    right.
 
     Raises:
-        LivetalkError: the hub's package is not installed, or the connection broke; the same call continues.
-        WeightsError: a file has another hash than the hub says; it was removed.
-        OutputError: the disk refuses.
+        LivetalkError: huggingface_hub is not installed, or the connection broke; the same call resumes.
+        WeightsError: a file has another hash than the hub states; it was removed.
+        OutputError: the disk is not writable.
     """
     hub = _import_hub()
     total, num_done = plan.num_bytes, 0
@@ -223,11 +217,11 @@ def fetch(plan: DownloadPlan, progress: FetchProgress | None = None) -> None:
 
 
 def _fetch_one(hub: ModuleType, file: RemoteFile, tell: Callable[[int], None]) -> None:
-    """Append what is missing to the file's beginning."""
+    """Download the missing end of a file."""
     with file.part_path.open("ab") as stream:
         present = stream.tell()
         if present > file.num_bytes:
-            # It belongs to another version of the file.
+            # The partial file belongs to another version of the file.
             stream.truncate(0)
             present = 0
         if present < file.num_bytes or not file.num_bytes:
@@ -241,7 +235,7 @@ def _fetch_one(hub: ModuleType, file: RemoteFile, tell: Callable[[int], None]) -
 
 
 class _CountingStream:
-    """A file that tells how long it has become; it has what the hub's package uses of a file."""
+    """A file that reports its size after each write, with the methods that huggingface_hub uses."""
 
     def __init__(self, stream: BinaryIO, tell: Callable[[int], None]) -> None:
         self._stream = stream
@@ -263,11 +257,11 @@ class _CountingStream:
 
 
 def _keep(file: RemoteFile) -> None:
-    """Give a complete file its name, if its bytes are right."""
+    """Rename a complete file to its final name if its hash is right."""
     if not _has_right_hash(file, file.part_path):
         file.part_path.unlink()
         raise WeightsError(
-            f"weights {file.path}: what arrived has another hash than {file.url} says; it was removed, "
+            f"weights {file.path}: the download has another hash than {file.url} states and was removed; "
             "run the command again"
         )
     file.part_path.replace(file.path)
@@ -288,10 +282,10 @@ def _has_right_hash(file: RemoteFile, path: Path) -> bool:
 
 
 def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
-    """Return the files of a repository to fetch, in alphabetical order.
+    """Return the files of a repository to download, in alphabetical order.
 
     Raises:
-        WeightsError: some that are needed do not exist.
+        WeightsError: required files do not exist.
     """
     names = sorted(name for name in listed if ".." not in Path(name).parts)
     missing = [pattern for pattern in repository.needed if not any(fnmatch(name, pattern) for name in names)]
@@ -312,13 +306,13 @@ def _import_hub() -> ModuleType:
         raise LivetalkError(
             "downloading needs the package huggingface_hub; install it with: pip install 'livetalk[download]'"
         ) from error
-    # Progress is shown by whoever asked for it.
+    # Progress is reported through the caller's callback.
     hub.utils.disable_progress_bars()
     return hub
 
 
 def _network_errors(hub: ModuleType) -> tuple[type[BaseException], ...]:
-    """Return what the hub's package raises; the library below it, whose errors pass through, has changed."""
+    """Return the exception types of huggingface_hub and of its HTTP library, which depends on the version."""
     return (hub.errors.HfHubHTTPError, hub.errors.HfHubHTTPError.__bases__[0], OSError)
 
 
@@ -330,8 +324,8 @@ def _unreachable(what: str, where: str, error: BaseException) -> InputError:
     lines = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
     return InputError(
-        f"download {what}: {where} gives nothing ({reason}); check the network, or set HF_ENDPOINT to a "
-        "mirror, then run the command again: it continues where it broke off"
+        f"download {what}: {where} is unreachable ({reason}); check the network, or set HF_ENDPOINT to a "
+        "mirror, then run the command again: it resumes"
     )
 
 

@@ -1,4 +1,4 @@
-"""Published models as they lie on users' disks, or exported by us: which file is which, what is missing."""
+"""Folder layouts of published models and exports: which file is which, and which files are missing."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ INFINITETALK_NAME = "InfiniteTalk/single/infinitetalk.safetensors"
 _DIT_FILE = f"{DIT_STEM}.safetensors"
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 _SPEECH_FILES = ("model.safetensors", "pytorch_model.bin")
-# Weights of this module exist only in a transformer that listens.
+# Only an audio-driven transformer has weights with this prefix.
 _AUDIO_PREFIX = "audio_proj."
 _DOWNLOAD_HINT = "livetalk download flashtalk-14b fetches what is missing"
 
@@ -32,9 +32,9 @@ class Layout(Enum):
     """Kinds of checkpoint folders.
 
     Attributes:
-        NATIVE: a model of ours, with a manifest and hashes.
-        PUBLISHED: a transformer, VAE and encoders of the published kinds, under their published names or
-            exported to our format.
+        NATIVE: a model of this package, with manifest and hashes.
+        PUBLISHED: a transformer, VAE and encoders of the published kinds, with published file names or
+            exported to this package's format.
     """
 
     NATIVE = "native"
@@ -43,20 +43,20 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedFiles:
-    """Where the parts of a published model lie.
+    """Paths of the parts of a published model.
 
     Attributes:
-        model_dir: the folder of the model.
+        model_dir: folder of the model.
         config: sizes of the transformer.
-        dit: its weights: one file or the index of several.
-        dit_overlays: files whose weights join them.
-        vae: weights of the VAE.
-        text_encoder: weights of the text encoder.
-        tokenizer: folder of its tokenizer.
-        image_encoder: weights of the image encoder.
+        dit: weights of the transformer: one file or the index of several.
+        dit_overlays: files whose weights are added to those of `dit`.
+        vae: weights.
+        text_encoder: weights.
+        tokenizer: folder of the text encoder's tokenizer.
+        image_encoder: weights.
         audio_encoder: weights of the speech encoder.
-        audio_config: its sizes; None where only its weights are there: a base network's.
-        manifest: names and sizes of a model in our own format, whose keys are ours too; None otherwise.
+        audio_config: sizes of the speech encoder; None means those of the base network.
+        manifest: of a model that was exported to this package's format, None otherwise.
     """
 
     model_dir: Path
@@ -73,7 +73,7 @@ class PublishedFiles:
 
     @property
     def name(self) -> str:
-        """Name of the model: that of its folder, with the file that was laid over it."""
+        """Name of the model: that of its folder, followed by those of the overlays."""
         if self.manifest is not None:
             return self.manifest.name
         parts = [self.model_dir.resolve().name, *(path.stem for path in self.dit_overlays)]
@@ -81,10 +81,10 @@ class PublishedFiles:
 
 
 def recognise_layout(model_dir: Path) -> Layout:
-    """Tell what kind of checkpoint a folder holds.
+    """Return the kind of checkpoint in a folder.
 
     Raises:
-        WeightsError: neither of them; the message says what was looked for.
+        WeightsError: it is no checkpoint; the message names the missing or unsuitable file.
     """
     if not model_dir.is_dir():
         raise WeightsError(f"weights {model_dir}: no such folder")
@@ -109,15 +109,15 @@ def recognise_layout(model_dir: Path) -> Layout:
 def find_published(
     model_dir: Path, *, wav2vec_dir: Path | None = None, infinitetalk: Path | None = None
 ) -> PublishedFiles:
-    """Find every file of a published model.
+    """Find all files of a published model.
 
     Args:
-        model_dir: a `SoulX-FlashTalk-14B` folder, a `Wan2.1-I2V-14B` folder that InfiniteTalk's audio
-            weights are laid over, or either of them exported to our format.
-        wav2vec_dir: folder of the speech encoder; None looks for `chinese-wav2vec2-base` in and beside the
+        model_dir: a `SoulX-FlashTalk-14B` folder, a `Wan2.1-I2V-14B` folder that is combined with
+            InfiniteTalk's audio weights, or an export of either.
+        wav2vec_dir: folder of the speech encoder; None searches `chinese-wav2vec2-base` in and beside the
             model's folder.
-        infinitetalk: InfiniteTalk's `.safetensors` file or the folder that holds it; None looks beside the
-            model's folder when its own transformer has no audio weights.
+        infinitetalk: InfiniteTalk's `.safetensors` file or its folder; None searches beside the model's
+            folder if the transformer has no audio weights.
 
     Raises:
         WeightsError: files are missing; the message names all of them.
@@ -189,17 +189,17 @@ def _find_exported(model_dir: Path, given: Path | None) -> PublishedFiles:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file that contains one JSON object.
 
     Raises:
-        WeightsError: it cannot be read, or holds something else.
+        WeightsError: it cannot be read or contains something else.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"weights {path}: cannot be read as JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise WeightsError(f"weights {path}: should hold one object with named fields")
+        raise WeightsError(f"weights {path}: must contain one JSON object")
     return fields
 
 
@@ -219,7 +219,7 @@ def _speech_file(model_dir: Path, wav2vec_dir: Path | None, problems: list[str])
         folders = [
             model_dir / SPEECH_ENCODER_DIR,
             parent / SPEECH_ENCODER_DIR,
-            # Registries put models under the names of their makers.
+            # Registries store models in folders named after their authors.
             parent.parent / "TencentGameMate" / SPEECH_ENCODER_DIR,
         ]
     for folder in folders:
@@ -234,11 +234,11 @@ def _speech_file(model_dir: Path, wav2vec_dir: Path | None, problems: list[str])
 def _find_overlays(
     model_dir: Path, dit: Path, infinitetalk: Path | None, problems: list[str]
 ) -> tuple[Path, ...]:
-    """Return InfiniteTalk's file where it was asked for, or where the transformer cannot hear without it."""
+    """Return InfiniteTalk's file if it was requested or if the transformer has no audio weights."""
     if infinitetalk is not None:
         candidates = [infinitetalk] if infinitetalk.suffix else _infinitetalk_files(infinitetalk)
         complaint = f"there is no {candidates[0]}"
-    elif _can_hear(dit, problems):
+    elif _has_audio_weights(dit, problems):
         return ()
     else:
         candidates = [folder / INFINITETALK_NAME for folder in (model_dir, model_dir.resolve().parent)]
@@ -250,8 +250,8 @@ def _find_overlays(
     return ()
 
 
-def _can_hear(dit: Path, problems: list[str]) -> bool:
-    """Tell whether a transformer has audio weights; one that cannot be opened is a problem of its own."""
+def _has_audio_weights(dit: Path, problems: list[str]) -> bool:
+    """Return whether a transformer has audio weights; if it cannot be opened, add that to the problems."""
     try:
         return any(name.startswith(_AUDIO_PREFIX) for name in index_tensors(dit).entries)
     except WeightsError as error:
@@ -260,6 +260,6 @@ def _can_hear(dit: Path, problems: list[str]) -> bool:
 
 
 def _infinitetalk_files(folder: Path) -> list[Path]:
-    """Return where InfiniteTalk's file may lie in a folder that somebody calls InfiniteTalk's."""
+    """Return the possible paths of InfiniteTalk's file in a folder that the user named for it."""
     name = Path(INFINITETALK_NAME)
     return [folder / Path(*name.parts[start:]) for start in (1, 0, 2)]

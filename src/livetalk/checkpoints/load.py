@@ -1,4 +1,4 @@
-"""Weights into a network: built without memory, filled strictly, in the wanted precision and place."""
+"""Loading a state dict into a network that was built on the meta device."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -22,10 +22,10 @@ def load_module(
     """Build a network on the meta device and give it its weights.
 
     Args:
-        build: makes the network; all its tensors must be in its state dict.
-        state: its weights.
-        device: where the network shall live.
-        dtype: its precision; tensors that are not floating point keep theirs.
+        build: creates the network; all its tensors must be in its state dict.
+        state: weights by key.
+        device: of the network.
+        dtype: of floating-point tensors; others keep theirs.
         name: of the network, for messages.
 
     Returns:
@@ -64,7 +64,7 @@ def _check_keys(module: nn.Module, state: Mapping[str, Tensor], name: str) -> No
 
 
 def _some(names: "list[str] | set[str]") -> str:
-    """Name the first few of many, so that a message stays one line."""
+    """Join the first few names, so that a message remains one line."""
     shown = sorted(names)[:3]
     rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")

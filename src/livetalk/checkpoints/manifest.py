@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds: its name, its configurations, and the size and hash of every file."""
+"""The manifest of a checkpoint folder: name, configurations, and size and hash of every file."""
 
 import hashlib
 import json
@@ -15,12 +15,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
-    """One file of a checkpoint.
-
-    Attributes:
-        sha256: hash of its bytes, 64 hexadecimal digits.
-        num_bytes: its size.
-    """
+    """Size and hash (64 hexadecimal digits) of a file."""
 
     sha256: str
     num_bytes: int
@@ -35,7 +30,7 @@ class Manifest:
         version: of the weights.
         configs: configurations by name, as JSON values.
         files: the other files of the folder by name.
-        format_version: of this layout; raised when older readers could not cope.
+        format_version: of this layout; increased when older readers could not read it.
     """
 
     name: str
@@ -46,14 +41,13 @@ class Manifest:
 
 
 def describe_file(path: Path) -> FileRecord:
-    """Return the size and hash of a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileRecord(sha256=digest, num_bytes=path.stat().st_size)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `config.json`; the last step of saving, so that a folder without it is no checkpoint."""
+    """Write `config.json`. This is the last step of saving, so that an incomplete folder is no checkpoint."""
     text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -84,10 +78,10 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Check that every file is there and has the bytes it was saved with.
+    """Check that every file exists and has the recorded hash.
 
     Raises:
-        WeightsError: a file is missing or has another hash; both hashes are named.
+        WeightsError: a file is missing or has another hash; the message names both.
     """
     for name, expected in manifest.files.items():
         path = directory / name
@@ -102,10 +96,10 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
 
 
 def verify_sizes(directory: Path, manifest: Manifest) -> None:
-    """Check that every file is there and as long as it was saved: a moment's work at any size.
+    """Check that every file exists and has the recorded size, without reading the files.
 
     Raises:
-        WeightsError: files are missing or of another length; the message names all of them.
+        WeightsError: files are missing or of another size; the message names all of them.
     """
     problems = []
     for name, expected in manifest.files.items():

@@ -1,4 +1,4 @@
-"""Our own checkpoint format: a folder of safetensors files, optionally int8, and a manifest."""
+"""The checkpoint format of this package: a folder of safetensors files, optionally int8, and a manifest."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,10 +35,9 @@ class Part:
     """The weights of one network to be saved.
 
     Attributes:
-        state: its state dict.
-        storage: "float32" and "float16" store all tensors so; "int8" stores large tensors of two or more
-            dimensions as symmetric 8-bit integers with one scale per output channel (dimension 0), and
-            the rest as float16.
+        state: weights by key.
+        storage: "float32" or "float16" for all tensors; "int8" stores large tensors of two or more dimensions
+            as symmetric 8-bit integers with one scale per output channel (dimension 0), the rest as float16.
     """
 
     state: Mapping[str, Tensor]
@@ -47,25 +46,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint folder whose files were checked against their hashes.
-
-    Attributes:
-        directory: the folder.
-        manifest: what it holds.
-    """
+    """A checkpoint folder whose files were checked against their hashes."""
 
     directory: Path
     manifest: Manifest
 
     def config(self, name: str, kind: type[ConfigT]) -> ConfigT:
-        """Return a configuration.
-
-        Args:
-            name: under which it was saved.
-            kind: its dataclass.
+        """Return the configuration that was saved under a name.
 
         Raises:
-            WeightsError: it is missing or does not fit the dataclass.
+            WeightsError: it is missing or does not fit the dataclass `kind`.
         """
         path = self.directory / MANIFEST_NAME
         if name not in self.manifest.configs:
@@ -73,10 +63,7 @@ class Checkpoint:
         return config_from_json(kind, self.manifest.configs[name], f"weights {path}: {name}")
 
     def state_dict(self, part: str) -> dict[str, Tensor]:
-        """Return the weights of one network in float32 on the CPU.
-
-        Args:
-            part: under which they were saved.
+        """Return the weights of a part in float32 on the CPU.
 
         Raises:
             WeightsError: there is no such part, or its file cannot be read.
@@ -89,9 +76,6 @@ class Checkpoint:
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the checkpoint.
-
-        Args:
-            name: of the file.
 
         Raises:
             WeightsError: the manifest does not list it.
@@ -110,24 +94,22 @@ def save_checkpoint(
     parts: Mapping[str, Part],
     extra_files: Iterable[str] = (),
 ) -> Manifest:
-    """Write a checkpoint folder.
+    """Write a checkpoint folder and return its manifest.
 
     Args:
-        directory: where to; made when it does not exist, files of the same names are replaced.
+        directory: created if missing; files of the same names are replaced.
         name: of the model.
         version: of the weights.
         configs: frozen dataclasses by name.
         parts: networks by name; each becomes `<name>.safetensors`.
         extra_files: files already in the folder that belong to the checkpoint.
-
-    Returns:
-        The manifest, as written to `config.json`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for part_name, part in parts.items():
         path = directory / f"{part_name}.safetensors"
         save_file(pack_state(part.state, part.storage), path)
-        # safetensors makes files that only their owner can read, which an installed package must not hold.
+        # safetensors creates files that only their owner can read, which an installed package must not
+        # contain.
         path.chmod(0o644)
     file_names = [*(f"{part_name}.safetensors" for part_name in parts), *extra_files]
     manifest = Manifest(
@@ -152,18 +134,12 @@ def load_checkpoint(directory: Path) -> Checkpoint:
 
 
 def pack_state(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Convert a state dict for storage.
+    """Convert a state dict for storage, to contiguous CPU tensors.
 
-    Args:
-        state: tensors by name.
-        storage: see `Part`.
-
-    Returns:
-        Contiguous tensors on the CPU; an int8 tensor `x` is accompanied by `x.scale`, float32, of shape
-        [x.shape[0], 1, ...], and stands for x * x.scale.
+    An int8 tensor `x` comes with a float32 tensor `x.scale` [x.shape[0], 1, ...]; its values are x * x.scale.
 
     Raises:
-        ValueError: a weight is not a finite number, or a name ends like a scale's.
+        ValueError: a weight is not finite, or a name has the suffix of a scale.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -188,7 +164,7 @@ def pack_state(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tenso
 
 
 def unpack_state(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `pack_state`: all floating-point and int8 tensors come back as float32."""
+    """Invert `pack_state`; all floating-point and int8 tensors become float32."""
     state: dict[str, Tensor] = {}
     for name, tensor in packed.items():
         scale = packed.get(name + _SCALE_SUFFIX)
@@ -202,7 +178,7 @@ def unpack_state(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 levels and the float32 scale of each output channel."""
     peak = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True)
-    # A channel of zeros keeps scale 1, so that nothing is divided by zero.
+    # A channel of zeros gets scale 1 to avoid a division by zero.
     scale = torch.where(peak > 0, peak / 127.0, torch.ones_like(peak))
     levels = (weight / scale).round().clamp(-127, 127)
     return levels.to(torch.int8).contiguous(), scale.contiguous()

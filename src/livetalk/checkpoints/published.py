@@ -1,4 +1,4 @@
-"""Load the networks of a published model, one at a time, straight to their device and precision."""
+"""Loading of a published model's networks, one at a time, directly to their device and dtype."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,12 +43,12 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class PublishedNetwork(Generic[ModuleT, ConfigT]):
-    """A network of a published model that was found but not read.
+    """A network of a published model whose files were listed but not read.
 
     Attributes:
-        config: its sizes.
-        build: makes it from them.
-        adapter: between its keys and the published ones.
+        config: sizes.
+        build: creates the network from them.
+        adapter: between its keys and those of the files.
         index: of its files.
     """
 
@@ -59,7 +59,7 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
 
     @property
     def byte_format(self) -> ByteFormat | None:
-        """How the weights of linear layers are stored when they are stored as bytes with scales."""
+        """Format of linear weights that are stored as one byte each; None if they are not quantized."""
         kinds = {entry.dtype for entry in self.index.entries.values()}
         return "float8" if FLOAT8 in kinds else "int8" if torch.int8 in kinds else None
 
@@ -77,10 +77,10 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
         on_unit: UnitHook | None = None,
         progress: LoadProgress | None = None,
     ) -> ModuleT:
-        """Give a network of `build_empty` its weights, see `fill_network`.
+        """Load weights into a network from `build_empty`, see `fill_network`.
 
-        Layers may have been replaced by quantised ones before, and `on_unit` may move or replace blocks as
-        they arrive, so that the whole is never held in full precision, nor on one device.
+        Layers may have been replaced by quantized ones, and `on_unit` may move or replace blocks once they
+        are complete, so that the network is never held as a whole in full precision or on one device.
         """
         return fill_network(
             network,
@@ -95,7 +95,7 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
     def load(
         self, *, device: torch.device, dtype: torch.dtype, progress: LoadProgress | None = None
     ) -> ModuleT:
-        """Build the network and fill it, see `load_part`."""
+        """Build the network and load its weights, see `load_part`."""
         return self.fill(self.build_empty(), device=device, dtype=dtype, progress=progress)
 
 
@@ -107,37 +107,27 @@ def load_part(
     dtype: torch.dtype,
     progress: LoadProgress | None = None,
 ) -> nn.Module:
-    """Load one network of a published model.
+    """Load one network of a published model, in evaluation mode and without gradients.
 
-    Files are mapped and copied to the device tensor by tensor: unless that is the CPU, host memory holds a
-    gigabyte of their pages, or the largest weight, at most. `open_dit` and its like do the same in two steps,
-    and know the network's type.
-
-    Args:
-        part: which network.
-        files: of the model.
-        device: where it shall live.
-        dtype: its precision; tensors that are not floating point keep theirs.
-        progress: is told the bytes read so far and the bytes to read.
-
-    Returns:
-        The network in evaluation mode, without gradients.
+    Files are memory-mapped and copied to the device tensor by tensor. Unless the device is the CPU, host
+    memory holds at most a gigabyte of their pages, or the largest weight. Tensors that are not floating
+    point keep their dtype. `progress` is called with the bytes read and the total.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen (named, with the file they were looked for
-            in), a file is damaged, or the configuration contradicts the weights.
+        WeightsError: keys are missing, unexpected or of another shape, a file is damaged, or the
+            configuration contradicts the weights.
     """
     network: nn.Module = open_part(part, files).load(device=device, dtype=dtype, progress=progress)
     return network
 
 
 def open_part(part: PartName, files: PublishedFiles) -> PublishedNetwork[Any, Any]:
-    """Find a network and read its sizes, see `load_part`."""
+    """List the files of a network and read its sizes, see `load_part` for the errors."""
     return _OPENERS[part](files)
 
 
 def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
-    """Find the transformer and read its sizes, see `load_part`."""
+    """List the files of the transformer and read its sizes, see `load_part` for the errors."""
     index = index_tensors(files.dit, *files.dit_overlays)
     if files.manifest is not None:
         return _open_exported(files.manifest, "dit", DiTConfig, DiT, index)
@@ -147,7 +137,7 @@ def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
 
 
 def open_vae(files: PublishedFiles) -> PublishedNetwork[CausalVideoVAE, VAEConfig]:
-    """Find the VAE and read its sizes, see `load_part`; its memory layout is left as it comes."""
+    """List the files of the VAE and read its sizes, see `load_part` for the errors."""
     index = index_tensors(files.vae)
     if files.manifest is not None:
         return _open_exported(files.manifest, "vae", VAEConfig, CausalVideoVAE, index)
@@ -156,7 +146,7 @@ def open_vae(files: PublishedFiles) -> PublishedNetwork[CausalVideoVAE, VAEConfi
 
 
 def open_text_encoder(files: PublishedFiles) -> PublishedNetwork[UMT5Encoder, UMT5Config]:
-    """Find the text encoder and read its sizes, see `load_part`."""
+    """List the files of the text encoder and read its sizes, see `load_part` for the errors."""
     index = index_tensors(files.text_encoder)
     if files.manifest is not None:
         return _open_exported(files.manifest, "text_encoder", UMT5Config, UMT5Encoder, index)
@@ -165,7 +155,7 @@ def open_text_encoder(files: PublishedFiles) -> PublishedNetwork[UMT5Encoder, UM
 
 
 def open_image_encoder(files: PublishedFiles) -> PublishedNetwork[CLIPVisionEncoder, CLIPVisionConfig]:
-    """Find the image encoder and read its sizes, see `load_part`; a text tower in its file is left alone."""
+    """List the files of the image encoder, without its text tower, and read its sizes."""
     index = index_tensors(files.image_encoder)
     if files.manifest is not None:
         return _open_exported(files.manifest, "image_encoder", CLIPVisionConfig, CLIPVisionEncoder, index)
@@ -174,7 +164,7 @@ def open_image_encoder(files: PublishedFiles) -> PublishedNetwork[CLIPVisionEnco
 
 
 def open_audio_encoder(files: PublishedFiles) -> PublishedNetwork[Wav2Vec2Encoder, Wav2Vec2Config]:
-    """Find the speech encoder and read its sizes, see `load_part`; pre-training heads are left alone."""
+    """List the files of the speech encoder, without pre-training heads, and read its sizes."""
     index = index_tensors(files.audio_encoder)
     if files.manifest is not None:
         return _open_exported(files.manifest, "audio_encoder", Wav2Vec2Config, Wav2Vec2Encoder, index)

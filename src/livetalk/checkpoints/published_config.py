@@ -1,4 +1,4 @@
-"""Sizes of published networks: what `config.json` says, held against what the weights are."""
+"""Sizes of published networks: the fields of `config.json`, checked against the shapes of the weights."""
 
 import math
 import re
@@ -21,10 +21,10 @@ from livetalk.models.wav2vec import Wav2Vec2Config
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_DIM = 128
-"""Width of an attention head in every published transformer of this family."""
+"""Width of an attention head in every published transformer of this family, which no weight shows."""
 
 IMAGE_HEAD_DIM = 80
-"""Width of an attention head of the published image encoder, which its weights do not tell."""
+"""Width of an attention head of the published image encoder, which no weight shows."""
 
 _PREPROCESSOR_NAME = "preprocessor_config.json"
 _PATCH = "patch_embedding.weight"
@@ -33,12 +33,12 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A size in `config.json`, and where the weights say the same.
+    """A size in `config.json` that the weights also show.
 
     Attributes:
         name: in the file.
-        measure: reads it off the shapes of the weights.
-        witness: the weight that is read, for messages.
+        measure: derives it from the shapes of the weights.
+        witness: name of that weight, for messages.
     """
 
     name: str
@@ -50,7 +50,7 @@ def _axis(name: str, witness: str, axis: int) -> _Field:
     return _Field(name, lambda shapes: shapes[witness][axis], witness)
 
 
-# A window of n frames and one of n + stride - 1 are read by two layers; their widths tell both numbers.
+# The sizes that the weights show. Window and stride of the audio projection are checked separately.
 _MEASURED = (
     _axis("dim", _PATCH, 0),
     _axis("ffn_dim", "blocks.0.ffn.0.weight", 0),
@@ -93,19 +93,14 @@ _IGNORED = frozenset({"weight_init"})
 
 
 def read_dit_config(path: Path, shapes: Shapes, *, speech: tuple[int, int]) -> DiTConfig:
-    """Read the sizes of a published transformer.
+    """Read the sizes of a published transformer from its `config.json` and the shapes of its weights.
 
-    Fields that the publishing code leaves out are read off the weights; those that it writes must agree with
-    them.
-
-    Args:
-        path: its `config.json`.
-        shapes: of its weights, by published key.
-        speech: stacked layers of the speech encoder and the width of each.
+    Fields that the published code omits are derived from the weights; the others must agree with them.
+    `shapes` has published keys; `speech` is the number and width of the speech encoder's layers.
 
     Raises:
-        WeightsError: a field is unknown or has a value that the weights contradict or the network cannot
-            have; the message names the file and the field.
+        WeightsError: a field is unknown, contradicts the weights or has an impossible value; the message
+            names the file and the field.
     """
     fields = read_json(path)
     _refuse_unknown(path, fields)
@@ -154,14 +149,10 @@ def read_dit_config(path: Path, shapes: Shapes, *, speech: tuple[int, int]) -> D
 
 
 def read_vae_config(path: Path, shapes: Shapes) -> VAEConfig:
-    """Read the width of a published VAE off its weights; the rest is the same in all of them.
-
-    Args:
-        path: of the weights, for messages.
-        shapes: of the weights.
+    """Derive the width of a published VAE from its weights; its other sizes are constant.
 
     Raises:
-        WeightsError: it is another network.
+        WeightsError: the weights are those of another network.
     """
     name = "encoder.conv1.weight"
     if name not in shapes:
@@ -174,8 +165,8 @@ def _refuse_unknown(path: Path, fields: Mapping[str, Any]) -> None:
     known |= {"eps", "patch_size"}
     if unknown := sorted(name for name in fields if not name.startswith("_") and name not in known):
         raise WeightsError(
-            f"weights {path}: {', '.join(unknown)}: no such field is known here, so the network may differ; "
-            "take it out if it changes nothing"
+            f"weights {path}: {', '.join(unknown)}: unknown fields, so the network may differ; "
+            "remove them if they have no effect"
         )
     for name, wanted in _FIXED.items():
         if name in fields and fields[name] != wanted:
@@ -205,7 +196,10 @@ def _read_eps(path: Path, fields: Mapping[str, Any]) -> float:
 def _check_audio_window(
     path: Path, shapes: Shapes, chosen: Mapping[str, int], speech: tuple[int, int]
 ) -> None:
-    """Hold window, stride and speech encoder against the two layers that read speech."""
+    """Check audio window, stride and speech encoder against the input widths of two layers.
+
+    One layer reads the features of `window` frames, the other those of `window + stride - 1` frames.
+    """
     features = speech[0] * speech[1]
     window, stride = chosen["audio_window"], chosen["vae_scale"]
     for witness, rows, name in (
@@ -228,12 +222,9 @@ def _wrong(path: Path, field: str, value: object, wanted: str) -> WeightsError:
 
 
 def read_speech_config(path: Path | None, weights: Path, shapes: Shapes) -> Wav2Vec2Config:
-    """Read the sizes of a published speech encoder.
+    """Read the sizes of a published speech encoder and check them against its weights.
 
-    Args:
-        path: its `config.json`; None takes those of the base network.
-        weights: its weights, for messages.
-        shapes: of the weights, by canonical key.
+    `path` is its `config.json`, None for the base network; `shapes` has canonical keys.
 
     Raises:
         WeightsError: the network is not supported, or the weights contradict the file.
@@ -264,7 +255,7 @@ def read_speech_config(path: Path | None, weights: Path, shapes: Shapes) -> Wav2
 
 
 def _check_preprocessor(path: Path) -> None:
-    """Refuse a speech encoder that wants its sound prepared in another way than ours does it."""
+    """Reject a speech encoder that needs other preprocessing than this package's."""
     fields = read_json(path) if path.is_file() else {}
     for name, wanted in (("do_normalize", True), ("sampling_rate", 16_000)):
         if fields.get(name, wanted) != wanted:
@@ -272,10 +263,10 @@ def _check_preprocessor(path: Path) -> None:
 
 
 def read_text_config(path: Path, shapes: Shapes) -> UMT5Config:
-    """Read the sizes of a published text encoder off its weights.
+    """Derive the sizes of a published text encoder from its weights.
 
     Raises:
-        WeightsError: it is another network; the message names the file.
+        WeightsError: the weights are those of another network; the message names the file.
     """
     try:
         return umt5_config(shapes)
@@ -284,10 +275,10 @@ def read_text_config(path: Path, shapes: Shapes) -> UMT5Config:
 
 
 def read_image_config(path: Path, shapes: Shapes) -> CLIPVisionConfig:
-    """Read the sizes of a published image encoder off its weights.
+    """Derive the sizes of a published image encoder from its weights.
 
     Raises:
-        WeightsError: it is another network; the message names the file.
+        WeightsError: the weights are those of another network; the message names the file.
     """
     dim = shapes.get("visual.pos_embedding", (0, 0, IMAGE_HEAD_DIM))[-1]
     try:

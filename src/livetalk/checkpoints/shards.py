@@ -1,4 +1,4 @@
-"""Write the weights of one network as safetensors, cut into files of bounded size."""
+"""Writing of a network's weights as safetensors files of bounded size."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from torch import Tensor
 from livetalk.checkpoints.tensor_files import INDEX_SUFFIX
 
 MAX_SHARD_BYTES = 4 << 30
-"""Size of a shard, and so of what writing holds in host memory."""
+"""Size of a shard, which bounds the host memory that writing needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class WrittenWeights:
     """The files of one network.
 
     Attributes:
-        entry: the file to open: the only one, or the index of several.
-        files: all of them.
+        entry: the only weight file, or the index of several.
+        files: all files.
     """
 
     entry: Path
@@ -35,21 +35,18 @@ def write_shards(
     *,
     max_bytes: int = MAX_SHARD_BYTES,
 ) -> WrittenWeights:
-    """Write weights as they come; only those of one shard are held.
+    """Write weights in the order in which they arrive, holding one shard in host memory.
 
     Args:
         directory: an existing folder.
-        stem: name of the file without `.safetensors`; shards are called `<stem>-00001-of-00002`.
-        sizes: bytes of every weight, in the order in which they come.
-        weights: by name, in that order, on any device.
-        max_bytes: a shard is closed before it grows beyond; a larger weight has one of its own.
-
-    Returns:
-        What was written.
+        stem: file name without `.safetensors`; shards are named `<stem>-00001-of-00002`.
+        sizes: bytes of every weight, in order of arrival.
+        weights: by name, in the same order, on any device.
+        max_bytes: largest shard; a weight that is larger gets a shard of its own.
 
     Raises:
-        ValueError: other weights come than `sizes` says, or in another order.
-        OSError: the disk is full or refuses.
+        ValueError: names or order of the weights differ from `sizes`.
+        OSError: the disk is full or not writable.
     """
     plan = plan_shards(sizes, max_bytes)
     names = [
@@ -78,7 +75,7 @@ def write_shards(
 
 
 def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
-    """Divide weights of the given sizes, in bytes, into runs of at most `max_bytes`, in order."""
+    """Split weights, given their sizes in bytes, into consecutive shards of at most `max_bytes`."""
     plan: list[list[str]] = [[]]
     filled = 0
     for key, size in sizes.items():
@@ -91,10 +88,10 @@ def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
 
 
 def _save(shard: dict[str, Tensor], path: Path) -> None:
-    # The library refuses weights that share memory; a checkpoint holds each of them.
+    # safetensors rejects weights that share memory, but a checkpoint contains each of them.
     storages = {weight.untyped_storage().data_ptr() for weight in shard.values() if weight.numel()}
     if len(storages) < sum(1 for weight in shard.values() if weight.numel()):
         shard = {key: weight.clone() for key, weight in shard.items()}
     save_file(shard, path, metadata={"format": "pt"})
-    # It also makes files that only their owner can read.
+    # It also creates files that only their owner can read.
     path.chmod(0o644)

@@ -1,7 +1,8 @@
-"""Fill a network tensor by tensor: mapped file -> device and precision, never two copies of the whole.
+"""Tensor-by-tensor loading from memory-mapped files, so that there is never a second copy of a whole network.
 
-A weight may be stored, and wanted, as bytes with a scale per output channel; it is widened or rounded on
-arrival where the two differ. The scale of `x.weight` is `x.weight_scale`, in files and in networks.
+A weight may be one byte per element with a scale per output channel, in the file, in the network or in
+both; it is dequantized or quantized on arrival where the two differ. The scale of `x.weight` is
+`x.weight_scale`.
 """
 
 from collections import Counter
@@ -20,10 +21,10 @@ from livetalk.ops.low_precision import FLOAT8, dequantize_channels, quantize_cha
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 LoadProgress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes to read."""
+"""Called with the bytes read so far and the total."""
 
 UnitHook = Callable[[str], None]
-"""Called with the name of a block once all of its weights have arrived."""
+"""Called with the name of a block when all of its weights are loaded."""
 
 SCALE_SUFFIX = "_scale"
 _MAX_NAMED = 5
@@ -31,11 +32,11 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class MatchedEntries:
-    """What a network needs from its files.
+    """The stored tensors of a network.
 
     Attributes:
-        weights: by the network's keys, in the order of the files.
-        scales: of those weights that are stored as bytes, by the keys of the weights.
+        weights: by the network's keys, in file order.
+        scales: of quantized weights, by the keys of those weights.
     """
 
     weights: Mapping[str, TensorEntry]
@@ -52,23 +53,23 @@ def fill_network(
     on_unit: UnitHook | None = None,
     progress: LoadProgress | None = None,
 ) -> ModuleT:
-    """Give a network on the meta device its weights from files.
+    """Load weights from files into a network on the meta device.
 
     Args:
-        network: changed in place; all its tensors must be in its state dict. Where layers of it were replaced
-            by such with weights of one byte, weights are rounded as they arrive.
+        network: modified in place; all its tensors must be in its state dict. Weights of quantized layers are
+            quantized on arrival.
         adapter: between its keys and those of the files.
         index: of the files.
-        device: where the network shall live; host memory holds one tensor at a time unless it is the CPU.
-        dtype: its precision; tensors that are not floating point and scales keep theirs.
-        on_unit: is told each item of a module list that is complete, and may then replace or move it.
-        progress: is told how far it is.
+        device: of the loaded network; host memory holds one tensor at a time unless it is the CPU.
+        dtype: of floating-point weights; other tensors and scales keep theirs.
+        on_unit: called for each completed item of a module list; it may replace or move the item.
+        progress: called with the bytes read and the total.
 
     Returns:
         The network in evaluation mode, without gradients.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen, or a file cannot be read.
+        WeightsError: keys are missing, unexpected or of another shape, or a file cannot be read.
     """
     entries = match_entries(network, adapter, index)
     units = _unit_names(network)
@@ -91,16 +92,11 @@ def fill_network(
 def stream_weights(
     network: nn.Module, entries: MatchedEntries, *, device: torch.device, dtype: torch.dtype | None
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Read the weights of a network one by one, in the form that it has for them.
+    """Read the weights of a network one by one, in the network's form (quantized or not).
 
-    Args:
-        network: on the meta device; not changed, and not looked at after the first weight was asked for.
-        entries: what to read.
-        device: where to.
-        dtype: of what is floating point and not stored as bytes; None leaves everything as it is stored.
-
-    Yields:
-        The key of a weight, and the weight and its scale, if it has one, by their keys in the network.
+    Yields the key of a weight, and the weight and its scale, if any, by their keys in the network. The
+    network is on the meta device, is not modified, and is not accessed after the first item. `dtype`
+    applies to floating-point weights that are not quantized; None keeps the stored one.
 
     Raises:
         WeightsError: a file cannot be read.
@@ -109,26 +105,18 @@ def stream_weights(
     scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
     for key, tensor in read_tensors(entries.weights):
         shape, form = wanted[key]
-        # A copy even where nothing changes: what is made of it must not depend on the file any more.
+        # Always a copy, because the result must not depend on the mapped file.
         stored = tensor.to(device, copy=True).reshape(shape)
         form = form if key + SCALE_SUFFIX in wanted else (dtype or stored.dtype)
         yield key, _convert(key, stored, scales.pop(key, None), form)
 
 
 def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIndex) -> MatchedEntries:
-    """Find the tensor of every weight of a network.
-
-    Args:
-        network: on any device.
-        adapter: between its keys and those of the files.
-        index: of the files.
-
-    Returns:
-        What to read.
+    """Find the stored tensor of every weight of a network.
 
     Raises:
-        WeightsError: keys are missing, unexpected or misshapen; the message names the first few of each kind
-            and the file that they were looked for in.
+        WeightsError: keys are missing, unexpected or of another shape; the message names the first few of
+            each kind and the file.
     """
     state = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     expected = {adapter.to_published(key): key for key in state if not _is_scale(key, state)}
@@ -157,7 +145,7 @@ def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIn
 
 
 def canonical_entries(adapter: StateDictAdapter, index: TensorIndex) -> dict[str, TensorEntry]:
-    """Return the tensors of files that are used, under the keys that the adapter translates."""
+    """Return the used tensors of the files, by the keys that the adapter translates."""
     if not isinstance(adapter, EncoderAdapter):
         return dict(index.entries)
     spelled = {adapter.canonical(name): entry for name, entry in index.entries.items()}
@@ -169,7 +157,7 @@ def _is_scale(key: str, keys: Mapping[str, object]) -> bool:
 
 
 def _unit_names(network: nn.Module) -> dict[str, str]:
-    """Return, by key, the item of an outermost module list that a weight belongs to."""
+    """Map each key to the item of an outermost module list that contains the weight."""
     lists: list[str] = []
     for name, module in network.named_modules():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in lists):
@@ -183,13 +171,13 @@ def _unit_names(network: nn.Module) -> dict[str, str]:
 
 
 def _convert(key: str, stored: Tensor, scale: Tensor | None, form: torch.dtype) -> dict[str, Tensor]:
-    """Bring a weight to `form`: bytes and a scale, or the given precision."""
+    """Convert a weight to `form`: quantized with a scale, or the given dtype."""
     scale_key = key + SCALE_SUFFIX
     rounds = form in (FLOAT8, torch.int8)
     if scale is not None and stored.dtype == form:
         return {key: stored, scale_key: scale}
     if scale is not None:
-        # Bytes of another kind than the network's are widened as far as is exact before they are rounded.
+        # Another byte format is dequantized to float32, which is exact enough, before it is quantized again.
         stored = dequantize_channels(stored, scale, torch.float32 if rounds else form)
     if rounds:
         levels, scale = quantize_channels(stored, "float8" if form == FLOAT8 else "int8")

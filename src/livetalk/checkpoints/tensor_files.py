@@ -1,7 +1,7 @@
-"""Files of tensors on disk, safetensors (sharded or not) and torch's own, listed first and read one by one.
+"""Tensor files (safetensors, sharded or not, and torch.save): listed first, then read tensor by tensor.
 
-Files are mapped, not read: a tensor costs host memory only while it is copied to its place. The pages that
-were touched are given back after every gigabyte, however large the file is.
+Files are memory-mapped: a tensor occupies host memory only while it is copied. The mapping is renewed after
+every gigabyte, which releases the pages read so far, whatever the file size.
 """
 
 import json
@@ -22,21 +22,14 @@ from livetalk.errors import WeightsError
 
 INDEX_SUFFIX = ".index.json"
 MAX_MAPPED_BYTES = 1 << 30
-"""Tensors that are read before the pages of their file are given back."""
+"""Bytes that are read before a mapping is closed and its pages are released."""
 
 _MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of a file.
-
-    Attributes:
-        file: where it lies.
-        name: under which it was saved there.
-        shape: of it.
-        dtype: of it.
-    """
+    """One tensor of a file, which stores it as `name`."""
 
     file: Path
     name: str
@@ -51,11 +44,11 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
-    """Every tensor of one network, from one file or several.
+    """All tensors of one network, from one or several files.
 
     Attributes:
-        origin: the file that says what there is, for messages.
-        entries: by name, in the order of the files.
+        origin: the file or index that lists them, for messages.
+        entries: by name, in file order.
     """
 
     origin: Path
@@ -63,21 +56,17 @@ class TensorIndex:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each tensor."""
         return {name: entry.shape for name, entry in self.entries.items()}
 
     @property
     def num_bytes(self) -> int:
-        """Size of all tensors."""
         return sum(entry.num_bytes for entry in self.entries.values())
 
 
 def index_tensors(path: Path, *overlays: Path) -> TensorIndex:
-    """List what a checkpoint file holds.
+    """List the tensors of a checkpoint: a `.safetensors` file, the index of several, or a `torch.save` file.
 
-    Args:
-        path: a `.safetensors` file, the `.index.json` of several, or a file of `torch.save`.
-        overlays: files of the same kinds whose tensors join, and replace those of the same name.
+    Tensors of `overlays`, which are files of the same kinds, are added and replace those of the same name.
 
     Raises:
         WeightsError: a file is missing, damaged, of another kind, or contradicts its index.
@@ -89,13 +78,9 @@ def index_tensors(path: Path, *overlays: Path) -> TensorIndex:
 
 
 def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tensor]]:
-    """Read tensors, file by file and in the order in which they lie there.
+    """Yield the requested tensors with the keys of `entries`, file by file and in file order.
 
-    Args:
-        entries: what to read, by any names.
-
-    Yields:
-        Those names and CPU tensors that are valid until the next one is asked for: they show the mapped file.
+    A CPU tensor is a view of the mapped file and valid only until the next one is requested.
 
     Raises:
         WeightsError: a file cannot be read.
@@ -111,16 +96,16 @@ def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tens
 
 
 def shard_names(index_path: Path) -> list[str]:
-    """Return the files that an `.index.json` names, in its order.
+    """Return the files that an `.index.json` lists, in its order.
 
     Raises:
-        WeightsError: it is missing, damaged or names anything but files beside it.
+        WeightsError: it is missing, damaged or names a file outside its folder.
     """
     return list(dict.fromkeys(_read_weight_map(index_path).values()))
 
 
 def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Divide tensors of one file into runs to read with one mapping of it."""
+    """Split the tensors of one file into groups that are read with one mapping."""
     group: list[str] = []
     filled = 0
     for name, size in sizes.items():
@@ -238,12 +223,13 @@ def _read_torch_file(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor
 
 
 def _open_torch_file(path: Path) -> dict[str, Tensor]:
-    """Map a file of `torch.save` without running anything that it contains."""
+    """Map a file of `torch.save` without executing code that it contains."""
     # Files from before torch 1.6 are no zip archives and cannot be mapped; they are small enough to be read.
     can_map = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():
-            # Whatever PyTorch has to say about the file, it is loaded or refused in one line.
+            # PyTorch's warnings about the file are not useful here: it is either loaded or rejected with an
+            # error.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:

@@ -1,7 +1,7 @@
-"""Picture augmentation: the networks must read identity from the reference and survive photographs.
+"""Augmentation of rendered clips towards photographs, so that trained networks transfer to photographs.
 
-Rendered heads are cleaner, softer lit and smoother than photographs. Half of the clips are altered, each as a
-whole and alike in all its frames: tones, light across the picture, texture and grain, sharpness, blocks.
+Rendered heads have cleaner images, softer light and smoother surfaces than photographs. A share of the clips
+gets changed tones, uneven light, texture, grain, sharpness and compression, constant over each clip.
 """
 
 import math
@@ -12,26 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHANGED_SHARE = 0.5
-"""Share of clips that are altered at all."""
+"""Share of clips that are augmented."""
 
 _BLOCK = 8
 _COARSE_OCTAVES = ((32, 0.05), (8, 0.025))
 _FINE_OCTAVES = ((4, 0.02), (2, 0.015))
-"""Pixels per cell of noise, and its largest standard deviation in log light."""
+"""Pixels per noise cell, and the largest standard deviation of the noise in log light."""
 
 
 def augment_clips(video: Tensor, rng: torch.Generator, *, texture: bool = True) -> Tensor:
-    """Alter a share of the clips so that they resemble photographs; leave the others untouched.
+    """Augment a share of the clips [B, F, 3, H, W], 0..1; the others stay untouched.
 
-    One draw per clip, the same for all its frames, so that motion and identity stay consistent.
-
-    Args:
-        video: [B, F, 3, H, W], 0..1.
-        rng: random source on the device of `video`.
-        texture: also add texture and grain that stand still while the head moves.
-
-    Returns:
-        [B, F, 3, H, W], 0..1; the input itself where nothing was altered.
+    Random values are drawn once per clip, so that motion and identity stay consistent. `rng` is on the
+    device of `video`. `texture` adds texture and grain that are fixed to the frame while the head moves.
     """
     changed = (_uniform(rng, video, 0, 1, video.shape[0]) < CHANGED_SHARE).nonzero().squeeze(1)
     if not len(changed):
@@ -53,7 +46,7 @@ def _per_clip(values: Tensor) -> Tensor:
 
 
 def _sometimes(rng: torch.Generator, like: Tensor, share: float, low: float, high: float) -> Tensor:
-    """Draw [B, 1, 1, 1, 1] from low..high for this share of the clips, 0 for the others."""
+    """Draw [B, 1, 1, 1, 1] from low..high for a share of the clips, 0 for the others."""
     batch = len(like)
     chosen = _uniform(rng, like, 0, 1, batch) < share
     return _per_clip(torch.where(chosen, _uniform(rng, like, low, high, batch), 0.0))
@@ -62,7 +55,7 @@ def _sometimes(rng: torch.Generator, like: Tensor, share: float, low: float, hig
 def _on_share(
     video: Tensor, rng: torch.Generator, share: float, change: Callable[[Tensor, torch.Generator], Tensor]
 ) -> Tensor:
-    """Apply a change to this share of the clips only: it costs nothing for the others."""
+    """Apply a change to a share of the clips; the others cost nothing."""
     chosen = (_uniform(rng, video, 0, 1, len(video)) < share).nonzero().squeeze(1)
     return video.index_copy(0, chosen, change(video[chosen], rng)) if len(chosen) else video
 
@@ -79,7 +72,7 @@ def _tones(video: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _light(video: Tensor, rng: torch.Generator, texture: bool) -> Tensor:
-    """Return gains [B, 1, 3, H, W]: light from one side, uneven light, vignette, and texture and grain."""
+    """Return gains [B, 1, 3, H, W]: directional light, uneven light, vignette, texture and grain."""
     batch, height, width = len(video), video.shape[-2], video.shape[-1]
     down = torch.linspace(-1, 1, height, device=video.device)[:, None]
     across = torch.linspace(-1, 1, width, device=video.device)[None]
@@ -98,7 +91,7 @@ def _light(video: Tensor, rng: torch.Generator, texture: bool) -> Tensor:
 
 
 def _noise(video: Tensor, rng: torch.Generator, cell: int) -> Tensor:
-    """Return smooth noise [B, 1, 1, H, W] of about unit variance with this many pixels per cell."""
+    """Return smooth noise [B, 1, 1, H, W] of about unit variance with `cell` pixels per cell."""
     batch, height, width = len(video), video.shape[-2], video.shape[-1]
     cells = (max(2, height // cell), max(2, width // cell))
     noise = torch.randn(batch, 1, *cells, generator=rng, device=video.device)
@@ -108,7 +101,7 @@ def _noise(video: Tensor, rng: torch.Generator, cell: int) -> Tensor:
 
 
 def _local_contrast(video: Tensor, rng: torch.Generator) -> Tensor:
-    """Deepen or flatten each picture against a strongly blurred copy of itself."""
+    """Increase or reduce the difference of each frame from a strongly blurred copy."""
     amount = _sometimes(rng, video, 0.4, -0.15, 0.35)
     planes = video.flatten(0, 1)
     small = F.avg_pool2d(planes, 16, ceil_mode=True)
@@ -125,7 +118,7 @@ def _sharpness(video: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _compress(video: Tensor, rng: torch.Generator) -> Tensor:
-    """Quantise cosine coefficients of 8 x 8 blocks as lossy codecs do, fine detail more coarsely."""
+    """Quantize cosine coefficients of 8 x 8 blocks as lossy codecs do, high frequencies more coarsely."""
     height, width = video.shape[-2], video.shape[-1]
     planes = F.pad(video.flatten(0, 1), (0, -width % _BLOCK, 0, -height % _BLOCK), mode="replicate")
     rows, columns = planes.shape[-2] // _BLOCK, planes.shape[-1] // _BLOCK
@@ -140,7 +133,7 @@ def _compress(video: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _cosines(device: torch.device) -> Tensor:
-    """Orthonormal cosine basis [8, 8], one coefficient a row."""
+    """Return an orthonormal cosine basis [8, 8], one coefficient per row."""
     index = torch.arange(_BLOCK, device=device, dtype=torch.float32)
     basis = torch.cos(math.pi / _BLOCK * index[:, None] * (index[None] + 0.5)) * math.sqrt(2 / _BLOCK)
     basis[0] /= math.sqrt(2)

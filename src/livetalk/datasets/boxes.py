@@ -1,4 +1,4 @@
-"""Boxes around face and mouth, and the weights of a loss that favours them."""
+"""Boxes around face and mouth, and loss weights that emphasise them."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,15 @@ from torch import Tensor
 def box_weights(
     face_box: Tensor, mouth_box: Tensor, size: int, face: float, eyes: float, mouth: float
 ) -> Tensor:
-    """Build a weight map that favours face, eyes and mouth.
+    """Return loss weights [B, 1, size, size], float32, mean 1, that emphasise face, eyes and mouth.
 
     Args:
-        face_box: [B, 4], left, top, right, bottom as shares of the picture, 0..1.
-        mouth_box: [B, 4], likewise.
+        face_box: [B, 4], left, top, right, bottom as shares of the frame, 0..1.
+        mouth_box: [B, 4], in the same form.
         size: height and width of the map.
         face: extra weight inside the face box.
         eyes: extra weight in the eye band (20 to 50 % of the face box's height).
         mouth: extra weight inside the mouth box.
-
-    Returns:
-        [B, 1, size, size], float32, mean 1 per sample.
     """
     left, top, right, bottom = face_box.unbind(1)
     height = bottom - top
@@ -37,7 +34,7 @@ def _soft_box(box: Tensor, size: int, softness: float = 0.02) -> Tensor:
 
 
 def mirror_boxes(boxes: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror [B, 4] boxes left to right where `mirrored` [B] is true."""
+    """Mirror boxes [B, 4] horizontally where `mirrored` [B] is true."""
     left, top, right, bottom = boxes.unbind(1)
     flipped = torch.stack([1 - right, top, 1 - left, bottom], 1)
     return torch.where(mirrored[:, None], flipped, boxes)

@@ -1,4 +1,4 @@
-"""Rendered clips held on the training device, growing while the renderer is still at work."""
+"""Rendered clips in device memory; clips are added while the renderer is still running."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class WindowBatch:
 
     Attributes:
         video: [B, F, 3, H, W], float32, 0..1; the last frame may be a reference, see `ClipMemory.sample`.
-        face_box: [B, 4], shares of the picture.
-        mouth_box: [B, 4], shares of the picture.
+        face_box: [B, 4], shares of the frame.
+        mouth_box: [B, 4], shares of the frame.
     """
 
     video: Tensor
@@ -25,10 +25,10 @@ class WindowBatch:
 
 
 class ClipMemory:
-    """Frames of all finished clips of a store as uint8 tensors on one device."""
+    """Frames of finished clips of a store as uint8 tensors on one device."""
 
     def __init__(self, store: ClipStore, device: torch.device, max_clips: int = 1_000_000) -> None:
-        """Start empty; `refresh` loads what the store holds, `max_clips` at most in all."""
+        """Start empty; `refresh` loads clips of the store, at most `max_clips` in total."""
         self._store = store
         self._max_clips = max_clips
         self._device = device
@@ -38,11 +38,10 @@ class ClipMemory:
         self.records: list[ClipRecord] = []
 
     def __len__(self) -> int:
-        """Number of clips loaded."""
         return len(self.frames)
 
     def refresh(self, limit: int) -> int:
-        """Load at most `limit` more finished clips; return how many were loaded."""
+        """Load at most `limit` more finished clips and return how many were loaded."""
         limit = min(limit, self._max_clips - len(self._known))
         if limit > 0 and not self._waiting:
             self._waiting = [index for index in self._store.indices() if index not in self._known]
@@ -54,12 +53,12 @@ class ClipMemory:
         return len(batch)
 
     def clear(self) -> None:
-        """Drop the frames and records loaded so far; their clips are not loaded again."""
+        """Drop the loaded frames and records; their clips are not loaded again."""
         self.frames.clear()
         self.records.clear()
 
     def boxes(self, clips: list[int]) -> tuple[Tensor, Tensor]:
-        """Face and mouth boxes of clips, each [B, 4]."""
+        """Return face and mouth boxes of clips, each [B, 4]."""
         face = torch.tensor([self.records[clip].face_box for clip in clips], device=self._device)
         mouth = torch.tensor([self.records[clip].mouth_box for clip in clips], device=self._device)
         return face, mouth
@@ -67,13 +66,9 @@ class ClipMemory:
     def sample(
         self, batch_size: int, num_frames: int, rng: torch.Generator, *, reference: bool = False
     ) -> WindowBatch:
-        """Cut random windows, half of them mirrored.
+        """Cut random windows of `num_frames` frames, half of them mirrored; `rng` is on the CPU.
 
-        Args:
-            batch_size: number of windows.
-            num_frames: frames per window.
-            rng: CPU random source.
-            reference: add to each window, as its last frame, one from any moment of the same clip.
+        `reference` appends to each window a random frame of the same clip.
         """
         clips = torch.randint(len(self.frames), (batch_size,), generator=rng).tolist()
         mirrored = (torch.rand(batch_size, generator=rng) < 0.5).tolist()

@@ -1,4 +1,4 @@
-"""The windows that the DiT trains on, encoded once: latents, references, speech features, loss weights."""
+"""Encoded training windows of the transformer: latents, references, speech features, loss weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,30 +18,32 @@ from livetalk.streaming.settings import ReferenceLayout, StreamSettings
 from livetalk.synthetic.clips import ClipSpec
 
 SILENCE_DECADES = -10.0
+"""Log-mel power of digital silence, in decades."""
 
 PARTS_JOINED = 64
-"""Encoded clips that wait until they join the windows in use."""
+"""Encoded clips that are collected before they are joined with the windows in use."""
 
 
 class LogMelSource(Protocol):
     """Log-mel spectrograms of the speech clips."""
 
     def num_variants(self, clip: int) -> int:
-        """Number of recordings (voices, noises) of one clip; all share their timing."""
+        """Return the number of recordings (voices, noises) of a clip; all have the same timing."""
 
     def log_mel(self, clip: int, variant: int) -> Tensor:
-        """Decades of mel power before level normalisation, [M, bins], float32, 100 Hz."""
+        """Return decades of mel power before level normalisation, [M, bins], float32, 100 Hz."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowBank:
-    """Encoded windows; the windows of one clip are neighbours.
+    """Encoded windows; the windows of one clip are consecutive.
 
     Attributes:
         latents: [N, z, T, h, w], float16, normalised.
-        motion: [N, z, M, h, w], float16: the first latents, after decode and encode where made.
-        references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout of
-            the model, see `build_condition`.
+        motion: [N, z, M, h, w], float16: the first latents, or the result of decoding and encoding them as
+            the live path does.
+        references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout
+            of the model, see `build_condition`.
         features: [N, variants, frames + context, blocks, channels], float16, speech features around the
             window's frames.
         first: [N], index of the first window of the same clip.
@@ -58,23 +60,22 @@ class WindowBank:
     weights: Tensor
 
     def __len__(self) -> int:
-        """Number of windows."""
         return int(self.latents.shape[0])
 
     def current(self) -> "WindowBank":
-        """Return the windows as they are; see `WindowSource`."""
+        """Return the windows themselves; see `WindowSource`."""
         return self
 
 
 class WindowSource(Protocol):
-    """Where a step draws its windows from."""
+    """Source of the windows of an optimizer step."""
 
     def current(self) -> WindowBank:
-        """Return the windows of now; there may be more at the next step."""
+        """Return the current windows; later calls may return more."""
 
 
 def join_banks(parts: Sequence[WindowBank]) -> WindowBank:
-    """Concatenate banks; window indices are shifted accordingly."""
+    """Concatenate banks and shift the window indices accordingly."""
     shifted = []
     total = 0
     for part in parts:
@@ -90,13 +91,13 @@ def join_banks(parts: Sequence[WindowBank]) -> WindowBank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankConfig:
-    """How clips become the windows that the DiT trains on.
+    """How clips become training windows.
 
     Attributes:
-        window_stride: frames between the starts of neighbouring windows.
-        lookahead_frames: the audio look-aheads one window is encoded with (drawn per variant).
-        variants: audio variants (voice, noise, look-ahead) kept per window.
-        reencode_share: share of clips whose motion latents are also made by decode and encode.
+        window_stride: frames between the starts of consecutive windows.
+        lookahead_frames: audio look-aheads to draw from, per variant.
+        variants: audio variants (voice, noise, look-ahead) per window.
+        reencode_share: share of clips whose motion latents are decoded and encoded again.
         face_weight: extra loss weight of latent cells inside the face box.
         mouth_weight: extra loss weight of latent cells inside the mouth box.
     """
@@ -119,7 +120,7 @@ class BankBuilder:
         settings: StreamSettings,
         config: BankConfig,
     ) -> None:
-        """Use frozen encoders; `vae` must carry its latent statistics, `settings` are those of the model."""
+        """Use frozen encoders and the settings of the model; `vae` must have its latent statistics."""
         self._vae = vae
         self._speech_encoder = speech_encoder
         self._settings = settings
@@ -134,13 +135,10 @@ class BankBuilder:
         seed: int,
         progress: Callable[[int], None] = lambda clip: None,
     ) -> WindowBank:
-        """Encode every clip of `memory`, each once, with one draw of augmentation per clip.
+        """Encode every clip of `memory` once, with one draw of augmentation per clip.
 
-        Args:
-            memory: rendered clips.
-            source: speech spectrograms of the corpus that the clips were rendered from.
-            seed: draws of augmentation, variants and look-ahead.
-            progress: called with the number of clips done.
+        `source` has the spectrograms of the corpus that the clips were rendered from. `seed` determines
+        augmentation, variants and look-aheads. `progress` is called with the number of encoded clips.
         """
         parts: list[WindowBank] = []
         for clip in range(len(memory)):
@@ -162,7 +160,7 @@ class BankBuilder:
         video = (video.flip(-1) if mirrored else video)[0] * 2 - 1
         window = self._geometry.window_frames
         starts = list(range(0, frames.shape[0] - window + 1, self._config.window_stride))
-        # Encoders return channels-last memory; a compiled step would be compiled again for it.
+        # Encoders return channels-last memory, for which a compiled training step would be compiled again.
         latents = self._encode_windows(video, starts).contiguous()
         reencode = bool(torch.rand((), generator=rng) < self._config.reencode_share)
         known = latents[:, :, : self._num_motion].clone()
@@ -203,16 +201,16 @@ class BankBuilder:
         return self._geometry.num_latents(self._geometry.motion_frames)
 
     def _references(self, video: Tensor, latents: Tensor, starts: Sequence[int]) -> Tensor:
-        """Reference latents of the first frame of each window."""
+        """Return reference latents of the first frame of each window."""
         if self._settings.reference_layout is ReferenceLayout.BROADCAST:
-            # The encoder is causal: the first latent of a window is the latent of its first frame alone.
+            # The encoder is causal: the first latent of a window depends on its first frame alone.
             return latents[:, :, :1].clone()
         with mixed_precision(video.device):
             frames = [video[start][None, :, None] for start in starts]
             return torch.cat([encode_grey_reference(self._vae, frame, self._geometry) for frame in frames])
 
     def _motion_latents(self, latents: Tensor, motion: Tensor, starts: Sequence[int]) -> Tensor:
-        """Return `motion` as the live path gets it, where the window before it exists."""
+        """Replace `motion` by what the live path would produce, where the previous window exists."""
         chunk, keep = self._geometry.chunk_frames, self._geometry.motion_frames
         position = {start: row for row, start in enumerate(starts)}
         rows = [
@@ -233,7 +231,7 @@ class BankBuilder:
         rng: torch.Generator,
         device: torch.device,
     ) -> Tensor:
-        """Speech features of each window and variant, as in `WindowBank`."""
+        """Return speech features of each window and variant, as in `WindowBank`."""
         window, audio = self._geometry.window_frames, self._settings.audio
         cached, context = audio.buffer_seconds * self._geometry.fps, audio.context_frames
         per_variant = []
@@ -256,10 +254,10 @@ class BankBuilder:
 
 
 class GrowingBank:
-    """Windows of the clips rendered so far: every step may add a clip while the renderer is still at work."""
+    """Windows of the clips rendered so far; each step may add a clip while the renderer is still running."""
 
     def __init__(self, builder: BankBuilder, memory: ClipMemory, source: LogMelSource, seed: int) -> None:
-        """Start empty; the clips come from `memory`, which forgets each after it is encoded."""
+        """Start empty; the clips come from `memory`, which drops each after it is encoded."""
         self._builder = builder
         self._memory = memory
         self._source = source
@@ -269,7 +267,7 @@ class GrowingBank:
         self.num_clips = 0
 
     def refresh(self, limit: int) -> int:
-        """Encode at most `limit` more finished clips; return how many were."""
+        """Encode at most `limit` more finished clips and return how many were encoded."""
         count = self._memory.refresh(limit)
         if count:
             self._waiting.append(self._builder.build(self._memory, self._source, self._seed))
@@ -278,13 +276,15 @@ class GrowingBank:
         return count
 
     def current(self) -> WindowBank:
-        """Add one clip if there is one, and return the windows, the latest few clips' left out.
+        """Encode one more clip if there is one, and return all joined windows.
+
+        New clips appear in the result in groups of `PARTS_JOINED`.
 
         Raises:
-            ValueError: nothing has been encoded yet.
+            ValueError: no clip has been encoded yet.
         """
         self.refresh(1)
-        # Joining copies everything: only now and then.
+        # Joining copies all windows, so it is done rarely.
         if self._joined is None or len(self._waiting) >= PARTS_JOINED:
             before = [] if self._joined is None else [self._joined]
             if not before and not self._waiting:
@@ -294,6 +294,6 @@ class GrowingBank:
 
 
 def pad_silence(log_mel: Tensor, num_frames: int) -> Tensor:
-    """Put `num_frames` video frames of digital silence before and after a spectrogram [M, bins]."""
+    """Add `num_frames` video frames of digital silence before and after a spectrogram [M, bins]."""
     quiet = log_mel.new_full((num_frames * MELS_PER_FRAME, log_mel.shape[1]), SILENCE_DECADES)
     return torch.cat([quiet, log_mel, quiet])
