@@ -1,1 +1,1 @@
-"""What a finished video is worth: lips against the voice, identity, seams, stillness, sharpness."""
+"""Measures of finished videos: lip sync, identity, seams, silence, sharpness."""

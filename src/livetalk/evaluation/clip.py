@@ -1,4 +1,4 @@
-"""One video and what is known about it; everything that several measures share is found once, when asked."""
+"""One video with its known facts; results that several measures share are computed once, on demand."""
 
 import dataclasses
 from collections.abc import Collection
@@ -24,18 +24,18 @@ from livetalk.media.files import require_input_file
 
 @dataclass(frozen=True, slots=True)
 class ClipInputs:
-    """What is known about one video.
+    """A video and what is known about it.
 
     Attributes:
         name: for tables.
-        video: the video to judge.
+        video: the video to measure.
         truth: NPY file [F] with the true lip opening (any scale), or None.
         reference_video: the same performance, rendered or filmed, or None.
-        audio: the voice; None takes the video's own sound.
-        events: JSON file of the spoken sounds, or None.
-        transcript: the spoken words, aligned to the voice when there are no events, or None.
-        portrait: picture of the person, or None for the first frame of the reference or of the video.
-        is_control: made from another voice than `truth` tells of: it should score low.
+        audio: the audio; None takes that of the video.
+        events: JSON file of phones, or None.
+        transcript: the spoken words, which are aligned to the audio if there are no events, or None.
+        portrait: image of the person; None takes the first frame of the reference or of the video.
+        is_control: generated from other audio than `truth` belongs to, so that it should score low.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ClipInputs:
 
 
 class Need(Enum):
-    """What a clip may lack and a measure may need; the value says it in words."""
+    """Information that a measure may require and a clip may lack; the value describes it."""
 
     TRUTH = "true lip opening"
     REFERENCE = "reference video"
@@ -59,11 +59,11 @@ class Need(Enum):
 
 
 class Clip:
-    """One video as the measures see it.
+    """One video as the measures read it.
 
-    Each attribute is computed when it is first read and kept, so that measures share the pass over the
-    frames, the voice and the alignment. One that depends on a `Need` may only be read where
-    `provides` says so; it raises ValueError otherwise.
+    Each attribute is computed when it is first read and then kept, so that measures share the pass over the
+    frames, the audio and the alignment. Attributes that depend on a `Need` raise ValueError unless `provides`
+    is true for it.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Clip:
         probe: LipProbe | None,
         chunk_frames: int,
     ) -> None:
-        """Keep what is known; no file is read yet.
+        """Store the inputs; no file is read yet.
 
         Args:
             inputs: the video and what is known about it.
-            instruments: the models to look with.
-            signals: what the pass over the frames takes from each.
-            probe: predicts the truth from the voice where there is neither truth nor reference video.
-            chunk_frames: new frames per chunk of the model that made the video.
+            instruments: the models that analyse frames.
+            signals: computed for each frame.
+            probe: predicts the truth from the audio where there is neither truth nor reference video.
+            chunk_frames: new frames per chunk of the model that generated the video.
         """
         self.inputs = inputs
         self.chunk_frames = chunk_frames
@@ -91,7 +91,7 @@ class Clip:
         self._probe = probe
 
     def provides(self, need: Need) -> bool:
-        """Return whether something that a measure may need is there."""
+        """Return whether the clip has the information."""
         inputs = self.inputs
         provided = {
             Need.TRUTH: (inputs.truth, inputs.reference_video, self._probe),
@@ -103,7 +103,7 @@ class Clip:
 
     @cached_property
     def track(self) -> VideoTrack:
-        """The signals of the video, see `track_video` for what it raises."""
+        """The signals of the video, see `track_video` for the errors."""
         return track_video(self.inputs.video, self._instruments, self._signals, self.inputs.reference_video)
 
     @cached_property
@@ -111,23 +111,23 @@ class Clip:
         """The signals of the reference video, without embeddings. Needs `Need.REFERENCE`."""
         if self.inputs.reference_video is None:
             raise ValueError("the clip has no reference video")
-        looking = dataclasses.replace(self._instruments, embedder=None)
-        return track_video(self.inputs.reference_video, looking, self._signals)
+        instruments = dataclasses.replace(self._instruments, embedder=None)
+        return track_video(self.inputs.reference_video, instruments, self._signals)
 
     @cached_property
     def voice(self) -> NDArray[np.float32]:
-        """[N], float32, -1..1, 16 kHz. Raises InputError where there is no usable sound."""
+        """The audio, [N], float32, -1..1, 16 kHz. Raises InputError if there is none that is usable."""
         return read_voice(self.inputs.audio or self.inputs.video)
 
     @cached_property
     def speech(self) -> NDArray[np.bool_]:
-        """[F], whether somebody speaks during a frame."""
+        """[F], true for frames with speech."""
         levels = measure_levels(self.voice, self.track.fps, self.track.num_frames)
         return find_speech(levels, self.track.fps)
 
     @cached_property
     def silence(self) -> NDArray[np.bool_]:
-        """[F], frames well inside a silence."""
+        """[F], true for frames well inside a silence."""
         return find_silence(self.speech, self.track.fps)
 
     @cached_property
@@ -137,7 +137,7 @@ class Clip:
 
     @cached_property
     def phones(self) -> list[Phone]:
-        """The spoken sounds, read or aligned. Needs `Need.PHONES`."""
+        """The phones, read or aligned. Needs `Need.PHONES`."""
         if self.inputs.events is not None:
             return load_phones(self.inputs.events)
         if not self.inputs.transcript:
@@ -146,9 +146,9 @@ class Clip:
 
     @cached_property
     def truth(self) -> NDArray[np.float64]:
-        """[F'], the best truth there is: exact, seen in the reference video, or predicted from the voice.
+        """[F'], the best available truth: exact, from the reference video, or predicted from the audio.
 
-        Anything that rises and falls with the true lip opening. Needs `Need.TRUTH`.
+        Any quantity that rises and falls with the true lip opening. Needs `Need.TRUTH`.
         """
         if self.inputs.truth is not None:
             return _load_truth(self.inputs.truth)
@@ -160,16 +160,16 @@ class Clip:
 
     @cached_property
     def person(self) -> NDArray[np.float64]:
-        """[128], embedding of the person whom the video should show; NaN when unknown.
+        """[128], embedding of the person that the video should show; NaN if unknown.
 
-        Taken from the portrait, else from the first frame of the reference video, else from the first
-        face of the video itself. Raises InputError where the portrait or the reference has no picture.
+        It comes from the portrait, else from the first frame of the reference video, else from the first
+        face of the video. Raises InputError if the portrait or the reference contains no frame.
         """
         embedder = self._instruments.embedder
         source = self.inputs.portrait or self.inputs.reference_video
         if embedder is None or source is None:
             return self.first_face
-        # A picture file is a video of one frame to FFmpeg.
+        # FFmpeg reads an image file as a video of one frame.
         frame = next(iterate_frames(source), None)
         if frame is None:
             raise InputError(f"portrait {source}: contains no picture")
@@ -190,5 +190,5 @@ def _load_truth(path: Path) -> NDArray[np.float64]:
     except (OSError, ValueError) as error:
         raise InputError(f"truth {file}: not an NPY file ({error})") from error
     if not isinstance(truth, np.ndarray) or truth.ndim != 1:
-        raise InputError(f"truth {file}: holds no single row of lip openings")
+        raise InputError(f"truth {file}: must be one row of lip openings")
     return truth.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The optional packages of the `eval` extra, imported when a measure needs them."""
+"""Optional packages of the `eval` extra, imported only by the measures that need them."""
 
 import importlib
 import importlib.util
@@ -9,10 +9,7 @@ from livetalk.errors import LivetalkError
 
 
 def import_extra(name: str) -> ModuleType:
-    """Import a package of the `eval` extra.
-
-    Args:
-        name: module name, such as `mediapipe`.
+    """Import a module of the `eval` extra, such as `mediapipe`.
 
     Raises:
         LivetalkError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Facial landmarks of single frames, and what is read off them: lips, eyes, the face's box."""
+"""Facial landmarks of single frames, and quantities derived from them: lips, eyes, the face's box."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from livetalk.evaluation.extras import import_extra
 
 NUM_LANDMARKS = 478
-"""Points of the face mesh with irises."""
+"""Number of points of the face mesh with irises."""
 
-# Upper and lower point of three pairs in the middle of the inner lips: their mean is calmer than one pair.
+# Upper and lower point of three pairs in the middle of the inner lips; their mean has less noise than one
+# pair.
 _INNER_LIPS = ((82, 87), (13, 14), (312, 317))
 _MOUTH_CORNERS = (61, 291)
 # Outer corner, inner corner, then two pairs of upper and lower lid, for each eye.
@@ -22,17 +23,14 @@ Box = tuple[int, int, int, int]
 
 
 class FaceLandmarker:
-    """Find the landmarks of the most prominent face, in every frame anew.
+    """Finds the landmarks of the most prominent face in each frame independently.
 
-    No tracking and no smoothing over time: a filter in the instrument would hide delays and jitter.
-    Use it as a context manager; it holds native memory.
+    There is no tracking and no smoothing over time, because a filter would hide delays and jitter. Use it
+    as a context manager; it holds native memory.
     """
 
     def __init__(self, min_confidence: float = 0.3) -> None:
-        """Load the landmark model.
-
-        Args:
-            min_confidence: 0..1, below which a face counts as not found.
+        """Load the landmark model; faces below `min_confidence` (0..1) count as not found.
 
         Raises:
             LivetalkError: mediapipe is not installed.
@@ -46,16 +44,12 @@ class FaceLandmarker:
         )
 
     def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the landmarks of one frame.
+        """Return the landmarks of a frame [H, W, 3], uint8, RGB.
 
-        Args:
-            frame: [H, W, 3], uint8, RGB.
-
-        Returns:
-            [478, 2], float32, x and y in pixels; all NaN when there is no face.
+        The result is [478, 2], float32, x and y in pixels, all NaN without a face.
         """
         height, width = frame.shape[:2]
-        # The model's projection back into the picture is exact for square pictures only.
+        # The model's projection back into the image is exact for square images only.
         side = max(height, width)
         square = np.zeros((side, side, 3), dtype=np.uint8)
         square[:height, :width] = frame
@@ -66,7 +60,6 @@ class FaceLandmarker:
         return np.asarray(points, dtype=np.float32)
 
     def __enter__(self) -> Self:
-        """Return the landmarker itself."""
         return self
 
     def __exit__(
@@ -77,26 +70,19 @@ class FaceLandmarker:
 
 
 def lip_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the gap between the inner lips as a share of the mouth's width.
+    """Return the gap between the inner lips as a share of the mouth's width, [F], float64, 0 to about 1.
 
-    Args:
-        landmarks: [F, 478, 2], float32, pixels, NaN where no face was found.
-
-    Returns:
-        [F], float64, 0 (closed) to about 1; NaN where no face was found.
+    `landmarks` is [F, 478, 2], float32, pixels; unknown ones give NaN.
     """
     gaps = [_distance(landmarks, upper, lower) for upper, lower in _INNER_LIPS]
     return np.asarray(np.mean(gaps, axis=0) / _distance(landmarks, *_MOUTH_CORNERS))
 
 
 def eye_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the gap between the lids as a share of the eye's width, the mean of both eyes.
+    """Return the gap between the lids as a share of the eye's width, the mean of both eyes, [F], float64.
 
-    Args:
-        landmarks: [F, 478, 2], float32, pixels, NaN where no face was found.
-
-    Returns:
-        [F], float64, about 0.1 (shut) to 0.35 (wide open); NaN where no face was found.
+    `landmarks` is [F, 478, 2], float32, pixels; unknown ones give NaN. A shut eye has about 0.1, a wide open
+    one 0.35.
     """
     eyes = []
     for outer, inner, *lids in _EYES:
@@ -106,15 +92,9 @@ def eye_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def face_box(landmarks: NDArray[np.float32], height: int, width: int) -> Box | None:
-    """Return the box around all landmarks of one frame, cut at the picture's edges.
+    """Return the box around all landmarks [478, 2] of one frame, clipped to its height and width.
 
-    Args:
-        landmarks: [478, 2], float32, pixels.
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-
-    Returns:
-        The box, or None when no face was found or it lies outside the picture.
+    None if there is no face or if it is outside the frame.
     """
     if not np.isfinite(landmarks).all():
         return None
@@ -125,7 +105,7 @@ def face_box(landmarks: NDArray[np.float32], height: int, width: int) -> Box | N
 
 
 def cut_box(frame: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
-    """Return the pixels of a frame [H, W, 3] that lie in a box; all of them for None."""
+    """Return the pixels of a frame [H, W, 3] inside a box; all of them for None."""
     if box is None:
         return frame
     left, top, right, bottom = box

@@ -1,4 +1,4 @@
-"""The range of one mouth: which lip opening counts as closed and which as wide open."""
+"""The range of lip openings of one mouth, from closed to wide open."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,26 @@ from livetalk.evaluation.statistics import percentile
 
 @dataclass(frozen=True, slots=True)
 class OpeningRange:
-    """What counts as closed and as wide open for one mouth.
+    """The lip openings of one clip that count as closed and as wide open.
 
     Attributes:
-        closed: lip opening, 2nd percentile of all frames: silences and closures of the lips.
-        wide: lip opening, 95th percentile of the frames with speech.
+        closed: 2nd percentile of all frames, which covers silences and closures of the lips.
+        wide: 95th percentile of the frames with speech.
     """
 
     closed: float
     wide: float
 
     def relative(self, opening: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map openings [F] so that 0 is closed and 1 is wide; NaN when the mouth never moved."""
+        """Map openings [F] so that 0 is closed and 1 is wide; NaN if the mouth never moved."""
         span = self.wide - self.closed
         return (opening - self.closed) / (span if span > 0 else np.nan)
 
 
 def measure_range(opening: NDArray[np.float64], speech: NDArray[np.bool_]) -> OpeningRange:
-    """Find what closed and wide open mean in one clip.
+    """Find the range of lip openings [F], NaN where unknown, given the frames [F] with speech.
 
-    Args:
-        opening: [F], lip opening, NaN where unknown.
-        speech: [F], whether the voice is heard.
-
-    Returns:
-        The range; NaN where there is no frame to tell: a silent clip has no wide opening.
+    A limit is NaN if no frame determines it: a silent clip has no wide opening.
     """
     known = np.isfinite(opening)
     return OpeningRange(closed=percentile(opening[known], 2), wide=percentile(opening[known & speech], 95))

@@ -1,7 +1,7 @@
-"""What a measure is: a name, what it needs, the values that it gives, and the function that finds them.
+"""The definition of a measure: its name, needs and values, and the function that computes them.
 
 A measure is one module of `measures/` with a constant `MEASURE`, listed once in `registry.py`. The suite, the
-reports and the table in docs/evaluation.md take everything else from that constant.
+reports and the table in docs/evaluation.md derive everything from that constant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,12 @@ from livetalk.evaluation.clip import Clip, Need
 from livetalk.evaluation.signals import Signal
 
 COUNT = "count"
-"""Unit of a value that says how many things were looked at; reports list these values first."""
+"""Unit of a value that counts measured things; reports list such values first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How a value appears in the table of a suite.
+    """Column of a value in the table of a suite.
 
     Attributes:
         heading: a short word.
@@ -29,14 +29,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """One number that a measure gives.
+    """One number that a measure returns.
 
     Attributes:
         name: key in JSON and in every report; unique among all measures.
         unit: of the number, in words; `COUNT` for a number of things.
         meaning: one phrase in Markdown, for docs/evaluation.md.
-        good: what a good video has, likewise; empty where nothing is good by itself.
-        column: of the suite's table; None leaves the value out of it.
+        good: a good video's value, as a phrase; empty if no value is good by itself.
+        column: in the suite's table; None leaves the value out.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Value:
 
     @property
     def unknown(self) -> float:
-        """What stands for the value where the clip lacks what the measure needs: NaN, or no things at all."""
+        """The value for a clip that lacks what the measure needs: NaN, or 0 for a count."""
         return 0 if self.unit == COUNT else float("nan")
 
 
@@ -57,10 +57,10 @@ class Measure:
 
     Attributes:
         name: unique, for people.
-        values: what it gives, in the order of reports.
-        find: returns each value by name; NaN for one that is unknown.
-        needs: what a clip must provide; where something is missing, `find` is not called.
-        signals: what it reads from `Clip.track.signals`.
+        values: in the order of reports.
+        find: returns each value by name; NaN if it is unknown.
+        needs: information that a clip must provide; otherwise `find` is not called.
+        signals: entries of `Clip.track.signals` that it reads.
     """
 
     name: str
@@ -91,5 +91,5 @@ def list_values(measures: Sequence[Measure]) -> list[Value]:
 
 
 def list_signals(measures: Sequence[Measure]) -> list[Signal]:
-    """Return the signals that several measures read, each once."""
+    """Return the signals that several measures read, without duplicates."""
     return list(dict.fromkeys(signal for measure in measures for signal in measure.signals))

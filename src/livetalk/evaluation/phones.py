@@ -1,4 +1,4 @@
-"""Which sound is spoken when: read from a file, or found by aligning a transcript to the voice."""
+"""Phones with their times: read from a file, or found by aligning a transcript to the audio."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from livetalk.evaluation.extras import import_extra
 from livetalk.media.files import require_input_file
 
 CLOSED_SOUNDS = frozenset({"p", "b", "m"})
-"""Sounds made with closed lips, in every alphabet that is used here."""
+"""Phones with closed lips, in all supported phoneme alphabets."""
 
 _SAMPLE_RATE = 16_000
 _ALIGNER_STEPS_PER_SECOND = 100
@@ -25,7 +25,7 @@ class Phone:
     """One spoken sound.
 
     Attributes:
-        symbol: of any phoneme alphabet; case and stress marks do not matter for closed lips.
+        symbol: of any phoneme alphabet; case and stress marks are irrelevant for closed lips.
         start_seconds: from the start of the clip.
         end_seconds: not before the start.
     """
@@ -36,19 +36,17 @@ class Phone:
 
     @property
     def closes_lips(self) -> bool:
-        """Whether the lips must meet for this sound."""
+        """Whether the lips must meet for this phone."""
         return self.symbol.lower() in CLOSED_SOUNDS
 
 
 def load_phones(path: str | os.PathLike[str]) -> list[Phone]:
-    """Read sounds from a JSON file.
+    """Read phones from a JSON file: a list, or an object with the list under `events`.
 
-    Args:
-        path: a list, or an object with the list under `events`. Each entry is `[symbol, start, end]` or an
-            object with `symbol`, `start_seconds` and `end_seconds`.
+    Each entry is `[symbol, start, end]` or an object with `symbol`, `start_seconds` and `end_seconds`.
 
     Raises:
-        InputError: the file is missing or says something else.
+        InputError: the file is missing or has other content.
     """
     file = require_input_file(path, "events")
     try:
@@ -62,14 +60,12 @@ def load_phones(path: str | os.PathLike[str]) -> list[Phone]:
 
 
 def align_transcript(samples: NDArray[np.float32], transcript: str) -> list[Phone]:
-    """Find when each sound of an English transcript is spoken.
+    """Align an English transcript to audio [N], float32, -1..1, 16 kHz.
 
-    Args:
-        samples: [N], float32, -1..1, 16 kHz.
-        transcript: the spoken words; punctuation is ignored, digits must be written out.
+    Punctuation is ignored; digits must be written out.
 
     Raises:
-        InputError: there are no words, one is not in the dictionary, or the voice says something else.
+        InputError: there are no words, a word is not in the dictionary, or the audio says something else.
         LivetalkError: pocketsphinx is not installed.
     """
     words = " ".join(re.findall(r"[a-z']+", transcript.lower()))
@@ -79,7 +75,7 @@ def align_transcript(samples: NDArray[np.float32], transcript: str) -> list[Phon
     decoder = import_extra("pocketsphinx").Decoder(samprate=_SAMPLE_RATE, lm=None, loglevel="FATAL")
     try:
         decoder.set_align_text(words)
-        # The first pass places the words, the second the sounds within them.
+        # The first pass aligns words, the second the phones within them.
         for refine in (False, True):
             if refine:
                 decoder.set_alignment()

@@ -1,7 +1,7 @@
-"""What the lips should do, guessed from the voice alone: a linear probe on speech features.
+"""Prediction of lip openings from the audio alone, by a linear probe on speech features.
 
-For a human voice there is no rendered truth. The probe was fitted where there is one, and its guess takes the
-truth's place; how well it does on held-out rendered clips bounds what a score against it can mean.
+For a human voice there is no rendered truth. The probe was fitted to rendered clips, and its prediction
+serves as truth; its accuracy on held-out rendered clips bounds the meaning of a score against it.
 """
 
 import os
@@ -17,7 +17,7 @@ from livetalk.errors import InputError
 from livetalk.media.files import require_input_file
 
 SHIPPED_PROBE = Path(__file__).parent.parent / "assets" / "evaluation" / "lip_probe.npz"
-"""Fitted by `scripts/fit_lip_probe.py`; docs/evaluation.md says on what, and how well it does."""
+"""Fitted by `scripts/fit_lip_probe.py`; docs/evaluation.md states the data and the accuracy."""
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float64]]
 """Features [F, D] of one clip and its true lip opening [F]."""
@@ -30,7 +30,7 @@ class LipProbe:
     Attributes:
         weights: [(2 * context + 1) * D], float64.
         bias: added to every prediction.
-        context: frames on either side that are looked at.
+        context: frames on either side whose features are read.
     """
 
     weights: NDArray[np.float64]
@@ -39,16 +39,11 @@ class LipProbe:
 
     @classmethod
     def fit(cls, pairs: Iterable[Pair], context: int = 2, penalty: float = 1e3) -> Self:
-        """Fit the probe; clips are read once and not kept.
+        """Fit the probe to pairs (features [F, D], opening [F]) of clips, each of which is read once.
 
-        Each clip's opening is scaled to mean 0 and deviation 1: the probe shall learn when a mouth opens,
-        not how far this person opens it.
-
-        Args:
-            pairs: (features [F, D], opening [F]) of each clip; frames with NaN are left out, clips in which
-                the mouth does not move as well.
-            context: frames on either side.
-            penalty: strength of the ridge.
+        Each clip's opening is scaled to mean 0 and deviation 1, because the probe is to predict when a
+        mouth opens, not how far this person opens it. Frames with NaN and clips without lip movement are
+        ignored. `context` is in frames on either side; `penalty` is the strength of the ridge.
 
         Raises:
             ValueError: there is no usable clip.
@@ -65,18 +60,14 @@ class LipProbe:
         if sums is None:
             raise ValueError("no clip in which the mouth moves")
         ridge = np.full(len(sums[1]), penalty)
-        ridge[-1] = 0.0  # the bias is free
+        ridge[-1] = 0.0  # no penalty on the bias
         solution = np.linalg.solve(sums[0] + np.diag(ridge), sums[1])
         return cls(weights=solution[:-1], bias=float(solution[-1]), context=context)
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Guess the lip opening of each frame.
+        """Predict the lip opening of each frame from features [F, D].
 
-        Args:
-            features: [F, D], as in `fit`.
-
-        Returns:
-            [F], float64, in deviations of a clip's opening: right up to scale and offset.
+        The result [F], float64, is in deviations of a clip's opening, so scale and offset are arbitrary.
 
         Raises:
             ValueError: D differs from that of `fit`.
@@ -92,7 +83,7 @@ class LipProbe:
         """Read a probe that `save` wrote.
 
         Raises:
-            InputError: the file is missing or something else.
+            InputError: the file is missing or no probe.
         """
         file = require_input_file(path, "probe")
         try:
@@ -104,7 +95,7 @@ class LipProbe:
 
 
 def _stack_context(features: NDArray[np.float32], context: int) -> NDArray[np.float64]:
-    """Put the features of the neighbouring frames beside each frame: [F, (2 * context + 1) * D]."""
+    """Concatenate the features of neighbouring frames: [F, (2 * context + 1) * D]."""
     num_frames = len(features)
     frames = np.arange(num_frames)[:, None] + np.arange(-context, context + 1)
     stacked = features[np.clip(frames, 0, num_frames - 1)].reshape(num_frames, -1)

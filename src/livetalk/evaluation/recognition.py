@@ -12,10 +12,10 @@ EMBEDDING_SIZE = 128
 
 
 class FaceEmbedder:
-    """Turn faces into points of a space in which the same person lies close together.
+    """Embeds faces with dlib's network and 5-point predictor, close together for the same person.
 
-    dlib's network with the 5-point predictor. Distances of 0.6 and more usually mean different people;
-    two frames of one rendered head are about 0.2 apart.
+    Distances of 0.6 and more usually mean different people; two frames of one rendered head are about 0.2
+    apart.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,9 @@ class FaceEmbedder:
         )
 
     def embed(self, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the embedding of the largest face.
+        """Return the embedding [128], float64, of the largest face of a frame [H, W, 3], uint8, RGB.
 
-        Args:
-            frame: [H, W, 3], uint8, RGB.
-
-        Returns:
-            [128], float64; all NaN when no face was found.
+        All values are NaN without a face.
         """
         frame = np.ascontiguousarray(frame)
         faces = self._detect(frame, 1)
@@ -50,19 +46,15 @@ class FaceEmbedder:
 
 
 def measure_distances(embeddings: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distance [N] of each embedding [N, 128] to the reference [128]; NaN where one is unknown."""
+    """Return the distance [N] of each embedding [N, 128] to the reference [128]; NaN if one is unknown."""
     return np.asarray(np.linalg.norm(embeddings - reference, axis=-1))
 
 
 def across_identities(embeddings: Sequence[NDArray[np.float64]], percentile: float = 5.0) -> float:
-    """Return how close two different people come: a percentile of all pairwise distances.
+    """Return a percentile (0..100) of the distances between all pairs of people, one embedding [128] each.
 
-    Args:
-        embeddings: one [128] per person; NaN ones are left out.
-        percentile: 0..100.
-
-    Returns:
-        The distance; NaN for fewer than two people.
+    A low percentile shows how close two different people can be. Unknown (NaN) embeddings are ignored; the
+    result is NaN for fewer than two people.
     """
     known = [embedding for embedding in embeddings if np.isfinite(embedding).all()]
     pairs = [

@@ -1,4 +1,4 @@
-"""The measures that `livetalk evaluate` takes, in the order of its reports."""
+"""The measures of `livetalk evaluate`, in the order of its reports."""
 
 from livetalk.evaluation.measures import (
     blinks,

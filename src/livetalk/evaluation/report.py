@@ -1,4 +1,4 @@
-"""Results as JSON for machines and as a table for people."""
+"""Results as JSON and as tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ Json = dict[str, object]
 
 
 def clip_to_json(result: ClipResult) -> Json:
-    """Return name, video and values of one clip; what is not known is null."""
+    """Return name, video and values of one clip; unknown values are null."""
     return {
         "name": result.inputs.name,
         "video": str(result.inputs.video),
@@ -20,7 +20,7 @@ def clip_to_json(result: ClipResult) -> Json:
 
 
 def suite_to_json(suite: SuiteResult) -> Json:
-    """Return the values of all clips and what was found across them."""
+    """Return the values of all clips and the statistics across them."""
     return {
         "medians": {key: _plain(value) for key, value in suite.medians.items()},
         "control_correlation": _plain(suite.control_correlation),
@@ -32,13 +32,13 @@ def suite_to_json(suite: SuiteResult) -> Json:
 
 
 def format_clip(result: ClipResult) -> str:
-    """Return one line per value that is known."""
+    """Return one line per known value."""
     known = {name: _plain(value) for name, value in result.values.items()}
     return "\n".join(f"{key:28}{value}" for key, value in known.items() if value is not None)
 
 
 def format_suite(suite: SuiteResult) -> str:
-    """Return a Markdown table of all clips, their medians and the numbers across them."""
+    """Return a Markdown table of all clips and their medians, followed by the statistics across clips."""
     columns = {
         value.name: value.column
         for measure in suite.measures

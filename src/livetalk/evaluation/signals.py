@@ -1,7 +1,7 @@
-"""Signals: one number or vector per frame, all of them taken in a single pass over a video.
+"""Signals: one number or vector per frame, all computed in a single pass over a video.
 
-A measure that looks at pictures declares its signals; the pass computes the signals of all measures while it
-holds the frame, so that a video is decoded once and no frame is kept. Only the signals stay in memory.
+A measure that analyses frames declares its signals. The pass computes the signals of all measures while it
+holds a frame, so that a video is decoded once and only the signals stay in memory.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ class FrameView:
 
     Attributes:
         picture: [H, W, 3], uint8, RGB.
-        before: the picture of the frame before; None for the first.
+        before: the previous frame; None for the first.
         landmarks: [478, 2], float32, pixels; NaN without a face.
-        face: box around the landmarks; None without a face inside the picture.
-        reference: [H, W, 3], the frame with the same number in the reference video; None where there is no
-            reference video, where it has ended, or where its frames have another size.
+        face: box around the landmarks; None without a face inside the frame.
+        reference: [H, W, 3], the frame of the same index in the reference video; None if there is no such
+            frame or if it has another size.
     """
 
     picture: NDArray[np.uint8]
@@ -39,7 +39,7 @@ class Signal:
 
     Attributes:
         name: for messages.
-        read: returns the quantity, a number or a vector of fixed length; NaN where it is unknown.
+        read: returns the quantity, a number or a vector of fixed length; NaN if it is unknown.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Signal:
 
 
 LIPS = Signal("lip opening", lambda view: float(lip_opening(view.landmarks[None])[0]))
-"""See `landmarks.lip_opening`. Always tracked: it tells whether the video shows a face at all."""
+"""See `landmarks.lip_opening`. Always computed, because it shows whether the video has a face at all."""
 
 EYES = Signal("eye opening", lambda view: float(eye_opening(view.landmarks[None])[0]))
 """See `landmarks.eye_opening`."""

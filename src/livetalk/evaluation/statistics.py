@@ -6,15 +6,14 @@ from numpy.typing import NDArray
 _MIN_FRAMES = 10
 """A correlation over fewer frames is noise."""
 _STILL = 1e-9
-"""A deviation as small as that of rounding: the series does not move."""
+"""Deviations below this are rounding: the series is constant."""
 _SHORTEST_SLOPE_SECONDS = 20.0
 
 
 def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return the Pearson correlation of two series [F] over the frames where both are finite.
 
-    Series of different length are compared over the shorter one. NaN when fewer than ten frames are left
-    or one of the two does not move.
+    The longer series is truncated. NaN for fewer than ten such frames or if a series is constant.
     """
     length = min(len(first), len(second))
     first, second = first[:length], second[:length]
@@ -29,15 +28,10 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 
 def slope_per_minute(values: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
-    """Return how much a series grows in a minute: the slope of the least-squares line over its finite values.
+    """Return the slope per minute of the least-squares line through values [N] at times `seconds` [N].
 
-    Args:
-        values: [N], NaN where unknown.
-        seconds: [N], time of each value.
-
-    Returns:
-        Growth per minute; NaN for fewer than three values or less than 20 s between first and last, because
-        the fluctuations of a short clip do not extrapolate to a minute.
+    NaN values are ignored. The result is NaN for fewer than three values or for less than 20 s between
+    first and last, because the fluctuations of a short clip do not extrapolate to a minute.
     """
     known = np.isfinite(values)
     times = seconds[known]
@@ -48,17 +42,17 @@ def slope_per_minute(values: NDArray[np.float64], seconds: NDArray[np.float64]) 
 
 
 def median(values: NDArray[np.float64]) -> float:
-    """Return the median of the values that are not NaN; NaN without any."""
+    """Return the median of the finite or infinite values; NaN if all are NaN."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else float("nan")
 
 
 def largest(values: NDArray[np.float64]) -> float:
-    """Return the largest of the values that are not NaN; NaN without any."""
+    """Return the largest value that is not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
     return float(known.max()) if len(known) else float("nan")
 
 
 def percentile(values: NDArray[np.float64], percent: float) -> float:
-    """Return a percentile of values without NaN; NaN for an empty array."""
+    """Return a percentile (0..100) of values without NaN; NaN for an empty array."""
     return float(np.percentile(values, percent)) if len(values) else float("nan")

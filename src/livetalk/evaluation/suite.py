@@ -1,4 +1,4 @@
-"""Many videos at once: a manifest in, a table with medians and the wrong-voice control out."""
+"""Measurement of many videos: a manifest in, a table with medians and controls out."""
 
 import json
 import os
@@ -27,15 +27,14 @@ _WORDS = frozenset({"name", "transcript"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipResult:
-    """The values of one video and what a comparison with other videos needs.
+    """The values of one video and what comparisons between videos need.
 
     Attributes:
-        inputs: what was given.
-        values: what the measures found, by name, in the order of reports; NaN where something was not known
-            or not asked for.
+        inputs: of the video.
+        values: by name, in the order of reports; NaN if unknown or not requested.
         lips: [F], measured lip opening.
         truth: [F'], the true one, or None.
-        person: [128], embedding of the reference person, NaN when unknown.
+        person: [128], embedding of the reference person, NaN if unknown.
     """
 
     inputs: ClipInputs
@@ -47,18 +46,18 @@ class ClipResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SuiteResult:
-    """The measures of many videos.
+    """The results of many videos.
 
     Attributes:
-        clips: one per video, in the manifest's order, controls among them.
+        clips: one per video, in the manifest's order, including controls.
         measures: that were taken.
-        medians: of each value over the videos that are no controls, NaN ones left out.
+        medians: of each value over all videos except controls, without NaN.
         control_correlation: median correlation of the manifest's controls with their truths; NaN without any.
-        crossed_correlation: median correlation of each video with the truths of all the others: what a
-            mouth gets that moves like speech, but like another sentence.
+        crossed_correlation: median correlation of each video with the truths of all others: the score of a
+            mouth that moves like speech, but like another sentence.
         across_identities: 5th percentile of the distances between the videos' people.
-        failures: one line for each video that could not be measured, such as one without any face. They are
-            in no median: a suite with failures has not been passed.
+        failures: one line for each video that could not be measured, such as one without a face. These are in
+            no median, so a suite with failures is not a valid result.
     """
 
     clips: tuple[ClipResult, ...]
@@ -71,17 +70,16 @@ class SuiteResult:
 
 
 def load_manifest(path: str | os.PathLike[str]) -> list[ClipInputs]:
-    """Read which videos to measure.
+    """Read the videos to measure from a JSON file, or from `manifest.json` in a folder.
 
-    Args:
-        path: a JSON file, or a folder with `manifest.json`: a list, or an object with the list under `clips`.
-            Each entry has the fields of `ClipInputs`; `video` is required, paths are relative to the file.
+    The file has a list, or an object with the list under `clips`. Each entry has the fields of `ClipInputs`;
+    `video` is required, and paths are relative to the file.
 
     Raises:
-        InputError: the file is missing or says something else.
+        InputError: the file is missing or has other content.
     """
-    place = Path(path)
-    file = require_input_file(place / MANIFEST_NAME if place.is_dir() else place, "manifest")
+    location = Path(path)
+    file = require_input_file(location / MANIFEST_NAME if location.is_dir() else location, "manifest")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         entries = content["clips"] if isinstance(content, dict) else content
@@ -100,14 +98,7 @@ def measure_clip(
     chunk_frames: int = CHUNK_FRAMES,
     measures: Sequence[Measure] = MEASURES,
 ) -> ClipResult:
-    """Measure one video.
-
-    Args:
-        inputs: the video and what is known about it.
-        instruments: the models to look with.
-        probe: predicts the truth from the voice where there is neither truth nor reference video.
-        chunk_frames: new frames per chunk, for the seams.
-        measures: what to measure.
+    """Measure one video; see `Clip` for the arguments.
 
     Raises:
         InputError: a file is missing or unusable, or no frame shows a face.
@@ -134,17 +125,9 @@ def measure_suite(
     report: Callable[[ClipResult], None] | None = None,
     measures: Sequence[Measure] = MEASURES,
 ) -> SuiteResult:
-    """Measure many videos.
+    """Measure many videos; see `Clip` for the arguments. `report` is called with each result.
 
-    Args:
-        clips: the videos and what is known about each.
-        instruments: the models to look with.
-        probe: predicts the truth from the voice where none is given.
-        chunk_frames: new frames per chunk, for the seams.
-        report: called with each result as soon as it is there.
-        measures: what to measure.
-
-    A video that cannot be measured does not stop the others.
+    A video that cannot be measured becomes an entry of `SuiteResult.failures`.
     """
     results = []
     failures = []
@@ -162,7 +145,7 @@ def measure_suite(
 def summarise(
     results: Sequence[ClipResult], measures: Sequence[Measure], failures: Sequence[str]
 ) -> SuiteResult:
-    """Put the results of single videos together."""
+    """Compute the statistics across videos."""
     judged = [result for result in results if not result.inputs.is_control]
     controls = [
         correlate(result.lips, result.truth)
@@ -192,7 +175,7 @@ def summarise(
 
 def _read_entry(entry: Mapping[str, object], folder: Path) -> ClipInputs:
     if "video" not in entry:
-        raise ValueError("an entry has no `video`")
+        raise ValueError("an entry lacks `video`")
     unknown = set(entry) - _PATHS - _WORDS - {"is_control"}
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}")

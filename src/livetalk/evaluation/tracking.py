@@ -1,4 +1,4 @@
-"""One pass over a video: the signals of every frame, and face embeddings of some."""
+"""A single pass over a video: signals of every frame, and face embeddings of some."""
 
 import os
 from collections.abc import Collection, Iterator
@@ -16,27 +16,27 @@ from livetalk.evaluation.video import iterate_frames, read_fps
 
 
 class Landmarker(Protocol):
-    """Finds the landmarks of a face; `landmarks.FaceLandmarker` is one."""
+    """Finds the landmarks of a face, such as `landmarks.FaceLandmarker`."""
 
     def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return [478, 2], pixels, for a frame [H, W, 3]; NaN when there is no face."""
+        """Return [478, 2], pixels, for a frame [H, W, 3]; NaN without a face."""
 
 
 class Embedder(Protocol):
-    """Recognises people; `recognition.FaceEmbedder` is one."""
+    """Embeds faces, such as `recognition.FaceEmbedder`."""
 
     def embed(self, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return [128] for a frame [H, W, 3]; NaN when there is no face."""
+        """Return [128] for a frame [H, W, 3]; NaN without a face."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """The models that look at pictures.
+    """The models that analyse frames.
 
     Attributes:
         landmarker: finds lips and eyes.
-        embedder: recognises people; None leaves identity out.
-        embed_every: frames from one embedding to the next (it takes far longer than the landmarks).
+        embedder: recognises people; None disables identity measures.
+        embed_every: frames between embeddings, which take far longer than landmarks.
     """
 
     landmarker: Landmarker
@@ -46,12 +46,12 @@ class Instruments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoTrack:
-    """What was seen in a video of F frames.
+    """Signals of a video of F frames.
 
     Attributes:
         fps: frames per second.
-        signals: [F] or [F, D], float64, of each signal that was asked for, and of `LIPS`.
-        embeddings: [N, 128], float64, of every `embed_every`-th frame; NaN where no face was found.
+        signals: [F] or [F, D], float64, of each requested signal and of `LIPS`.
+        embeddings: [N, 128], float64, of every `embed_every`-th frame; NaN without a face.
         embedding_seconds: [N], float64, their times.
     """
 
@@ -62,7 +62,7 @@ class VideoTrack:
 
     @property
     def lips(self) -> NDArray[np.float64]:
-        """[F], lip opening; NaN where no face was found."""
+        """[F], lip opening; NaN without a face."""
         return self.signals[LIPS]
 
     @property
@@ -77,13 +77,9 @@ def track_video(
     signals: Collection[Signal] = (),
     reference: str | os.PathLike[str] | None = None,
 ) -> VideoTrack:
-    """Look at every frame of a video once.
+    """Analyse every frame of a video once, for `LIPS` and the requested signals.
 
-    Args:
-        path: the video.
-        instruments: the models to look with.
-        signals: what to take from every frame, besides `LIPS`.
-        reference: a video whose frames should equal these, one by one.
+    `reference` is a video whose frames should equal these, one by one.
 
     Raises:
         InputError: a video is missing or unreadable, or no frame shows a face.
@@ -91,7 +87,7 @@ def track_video(
     fps = read_fps(path)
     rows: dict[Signal, list[float | NDArray[np.float64]]] = {signal: [] for signal in (LIPS, *signals)}
     embeddings = []
-    for number, view in enumerate(_look(path, instruments.landmarker, reference)):
+    for number, view in enumerate(_iterate_views(path, instruments.landmarker, reference)):
         for signal, values in rows.items():
             values.append(signal.read(view))
         if instruments.embedder is not None and number % instruments.embed_every == 0:
@@ -109,7 +105,7 @@ def track_video(
     )
 
 
-def _look(
+def _iterate_views(
     path: str | os.PathLike[str], landmarker: Landmarker, reference: str | os.PathLike[str] | None
 ) -> Iterator[FrameView]:
     others: Iterator[NDArray[np.uint8]] = iterate_frames(reference) if reference is not None else iter(())

@@ -16,7 +16,7 @@ def read_fps(path: str | os.PathLike[str]) -> float:
     """Return the average frames per second of a video.
 
     Raises:
-        InputError: the file is missing, not a media file or without pictures.
+        InputError: the file is missing, not a media file or without video.
     """
     file = require_input_file(path, "video")
     with _open(file) as container:
@@ -27,13 +27,10 @@ def read_fps(path: str | os.PathLike[str]) -> float:
 
 
 def iterate_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of a video in order.
-
-    Yields:
-        [H, W, 3], uint8, RGB.
+    """Yield the frames of a video in order: [H, W, 3], uint8, RGB.
 
     Raises:
-        InputError: the file is missing, not a media file, without pictures or damaged.
+        InputError: the file is missing, not a media file, without video or damaged.
     """
     file = require_input_file(path, "video")
     with _open(file) as container:

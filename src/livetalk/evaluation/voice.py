@@ -1,4 +1,4 @@
-"""Where in a clip the voice is heard."""
+"""Speech and silence in the audio of a clip."""
 
 import os
 
@@ -8,37 +8,28 @@ from numpy.typing import NDArray
 from livetalk.media.audio import SAMPLE_RATE, open_audio
 
 _BELOW_SPEECH_DB = 32.0
-"""A frame this far under the clip's loud frames holds no speech."""
+"""A frame this far below the clip's loud frames contains no speech."""
 _FLOOR_DB = -55.0
-"""Nothing under this level, in dB of full scale, is speech, even in a clip of near silence."""
+"""No frame below this level, in dB of full scale, counts as speech, even in a nearly silent clip."""
 _HOLD_SECONDS = 0.12
-"""Speech goes on across shorter dips: the closure before a plosive is silent, too."""
+"""Shorter dips belong to speech, such as the closure before a plosive."""
 _SILENCE_MARGIN_SECONDS = 0.24
-"""Lips close after a word and open before one: so much of a silence at either end belongs to speech."""
+"""Start and end of a silence belong to speech, because lips close after a word and open before one."""
 
 
 def read_voice(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read the sound of an audio or video file.
-
-    Returns:
-        [N], float32, -1..1, 16 kHz.
+    """Read the audio of a file as [N], float32, -1..1, 16 kHz.
 
     Raises:
-        InputError: the file has no usable sound.
+        InputError: the file has no usable audio.
     """
     return np.concatenate(list(open_audio(path).mono_blocks(SAMPLE_RATE)))
 
 
 def measure_levels(samples: NDArray[np.float32], fps: float, num_frames: int) -> NDArray[np.float64]:
-    """Return the loudness of the voice during each video frame.
+    """Return the level of the audio during each video frame, [F], float64, dB of full scale, at least -120.
 
-    Args:
-        samples: [N], float32, -1..1, 16 kHz.
-        fps: frames per second.
-        num_frames: F; frames after the end of the sound are silent.
-
-    Returns:
-        [F], float64, dB of full scale, at least -120.
+    `samples` is [N], float32, -1..1, 16 kHz; frames after its end are silent.
     """
     edges = np.round(np.arange(num_frames + 1) * SAMPLE_RATE / fps).astype(int)
     energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
@@ -49,12 +40,7 @@ def measure_levels(samples: NDArray[np.float32], fps: float, num_frames: int) ->
 
 
 def find_speech(levels: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
-    """Return the frames [F] during which somebody speaks.
-
-    Args:
-        levels: [F], dB of full scale.
-        fps: frames per second.
-    """
+    """Return the frames [F] with speech, given levels [F] in dB of full scale."""
     if not len(levels):
         return np.zeros(0, dtype=bool)
     threshold = max(float(np.percentile(levels, 95)) - _BELOW_SPEECH_DB, _FLOOR_DB)
@@ -67,12 +53,7 @@ def find_speech(levels: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
 
 
 def find_silence(speech: NDArray[np.bool_], fps: float) -> NDArray[np.bool_]:
-    """Return the frames [F] well inside a silence, where a mouth has no reason to move.
-
-    Args:
-        speech: [F], frames with speech.
-        fps: frames per second.
-    """
+    """Return the frames [F] well inside a silence, where a mouth should not move, given those with speech."""
     margin = round(_SILENCE_MARGIN_SECONDS * fps)
     silence = np.zeros_like(speech)
     for start, end in find_runs(~speech):
@@ -83,6 +64,6 @@ def find_silence(speech: NDArray[np.bool_], fps: float) -> NDArray[np.bool_]:
 
 
 def find_runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return start and end (outside) of each run of true values in a mask [F]."""
+    """Return start and end (exclusive) of each run of true values in a mask [F]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

@@ -1,1 +1,1 @@
-"""One measure a module; `livetalk.evaluation.registry` lists them."""
+"""One measure per module; `livetalk.evaluation.registry` lists them."""

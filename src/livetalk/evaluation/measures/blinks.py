@@ -1,4 +1,4 @@
-"""How often the eyes blink."""
+"""Frequency of blinks."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,9 @@ from livetalk.evaluation.voice import find_runs
 
 
 def count_blinks(eye_opening: NDArray[np.float64], fps: float) -> int:
-    """Count the blinks of a clip: short dips under 60 % of the usual eye opening.
+    """Count blinks: dips below 60 % of the usual eye opening ([F], NaN if unknown) of at most 0.5 s.
 
-    Args:
-        eye_opening: [F], lid gap over eye width, NaN where unknown.
-        fps: frames per second. A dip of more than 0.5 s is a closed eye, not a blink.
+    A longer dip is a closed eye.
     """
     known = eye_opening[np.isfinite(eye_opening)]
     if not len(known):

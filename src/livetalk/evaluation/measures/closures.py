@@ -1,4 +1,4 @@
-"""Whether the lips meet for /p b m/."""
+"""Lip closure during /p b m/."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from livetalk.evaluation.measure import COUNT, Column, Measure, Value
 from livetalk.evaluation.phones import Phone
 
 CLOSURE_THRESHOLD = 0.2
-"""A mouth under this share of its speech range counts as closed."""
+"""Relative opening below which a mouth counts as closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosureScore:
-    """How many closed sounds were shown with closed lips.
+    """Share of closed phones that were shown with closed lips.
 
     Attributes:
-        recall: 0..1, share of /p b m/ whose opening falls under the threshold; NaN without any.
-        chance: 0..1, the same share for windows of the same lengths anywhere in the speech: what this mouth
-            would score if it moved without listening.
-        num_closures: how many were asked for.
+        recall: 0..1, share of /p b m/ whose opening falls below the threshold; NaN without any.
+        chance: 0..1, the same share for windows of the same lengths anywhere in the speech: the score of this
+            mouth if its movement were independent of the audio.
+        num_closures: number of /p b m/.
     """
 
     recall: float
@@ -38,18 +38,18 @@ def score_closures(
     fps: float,
     threshold: float = CLOSURE_THRESHOLD,
 ) -> ClosureScore:
-    """Count the /p b m/ at which the lips close.
+    """Count the /p b m/ during which the lips close.
 
-    A closure is shown when the relative opening falls under the threshold in one of the frames that the
-    sound touches, or in the frame before or after. That window is wide enough to be met by luck, so the
-    score of luck is given as well.
+    A closure counts if the relative opening falls below the threshold in a frame of the phone, the frame
+    before or the frame after. Such a window can contain a closure by chance, so the score of chance is also
+    computed.
 
     Args:
         relative: [F], opening as a share of the clip's range (`OpeningRange.relative`).
-        phones: sounds of the clip; those that close no lips are passed over.
-        speech: [F], whether the voice is heard.
+        phones: of the clip; those without lip closure are ignored.
+        speech: [F], frames with speech.
         fps: frames per second.
-        threshold: share of the range under which the mouth counts as closed.
+        threshold: relative opening below which the mouth counts as closed.
     """
     closed = np.where(np.isfinite(relative), relative, np.inf) < threshold
     hits, luck = [], []
@@ -65,7 +65,7 @@ def score_closures(
 
 
 def measure_closures(clip: Clip) -> dict[str, float]:
-    """Score the closures of the video, and those of the reference video."""
+    """Score the closures of the video and those of the reference video."""
     score = score_closures(clip.relative_lips, clip.phones, clip.speech, clip.track.fps)
     return {
         "num_closures": score.num_closures,
@@ -85,7 +85,7 @@ def _reference_recall(clip: Clip) -> float:
 
 
 def _share_of_hits(closed: NDArray[np.bool_], speech: NDArray[np.bool_], length: int) -> float:
-    """Return how many windows of a length, centred anywhere in the speech, hold a closed frame."""
+    """Return the share of windows, centred anywhere in the speech, that contain a closed frame."""
     centres = np.flatnonzero(speech[: len(closed)])
     frames = centres[:, None] + np.arange(length) - length // 2
     hits = closed[np.clip(frames, 0, len(closed) - 1)].any(axis=1)

@@ -1,4 +1,4 @@
-"""Whether the colours of the picture drift."""
+"""Colour drift of the frame."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from livetalk.evaluation.measure import Measure, Value
 from livetalk.evaluation.signals import Signal
 
 COLORS = Signal("mean colour", lambda view: view.picture.mean(axis=(0, 1), dtype=np.float64))
-"""[3], of the whole picture, levels 0..255."""
+"""[3], mean of the whole frame, levels 0..255."""
 
 
 def measure_color(clip: Clip) -> dict[str, float]:

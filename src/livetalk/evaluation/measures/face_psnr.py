@@ -1,4 +1,4 @@
-"""How close the face is, pixel by pixel, to the face that the reference video shows."""
+"""Pixel error of the face against the reference video."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,9 @@ from livetalk.evaluation.statistics import median
 
 
 def measure_psnr(frame: NDArray[np.uint8], truth: NDArray[np.uint8], box: Box | None = None) -> float:
-    """Return the peak signal-to-noise ratio of a frame in dB; infinite for equal pictures.
+    """Return the peak signal-to-noise ratio in dB of two frames [H, W, 3], uint8, inside a box (None: all).
 
-    Args:
-        frame: [H, W, 3], uint8.
-        truth: [H, W, 3], uint8.
-        box: only these pixels count; None takes all.
+    Infinite for equal frames.
     """
     error = cut_box(frame, box).astype(np.float64) - cut_box(truth, box)
     mean_square = float(np.mean(error**2))
@@ -30,11 +27,11 @@ def _read(view: FrameView) -> float:
 
 
 FACE_PSNR = Signal("PSNR of the face", _read)
-"""dB in the face box against the reference's frame; NaN without a face or without such a frame."""
+"""dB in the face box against the reference frame; NaN without a face or such a frame."""
 
 
 def measure_face_psnr(clip: Clip) -> dict[str, float]:
-    """Take the median over the frames."""
+    """Compute the median over the frames."""
     return {"face_psnr": median(clip.track.signals[FACE_PSNR])}
 
 

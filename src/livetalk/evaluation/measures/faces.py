@@ -1,4 +1,4 @@
-"""How many frames there are, and how many of them show a face."""
+"""Number of frames and share of frames with a face."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether it is still the same person, from the first frame to the last."""
+"""Identity of the person from the first frame to the last."""
 
 from livetalk.evaluation.clip import Clip, Need
 from livetalk.evaluation.measure import Column, Measure, Value
@@ -7,7 +7,7 @@ from livetalk.evaluation.statistics import largest, median, slope_per_minute
 
 
 def measure_identity(clip: Clip) -> dict[str, float]:
-    """Compare the faces of the video with the person, and with the video's own first face."""
+    """Compare the faces of the video with the person and with the video's first face."""
     track = clip.track
     distances = measure_distances(track.embeddings, clip.person)
     within = measure_distances(track.embeddings, clip.first_face)

@@ -1,4 +1,4 @@
-"""Whether the lips open when they should: correlation and lag against the truth."""
+"""Correlation and lag of the lip opening against the truth."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ MAX_LAG_FRAMES = 6
 
 @dataclass(frozen=True, slots=True)
 class SyncScore:
-    """How well one opening follows another.
+    """Agreement of two openings.
 
     Attributes:
-        correlation: Pearson, -1..1, at lag 0; NaN when there are too few frames or no movement.
-        best_lag: frames; positive means that the measured mouth comes later than the truth.
+        correlation: Pearson, -1..1, at lag 0; NaN with too few frames or no movement.
+        best_lag: frames; positive if the measured mouth is late.
         best_correlation: at that lag.
     """
 
@@ -30,13 +30,7 @@ class SyncScore:
 def score_sync(
     measured: NDArray[np.float64], truth: NDArray[np.float64], max_lag: int = MAX_LAG_FRAMES
 ) -> SyncScore:
-    """Compare a measured opening with the true one, also when shifted against each other.
-
-    Args:
-        measured: [F], lip opening of the video, NaN where unknown.
-        truth: [F'], anything that rises and falls with the true opening.
-        max_lag: frames to search on either side.
-    """
+    """Correlate a measured opening [F] (NaN if unknown) with the truth [F'] at lags of up to `max_lag`."""
     length = min(len(measured), len(truth))
     measured, truth = measured[:length], truth[:length]
     scores = {}

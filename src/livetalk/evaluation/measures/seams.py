@@ -1,4 +1,4 @@
-"""Whether the borders of chunks show: frame-to-frame change there against everywhere else."""
+"""Visibility of chunk borders: the change between frames there, compared with other frames."""
 
 from dataclasses import dataclass
 
@@ -11,23 +11,24 @@ from livetalk.evaluation.signals import FrameView, Signal
 from livetalk.streaming.geometry import ChunkGeometry
 
 CHUNK_FRAMES = ChunkGeometry().chunk_frames
-"""New frames per chunk, unless a model says otherwise."""
+"""New frames per chunk of the default settings."""
 _STILL = 0.05
-"""Mean change, in levels, under which a picture stands still: no smaller one is divided by."""
+"""Mean change, in levels, of a still video; ratios are not computed against less."""
 _NEIGHBOURS = 6
-"""Frames on either side of a border that tell how much the picture changes around there."""
+"""Frames on either side of a border that determine the usual change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeamScore:
-    """How much the chunk borders stick out.
+    """Visibility of the chunk borders.
 
     Attributes:
-        ratio: median over the borders of their change divided by the median change around them; 1 = no seam.
+        ratio: median over the borders of their change divided by the median change around them; 1 = no
+            seam.
         worst_ratio: the largest of those.
-        z_score: how far `ratio` lies from the same statistic taken at all other positions within a chunk,
-            in their standard deviations; above 3 the borders are no accident.
-        num_seams: how many borders were measured.
+        z_score: distance of `ratio` from the same statistic at all other positions within a chunk, in
+            standard deviations; above 3 the difference is significant.
+        num_seams: number of borders.
     """
 
     ratio: float
@@ -46,18 +47,14 @@ def _read(view: FrameView) -> float:
 
 
 CHANGES = Signal("change of the picture", _read)
-"""`frame_change` from the frame before, levels 0..255; 0 for the first frame."""
+"""`frame_change` from the previous frame, levels 0..255; 0 for the first frame."""
 
 
 def score_seams(changes: NDArray[np.float64], chunk_frames: int = CHUNK_FRAMES) -> SeamScore:
-    """Compare the change at chunk borders with the change elsewhere.
+    """Compare the change at chunk borders with the change at other frames.
 
-    Args:
-        changes: [F], change from the frame before to this one; the first is ignored.
-        chunk_frames: new frames per chunk; a border lies before every frame k * chunk_frames, k >= 1.
-
-    Returns:
-        The score; NaN ratios when the clip is no longer than one chunk.
+    `changes` [F] is the change from the previous frame; the first is ignored. Borders are before every frame
+    k * chunk_frames, k >= 1. Ratios are NaN for a clip of at most one chunk.
     """
     at_border = _ratios(changes, np.arange(chunk_frames, len(changes), chunk_frames))
     if not len(at_border):

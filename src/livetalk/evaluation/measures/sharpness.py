@@ -1,4 +1,4 @@
-"""How sharp the face is, and whether it blurs over time."""
+"""Sharpness of the face and its change over time."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,10 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def measure_laplacian(frame: NDArray[np.uint8], box: Box | None = None) -> float:
-    """Return the variance of the Laplacian of the luma: more is sharper.
+    """Return the variance of the Laplacian of the luma, in squared levels 0..255; larger is sharper.
 
-    Compare only pictures of one size and one motive, such as a generated face with the rendered one.
-
-    Args:
-        frame: [H, W, 3], uint8, RGB.
-        box: only these pixels count; None takes all.
-
-    Returns:
-        Squared levels 0..255; NaN for a box of less than 3 x 3 pixels.
+    Values are comparable only for the same size and subject. `frame` is [H, W, 3], uint8, RGB; a box
+    restricts the pixels. NaN for a box of less than 3 x 3 pixels.
     """
     luma = cut_box(frame, box) @ _LUMA
     if min(luma.shape) < 3:
@@ -41,7 +35,7 @@ SHARPNESS = Signal("sharpness", _read)
 
 
 def measure_sharpness(clip: Clip) -> dict[str, float]:
-    """Take the median and the slope of the video, and the median of the reference video."""
+    """Compute median and slope of the video, and the median of the reference video."""
     track, reference = clip.track, float("nan")
     if clip.provides(Need.REFERENCE):
         reference = median(clip.reference.signals[SHARPNESS])

@@ -1,4 +1,4 @@
-"""Whether the mouth is shut while nobody speaks."""
+"""Mouth opening during silence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +9,9 @@ from livetalk.evaluation.statistics import percentile
 
 
 def score_silence(opening: NDArray[np.float64], silence: NDArray[np.bool_]) -> float:
-    """Return the opening that 95 % of the silent frames stay under; NaN without silence.
+    """Return the 95th percentile of the openings [F] during silence ([F], true inside a silence).
 
-    Args:
-        opening: [F], lip opening, absolute or as a share of the clip's range.
-        silence: [F], frames well inside a silence.
+    NaN without silence.
     """
     return percentile(opening[silence & np.isfinite(opening)], 95)
 
