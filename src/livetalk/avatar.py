@@ -3,14 +3,13 @@
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from livetalk import __version__
@@ -20,20 +19,18 @@ from livetalk.assembly.run import RunConfig
 from livetalk.assembly.session import Session, SessionOptions, plan_session
 from livetalk.assembly.source import ModelSource
 from livetalk.checkpoints.streaming_load import LoadProgress
-from livetalk.engine.audio_feed import AudioFeed
-from livetalk.engine.commands import OpenStream
-from livetalk.engine.host_copy import HostCopy, PendingFrames
-from livetalk.engine.stream import Streams, generate_stream
-from livetalk.engine.worker import StreamTable
+from livetalk.engine.backend import Backend, HostFrames
+from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.engine.offline import run_stream
+from livetalk.engine.table import StreamTable
 from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.files import require_distinct_files, require_output_file
 from livetalk.media.framing import frame_portrait
-from livetalk.media.image import Stamp, contact_sheet, image_to_tensor, load_image, save_png
+from livetalk.media.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.media.preview import PreviewSampler
 from livetalk.media.video import VideoWriter
-from livetalk.streaming.settings import AudioMode
 from livetalk.types import VideoChunk
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
@@ -85,15 +82,15 @@ class GenerateResult:
 class Avatar:
     """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
 
-    def __init__(self, model: AvatarModel, streams: Streams | None = None) -> None:
+    def __init__(self, model: AvatarModel, backend: Backend[VideoChunk] | None = None) -> None:
         """Wrap a model from `build_model`.
 
         Args:
             model: ready to run.
-            streams: runs its streams; None is this process alone, a `Leader` all GPUs together.
+            backend: runs its streams; None is this process alone, a `Leader` all GPUs together.
         """
         self.model = model
-        self._streams: Streams = StreamTable(model) if streams is None else streams
+        self._backend: Backend[VideoChunk] = StreamTable(model) if backend is None else backend
         self._numbers = itertools.count()
 
     @classmethod
@@ -169,7 +166,7 @@ class Avatar:
         session = plan_session(self.model, options)
         black = np.zeros((session.portrait.height, session.portrait.width, 3), np.uint8)
         silence = np.zeros(2 * session.settings.geometry.chunk_samples, np.float32)
-        for _ in self._stream(session, options, black, [silence]):
+        for _ in run_stream(self._backend, self._open(session, options, black), [silence]):
             pass
 
     def generate(
@@ -223,7 +220,7 @@ class Avatar:
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = PreviewSampler(num_frames if preview is not None else 0)
         blocks = sound.mono_blocks(self.sample_rate)
-        chunks = self._stream(session, options, portrait, blocks)
+        chunks = run_stream(self._backend, self._open(session, options, portrait), blocks)
         try:
             with contextlib.closing(chunks):
                 self._write(chunks, writer, num_frames, sampler, progress)
@@ -266,26 +263,31 @@ class Avatar:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
         session = plan_session(self.model, options)
-        return self._stream(session, options, _frame(image, session), audio_blocks, progressive=progressive)
+        request = self._open(session, options, _frame(image, session), progressive=progressive)
+        return run_stream(self._backend, request, audio_blocks)
 
-    def _stream(
+    def _open(
         self,
         session: Session,
         options: SessionOptions,
         portrait: NDArray[np.uint8],
-        blocks: Iterable[NDArray[np.float32]],
         *,
         progressive: bool = False,
-    ) -> Generator[VideoChunk, None, None]:
-        """Generate chunk after chunk until the sound ends; the last is cut to the sound's length."""
-        feed, heard = _listen(session, blocks)
-        opening = OpenStream(
-            stream=next(self._numbers),
-            picture=image_to_tensor(portrait, self.model.image_dtype),
-            sound=heard,
-            options=options,
+    ) -> OpenStream:
+        """Return the request for a stream of a framed portrait."""
+        spec = StreamSpec(
+            seed=session.seed,
+            crop="none",
+            num_steps=session.settings.sampler.num_steps,
+            size=(session.portrait.height, session.portrait.width),
+            prompt=options.get("prompt"),
+            audio_mode=session.audio_mode,
+            loudness=session.settings.loudness,
+            latents_per_decode=session.settings.latents_per_decode,
+            progressive=progressive,
+            cuttable=False,
         )
-        yield from generate_stream(self._streams, opening, feed, progressive=progressive)
+        return OpenStream(stream=next(self._numbers), image=portrait, spec=spec)
 
     def _describe(self, session: Session) -> dict[str, object]:
         """Return how a video is made, for its metadata."""
@@ -311,24 +313,23 @@ class Avatar:
     ) -> None:
         """Copy and encode chunks while the next ones are generated."""
         stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
-        copy = HostCopy(self.model.executor.device)
 
-        def finish(pending: PendingFrames) -> None:
+        def finish(first_frame: int, pending: HostFrames) -> None:
             frames = pending.wait()
             if stamp is not None:
                 frames = stamp.apply(frames)
-            sampler.observe(pending.first_frame, frames)
+            sampler.observe(first_frame, frames)
             writer.write(frames)
 
         done = 0
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder") as pool:
             encoding: Future[None] | None = None
             for chunk in chunks:
-                pending = copy.start(chunk)
+                pending = self._backend.start_copy(chunk)
                 if encoding is not None:
                     encoding.result()
-                encoding = pool.submit(finish, pending)
-                done += pending.num_frames
+                encoding = pool.submit(finish, chunk.first_frame, pending)
+                done += chunk.pixels.shape[1]
                 if progress is not None:
                     progress(done, num_frames)
             if encoding is not None:
@@ -345,13 +346,3 @@ def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return frame_portrait(image, *size, crop=session.crop)
     return frame_portrait(load_image(image), *size, crop=session.crop, name=f"image {os.fspath(image)}")
-
-
-def _listen(session: Session, blocks: Iterable[NDArray[np.float32]]) -> tuple[AudioFeed, torch.Tensor]:
-    """Begin to listen: where the pieces of sound come from, and what a stream hears before the first."""
-    geometry = session.settings.geometry
-    if session.audio_mode is AudioMode.STREAM:
-        feed = AudioFeed(blocks, geometry, session.settings.audio.lookahead_frames)
-        return feed, torch.from_numpy(feed.lead)
-    heard = [np.zeros(0, np.float32), *blocks]
-    return AudioFeed(heard, geometry, 0), torch.from_numpy(np.concatenate(heard))

@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
@@ -15,9 +17,11 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SURROUNDING_SPANS
-from livetalk.engine.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.backend import Made, Preparation
 from livetalk.engine.host_copy import HostCopy, PendingFrames
-from livetalk.engine.worker import StreamTable
+from livetalk.engine.messages import OpenStream
+from livetalk.engine.table import StreamTable
 from livetalk.errors import InputError
 from livetalk.types import VideoChunk
 
@@ -36,40 +40,50 @@ def model() -> AvatarModel:
     return build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
 
 
+class WatchedTable(StreamTable):
+    """Remembers what is asked for."""
+
+    def __init__(self, model: AvatarModel) -> None:
+        super().__init__(model)
+        self.calls: list[str] = []
+        self.requests: list[OpenStream] = []
+
+    def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
+        self.calls.append(f"open {request.stream}")
+        self.requests.append(request)
+        super().open(request, preparation, audio)
+
+    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
+        self.calls.append(f"advance {stream}")
+        assert audio is not None
+        return super().advance(stream, audio)
+
+    def close(self, stream: int) -> None:
+        self.calls.append(f"close {stream}")
+        super().close(stream)
+
+
 def test_it_runs_the_streams_and_chunks_that_it_says(model: AvatarModel) -> None:
-    table = StreamTable(model)
-    commands: list[StreamCommand] = []
-
-    def run(command: StreamCommand) -> VideoChunk | None:
-        commands.append(command)
-        return table.run(command)
-
+    table = WatchedTable(model)
     told: list[tuple[int, int]] = []
-    measured = ChunkBench(model, run, OPTIONS).measure(lambda done, total: told.append((done, total)))
+    measured = ChunkBench(model, table, OPTIONS).measure(lambda done, total: told.append((done, total)))
 
     assert len(measured.intervals_ms) == 2 and min(measured.intervals_ms) > 0
     for first_ms in (measured.first_ms, measured.first_progressive_ms):
         assert len(first_ms) == FIRST_CHUNKS and min(first_ms) > 0
     total = 2 + 2 + 2 + 2 * FIRST_CHUNKS
     assert told == [(done, total) for done in range(1, total + 1)]
-    opened = [command.stream for command in commands if isinstance(command, OpenStream)]
-    assert opened == [1, 2, 3, 4, 5, 6, 7]
-    assert [command.stream for command in commands if isinstance(command, CloseStream)] == opened
-    chunks = [command.stream for command in commands if isinstance(command, NextChunk)]
-    assert chunks == [1] * 6 + [2, 4, 6]
-    pieces = [command for command in commands if isinstance(command, BeginChunk | NextPiece)]
-    assert [command.stream for command in pieces] == [3, 3, 5, 5, 7, 7]
-    assert commands[0].options == {  # type: ignore[union-attr]
-        "size": "32x16",
-        "num_steps": 1,
-        "latents_per_decode": None,
-    }
+    assert [request.spec.progressive for request in table.requests] == [False, *[False, True] * FIRST_CHUNKS]
+    first_streams = [f"{what} {stream}" for stream in range(2, 8) for what in ("open", "advance", "close")]
+    assert table.calls == ["open 1", *["advance 1"] * 6, "close 1", *first_streams]
+    spec = table.requests[0].spec
+    assert (spec.size, spec.num_steps, spec.latents_per_decode) == ((32, 16), 1, None)
 
 
 def test_the_first_frames_are_copied_without_the_rest(
     model: AvatarModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = ChunkBench(model, StreamTable(model).run, replace(OPTIONS, latents_per_decode=1))
+    bench = ChunkBench(model, StreamTable(model), replace(OPTIONS, latents_per_decode=1))
     copied: list[int] = []
     start = HostCopy.start
 
@@ -84,7 +98,7 @@ def test_the_first_frames_are_copied_without_the_rest(
 
 def test_spans_are_those_of_the_measured_chunks(model: AvatarModel) -> None:
     options = replace(OPTIONS, num_steps=3)
-    measured = ChunkBench(model, StreamTable(model).run, options).measure(lambda done, total: None)
+    measured = ChunkBench(model, StreamTable(model), options).measure(lambda done, total: None)
     names = [timed.name for timed in measured.spans]
     assert measured.num_span_chunks == 4
     for name, count in ((CHUNK_SPAN, 4), ("step.transformer", 12), ("step.decode", 4), ("engine.copy", 4)):
@@ -97,7 +111,7 @@ def test_spans_are_those_of_the_measured_chunks(model: AvatarModel) -> None:
 
 def test_no_stage_holds_another(model: AvatarModel) -> None:
     """Else a time would count twice in the sum of a chunk's stages."""
-    measured = ChunkBench(model, StreamTable(model).run, OPTIONS).measure(lambda done, total: None)
+    measured = ChunkBench(model, StreamTable(model), OPTIONS).measure(lambda done, total: None)
     stages = sorted(
         (timed for timed in measured.spans if timed.name not in SURROUNDING_SPANS),
         key=lambda timed: timed.start_ms,
@@ -107,22 +121,17 @@ def test_no_stage_holds_another(model: AvatarModel) -> None:
 
 
 def test_the_last_chunk_of_a_stream_runs_inside_the_context(model: AvatarModel) -> None:
-    table = StreamTable(model)
-    events: list[str] = []
-
-    def run(command: StreamCommand) -> VideoChunk | None:
-        events.append(type(command).__name__)
-        return table.run(command)
+    table = WatchedTable(model)
 
     @contextlib.contextmanager
     def around() -> Iterator[None]:
-        events.append("enter")
+        table.calls.append("enter")
         yield
-        events.append("leave")
+        table.calls.append("leave")
 
-    ChunkBench(model, run, OPTIONS).run_warm_chunk(2, around())
-    chunks = ["NextChunk", "NextChunk", "enter", "NextChunk", "leave"]
-    assert events == ["OpenStream", *chunks, "CloseStream"]
+    ChunkBench(model, table, OPTIONS).run_warm_chunk(2, around())
+    chunks = ["advance 1", "advance 1", "enter", "advance 1", "leave"]
+    assert table.calls == ["open 1", *chunks, "close 1"]
 
 
 def test_the_sound_goes_on_from_chunk_to_chunk() -> None:
@@ -133,9 +142,9 @@ def test_the_sound_goes_on_from_chunk_to_chunk() -> None:
 
 def test_the_picture_is_in_range_and_nowhere_flat() -> None:
     picture = draw_picture(PortraitConfig(height=32, width=48))
-    assert picture.shape == (3, 32, 48) and picture.abs().max() <= 1
-    assert (picture.diff(dim=2).abs() > 0).float().mean() > 0.95
-    assert not math.isclose(picture[0].std().item(), 0)
+    assert picture.shape == (32, 48, 3) and picture.dtype == np.uint8
+    assert (np.diff(picture.astype(int), axis=1) != 0).mean() > 0.95
+    assert not math.isclose(picture[..., 0].std(), 0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
 from livetalk.bench.chunks import ChunkBench
 from livetalk.bench.options import BenchOptions
-from livetalk.engine.worker import StreamTable
+from livetalk.engine.table import StreamTable
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "profile_chunk.py"
 
@@ -75,7 +75,7 @@ def test_the_chunk_that_is_recorded_is_benchs_own(program: ModuleType) -> None:
         source=ModelSource(random_weights="tiny"), run=RunConfig(device="cpu"), size="32x16", num_steps=2
     )
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
-    events = program.record_chunk(ChunkBench(model, StreamTable(model).run, options))
+    events = program.record_chunk(ChunkBench(model, StreamTable(model), options))
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     assert {name: names.count(name) for name in ("engine.chunk", "step.transformer", "step.decode")} == {
         "engine.chunk": 1,

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from engine.worker_program import build
 from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend, HostFrames, Made, Preparation
 from livetalk.engine.double import DoubleBackend, DoubleConfig
 from livetalk.engine.messages import OpenStream
+from livetalk.engine.table import StreamTable
+from livetalk.engine.worker import run_worker
 from livetalk.env import WorkerPlace
 
 FAULT = np.float32(0.911)
@@ -74,6 +78,20 @@ class Faulty:
 def faulty_double() -> Backend[Any]:
     """Return a fast double."""
     return Faulty(DoubleBackend(DOUBLE))
+
+
+def faulty_model() -> Backend[Any]:
+    """Return the engine of a tiny model."""
+    torch.set_num_threads(1)
+    return Faulty(StreamTable(build(), beside=True))
+
+
+def host_faulty_model(place: WorkerPlace, lead: Callable[[Backend[Any]], int]) -> int:
+    """Run the engine of a tiny model in a process, or in several that share the work."""
+    torch.set_num_threads(1)
+    if place.num_ranks == 1:
+        return lead(faulty_model())
+    return run_worker(place, torch.device("cpu"), build, lambda leader: lead(Faulty(leader)), beside=True)
 
 
 def host_faulty_double(place: WorkerPlace, lead: Callable[[Backend[Any]], int]) -> int:

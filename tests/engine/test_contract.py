@@ -5,14 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.contract_hosts import DEATH, FAULT, faulty_double
+from engine.contract_hosts import DEATH, FAULT, faulty_double, faulty_model
 from livetalk.engine.engine import Engine, Stream
 from livetalk.engine.messages import (
     FramesReady,
@@ -30,8 +30,8 @@ from livetalk.errors import EngineStoppedError, InputError
 CHUNK = 12
 SAMPLES_PER_FRAME = 640
 TIMEOUT = 120.0
-SPEC = StreamSpec(progressive=True, latents_per_decode=1, seed=3)
-WHOLE_CHUNKS = StreamSpec(seed=3)
+SPEC = StreamSpec(progressive=True, latents_per_decode=1, seed=3, crop="center")
+WHOLE_CHUNKS = replace(SPEC, progressive=False)
 
 PICTURE = np.random.default_rng(0).integers(1, 256, (64, 112, 3), dtype=np.uint8)
 
@@ -54,6 +54,13 @@ class Kind:
 KINDS = [
     Kind("double", lambda: Engine.in_thread(faulty_double()), False),
     Kind("double in a process", lambda: Engine.in_process("engine.contract_hosts:host_faulty_double"), True),
+    Kind("model", lambda: Engine.in_thread(faulty_model()), False),
+    Kind("model in a process", lambda: Engine.in_process("engine.contract_hosts:host_faulty_model"), True),
+    Kind(
+        "model in two processes",
+        lambda: Engine.in_process("engine.contract_hosts:host_faulty_model", num_workers=2),
+        True,
+    ),
 ]
 IN_PROCESS = [kind for kind in KINDS if kind.own_process]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import livetalk
-from livetalk.engine.join import PeerLostError, noticing_loss, require_own_gpus
+from livetalk.engine.join import noticing_loss, require_own_gpus
 from livetalk.env import WorkerPlace, worker_place
-from livetalk.errors import InputError
+from livetalk.errors import InputError, PeerLostError
 
 SOURCE = Path(livetalk.__file__).parent
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import draw_picture, hum
-from livetalk.engine.commands import NextChunk, OpenStream
-from livetalk.engine.host_copy import HostCopy
-from livetalk.engine.worker import StreamTable
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.engine.table import StreamTable
+from livetalk.streaming.settings import LoudnessMode
 
 pytestmark = [
     pytest.mark.gpu,
@@ -29,9 +31,10 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
     device = torch.device("cuda")
     model = build_random_model("tiny", device=device, dtype=torch.bfloat16)
     geometry = model.settings.geometry
-    streams, copy = StreamTable(model), HostCopy(device)
-    picture = draw_picture(model.spec.portrait)
-    streams.run(OpenStream(stream=0, picture=picture, sound=torch.zeros(0), options={"loudness": loudness}))
+    table = StreamTable(model)
+    spec = StreamSpec(crop="none", loudness=LoudnessMode(loudness))
+    request = OpenStream(stream=0, image=draw_picture(model.spec.portrait), spec=spec)
+    table.open(request, table.prepare(request), np.zeros(0, np.float32))
     pending = []
     for index in range(4):
         # Each shape is met once before: what is chosen and allocated then may wait.
@@ -39,8 +42,8 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
         samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
-        chunk = streams.run(NextChunk(stream=0, samples=samples))
+        chunk = table.advance(0, ChunkAudio(samples.numpy(), geometry.chunk_frames)).frames
         assert chunk is not None
-        pending.append(copy.start(chunk))
+        pending.append(table.start_copy(chunk))
     torch.cuda.set_sync_debug_mode("default")
     assert all(frames.wait().any() for frames in pending)

@@ -4,11 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Unpack
 
 import numpy as np
 import pytest
@@ -17,27 +16,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from engine import worker_program
-from engine.worker_program import SIZE, build, networks_of
+from engine.worker_program import SIZE, build, networks_of, open_request
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.session import SessionOptions
 from livetalk.avatar import Avatar
-from livetalk.engine.audio_feed import AudioPiece
-from livetalk.engine.commands import CloseStream, NextChunk, OpenStream
-from livetalk.engine.join import ControlLine, PeerLostError
-from livetalk.engine.stream import generate_stream
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.backend import Backend
+from livetalk.engine.join import ControlChannel
+from livetalk.engine.leader import Leader, follow
+from livetalk.engine.offline import run_stream
+from livetalk.engine.table import StreamTable
 from livetalk.engine.worker import (
-    Leader,
-    StreamTable,
     choose_worker_device,
-    follow,
     require_gpus,
     require_place,
+    share_weights,
     spread_model,
 )
 from livetalk.env import WorkerPlace
-from livetalk.errors import InputError, LivetalkError
+from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.numerics.compare import StreamSource, make_inputs, record
 from livetalk.parallel.mesh import ParallelConfig
+from livetalk.streaming.settings import AudioMode
 from livetalk.types import VideoChunk
 from parallel.gloo_ranks import run_ranks
 from tolerance import assert_near, expect_all, expect_each
@@ -77,53 +76,40 @@ def test_two_chunks_are_those_of_one_rank_at_every_stage(degrees: tuple[int, int
         assert_near(value, *expected[stage], stage)
 
 
-def open_stream(model: AvatarModel, stream: int, **options: Unpack[SessionOptions]) -> OpenStream:
-    """Make a picture and the first sound of a stream."""
-    rng = torch.Generator().manual_seed(stream)
-    picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
-    whole = options.get("audio_mode") == "whole"
-    sound = torch.randn(2 * model.settings.geometry.chunk_samples, generator=rng) / 10
-    return OpenStream(stream=stream, picture=picture, sound=sound if whole else sound[:0], options=options)
-
-
-def commands(model: AvatarModel) -> list[OpenStream | NextChunk | CloseStream]:
-    """Make two streams that take turns, one of which hears its future."""
+def take_turns(backend: Backend[VideoChunk], model: AvatarModel) -> list[Tensor]:
+    """Make chunks of two streams in turns, one of which depends on its future; close one."""
     rng = torch.Generator().manual_seed(9)
-    samples = torch.randn(3, model.settings.geometry.chunk_samples, generator=rng) / 10
-    return [
-        open_stream(model, 1, seed=3, loudness="off"),
-        NextChunk(stream=1, samples=samples[0]),
-        open_stream(model, 2, seed=4, audio_mode="whole", loudness="off"),
-        NextChunk(stream=2, samples=samples[1]),
-        NextChunk(stream=1, samples=samples[2]),
-        CloseStream(stream=1),
-    ]
-
-
-def chunks(run: Callable[[Any], VideoChunk | None], model: AvatarModel) -> list[Tensor]:
-    """Run the commands, and return the frames of every chunk."""
-    made = [run(command) for command in commands(model)]
+    size = model.settings.geometry.chunk_samples
+    audio = [(torch.randn(size, generator=rng) / 10).numpy() for _ in range(5)]
+    for request, start in (
+        (open_request(1, portrait=1, seed=3), audio[0][:0]),
+        (open_request(2, portrait=2, seed=4, audio_mode=AudioMode.WHOLE), np.concatenate(audio[3:])),
+    ):
+        backend.open(request, backend.prepare(request), start)
+    made = [backend.advance(stream, ChunkAudio(audio[stream], 12)).frames for stream in (1, 2, 1)]
+    backend.close(1)
     return [chunk.pixels for chunk in made if chunk is not None]
 
 
 def lead_or_follow() -> list[Tensor]:
-    line = ControlLine()
-    model = spread_model(build())
-    streams = StreamTable(model)
-    if not line.leads:
-        follow(streams, line)
+    channel = ControlChannel()
+    model = build()
+    vae = share_weights(model.executor.networks.vae)
+    table = StreamTable(spread_model(model), vae)
+    if not channel.leads:
+        follow(table, channel)
         return []
-    with Leader(streams, line) as leader:
-        with pytest.raises(InputError, match="steps 0"):
-            leader.run(open_stream(model, 5, num_steps=0))
-        Avatar(model, leader).warm_up(loudness="off")
-        return chunks(leader.run, model)
+    with Leader(table, channel) as leader:
+        with pytest.raises(InputError, match="size"):
+            leader.prepare(open_request(5, size=(1024, 4096 + 16)))
+        Avatar(leader.model, leader).warm_up(loudness="off")
+        return take_turns(leader, leader.model)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_followers_do_what_the_leader_says_until_it_says_no_more(num_ranks: int) -> None:
     model = build()
-    expected = expect_all(lambda: chunks(StreamTable(model).run, model), *networks_of(model))
+    expected = expect_all(lambda: take_turns(StreamTable(model), model), *networks_of(model))
     found = run_ranks(lead_or_follow, num_ranks)
     assert len(expected) == 3 and found[1:] == [[]] * (num_ranks - 1)
     for own, one_rank in zip(found[0], expected, strict=True):
@@ -131,13 +117,45 @@ def test_followers_do_what_the_leader_says_until_it_says_no_more(num_ranks: int)
         assert_near(own, *one_rank)
 
 
+def fail_together_or_alone(alone: bool) -> str:
+    """Let a command fail on all ranks, and the next one on the leader alone; return how that ended."""
+    channel = ControlChannel()
+    table = StreamTable(build())
+    audio = ChunkAudio(np.zeros(12 * 640, np.float32), 12)
+    try:
+        if not channel.leads:
+            follow(table, channel)
+            return "stopped"
+        with Leader(table, channel) as leader:
+            with pytest.raises(KeyError):
+                leader.advance(9, audio)
+            request = open_request(1)
+            leader.open(request, leader.prepare(request), np.zeros(0, np.float32))
+            if alone:
+                table.close(1)
+            made = leader.advance(1, audio)
+            assert made.num_frames == 12
+    except PeerLostError as error:
+        return str(error)
+    return "stopped"
+
+
+def test_a_command_that_fails_on_all_ranks_is_survived() -> None:
+    assert run_ranks(fail_together_or_alone, 2, False) == ["stopped", "stopped"]
+
+
+def test_a_command_that_fails_on_one_rank_alone_ends_the_group() -> None:
+    found = run_ranks(fail_together_or_alone, 2, True)
+    assert found == ["a command has failed on some GPU workers and not on others"] * 2
+
+
 def build_or_fail(failing: int) -> str:
     """Agree on a model that one rank cannot build, and return what this rank hears."""
-    line = ControlLine()
+    channel = ControlChannel()
     failure = InputError("no room") if dist.get_rank() == failing else None
     with pytest.raises((LivetalkError, PeerLostError)) as caught:
-        line.agree(failure)
-    line.agree(None)
+        channel.agree(failure)
+    channel.agree(None)
     return str(caught.value)
 
 
@@ -147,24 +165,17 @@ def test_what_one_rank_cannot_do_the_leader_says_and_none_begins(failing: int, s
     assert run_ranks(build_or_fail, 3, failing) == [said, quiet, quiet]
 
 
-def test_a_stream_that_is_left_early_is_forgotten() -> None:
-    streams = StreamTable(build())
-    silence = np.zeros(streams.model.settings.geometry.chunk_samples, np.float32)
-    pieces = repeat(AudioPiece(silence, num_frames=7))
-    chunks = generate_stream(streams, open_stream(streams.model, 1, loudness="off"), pieces)
-    assert next(chunks).first_frame == 0 and next(chunks).first_frame == 12
-    assert next(chunks).pixels.shape[1] == 7
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_stream_that_is_left_early_is_forgotten(progressive: bool) -> None:
+    table = StreamTable(build())
+    silence = np.zeros(table.model.settings.geometry.chunk_samples, np.float32)
+    request = open_request(1, progressive=progressive, latents_per_decode=1)
+    chunks = run_stream(table, request, repeat(silence))
+    expected = [0, 4, 8, 12] if progressive else [0, 12, 24]
+    assert [next(chunks).first_frame for _ in expected] == expected
     chunks.close()
     with pytest.raises(KeyError):
-        streams.run(CloseStream(stream=1))
-
-
-def test_streams_are_forgotten() -> None:
-    streams = StreamTable(build())
-    streams.run(open_stream(streams.model, 1))
-    streams.run(CloseStream(stream=1))
-    with pytest.raises(KeyError):
-        streams.run(NextChunk(stream=1, samples=torch.zeros(1)))
+        table.advance(1, None)
 
 
 @contextlib.contextmanager

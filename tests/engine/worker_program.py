@@ -4,21 +4,26 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import build_random_model
 from livetalk.assembly.spec import PortraitConfig
-from livetalk.engine.audio_feed import AudioPiece
-from livetalk.engine.commands import OpenStream
+from livetalk.engine.backend import Backend
 from livetalk.engine.group import WorkerGroup, end_worker
-from livetalk.engine.stream import Streams, generate_stream
-from livetalk.engine.worker import Leader, run_worker
+from livetalk.engine.leader import Leader
+from livetalk.engine.messages import OpenStream, Snapshot, StreamSpec
+from livetalk.engine.offline import run_stream
+from livetalk.engine.worker import run_worker
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import LivetalkError
 from livetalk.streaming.geometry import ChunkGeometry
+from livetalk.streaming.settings import LoudnessMode
+from livetalk.types import VideoChunk
 
 SIZE = PortraitConfig(height=16, width=112)
 """With 5 latent frames 35 tokens and 14 columns of latents, which 2, 3 and 4 ranks cannot share evenly."""
@@ -38,17 +43,25 @@ def networks_of(model: AvatarModel) -> tuple[nn.Module, nn.Module]:
     return model.executor.networks.dit, model.executor.networks.vae
 
 
-def make_stream(streams: Streams, folder: Path, num_chunks: int) -> list[torch.Tensor]:
+def open_request(
+    stream: int, portrait: int = 0, *, snapshot: Snapshot | None = None, **spec: Any
+) -> OpenStream:
+    """Ask for a stream of a drawn portrait."""
+    image = np.random.default_rng(portrait).integers(0, 256, (SIZE.height, SIZE.width, 3), dtype=np.uint8)
+    return OpenStream(
+        stream=stream,
+        image=image,
+        snapshot=snapshot,
+        spec=StreamSpec(**{"seed": 1, "crop": "none", "loudness": LoudnessMode.OFF, **spec}),
+    )
+
+
+def make_stream(backend: Backend[VideoChunk], folder: Path, num_chunks: int) -> list[torch.Tensor]:
     """Make the chunks of a stream, leaving a trace of each."""
     rng = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, SIZE.height, SIZE.width, generator=rng) * 2 - 1
-    opening = OpenStream(
-        stream=0, picture=picture, sound=torch.zeros(0), options={"seed": 1, "loudness": "off"}
-    )
-    sounds = (torch.randn(12 * 640, generator=rng) / 10 for _ in range(num_chunks))
-    pieces = (AudioPiece(samples.numpy(), num_frames=12) for samples in sounds)
+    blocks = ((torch.randn(12 * 640, generator=rng) / 10).numpy() for _ in range(num_chunks))
     pixels = []
-    for index, chunk in enumerate(generate_stream(streams, opening, pieces)):
+    for index, chunk in enumerate(run_stream(backend, open_request(0), blocks)):
         pixels.append(chunk.pixels)
         (folder / f"chunk{index}").touch()
     return pixels

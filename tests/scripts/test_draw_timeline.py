@@ -12,7 +12,7 @@ from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import ChunkBench
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, TimedSpan, Trace
-from livetalk.engine.worker import StreamTable
+from livetalk.engine.table import StreamTable
 from livetalk.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "draw_timeline.py"
@@ -85,7 +85,7 @@ def test_a_recorded_chunk_becomes_a_picture(
 ) -> None:
     options = BenchOptions(size="32x16", num_steps=2, chunks=2, warm_up=2)
     model = build_random_model("tiny", device=torch.device("cpu"), dtype=torch.float32)
-    measured = ChunkBench(model, StreamTable(model).run, options).measure(lambda done, total: None)
+    measured = ChunkBench(model, StreamTable(model), options).measure(lambda done, total: None)
     trace = Trace(title="tiny", spans=measured.spans)
     trace.save(tmp_path / "trace.json")
     rows = timeline.cut_chunk(trace, 1).rows

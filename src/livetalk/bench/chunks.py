@@ -4,10 +4,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel
@@ -15,13 +17,13 @@ from livetalk.assembly.session import SessionOptions, plan_session
 from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
-from livetalk.bench.spans import CHUNK_SPAN, SpanTimer, TimedSpan, wait_for
-from livetalk.engine.commands import BeginChunk, CloseStream, NextChunk, NextPiece, OpenStream, StreamCommand
-from livetalk.engine.host_copy import HostCopy, PendingFrames
-from livetalk.tracing import observe_spans, span
+from livetalk.bench.spans import SpanTimer, TimedSpan, wait_for
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.backend import Backend, HostFrames
+from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.tracing import observe_spans
 from livetalk.types import VideoChunk
 
-Run = Callable[[StreamCommand], VideoChunk | None]
 Progress = Callable[[int, int], None]
 
 FIRST_CHUNKS = 3
@@ -63,22 +65,28 @@ class Measurement:
 class ChunkBench:
     """Runs the streams of one measurement."""
 
-    def __init__(self, model: AvatarModel, run: Run, options: BenchOptions) -> None:
+    def __init__(self, model: AvatarModel, backend: Backend[VideoChunk], options: BenchOptions) -> None:
         """Prepare.
 
         Args:
             model: of this process, ready.
-            run: does a command, on all ranks if there are several.
+            backend: runs streams, on all ranks if there are several.
             options: of the measurement.
         """
-        self._run = run
+        self._backend = backend
         self._device = model.executor.device
-        self._copy = HostCopy(self._device)
-        self._session = session_options(options)
-        session = plan_session(model, self._session)
+        session = plan_session(model, session_options(options))
+        self._spec = StreamSpec(
+            crop="none",
+            num_steps=options.num_steps,
+            size=(session.portrait.height, session.portrait.width),
+            latents_per_decode=options.latents_per_decode,
+            cuttable=False,
+        )
         self._picture = draw_picture(session.portrait)
         self._rate = session.settings.geometry.sample_rate
         self._chunk_samples = session.settings.geometry.chunk_samples
+        self._chunk_frames = session.settings.geometry.chunk_frames
         self._num_chunks, self._warm_up = options.chunks, options.warm_up
         self._num_streams = 0
 
@@ -107,7 +115,7 @@ class ChunkBench:
         spans = tuple(timer.read())
         peak_gb, reserved_gb, growth_gb = memory.read()
         first = [
-            (self._time_first(self._launch, advance), self._time_first(self._launch_piece, advance))
+            (self._time_first(advance), self._time_first(advance, progressive=True))
             for _ in range(FIRST_CHUNKS)
         ]
         first_ms, first_progressive_ms = zip(*first, strict=True)
@@ -122,47 +130,35 @@ class ChunkBench:
             memory_growth_gb=growth_gb,
         )
 
-    def _launch_chunks(self, num_chunks: int) -> Iterator[PendingFrames]:
+    def _launch_chunks(self, num_chunks: int) -> Iterator[HostFrames]:
         """Start chunk after chunk of a new stream, each when it is asked for."""
-        stream = self._open()
+        stream = self._open(self._spec)
         for index in range(num_chunks):
             yield self._launch(stream, index)
-        self._run(CloseStream(stream=stream))
+        self._backend.close(stream)
 
-    def _time_first(self, launch: Callable[[int, int], PendingFrames], advance: Callable[[], None]) -> float:
-        stream = self._open()
+    def _time_first(self, advance: Callable[[], None], *, progressive: bool = False) -> float:
+        """Time the first frames of a new stream: of its first chunk, or of the first piece of it."""
+        stream = self._open(replace(self._spec, progressive=progressive))
         wait_for(self._device)
         began = perf_counter()
-        launch(stream, 0).wait()
+        self._launch(stream, 0).wait()
         elapsed = perf_counter() - began
-        self._run(CloseStream(stream=stream))
+        self._backend.close(stream)
         advance()
         return 1000 * elapsed
 
-    def _open(self) -> int:
+    def _open(self, spec: StreamSpec) -> int:
         self._num_streams += 1
-        self._run(
-            OpenStream(
-                stream=self._num_streams,
-                picture=self._picture,
-                sound=torch.zeros(0),
-                options=self._session,
-            )
-        )
+        request = OpenStream(stream=self._num_streams, image=self._picture, spec=spec)
+        self._backend.open(request, self._backend.prepare(request), np.zeros(0, np.float32))
         return self._num_streams
 
-    def _launch(self, stream: int, index: int) -> PendingFrames:
-        with span(CHUNK_SPAN):
-            chunk = self._run(NextChunk(stream=stream, samples=self._sound(index)))
-        assert chunk is not None
-        return self._copy.start(chunk)
-
-    def _launch_piece(self, stream: int, index: int) -> PendingFrames:
-        """Start no more than the first frames of a chunk."""
-        self._run(BeginChunk(stream=stream, samples=self._sound(index)))
-        piece = self._run(NextPiece(stream=stream))
-        assert piece is not None
-        return self._copy.start(piece)
+    def _launch(self, stream: int, index: int) -> HostFrames:
+        """Start a chunk, or of a progressive stream no more than its first frames."""
+        made = self._backend.advance(stream, ChunkAudio(self._sound(index).numpy(), self._chunk_frames))
+        assert made.frames is not None
+        return self._backend.start_copy(made.frames)
 
     def _sound(self, index: int) -> Tensor:
         return hum(index * self._chunk_samples, self._chunk_samples, self._rate)
@@ -194,7 +190,7 @@ def session_options(options: BenchOptions) -> SessionOptions:
     }
 
 
-def _time_arrivals(launches: Iterator[PendingFrames], advance: Callable[[], None]) -> list[float]:
+def _time_arrivals(launches: Iterator[HostFrames], advance: Callable[[], None]) -> list[float]:
     """Return when the frames of each chunk were there, with the next one started; the last is not counted.
 
     So a GPU always has work before it, as in a stream, and on a CPU, where starting a chunk is doing it, the
@@ -233,12 +229,12 @@ class _MemoryWatch:
         return torch.cuda.max_memory_allocated(self._device) / 1e9, reserved / 1e9, growth / 1e9
 
 
-def draw_picture(portrait: PortraitConfig) -> Tensor:
-    """Draw waves of colour, `[3, H, W]`, -1..1: no run of equal numbers that a kernel could be quick at."""
-    rows, columns = (torch.linspace(0, 1, side) for side in (portrait.height, portrait.width))
-    return torch.stack(
-        [torch.sin(math.tau * (k * rows[:, None] + (4 - k) * columns[None])) for k in (1, 2, 3)]
-    )
+def draw_picture(portrait: PortraitConfig) -> NDArray[np.uint8]:
+    """Draw waves of colour, `[H, W, 3]` uint8: no run of equal numbers that a kernel could be quick at."""
+    rows, columns = (np.linspace(0, 1, side) for side in (portrait.height, portrait.width))
+    waves = [np.sin(math.tau * (k * rows[:, None] + (4 - k) * columns[None])) for k in (1, 2, 3)]
+    picture: NDArray[np.uint8] = ((np.stack(waves, axis=2) + 1) * 127.5).astype(np.uint8)
+    return picture
 
 
 def hum(start: int, num_samples: int, sample_rate: int) -> Tensor:

@@ -21,9 +21,9 @@ from livetalk.bench.report import describe_plan, describe_record, describe_scali
 from livetalk.bench.scaling import measure_scaling
 from livetalk.bench.spans import Trace, percentile, summarize_stages, wait_for
 from livetalk.cli.guard import run_workers
+from livetalk.engine.leader import Leader
+from livetalk.engine.table import StreamTable
 from livetalk.engine.worker import (
-    Leader,
-    StreamTable,
     choose_worker_device,
     require_gpus,
     require_place,
@@ -97,7 +97,7 @@ def run_measurement(options: BenchOptions, measure: Callable[..., None], *argume
     _announce(options)
     model = build_measured(options, device)
     wait_for(device)
-    bench = ChunkBench(model, StreamTable(model).run, options)
+    bench = ChunkBench(model, StreamTable(model), options)
     measure(bench, model, perf_counter() - began, *arguments)
     return 0
 
@@ -113,7 +113,7 @@ def _run_rank(
 
     def lead(leader: Leader) -> int:
         wait_for(device)
-        bench = ChunkBench(leader.model, leader.run, options)
+        bench = ChunkBench(leader.model, leader, options)
         measure(bench, leader.model, perf_counter() - began, *arguments)
         return 0
 

@@ -1,6 +1,5 @@
 """Frames from the device to the host, beside the work that follows them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,12 @@ class PendingFrames:
     first_frame: int
     num_frames: int
     _frames: Tensor
-    _arrive: Callable[[], None]
+    _done: torch.cuda.Event | None
+
+    @property
+    def arrived(self) -> bool:
+        """`wait` returns at once."""
+        return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> NDArray[np.uint8]:
         """Wait until they are there; any thread may.
@@ -32,7 +36,8 @@ class PendingFrames:
         Returns:
             `[F, H, W, 3]` uint8, RGB.
         """
-        self._arrive()
+        if self._done is not None:
+            self._done.synchronize()
         frames: NDArray[np.uint8] = self._frames.numpy()
         return frames
 
@@ -55,7 +60,7 @@ class HostCopy:
         if self._side_stream is None:
             with span("engine.copy"):
                 frames = chunk.to_uint8().cpu()
-            return PendingFrames(chunk.first_frame, frames.shape[0], frames, _nothing)
+            return PendingFrames(chunk.first_frame, frames.shape[0], frames, None)
         return self._start_on(self._side_stream, chunk)
 
     def _start_on(self, side_stream: torch.cuda.Stream, chunk: VideoChunk) -> PendingFrames:
@@ -68,8 +73,4 @@ class HostCopy:
         # Later kernels of the main stream must not reuse the memory before it is read.
         frames.record_stream(side_stream)
         done = side_stream.record_event()
-        return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done.synchronize)
-
-
-def _nothing() -> None:
-    """Wait for nothing."""
+        return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done)

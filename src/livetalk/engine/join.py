@@ -11,11 +11,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from livetalk.env import WorkerPlace, keep_multicast_off
-from livetalk.errors import InputError, LivetalkError
+from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.parallel.reach import device_uuid
 
 _PATIENCE = timedelta(days=30)
 """Followers wait so long for the next thing to do."""
+
+_FAILURE_PATIENCE = timedelta(seconds=30)
+"""So long after a command has failed on one rank it may take to fail on the others."""
 
 _GONE = (
     "connection closed by peer",
@@ -27,11 +30,7 @@ _GONE = (
 """What gloo, the system and NCCL say when a process at the other end has ended."""
 
 
-class PeerLostError(Exception):
-    """Another worker has gone. Whoever started the workers knows which, and why."""
-
-
-class ControlLine:
+class ControlChannel:
     """Passes small Python objects from the leader to the followers, beside the exchanges of the networks.
 
     Attributes:
@@ -40,11 +39,12 @@ class ControlLine:
     """
 
     def __init__(self) -> None:
-        """Open a line between all ranks; every rank must do so."""
+        """Open a channel between all ranks; every rank must do so."""
         self.leads = dist.get_rank() == 0
         self.intact = True
         # On the host, so that waiting for a command keeps no GPU busy and no copy stands between.
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._failures = dist.new_group(backend="gloo", timeout=_FAILURE_PATIENCE)
 
     def send(self, message: object) -> None:
         """Pass an object to all followers.
@@ -87,6 +87,23 @@ class ControlLine:
         if failed:
             raise LivetalkError(f"GPU worker {failed[0] + 1} of {len(words)}: {words[failed[0]]}")
 
+    def confirm_failure(self, failed: bool) -> None:
+        """Make sure that a command has failed on all ranks; every rank must call this.
+
+        Args:
+            failed: it has failed on this one.
+
+        Raises:
+            PeerLostError: it has not failed on all, which no longer do the same.
+        """
+        answers: list[Any] = [None] * dist.get_world_size()
+        try:
+            dist.all_gather_object(answers, failed, group=self._failures)
+        except RuntimeError as error:
+            raise PeerLostError("another GPU worker does not answer") from error
+        if not all(answers):
+            raise PeerLostError("a command has failed on some GPU workers and not on others")
+
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
         """Do something that all ranks do. Cut short, even by Ctrl-C, it leaves the others waiting for ever.
@@ -103,7 +120,7 @@ class ControlLine:
 
 
 @contextlib.contextmanager
-def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLine]:
+def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlChannel]:
     """Meet the other workers, for the length of a block.
 
     Args:
@@ -111,7 +128,7 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLi
         device: where it computes, see `choose_worker_device`.
 
     Yields:
-        The line between leader and followers.
+        The control channel between leader and followers.
 
     Raises:
         InputError: two workers were given the same GPU; raised on all of them.
@@ -130,10 +147,10 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlLi
         device_id=device if device.type == "cuda" else None,
     )
     with noticing_loss():
-        line = ControlLine()
-    yield line
+        channel = ControlChannel()
+    yield channel
     # With exchanges under way this would wait for ranks that do something else, or are gone.
-    if line.intact:
+    if channel.intact:
         dist.destroy_process_group()
 
 
@@ -173,6 +190,14 @@ def noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if any(word in str(error).lower() for word in _GONE):
+        if is_loss(error):
             raise PeerLostError("another GPU worker has gone") from error
         raise
+
+
+def is_loss(error: Exception) -> bool:
+    """Tell whether an error says that another worker has gone."""
+    said = str(error).lower()
+    return isinstance(error, PeerLostError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in _GONE)
+    )

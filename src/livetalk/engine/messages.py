@@ -15,7 +15,7 @@ from livetalk.streaming.settings import AudioMode, LoudnessMode
 
 SIDE_MULTIPLE = 16
 MAX_SIDE = 4096
-MIN_SIDE = 32
+MIN_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,12 +47,14 @@ class FramesMade(Generic[F]):
         stream: its number.
         epoch: of the frames.
         first_frame: index of the first of them in the stream.
+        num_frames: how many.
         frames: the frames.
     """
 
     stream: int
     epoch: int
     first_frame: int
+    num_frames: int
     frames: F
 
 
@@ -201,7 +203,20 @@ class Scheduler(Generic[F]):
         """
         ready = [stream for stream in self._streams.values() if stream.has_work]
         if ready:
-            self._work(min(ready, key=_urgency))
+            stream = min(ready, key=_urgency)
+            try:
+                if stream.phase is _Phase.WAITING:
+                    self._open(stream)
+                elif stream.cuts:
+                    self._cut(stream, stream.cuts.popleft())
+                elif stream.snapshots and not stream.in_chunk:
+                    self._take_snapshot(stream, stream.snapshots.popleft())
+                else:
+                    self._advance(stream)
+            except PeerLostError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever it is, it ends this stream and no other
+                self._fail(stream, error)
         outputs = list(self._outputs)
         self._outputs.clear()
         return outputs
@@ -263,21 +278,6 @@ class Scheduler(Generic[F]):
         else:
             self._report_cut(stream, cut)
 
-    def _work(self, stream: _Stream) -> None:
-        try:
-            if stream.phase is _Phase.WAITING:
-                self._open(stream)
-            elif stream.cuts:
-                self._cut(stream, stream.cuts.popleft())
-            elif stream.snapshots and not stream.in_chunk:
-                self._take_snapshot(stream, stream.snapshots.popleft())
-            else:
-                self._advance(stream)
-        except PeerLostError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever it is, it ends this stream and no other
-            self._fail(stream, error)
-
     def _open(self, stream: _Stream) -> None:
         assert stream.preparation is not None
         audio = stream.sound.take_start()
@@ -304,7 +304,9 @@ class Scheduler(Generic[F]):
         made = self._backend.advance(number, None if stream.in_chunk else stream.sound.take_chunk())
         stream.in_chunk = not made.chunk_ended
         if made.frames is not None:
-            self._outputs.append(FramesMade(number, stream.epoch, stream.delivered, made.frames))
+            self._outputs.append(
+                FramesMade(number, stream.epoch, stream.delivered, made.num_frames, made.frames)
+            )
             stream.delivered += made.num_frames
             stream.pending += made.num_frames
             shown = made.num_frames / stream.info.fps

@@ -1,167 +1,25 @@
-"""Streams on several GPUs: rank 0 decides what to do next, all ranks do it.
+"""One of several processes that compute a model together, from its start to its end."""
 
-Every rank runs the whole of `livetalk.streaming.chunk`, with the same state and the same noise. Only the
-transformer and the VAE, which `spread_model` has altered, share the work and exchange data. So the ranks stay
-together, and nothing but sound travels from chunk to chunk.
-"""
-
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
 from livetalk.accelerate.graphs import graph_blocks
-from livetalk.assembly.model import AvatarModel, prepare_portrait
-from livetalk.assembly.session import plan_session
+from livetalk.assembly.model import AvatarModel
 from livetalk.device import choose_device
-from livetalk.engine.commands import (
-    BeginChunk,
-    CloseStream,
-    NextChunk,
-    NextPiece,
-    OpenStream,
-    StopWorkers,
-    StreamCommand,
-)
 from livetalk.engine.group import EXIT_LOST
-from livetalk.engine.join import ControlLine, PeerLostError, join_workers
+from livetalk.engine.join import ControlChannel, join_workers
+from livetalk.engine.leader import Leader, follow
+from livetalk.engine.table import StreamTable
 from livetalk.env import WorkerPlace, debug_enabled
-from livetalk.errors import InputError, LivetalkError
+from livetalk.errors import InputError, LivetalkError, PeerLostError
+from livetalk.models.vae import CausalVideoVAE
 from livetalk.parallel.mesh import ParallelConfig, build_mesh, choose_degrees
 from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
 from livetalk.parallel.vae import parallelize_vae
-from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk, generate_pieces
-from livetalk.streaming.conditioning import Prepared
-from livetalk.streaming.settings import AudioMode, StreamSettings
-from livetalk.streaming.state import StreamState
-from livetalk.types import VideoChunk
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    settings: StreamSettings
-    prepared: Prepared
-    state: StreamState
-    pieces: Generator[VideoChunk, None, StreamState] | None = None
-
-
-class StreamTable:
-    """The streams of one model on one rank."""
-
-    def __init__(self, model: AvatarModel) -> None:
-        """Start with no stream."""
-        self.model = model
-        self._streams: dict[int, _Stream] = {}
-
-    @torch.no_grad()
-    def run(self, command: StreamCommand) -> VideoChunk | None:
-        """Do what a command says.
-
-        Returns:
-            The frames of `NextChunk` and of `NextPiece`, on the model's device; None for the others, and for
-            `NextPiece` when the chunk has no more.
-
-        Raises:
-            InputError: an option cannot be used with this model.
-            KeyError: there is no such stream.
-            ValueError: `NextPiece` of a chunk that was not begun, or has failed or ended; or the number of
-                samples is wrong.
-        """
-        if isinstance(command, OpenStream):
-            self._streams[command.stream] = self._open(command)
-        elif isinstance(command, CloseStream):
-            del self._streams[command.stream]
-        elif isinstance(command, NextPiece):
-            return self._next_piece(command.stream)
-        else:
-            return self._make(command)
-        return None
-
-    def _make(self, command: NextChunk | BeginChunk) -> VideoChunk | None:
-        stream = self._streams[command.stream]
-        inputs = (self.model.executor, stream.settings, stream.prepared, command.samples, stream.state)
-        if isinstance(command, BeginChunk):
-            self._streams[command.stream] = replace(stream, pieces=generate_pieces(*inputs))
-            return None
-        chunk, state = generate_chunk(*inputs)
-        self._streams[command.stream] = replace(stream, state=state, pieces=None)
-        return chunk
-
-    def _next_piece(self, number: int) -> VideoChunk | None:
-        stream = self._streams[number]
-        if stream.pieces is None:
-            raise ValueError(f"stream {number} is not amid a chunk")
-        # Not in the table while it runs: one that has failed would say that the chunk has ended.
-        self._streams[number] = replace(stream, pieces=None)
-        try:
-            piece = next(stream.pieces)
-        except StopIteration as end:
-            self._streams[number] = replace(stream, state=end.value, pieces=None)
-            return None
-        self._streams[number] = stream
-        return piece
-
-    def _open(self, command: OpenStream) -> _Stream:
-        session = plan_session(self.model, command.options)
-        prepared = prepare_portrait(self.model, session.settings, command.picture, session.prompt)
-        create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
-        state = create(self.model.executor, session.settings, prepared, session.seed, command.sound)
-        return _Stream(session.settings, prepared, state)
-
-
-class Leader:
-    """Rank 0: runs commands on all ranks. As a context manager it sends the others home at the end."""
-
-    def __init__(self, streams: StreamTable, line: ControlLine) -> None:
-        """Lead the followers at the other end of a line."""
-        self._streams = streams
-        self._line = line
-
-    @property
-    def model(self) -> AvatarModel:
-        """The model of this rank."""
-        return self._streams.model
-
-    def run(self, command: StreamCommand) -> VideoChunk | None:
-        """Do what a command says on all ranks; see `StreamTable.run`.
-
-        Raises:
-            InputError: an option cannot be used with this model; no rank has begun.
-            PeerLostError: a follower has gone.
-        """
-        if isinstance(command, OpenStream):
-            plan_session(self._streams.model, command.options)
-        if isinstance(command, CloseStream) and not self._line.intact:
-            # Nobody listens any more, and the streams end with the processes.
-            return None
-        with self._line.in_step():
-            self._line.send(command)
-            return self._streams.run(command)
-
-    def __enter__(self) -> Self:
-        """Return the leader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the followers, if they listen; if not, whoever started them stops them."""
-        if self._line.intact:
-            self._line.send(StopWorkers())
-
-
-def follow(streams: StreamTable, line: ControlLine) -> None:
-    """Do what the leader says until it says no more.
-
-    Raises:
-        PeerLostError: another worker has gone.
-    """
-    while not isinstance(command := line.receive(), StopWorkers):
-        with line.in_step():
-            streams.run(command)
 
 
 def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> AvatarModel:
@@ -252,14 +110,17 @@ def run_worker(
     device: torch.device,
     build: Callable[[], AvatarModel],
     lead: Callable[[Leader], int],
+    *,
+    beside: bool = False,
 ) -> int:
-    """Live the whole life of one of several workers.
+    """Run one of several workers from start-up to exit.
 
     Args:
         place: of this process, from `livetalk.env.worker_place`.
         device: where it computes, such as `cuda:<local rank>`.
         build: makes the model on that device, with the same weights on every rank.
         lead: what the leader does; the followers do what it says.
+        beside: portraits are encoded while streams are computed, see `StreamTable`.
 
     Returns:
         The exit code: that of `lead`, 0 for followers, `EXIT_LOST` when another worker has gone.
@@ -269,13 +130,15 @@ def run_worker(
             raise anything else, too.
     """
     try:
-        with join_workers(place, device) as line:
-            model = _build_together(build, line)
-            streams = StreamTable(spread_model(model))
-            if line.leads:
-                with Leader(streams, line) as leader:
+        with join_workers(place, device) as channel:
+            model = _build_together(build, channel)
+            # Before the VAE is spread over ranks: a portrait is encoded by the leader alone.
+            vae = share_weights(model.executor.networks.vae)
+            table = StreamTable(spread_model(model), vae, beside=beside)
+            if channel.leads:
+                with Leader(table, channel) as leader:
                     return lead(leader)
-            follow(streams, line)
+            follow(table, channel)
     except PeerLostError:
         if debug_enabled():
             raise
@@ -288,13 +151,19 @@ def run_worker(
     return 0
 
 
-def _build_together(build: Callable[[], AvatarModel], line: ControlLine) -> AvatarModel:
+def share_weights(vae: CausalVideoVAE) -> CausalVideoVAE:
+    """Return a VAE of layers of its own with the same weights."""
+    tensors = (*vae.parameters(), *vae.buffers())
+    return deepcopy(vae, {id(tensor): tensor for tensor in tensors})
+
+
+def _build_together(build: Callable[[], AvatarModel], channel: ControlChannel) -> AvatarModel:
     """Build the model on every rank, or on none."""
     model, failure = None, None
     try:
         model = build()
     except (LivetalkError, MemoryError, torch.OutOfMemoryError) as error:
         failure = error
-    line.agree(failure)
+    channel.agree(failure)
     assert model is not None
     return model

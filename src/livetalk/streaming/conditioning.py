@@ -52,6 +52,18 @@ def prepare_stream(
             settings.reference_layout,
             embeds,
         )
+    return prepare_constants(executor, settings, conditioning)
+
+
+def prepare_constants(executor: Executor, settings: StreamSettings, conditioning: Conditioning) -> Prepared:
+    """Compute what all steps of a stream share, once its reference and prompt are encoded.
+
+    Args:
+        executor: its networks in their final form.
+        settings: of the stream.
+        conditioning: of the stream, on the executor's device.
+    """
+    with span("step.reference"):
         constants = None
         if executor.plan is not None:
             constants = prepare_session(

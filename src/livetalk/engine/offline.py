@@ -1,0 +1,55 @@
+"""A stream from its beginning to its end, driven in the thread of its caller."""
+
+from collections.abc import Generator, Iterable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from livetalk.engine.backend import Backend
+from livetalk.engine.messages import EndAudio, FramesTaken, OpenStream, PushAudio, StreamEnded
+from livetalk.engine.scheduler import FramesMade, Prepared, Scheduler, StreamRaised
+
+F = TypeVar("F")
+
+
+def run_stream(
+    backend: Backend[F], request: OpenStream, blocks: Iterable[NDArray[np.float32]]
+) -> Generator[F, None, None]:
+    """Make a stream until its audio ends, or until nobody asks for more.
+
+    Args:
+        backend: whose streams nobody else drives meanwhile.
+        request: opens the stream.
+        blocks: audio `[n]`, of any length; the next one is asked for when it is needed.
+
+    Yields:
+        Frames in the backend's own form.
+
+    Raises:
+        InputError: something cannot be used.
+    """
+    number = request.stream
+    scheduler = Scheduler(backend)
+    scheduler.submit(request)
+    scheduler.submit(Prepared(number, backend.prepare(request)))
+    source = iter(blocks)
+    try:
+        while True:
+            for output in scheduler.step():
+                if isinstance(output, FramesMade):
+                    yield output.frames
+                    scheduler.submit(FramesTaken(stream=number, epoch=0, num_frames=output.num_frames))
+                elif isinstance(output, StreamRaised):
+                    raise output.error
+                elif isinstance(output, StreamEnded):
+                    return
+            if not scheduler.has_work:
+                block = next(source, None)
+                if block is None:
+                    scheduler.submit(EndAudio(stream=number, epoch=0))
+                else:
+                    samples = block.astype(np.float32, copy=False)
+                    scheduler.submit(PushAudio(stream=number, epoch=0, samples=samples))
+    finally:
+        backend.close(number)

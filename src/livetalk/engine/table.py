@@ -1,0 +1,322 @@
+"""The streams of one model on one rank: what a scheduler drives, over the chunks of `livetalk.streaming`."""
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from livetalk.assembly.model import AvatarModel
+from livetalk.assembly.session import Session, SessionOptions, plan_session
+from livetalk.engine.audio_queue import ChunkAudio
+from livetalk.engine.backend import Made, Preparation
+from livetalk.engine.host_copy import HostCopy, PendingFrames
+from livetalk.engine.messages import OpenStream, StreamInfo, StreamSpec
+from livetalk.errors import InputError
+from livetalk.media.framing import frame_portrait
+from livetalk.media.image import image_to_tensor
+from livetalk.models.vae import CausalVideoVAE
+from livetalk.ops.transfer import to_device
+from livetalk.streaming.chunk import create_recorded_state, create_state, cut_chunk, generate_pieces
+from livetalk.streaming.conditioning import Prepared, encode_conditioning, prepare_constants
+from livetalk.streaming.denoise import normal_noise
+from livetalk.streaming.settings import AudioMode, StreamSettings
+from livetalk.streaming.state import StreamState, restore_rng
+from livetalk.tracing import span
+from livetalk.types import Conditioning, PromptEmbeds, VideoChunk
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What is encoded beside the loop.
+
+    Attributes:
+        session: the options of the stream, complete.
+        conditioning: on the CPU.
+    """
+
+    session: Session
+    conditioning: Conditioning
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """A chunk that a cut may go back to.
+
+    Attributes:
+        before: state before it.
+        after: state after it; None while it is made.
+        samples: its audio.
+        frames: those that were delivered, `[3, F, H, W]` each.
+        num_frames: how many.
+    """
+
+    before: StreamState
+    samples: Tensor
+    after: StreamState | None = None
+    frames: list[Tensor] = field(default_factory=list)
+    num_frames: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    session: Session
+    prepared: Prepared
+    state: StreamState
+    progressive: bool
+    keep: int
+    delivered: int
+    wanted: int = 0
+    rng: torch.Generator | None = None
+    pieces: Generator[VideoChunk, None, StreamState] | None = None
+    chunks: deque[_Chunk] = field(default_factory=deque)
+
+    @property
+    def settings(self) -> StreamSettings:
+        """Of the stream."""
+        return self.session.settings
+
+
+class StreamTable:
+    """The streams of one model on one rank; see `livetalk.engine.backend.Backend`."""
+
+    def __init__(
+        self, model: AvatarModel, vae: CausalVideoVAE | None = None, *, beside: bool = False
+    ) -> None:
+        """Start with no stream.
+
+        Args:
+            model: ready to run.
+            vae: encodes portraits, on this rank alone; None for the model's own where other ranks have no
+                part in it.
+            beside: encode portraits on a side stream, so that a GPU does it while chunks are made. It needs
+                memory of its own.
+        """
+        self.model = model
+        self._vae = model.executor.networks.vae if vae is None else vae
+        self._device = model.executor.device
+        self._copy = HostCopy(self._device)
+        self._side_stream: torch.cuda.Stream | None = None
+        if beside and self._device.type == "cuda":
+            self._side_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._streams: dict[int, _Stream] = {}
+
+    @property
+    def title(self) -> str:
+        """The model, in a line."""
+        return self.model.title
+
+    @torch.no_grad()
+    def prepare(self, request: OpenStream) -> Preparation:
+        """Frame and encode a portrait, and encode the prompt.
+
+        Raises:
+            InputError: the portrait or an option cannot be used with this model.
+        """
+        session = plan_session(self.model, spec_options(request.spec))
+        size = (session.portrait.height, session.portrait.width)
+        framed = frame_portrait(request.image, *size, crop=session.crop)
+        # None leaves the stream as it is.
+        with torch.cuda.stream(self._side_stream):
+            conditioning = self._encode(session, image_to_tensor(framed, self.model.image_dtype))
+        return Preparation(describe_stream(session, request.spec), Encoded(session, conditioning))
+
+    @torch.no_grad()
+    def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
+        """Begin a stream, or continue a snapshot.
+
+        Raises:
+            InputError: the snapshot is damaged.
+        """
+        encoded, executor, spec = preparation.value, self.model.executor, request.spec
+        assert isinstance(encoded, Encoded)
+        session = encoded.session
+        conditioning = move_conditioning(encoded.conditioning, self._device)
+        prepared = prepare_constants(executor, session.settings, conditioning)
+        if request.snapshot is not None:
+            state = StreamState.from_bytes(request.snapshot.data, self._device)
+        else:
+            create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
+            state = create(executor, session.settings, prepared, session.seed, torch.from_numpy(audio))
+        info = preparation.info
+        pending = spec.max_pending_frames or info.chunk_frames
+        self._streams[request.stream] = _Stream(
+            session=session,
+            prepared=prepared,
+            state=state,
+            progressive=spec.progressive,
+            keep=pending + info.chunk_frames + info.cut_frames if info.cut_frames else 0,
+            delivered=state.next_frame,
+        )
+
+    @torch.no_grad()
+    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
+        """Make the next frames of a chunk: those of a piece for a progressive stream, else all of them."""
+        own = self._streams[stream]
+        if audio is not None:
+            self._begin(own, audio)
+        assert own.pieces is not None
+        taken: list[Tensor] = []
+        ended = False
+        with span("engine.piece" if own.progressive else "engine.chunk"):
+            while not (ended or (taken and own.progressive)):
+                try:
+                    taken.append(next(own.pieces).pixels)
+                except StopIteration as end:
+                    ended = True
+                    self._finish(own, end.value)
+        return self._deliver(own, taken, ended)
+
+    def start_copy(self, frames: VideoChunk) -> PendingFrames:
+        """Begin to copy frames to the host, beside the work that follows."""
+        return self._copy.start(frames)
+
+    @torch.no_grad()
+    def cut(self, stream: int, num_frames: int) -> None:
+        """Return a stream to the state after some of its frames.
+
+        Raises:
+            InputError: the frame is not kept.
+        """
+        own = self._streams[stream]
+        own.state = self._state_after(own, num_frames)
+        own.pieces, own.delivered = None, num_frames
+
+    @torch.no_grad()
+    def snapshot(self, stream: int) -> bytes:
+        """Return the state of a stream after all frames that were made.
+
+        Raises:
+            InputError: its audio has ended amid a chunk, and it keeps nothing for a cut.
+        """
+        own = self._streams[stream]
+        if own.delivered == own.state.next_frame:
+            return own.state.to_bytes()
+        self.cut(stream, own.delivered)
+        return own.state.to_bytes()
+
+    def close(self, stream: int) -> None:
+        """Forget a stream."""
+        self._streams.pop(stream, None)
+
+    def _encode(self, session: Session, picture: Tensor) -> Conditioning:
+        """Encode a framed portrait `[3, H, W]`; returns it on the CPU."""
+        picture = picture.to(self._device)
+        embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
+        if self.model.prompt_encoder is not None:
+            embeds = self.model.prompt_encoder.encode(session.prompt, picture[None])
+        settings = session.settings
+        conditioning = encode_conditioning(
+            self._vae, picture, settings.geometry, settings.reference_layout, embeds
+        )
+        return move_conditioning(conditioning, torch.device("cpu"))
+
+    def _begin(self, own: _Stream, audio: ChunkAudio) -> None:
+        """Begin a chunk; nothing is computed yet."""
+        samples = torch.from_numpy(audio.samples)
+        own.wanted = audio.num_frames
+        # Drawn from here, so that a cut amid the chunk knows how far the noise has come.
+        own.rng = restore_rng(own.state.rng_state, self._device)
+        own.pieces = generate_pieces(
+            self.model.executor, own.settings, own.prepared, samples, own.state, normal_noise(own.rng)
+        )
+        if own.keep:
+            own.chunks.append(_Chunk(own.state, samples))
+
+    def _finish(self, own: _Stream, state: StreamState) -> None:
+        assert own.rng is not None
+        own.state, own.pieces = replace(state, rng_state=own.rng.get_state()), None
+        if own.keep:
+            own.chunks[-1].after = own.state
+            motion_frames = own.settings.geometry.motion_frames
+            while sum(chunk.num_frames for chunk in own.chunks) - own.chunks[0].num_frames >= (
+                own.keep + motion_frames
+            ):
+                own.chunks.popleft()
+
+    def _deliver(self, own: _Stream, taken: list[Tensor], ended: bool) -> Made[VideoChunk]:
+        """Return the frames that the audio covers."""
+        pixels = torch.cat(taken, dim=1) if len(taken) > 1 else taken[0] if taken else None
+        num_frames = 0 if pixels is None else min(own.wanted, pixels.shape[1])
+        if pixels is None or num_frames == 0:
+            return Made(None, 0, ended)
+        shown = pixels[:, :num_frames]
+        chunk = VideoChunk(pixels=shown, first_frame=own.delivered)
+        own.wanted -= num_frames
+        own.delivered += num_frames
+        if own.keep:
+            own.chunks[-1].frames.append(shown)
+            own.chunks[-1].num_frames += num_frames
+        return Made(chunk, num_frames, ended)
+
+    def _state_after(self, own: _Stream, num_frames: int) -> StreamState:
+        """Return the state after some frames, and forget the chunks that begin later."""
+        state = own.state
+        while own.chunks and own.chunks[-1].before.next_frame >= num_frames:
+            state = own.chunks.pop().before
+        if num_frames == state.next_frame:
+            return state
+        num_shown = num_frames - own.chunks[-1].before.next_frame if own.chunks else -1
+        if not own.chunks or num_shown > own.chunks[-1].num_frames:
+            raise InputError(f"cut to frame {num_frames}: the stream does not keep it")
+        return self._cut_last(own, num_shown)
+
+    def _cut_last(self, own: _Stream, num_shown: int) -> StreamState:
+        """Cut the newest chunk that is kept."""
+        chunk = own.chunks[-1]
+        after = chunk.after
+        if after is None:
+            assert own.rng is not None
+            after = replace(chunk.before, rng_state=own.rng.get_state())
+        kept = torch.cat(chunk.frames, dim=1)[:, :num_shown]
+        earlier = [frames for other in own.chunks for frames in other.frames if other is not chunk]
+        shown = torch.cat([*earlier, kept], dim=1)[:, -own.settings.geometry.motion_frames :]
+        state = cut_chunk(
+            self.model.executor, own.settings, (chunk.before, after), chunk.samples, shown, num_shown
+        )
+        chunk.frames, chunk.num_frames, chunk.after = [kept], num_shown, state
+        return state
+
+
+def spec_options(spec: StreamSpec) -> SessionOptions:
+    """Return the options of a session that a specification asks for."""
+    return {
+        "seed": spec.seed,
+        "crop": spec.crop,
+        "num_steps": spec.num_steps,
+        "size": None if spec.size is None else f"{spec.size[0]}x{spec.size[1]}",
+        "prompt": spec.prompt,
+        "audio_mode": spec.audio_mode.value,
+        "loudness": None if spec.loudness is None else spec.loudness.value,
+        "latents_per_decode": spec.latents_per_decode,
+    }
+
+
+def describe_stream(session: Session, spec: StreamSpec) -> StreamInfo:
+    """Return what a client must know about a stream."""
+    geometry = session.settings.geometry
+    return StreamInfo(
+        fps=geometry.fps,
+        sample_rate=geometry.sample_rate,
+        height=session.portrait.height,
+        width=session.portrait.width,
+        chunk_frames=geometry.chunk_frames,
+        lookahead_frames=session.settings.audio.lookahead_frames,
+        audio_mode=session.audio_mode,
+        cut_frames=geometry.chunk_frames if spec.cuttable and session.audio_mode is AudioMode.STREAM else 0,
+    )
+
+
+def move_conditioning(conditioning: Conditioning, device: torch.device) -> Conditioning:
+    """Return a conditioning on a device, to a GPU without waiting for its work."""
+    text, image = conditioning.text_embeds, conditioning.image_embeds
+    return Conditioning(
+        reference_pixels=to_device(conditioning.reference_pixels, device),
+        reference_latents=to_device(conditioning.reference_latents, device),
+        condition=to_device(conditioning.condition, device),
+        text_embeds=None if text is None else to_device(text, device),
+        image_embeds=None if image is None else to_device(image, device),
+    )
