@@ -136,9 +136,10 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlCh
     keep_multicast_off()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = _meet(place)
-    if device.type == "cuda":
-        require_own_gpus(_tell_all(store, place, device_uuid(device)))
+    with noticing_loss():
+        store = _meet(place)
+        uuids = _tell_all(store, place, device_uuid(device)) if device.type == "cuda" else []
+    require_own_gpus(uuids)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore("group", store),
