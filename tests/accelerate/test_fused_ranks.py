@@ -21,7 +21,7 @@ from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mes
 from livetalk.parallel.peer_memory import PeerMemory, Room
 from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.shard import Shard
-from livetalk.parallel.ulysses import Parcel, UlyssesAttention
+from livetalk.parallel.ulysses import SendBuffer, UlyssesAttention
 from livetalk.placement.float8 import apply_float8
 from parallel.gloo_ranks import run_ranks
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
@@ -86,9 +86,9 @@ def bytes_exchanged() -> list[tuple[torch.dtype, int]]:
     exchanged = []
 
     class Watching(UlyssesAttention):
-        def exchange_parcel(self, parcel: Parcel) -> tuple[Tensor, Tensor, Tensor]:
+        def send_heads(self, parcel: SendBuffer) -> tuple[Tensor, Tensor, Tensor]:
             exchanged.append((parcel.memory.dtype, parcel.memory.numel()))
-            return super().exchange_parcel(parcel)
+            return super().send_heads(parcel)
 
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
     dit = build(fused=True, attention="fp8-reference", float8=True)
@@ -142,7 +142,7 @@ def attend_in_threads(
 
     def run(rank: int) -> list[Tensor]:
         axis = Axis("", rank, size)
-        mesh = ParallelMesh(everyone=axis, ulysses=axis, ring=Axis("", 0, 1), device=torch.device("cpu"))
+        mesh = ParallelMesh(world=axis, ulysses=axis, ring=Axis("", 0, 1), device=torch.device("cpu"))
         shard = Shard(axis, "tokens", dim=1)
         spread = deepcopy(attention)
         core = UlyssesAttention(
@@ -152,7 +152,7 @@ def attend_in_threads(
         found = []
         with torch.no_grad():
             for x in windows:
-                own = shard.enter(x.shape[1]).span
+                own = shard.resize(x.shape[1]).span
                 part = RopeTables(rope.cos[: x.shape[1]][own], rope.sin[: x.shape[1]][own])
                 found.append(attend_alone(spread, x[:, own], part).clone())
         return found

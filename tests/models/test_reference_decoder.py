@@ -249,7 +249,7 @@ def test_a_reference_is_asked_for_and_refused() -> None:
 
 def test_forms_without_support_refuse_it() -> None:
     vae = make_vae(CONFIGS[0])
-    with pytest.raises(ValueError, match="cannot be spread over ranks"):
+    with pytest.raises(ValueError, match="cannot be parallelized"):
         parallelize_vae(vae, Axis(group_name="", rank=0, size=2))
     with pytest.raises(InputError, match="no fused form"):
         accelerate(tiny_dit(), vae, torch.device("cpu"), AccelerationConfig(fast=True, kernels="torch"))

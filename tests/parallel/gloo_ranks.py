@@ -23,7 +23,7 @@ _PRELOADED = [
     "livetalk.numerics.compare",
     "livetalk.parallel.vae",
 ]
-"""Imported once, by the server that all ranks are forks of; custom operators need PyTorch's compiler."""
+"""Imported once by the fork server; custom operators need PyTorch's compiler."""
 
 
 def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, backend: str = "gloo") -> list[Any]:
@@ -44,7 +44,7 @@ def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, backend:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        # Bytes, for torch would hand over tensors as shared memory that ends with its process.
+        # Sent as bytes: torch would send tensors as shared memory that is freed when its process ends.
         call = pickle.dumps((function, args))
         store = (Path(folder) / "store").as_uri()
         pipes = [context.Pipe(duplex=False) for _ in range(num_ranks)]
@@ -71,10 +71,10 @@ def _receive(pipe: Connection, rank: int) -> Any:
     return result
 
 
-def _run_rank(pipe: Connection, rank: int, num_ranks: int, meeting: tuple[str, str], call: bytes) -> None:
+def _run_rank(pipe: Connection, rank: int, num_ranks: int, rendezvous: tuple[str, str], call: bytes) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    backend, store = meeting
+    backend, store = rendezvous
     if backend == "nccl":
         keep_multicast_off()
         torch.cuda.set_device(rank)
@@ -82,7 +82,7 @@ def _run_rank(pipe: Connection, rank: int, num_ranks: int, meeting: tuple[str, s
     try:
         function, args = pickle.loads(call)
         answer = (None, function(*args))
-    except Exception:  # noqa: BLE001  whatever it is, the test shall say it
+    except Exception:  # noqa: BLE001  any failure is reported by the test
         answer = (traceback.format_exc(), None)
     pipe.send_bytes(pickle.dumps(answer))
     dist.destroy_process_group()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from livetalk.errors import InputError
-from livetalk.ops.pieces import Piece, cut
+from livetalk.ops.partition import IndexRange, split_evenly
 from livetalk.parallel.mesh import Axis, ParallelConfig, build_mesh, choose_degrees
 from parallel.gloo_ranks import run_ranks
 
@@ -11,7 +11,7 @@ WINDOW_TOKENS = 10_530
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 7, 8])
 def test_pieces_cover_everything_once_and_differ_by_one_at_most(num_ranks: int) -> None:
-    pieces = cut(WINDOW_TOKENS, num_ranks)
+    pieces = split_evenly(WINDOW_TOKENS, num_ranks)
     assert [index for piece in pieces for index in range(piece.start, piece.stop)] == list(
         range(WINDOW_TOKENS)
     )
@@ -21,9 +21,9 @@ def test_pieces_cover_everything_once_and_differ_by_one_at_most(num_ranks: int) 
 
 
 def test_overlap() -> None:
-    assert Piece(2, 6).overlap(Piece(4, 9)) == Piece(4, 6)
-    assert Piece(2, 6).overlap(Piece(7, 9)).size == 0
-    assert Piece(7, 9).overlap(Piece(2, 6)).size == 0
+    assert IndexRange(2, 6).overlap(IndexRange(4, 9)) == IndexRange(4, 6)
+    assert IndexRange(2, 6).overlap(IndexRange(7, 9)).size == 0
+    assert IndexRange(7, 9).overlap(IndexRange(2, 6)).size == 0
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_degrees_below_one_are_refused() -> None:
 
 def axes() -> tuple[Axis, Axis, Axis]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=2, ring_degree=2), torch.device("cpu"))
-    return mesh.everyone, mesh.ulysses, mesh.ring
+    return mesh.world, mesh.ulysses, mesh.ring
 
 
 def test_neighbours_share_a_group_and_the_ring_joins_the_groups() -> None:

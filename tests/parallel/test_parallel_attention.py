@@ -33,13 +33,13 @@ def attend(
 ) -> Tensor:
     """Attend from this rank's tokens to all."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1]), CPU)
-    shard = Shard(mesh.everyone, "tokens", dim=1)
+    shard = Shard(mesh.world, "tokens", dim=1)
     core: nn.Module = AttentionCore()
     if mesh.ring.size > 1:
         core = RingAttention(core, shard, mesh)
     if mesh.ulysses.size > 1:
         core = UlyssesAttention(core, shard, mesh, num_heads)
-    own = shard.enter(num_tokens).span
+    own = shard.resize(num_tokens).span
     q, k, v = qkv(num_tokens, num_heads, batch)
     return core(q[:, own], k[:, own], v[:, own].to(dtype))
 
@@ -86,20 +86,20 @@ def test_a_ring_is_within_the_rounding_of_bfloat16() -> None:
 def attend_in_bytes() -> Tensor:
     """Attend around a ring with a kernel that subtracts the mean of the keys it is given."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=1, ring_degree=3), CPU)
-    shard = Shard(mesh.everyone, "tokens", dim=1)
-    own = shard.enter(31).span
+    shard = Shard(mesh.world, "tokens", dim=1)
+    own = shard.resize(31).span
     q, k, v = far_keys()
     core = KernelCore(ATTENTION_KERNELS["fp8-reference"])
     return RingAttention(core, shard, mesh)(q[:, own], k[:, own], v[:, own])
 
 
 def far_keys() -> tuple[Tensor, Tensor, Tensor]:
-    """Draw keys whose mean differs from piece to piece."""
+    """Draw keys whose mean differs between shards."""
     q, k, v = qkv(31, 4)
     return q, k + torch.linspace(-3, 3, 31)[:, None, None], v
 
 
-def test_a_ring_weighs_the_parts_of_a_kernel_that_shifts_keys_rightly() -> None:
+def test_a_ring_merges_parts_of_a_kernel_that_subtracts_the_mean_of_keys() -> None:
     found = torch.cat(run_ranks(attend_in_bytes, 3), dim=1)
     exact = attention(*far_keys())
     # Queries, keys and values are rounded, each on its own.
@@ -107,25 +107,25 @@ def test_a_ring_weighs_the_parts_of_a_kernel_that_shifts_keys_rightly() -> None:
 
 
 def mesh_of(ulysses: int) -> ParallelMesh:
-    """Describe a mesh that nobody talks over."""
+    """Return a mesh whose process groups are never used."""
     axis = Axis("unused", 0, ulysses)
-    return ParallelMesh(everyone=axis, ulysses=axis, ring=Axis("", 0, 1), device=CPU)
+    return ParallelMesh(world=axis, ulysses=axis, ring=Axis("", 0, 1), device=CPU)
 
 
 def test_more_ranks_than_heads_are_refused() -> None:
     mesh = mesh_of(8)
     with pytest.raises(InputError, match="8 GPUs cannot share 4 attention heads; use a ring"):
-        UlyssesAttention(AttentionCore(), Shard(mesh.everyone, "tokens", dim=1), mesh, 4)
+        UlyssesAttention(AttentionCore(), Shard(mesh.world, "tokens", dim=1), mesh, 4)
 
 
 def test_more_ranks_than_tokens_are_refused() -> None:
     with pytest.raises(InputError, match="8 GPUs cannot share 7 tokens; use fewer GPUs"):
-        Shard(mesh_of(8).everyone, "tokens", dim=1).enter(7)
+        Shard(mesh_of(8).world, "tokens", dim=1).resize(7)
 
 
 def test_masks_are_refused() -> None:
     mesh = mesh_of(2)
-    shard = Shard(mesh.everyone, "tokens", dim=1)
+    shard = Shard(mesh.world, "tokens", dim=1)
     q, k, v = qkv(4, 2)
     for core in (
         UlyssesAttention(AttentionCore(), shard, mesh, 2),

@@ -1,4 +1,4 @@
-"""Several GPUs against one. None of this has a CPU form: see the tests beside it for the same on gloo."""
+"""Several GPUs give the results of one. The other tests of this package do the same on CPUs with gloo."""
 
 from dataclasses import replace
 from typing import cast
@@ -34,7 +34,7 @@ pytestmark = [
 
 CONFIG = replace(DIT_WITH_PROMPT, dim=512, ffn_dim=1024, num_heads=8)
 FRAMES, ROWS, COLUMNS = 9, 13, 9
-"""1,053 tokens, which neither two nor four ranks can share evenly."""
+"""1,053 tokens, divisible by neither two nor four ranks."""
 
 SEVERAL = pytest.mark.parametrize(
     "num_gpus",
@@ -57,7 +57,7 @@ def build_vae(dtype: torch.dtype) -> CausalVideoVAE:
 
 
 def exact_products() -> None:
-    """Keep float32 products float32, in a process of its own as in those of the tests."""
+    """Disable TF32, as the test session does in its own process."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -97,57 +97,57 @@ def on_several(dtype: torch.dtype, ring: bool, compiled: bool) -> tuple[Tensor, 
     mesh = build_mesh(config, torch.device("cuda", dist.get_rank()))
     dit = build_dit(dtype)
     parallelize_dit(dit, mesh)
-    vae = parallelize_vae(build_vae(dtype), mesh.everyone)
+    vae = parallelize_vae(build_vae(dtype), mesh.world)
     if compiled:
         dit.compile(fullgraph=True)
     return velocity(dit), *pictures(vae)
 
 
-def exchanged(through_peers: bool) -> list[Tensor]:
-    """Exchange as many blocks do, one on top of the other, with work between that is uneven in time."""
+def run_exchanges(through_peers: bool) -> list[Tensor]:
+    """Run the exchanges of many blocks, with different delays on each rank in between."""
     device = torch.device("cuda", dist.get_rank())
     num_ranks = dist.get_world_size()
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), device)
-    shard = Shard(mesh.everyone, "tokens", dim=1)
-    own = shard.enter(FRAMES * ROWS * COLUMNS)
+    shard = Shard(mesh.world, "tokens", dim=1)
+    own = shard.resize(FRAMES * ROWS * COLUMNS)
     peers = open_peer_memory(mesh) if through_peers else None
     assert (peers is not None) == through_peers
     core, kernels = UlyssesAttention(AttentionCore(), shard, mesh, 8, peers), select_fused("auto", device)
     rng = torch.Generator(device).manual_seed(dist.get_rank())
     found = []
     for turn in range(30):
-        # Larger windows come later, and need larger rooms.
+        # Later windows are larger and need larger buffers.
         batch = 1 + turn // 15
         bounds = core.gather_bounds(torch.randn(3, 3, 8, 64, generator=rng, device=device)).clone()
-        parcel = core.new_parcel(batch, 64, FLOAT8 if turn % 2 else torch.bfloat16)
+        buffer = core.open_send_buffer(batch, 64, FLOAT8 if turn % 2 else torch.bfloat16)
         if turn % 3 == dist.get_rank():
             torch.cuda._sleep(2_000_000)
-        for targets in parcel.targets:
+        for targets in buffer.targets:
             x = torch.randn(batch, own.size, 512, generator=rng, device=device).bfloat16()
-            whole, spread = kernels.split_heads(x, None, None, None, (8, 1), measure=True)
+            whole, head_range = kernels.split_heads(x, None, None, None, (8, 1), measure=True)
             if turn % 2:
-                kernels.quantize_heads_into(whole[0], cast(HeadRange, spread), targets, centre=False)
+                kernels.quantize_heads_into(whole[0], cast(HeadRange, head_range), targets, centre=False)
             else:
                 kernels.split_heads(x, None, None, None, (8, num_ranks), out=targets)
         if turn % 4 == dist.get_rank():
             torch.cuda._sleep(2_000_000)
-        q, k, v = (part.bfloat16() for part in core.exchange_parcel(parcel))
-        heads = core.return_heads(q + k * v)
+        q, k, v = (part.bfloat16() for part in core.send_heads(buffer))
+        heads = core.return_results(q + k * v)
         assert heads.shape == (batch, own.size, num_ranks, 512 // num_ranks)
         found += [bounds, heads.clone()]
-        # Once more, from where they lie. In between a meeting: the same room is used again.
+        # The same results read in peer memory; the exchange of bounds in between allows reuse of the buffer.
         core.gather_bounds(torch.zeros(3, 3, 8, 64, device=device))
-        room = core.room_for_heads(batch, 64, torch.bfloat16)
-        if room is not None:
-            parts = core.reach_heads(room.copy_(q + k * v))
+        results = core.open_result_buffer(batch, 64, torch.bfloat16)
+        if results is not None:
+            parts = core.read_peer_results(results.copy_(q + k * v))
             assert torch.equal(torch.stack([part.flatten(2) for part in parts], dim=2), found[-1])
     return [x.cpu() for x in found]
 
 
 @SEVERAL
-def test_peer_memory_brings_what_collectives_bring(num_gpus: int) -> None:
-    expected = run_ranks(exchanged, num_gpus, False, backend="nccl")
-    for rank, wanted in zip(run_ranks(exchanged, num_gpus, True, backend="nccl"), expected, strict=True):
+def test_peer_memory_gives_the_results_of_collectives(num_gpus: int) -> None:
+    expected = run_ranks(run_exchanges, num_gpus, False, backend="nccl")
+    for rank, wanted in zip(run_ranks(run_exchanges, num_gpus, True, backend="nccl"), expected, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(rank, wanted, strict=True))
 
 
@@ -171,7 +171,7 @@ def test_several_gpus_give_what_one_gives(
         if dtype is torch.float32:
             assert_near(own, truth, limit)
         else:
-            # In bfloat16 several GPUs round other sums than one; they must not be further from the truth.
+            # In bfloat16 several GPUs round other sums than one; their error must not be larger.
             assert relative(own, truth) < 1.5 * relative(one_gpu, truth)
 
 

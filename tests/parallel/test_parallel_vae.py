@@ -35,7 +35,7 @@ def video(config: VAEConfig, side: str) -> Tensor:
 
 
 def run_vae(vae: CausalVideoVAE, side: str) -> dict[str, Tensor]:
-    """Encode and decode, whole and in pieces."""
+    """Encode and decode, in one call and in several."""
     pixels = video(vae.config, side)
     first, cache = vae.encode(pixels[:, :, :5])
     second, _ = vae.encode(pixels[:, :, 5:], cache)
@@ -55,7 +55,7 @@ def run_vae(vae: CausalVideoVAE, side: str) -> dict[str, Tensor]:
 
 def sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
-    return run_vae(parallelize_vae(tiny_vae(config), mesh.everyone), side)
+    return run_vae(parallelize_vae(tiny_vae(config), mesh.world), side)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,7 @@ def sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tenso
         (VAE_PATCHED, "wide", 3),
     ],
 )
-def test_lines_that_do_not_divide_give_the_pictures_of_one_rank(
-    config: VAEConfig, side: str, num_ranks: int
-) -> None:
+def test_uneven_lines_give_the_result_of_one_rank(config: VAEConfig, side: str, num_ranks: int) -> None:
     vae = tiny_vae(config)
     expected = expect_each(partial(run_vae, vae, side), vae)
     found = run_ranks(sharded_vae, num_ranks, config, side, num_ranks)
@@ -89,13 +87,15 @@ def fused_tiny_vae(config: VAEConfig) -> CausalVideoVAE:
 
 def fused_sharded_vae(config: VAEConfig, side: str, num_ranks: int) -> dict[str, Tensor]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
-    return run_vae(parallelize_vae(fused_tiny_vae(config), mesh.everyone), side)
+    return run_vae(parallelize_vae(fused_tiny_vae(config), mesh.world), side)
 
 
 @pytest.mark.parametrize(
     ("config", "side", "num_ranks"), [(WHOLE_FRAME, "wide", 2), (VAE_PATCHED, "high", 3)]
 )
-def test_a_vae_on_fused_kernels_is_cut_like_a_plain_one(config: VAEConfig, side: str, num_ranks: int) -> None:
+def test_a_vae_on_fused_kernels_is_sharded_like_a_plain_one(
+    config: VAEConfig, side: str, num_ranks: int
+) -> None:
     vae = tiny_vae(config)
     expected = expect_each(partial(run_vae, vae, side), vae)
     for found in run_ranks(fused_sharded_vae, num_ranks, config, side, num_ranks):
@@ -107,37 +107,37 @@ def halo_layers(network: nn.Module) -> dict[str, HaloLayer]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, HaloLayer)}
 
 
-def spoil_margins(layer: HaloLayer, axis: Axis) -> None:
-    """Hand a layer a copy of its input in which the margins hold no numbers."""
+def invalidate_halo(layer: HaloLayer, axis: Axis) -> None:
+    """Give a layer a copy of its input whose stale halo lines are NaN."""
 
-    def spoil(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, dim, given = inputs[0].clone(), 4, layer.margins.given
+    def fill_halo(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, dim, width = inputs[0].clone(), 4, layer.halo.on_input
         if axis.rank > 0:
-            x.narrow(dim, 0, given).fill_(float("nan"))
+            x.narrow(dim, 0, width).fill_(float("nan"))
         if axis.rank < axis.size - 1:
-            x.narrow(dim, x.shape[dim] - given, given).fill_(float("nan"))
+            x.narrow(dim, x.shape[dim] - width, width).fill_(float("nan"))
         return x, *inputs[1:]
 
-    layer.register_forward_pre_hook(spoil)
+    layer.register_forward_pre_hook(fill_halo)
 
 
-def with_spoilt_margins(config: VAEConfig, num_ranks: int) -> list[dict[str, Tensor]]:
-    axis = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu")).everyone
-    vae, spoilt = (parallelize_vae(fused_tiny_vae(config), axis) for _ in range(2))
-    for layer in halo_layers(spoilt).values():
-        spoil_margins(layer, axis)
-    return [run_vae(vae, "wide"), run_vae(spoilt, "wide")]
+def with_invalid_halos(config: VAEConfig, num_ranks: int) -> list[dict[str, Tensor]]:
+    axis = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu")).world
+    vae, invalid = (parallelize_vae(fused_tiny_vae(config), axis) for _ in range(2))
+    for layer in halo_layers(invalid).values():
+        invalidate_halo(layer, axis)
+    return [run_vae(vae, "wide"), run_vae(invalid, "wide")]
 
 
 @pytest.mark.parametrize(("config", "num_ranks"), [(WHOLE_FRAME, 2), (VAE_PATCHED, 3)])
-def test_what_is_written_over_was_worth_nothing(config: VAEConfig, num_ranks: int) -> None:
-    for written_over, copied in run_ranks(with_spoilt_margins, num_ranks, config, num_ranks):
-        for name, value in copied.items():
-            assert torch.equal(written_over[name], value), name
+def test_stale_halo_lines_do_not_affect_the_result(config: VAEConfig, num_ranks: int) -> None:
+    for unchanged, invalid in run_ranks(with_invalid_halos, num_ranks, config, num_ranks):
+        for name, value in invalid.items():
+            assert torch.equal(unchanged[name], value), name
 
 
 class LargeCopies(TorchDispatchMode):
-    """Notes the layers of a network that copy most of a picture before or after their inner layer runs."""
+    """Records the layers that copy most of a tensor before or after their inner layer runs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -145,12 +145,12 @@ class LargeCopies(TorchDispatchMode):
         self._name = ""
         self._limit = 0.0
         for name, layer in halo_layers(network).items():
-            layer.register_forward_pre_hook(partial(self._watch, name))
-            layer.inner.register_forward_pre_hook(partial(self._watch, ""))
-            layer.inner.register_forward_hook(partial(self._watch, name))
-            layer.register_forward_hook(partial(self._watch, ""))
+            layer.register_forward_pre_hook(partial(self._enter, name))
+            layer.inner.register_forward_pre_hook(partial(self._enter, ""))
+            layer.inner.register_forward_hook(partial(self._enter, name))
+            layer.register_forward_hook(partial(self._enter, ""))
 
-    def _watch(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+    def _enter(self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
         self._name, self._limit = name, inputs[0].numel() / 2
 
     def __torch_dispatch__(
@@ -163,20 +163,20 @@ class LargeCopies(TorchDispatchMode):
         return result
 
 
-def cut_margins_off(vae: CausalVideoVAE) -> None:
-    """Let every layer build its wide picture anew and cut its margins off: the plain way."""
+def crop_all_halos(vae: CausalVideoVAE) -> None:
+    """Make every layer allocate its extended input and crop its output: the plain form."""
     for layer in halo_layers(vae).values():
-        layer.margins = replace(layer.margins, given=0, left=0)
+        layer.halo = replace(layer.halo, on_input=0, on_output=0)
 
 
 def large_copies(network: str, plain: bool) -> tuple[list[str], list[str]]:
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
-    vae = parallelize_vae(fused_tiny_vae(WHOLE_FRAME), mesh.everyone)
+    vae = parallelize_vae(fused_tiny_vae(WHOLE_FRAME), mesh.world)
     if plain:
-        cut_margins_off(vae)
+        crop_all_halos(vae)
     rng = torch.Generator().manual_seed(3)
     with LargeCopies(vae.get_submodule(network)) as copies:
-        # So wide that margins are a small part even of the latents.
+        # Wide frames, so that the halo is a small share even of the latents.
         if network == "decoder":
             vae.decode(torch.randn(1, VAE.latent_channels, 3, 3, 18, generator=rng))
         else:
@@ -187,19 +187,19 @@ def large_copies(network: str, plain: bool) -> tuple[list[str], list[str]]:
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
-        # Behind the attention, and before a picture is doubled that no layer in time has copied anyway.
+        # After the attention, and before an upsampling whose input no temporal layer has copied.
         ("decoder", ["conv_in", "middle.2", "levels.2.2"]),
-        # The pixels, behind a picture that was halved, and behind the attention.
+        # The pixels, after each downsampling, and after the attention.
         ("encoder", ["conv_in", "levels.1.0", "levels.2.0", "levels.3.0", "middle.2"]),
     ],
 )
-def test_few_layers_copy_a_picture(network: str, expected: list[str]) -> None:
+def test_few_layers_copy_a_tensor(network: str, expected: list[str]) -> None:
     for found, _ in run_ranks(large_copies, 2, network, False):
         assert found == expected
 
 
 @pytest.mark.parametrize("network", ["decoder", "encoder"])
-def test_the_plain_way_copies_the_picture_at_every_layer(network: str) -> None:
+def test_the_plain_form_copies_the_tensor_at_every_layer(network: str) -> None:
     for found, layers in run_ranks(large_copies, 2, network, True):
         assert sorted(found) == sorted(layers)
 
@@ -207,11 +207,11 @@ def test_the_plain_way_copies_the_picture_at_every_layer(network: str) -> None:
 def reshaped(num_ranks: int) -> list[Tensor]:
     """Use one VAE for a wide frame, a high one, and a wide one again."""
     mesh = build_mesh(ParallelConfig(ulysses_degree=num_ranks), torch.device("cpu"))
-    vae = parallelize_vae(tiny_vae(), mesh.everyone)
+    vae = parallelize_vae(tiny_vae(), mesh.world)
     return [vae.decode_raw(latents(side)) for side in ("wide", "high", "wide")]
 
 
-def test_frames_of_another_shape_are_cut_another_way() -> None:
+def test_the_longer_side_of_each_frame_is_sharded() -> None:
     vae = tiny_vae()
     expected = [
         expect(lambda side=side: vae.decode_raw(latents(side)), vae) for side in ("wide", "high", "wide")
@@ -226,7 +226,7 @@ def test_the_result_keeps_its_layout() -> None:
 
 def layouts() -> bool:
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
-    vae = parallelize_vae(tiny_vae(), mesh.everyone)
+    vae = parallelize_vae(tiny_vae(), mesh.world)
     seen = []
     for layer in vae.decoder.modules():
         if isinstance(layer, HaloLayer):
@@ -236,10 +236,10 @@ def layouts() -> bool:
     return all(x.is_contiguous(memory_format=torch.channels_last_3d) for x in seen)
 
 
-def test_it_is_done_once_only() -> None:
+def test_a_second_call_is_refused() -> None:
     axis = Axis("unused", 0, 2)
     vae = parallelize_vae(tiny_vae(), axis)
-    with pytest.raises(ValueError, match="spread over ranks already"):
+    with pytest.raises(ValueError, match="already parallelized"):
         parallelize_vae(vae, axis)
 
 
@@ -249,7 +249,7 @@ def test_more_ranks_than_lines_are_refused() -> None:
         vae.decode(latents("wide"))
 
 
-def test_one_rank_leaves_the_vae_alone() -> None:
+def test_one_rank_leaves_the_vae_unchanged() -> None:
     vae = tiny_vae()
     names = list(vae.state_dict())
     assert list(parallelize_vae(vae, Axis("", 0, 1)).state_dict()) == names

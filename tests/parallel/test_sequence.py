@@ -26,7 +26,7 @@ Degrees = tuple[int, int]
 
 
 def draw_inputs(frames: int, rows: int, columns: int) -> tuple[Tensor, ...]:
-    """Draw arguments for a transformer: so many latent frames of so many tokens."""
+    """Draw inputs of the transformer for `frames` latent frames of `rows` x `columns` tokens."""
     rng = torch.Generator().manual_seed(0)
     config = DIT_WITH_PROMPT
     audio = config.audio
@@ -46,7 +46,7 @@ def draw_inputs(frames: int, rows: int, columns: int) -> tuple[Tensor, ...]:
 
 
 SIZES = ((5, 5, 7), (3, 2, 2), (3, 3, 4))
-"""Windows of 175 tokens, which no number of ranks here divides; of 12 and of 36, whose pieces cut frames."""
+"""Windows of 175 tokens, divisible by no number of ranks here; of 12 and 36, whose shards split frames."""
 
 
 def velocities(degrees: Degrees) -> list[Tensor]:
@@ -59,13 +59,13 @@ def velocities(degrees: Degrees) -> list[Tensor]:
 
 @cache
 def expected_velocities() -> list[tuple[Tensor, float]]:
-    """Predict the same on one rank, untouched by what is tested; with the limits for other ranks."""
+    """Predict the same on one rank without parallelism; with the limits for several ranks."""
     dit = tiny_dit(DIT_WITH_PROMPT)
     return [expect(partial(dit, *draw_inputs(*size)), dit) for size in SIZES]
 
 
 def assert_all_equal_one(found: Sequence[list[Tensor]]) -> None:
-    """Check that the ranks agree to the bit, and with one rank to rounding."""
+    """Check that ranks agree bit for bit with each other, and up to rounding with one rank."""
     for rank in found:
         for own, first, expected in zip(rank, found[0], expected_velocities(), strict=True):
             assert torch.equal(own, first)
@@ -87,7 +87,7 @@ def compiled_velocities(degrees: Degrees) -> list[Tensor]:
 
 
 def fast_velocities(degrees: Degrees) -> list[Tensor]:
-    """Predict with everything that makes a transformer faster and runs here, one on top of the other."""
+    """Predict with all fast forms of the transformer that run on a CPU."""
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
     dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
     fuse_blocks(dit, TorchKernels())
@@ -103,12 +103,12 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("degrees", [(2, 1), (2, 2)])
-def test_fused_blocks_and_prepared_constants_are_cut_like_plain_ones(degrees: Degrees) -> None:
+def test_fused_blocks_and_prepared_constants_are_sharded_like_plain_ones(degrees: Degrees) -> None:
     assert_all_equal_one(run_ranks(fast_velocities, degrees[0] * degrees[1], degrees))
 
 
 def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
-    """Predict with speech absorbed, and tell of how many latent frames that was."""
+    """Predict with absorbed speech; also return the number of latent frames absorbed in each block."""
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
     dit_constants.absorption_saves_work = lambda **sizes: True
     dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
@@ -126,20 +126,20 @@ def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
 
 
 def test_ranks_absorb_the_speech_of_their_own_frames() -> None:
-    # 5 frames of 35 tokens: ranks have 88 and 87 of them, and both some of the third frame.
+    # 5 frames of 35 tokens: the ranks hold 88 and 87 tokens, and share the third frame.
     for velocity, kept in run_ranks(absorbed_velocity, 2, (2, 1)):
         assert_near(velocity, *expected_velocities()[0])
         assert kept == [3] * DIT_WITH_PROMPT.num_layers
 
 
 @pytest.mark.slow
-def test_the_exchanges_are_traced_without_a_break() -> None:
+def test_the_exchanges_compile_without_a_graph_break() -> None:
     found = run_ranks(compiled_velocities, 2, (2, 1))
     assert_near(found[0][0], *expected_velocities()[0])
 
 
 def graphs_of_blocks() -> int:
-    """Compile block by block, and return how many graphs that made."""
+    """Compile block by block, and return the number of graphs."""
     dit = tiny_dit(replace(DIT_WITH_PROMPT, num_layers=3))
     parallelize_dit(dit, build_mesh(ParallelConfig(ulysses_degree=2), CPU))
     for block in dit.blocks.layers:
@@ -154,20 +154,20 @@ def test_blocks_over_ranks_share_their_compiled_code() -> None:
     assert run_ranks(graphs_of_blocks, 2) == [1, 1]
 
 
-def test_it_is_done_once_only() -> None:
+def test_a_second_call_is_refused() -> None:
     axis = Axis("unused", 0, 2)
-    mesh = ParallelMesh(everyone=axis, ulysses=axis, ring=Axis("", 0, 1), device=CPU)
+    mesh = ParallelMesh(world=axis, ulysses=axis, ring=Axis("", 0, 1), device=CPU)
     dit = tiny_dit()
     assert parallelize_dit(dit, mesh) == TokenShare(0, 2)
-    with pytest.raises(ValueError, match="spread over ranks already"):
+    with pytest.raises(ValueError, match="already parallelized"):
         parallelize_dit(dit, mesh)
 
 
-def test_one_rank_leaves_the_transformer_alone() -> None:
+def test_one_rank_leaves_the_transformer_unchanged() -> None:
     alone = Axis("", 0, 1)
     dit = tiny_dit()
     before = [type(module) for module in dit.modules()]
-    mesh = ParallelMesh(everyone=alone, ulysses=alone, ring=alone, device=CPU)
+    mesh = ParallelMesh(world=alone, ulysses=alone, ring=alone, device=CPU)
     assert parallelize_dit(dit, mesh) == TokenShare(0, 1)
     assert [type(module) for module in dit.modules()] == before
     assert not dit.blocks._forward_pre_hooks and not dit.head._forward_hooks

@@ -18,7 +18,7 @@ from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.parallel.mesh import ParallelConfig, build_mesh, choose_degrees
-from livetalk.parallel.sequence import meets_in_memory, parallelize_dit
+from livetalk.parallel.sequence import parallelize_dit, uses_peer_memory
 from livetalk.parallel.vae import parallelize_vae
 
 
@@ -42,10 +42,10 @@ def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> Av
     mesh = build_mesh(config, networks.device)
     graphs = model.acceleration is not None and model.acceleration.graphs
     # Collectives in a graph are not tried.
-    if graphs and mesh.everyone.size > 1 and meets_in_memory(mesh, dit.config.num_heads):
+    if graphs and mesh.world.size > 1 and uses_peer_memory(mesh, dit.config.num_heads):
         graph_blocks(dit)
     tokens = parallelize_dit(dit, mesh)
-    parallelize_vae(networks.vae, mesh.everyone)
+    parallelize_vae(networks.vae, mesh.world)
     if model.executor.plan is None:
         return model
     plan = replace(model.executor.plan, tokens=tokens)

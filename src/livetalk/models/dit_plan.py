@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from livetalk.ops.pieces import Piece, cut
+from livetalk.ops.partition import IndexRange, split_evenly
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,15 +11,15 @@ class TokenShare:
 
     Attributes:
         index: of the piece, from 0.
-        num_pieces: that a window is cut into, see `livetalk.ops.pieces.cut`.
+        num_pieces: that a window is cut into, see `livetalk.ops.partition.cut`.
     """
 
     index: int = 0
     num_pieces: int = 1
 
-    def of(self, num_tokens: int) -> Piece:
+    def of(self, num_tokens: int) -> IndexRange:
         """Return the tokens of a window of `num_tokens`."""
-        return cut(num_tokens, self.num_pieces)[self.index]
+        return split_evenly(num_tokens, self.num_pieces)[self.index]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

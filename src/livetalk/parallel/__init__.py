@@ -1,1 +1,1 @@
-"""Several ranks at one model: what is cut, what is exchanged, how the ranks are started."""
+"""Inference of one model on several GPUs: meshes of ranks, collectives, and sharded attention and VAE."""

@@ -1,10 +1,10 @@
-"""Lines of the neighbours: what a convolution sees beyond the edge of its rank's piece of a frame.
+"""Halo exchange for convolutions over frames that are sharded across ranks.
 
-A line is a row or a column of pixels, whichever way frames are cut. Between two layers a rank's own lines may
-have margins: lines beyond the cuts, whose values are worth nothing. The next layer writes what it borrows
-over them, so that the own lines, which are nearly the whole picture, stay where they are in memory.
+A line is a row of pixels, or a column, depending on the dimension that is sharded. A tensor between two
+layers may carry stale halo lines beside the rank's own lines. The next layer overwrites them with lines from
+its neighbours, so that the own lines, nearly the whole tensor, are not copied.
 
-Shapes: B batch · C channels · T frames · H W height, width of a rank's piece.
+Shapes: B batch · C channels · T frames · H W height and width of a rank's shard.
 """
 
 from collections.abc import Sequence
@@ -14,145 +14,137 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.models.vae_cache import CachePass
-from livetalk.ops.pieces import Piece
+from livetalk.ops.partition import IndexRange
 from livetalk.parallel.collectives import finish_exchange, start_exchange
 from livetalk.parallel.mesh import Axis
 from livetalk.parallel.shard import Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Margins:
-    """Lines beyond each cut, on the way through a layer; fewer where the frame ends before.
+class HaloSizes:
+    """Lines beside a rank's own at each cut; fewer where the frame ends first.
 
     Attributes:
-        given: that come with the input, worth nothing: as many as are shown, or none.
-        shown: that the layer computes with, borrowed from the neighbours.
-        left: that go with the output, worth nothing; at most what the layer makes of those shown.
+        on_input: stale lines that come with the input: equal to `exchanged`, or 0.
+        exchanged: lines received from each neighbour before the layer runs.
+        on_output: stale lines that stay on the output, at most as many as the layer computes from
+            `exchanged`.
     """
 
-    given: int
-    shown: int
-    left: int
+    on_input: int
+    exchanged: int
+    on_output: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Lines for each line of the latents, before and after a layer."""
+    """Lines per line of the latents, before and after a layer."""
 
     before: int
     after: int
 
 
 class HaloLayer(nn.Module):
-    """A layer of convolutions whose rank holds some lines only: it borrows those that it sees beyond.
+    """A convolutional layer on a shard of the frame, which receives its halo from the neighbouring ranks.
 
-    At a cut the layer pads its input as at the edge of the frame, which spoils as many lines as it sees
-    beyond: these are borrowed ones. The edge of the frame itself is padded as ever. What the layer remembers
-    of earlier frames includes their borrowed lines.
+    The layer zero-pads at a cut as it does at the edge of the frame. This corrupts only halo lines, which are
+    cropped from the output. The cache of earlier frames includes their halo lines.
     """
 
-    def __init__(self, inner: nn.Module, shard: Shard, margins: Margins, rates: Rates) -> None:
-        """Borrow for a layer.
+    def __init__(self, inner: nn.Module, shard: Shard, halo: HaloSizes, rates: Rates) -> None:
+        """Wrap a layer.
 
         Args:
-            inner: called with frames and the pass's cache.
-            shard: how the lines of the latents are cut; lines at higher rates are cut alike.
-            margins: the same across rows and across columns.
-            rates: of the layer.
+            inner: called with frames and the cache of the pass.
+            shard: how the lines of the latents are sharded; lines at higher rates are sharded at the same
+                cuts.
+            halo: the same for rows and for columns.
+            rates: lines before and after `inner`.
         """
         super().__init__()
         self.inner = inner
-        self.margins = margins
+        self.halo = halo
         self._shard = shard
         self._rates = rates
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Make of this rank's piece what the layer makes of the whole frames.
+        """Exchange the halo, run the layer, and crop.
 
         Args:
-            x: `[B, C, T, H, W]` with the margins that are given, which may be overwritten.
-            cache: of the pass.
+            x: `[B, C, T, H, W]` with `on_input` stale lines, which may be overwritten.
+            cache: cache of the pass.
 
         Returns:
-            `[B, C', T, H', W']` with the margins that are left.
+            `[B, C', T, H', W']` with `on_output` stale lines.
         """
         axis, dim, rates = self._shard.axis, self._shard.dim, self._rates
-        before, after = self._pieces(rates.before), self._pieces(rates.after)
-        y: Tensor = self.inner(borrow_lines(x, dim, before, self.margins, axis), cache)
-        start = _surround(before, axis.rank, self.margins.shown).start * rates.after // rates.before
-        left = _surround(after, axis.rank, self.margins.left)
-        return y.narrow(dim, left.start - start, left.size)
+        before, after = self._ranges(rates.before), self._ranges(rates.after)
+        y: Tensor = self.inner(exchange_halo(x, dim, before, self.halo, axis), cache)
+        start = _with_halo(before, axis.rank, self.halo.exchanged).start * rates.after // rates.before
+        on_output = _with_halo(after, axis.rank, self.halo.on_output)
+        return y.narrow(dim, on_output.start - start, on_output.size)
 
-    def _pieces(self, rate: int) -> list[Piece]:
-        """Return the pieces of all ranks where each line of the latents is `rate` lines."""
-        return [Piece(piece.start * rate, piece.stop * rate) for piece in self._shard.pieces]
+    def _ranges(self, rate: int) -> list[IndexRange]:
+        return [IndexRange(part.start * rate, part.stop * rate) for part in self._shard.ranges]
 
 
-def borrow_lines(x: Tensor, dim: int, pieces: Sequence[Piece], margins: Margins, axis: Axis) -> Tensor:
-    """Put the neighbours' nearest lines at the sides of a rank's own.
+def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloSizes, axis: Axis) -> Tensor:
+    """Surround a rank's lines with the nearest lines of its neighbours.
 
-    Neighbours with fewer lines than are wanted are looked past.
+    If a neighbour has fewer lines than the halo needs, the ranks beyond it send the others.
 
     Args:
-        x: `[B, C, T, H, W]`, this rank's piece with the margins that are given.
+        x: `[B, C, T, H, W]`, this rank's shard with `on_input` stale lines.
         dim: 3 for rows, 4 for columns.
-        pieces: the lines of every rank.
-        margins: how many to borrow.
-        axis: along which the lines are cut.
+        ranges: the lines of every rank.
+        halo: numbers of lines.
+        axis: mesh axis over which the lines are sharded.
 
     Returns:
-        This rank's piece with the margins to be shown, in channels_last_3d memory: that of `x` where all of
-        them are given and the layout is right, new memory otherwise.
+        This rank's shard with `exchanged` lines on either side, in channels_last_3d memory: the memory of `x`
+        if `on_input` equals `exchanged` and the layout matches, new memory otherwise.
     """
-    own, given = pieces[axis.rank], _surround(pieces, axis.rank, margins.given)
-    mine = x.narrow(dim, own.start - given.start, own.size)
-    # Lines first, channels last: in this order a line is copied in long stretches.
-    lines = mine.permute(dim, 0, 2, 7 - dim, 1)
-    lent = [_lent(pieces, axis.rank, rank, margins.shown) for rank in range(axis.size)]
-    borrowed = [_lent(pieces, rank, axis.rank, margins.shown).size for rank in range(axis.size)]
-    parts = torch.cat([lines[piece.start - own.start : piece.stop - own.start] for piece in lent])
-    promise = start_exchange(parts, [piece.size for piece in lent], borrowed, axis)
-    num_before = sum(borrowed[: axis.rank])
-    wide = _make_room(x, mine, dim, (num_before, sum(borrowed) - num_before), margins)
-    # The other way round again.
+    own, on_input = ranges[axis.rank], _with_halo(ranges, axis.rank, halo.on_input)
+    own_lines = x.narrow(dim, own.start - on_input.start, own.size)
+    # Lines outermost, channels innermost: each line is then one contiguous copy.
+    lines = own_lines.permute(dim, 0, 2, 7 - dim, 1)
+    sent = [_lines_sent(ranges, axis.rank, rank, halo.exchanged) for rank in range(axis.size)]
+    num_received = [_lines_sent(ranges, rank, axis.rank, halo.exchanged).size for rank in range(axis.size)]
+    parts = torch.cat([lines[part.start - own.start : part.stop - own.start] for part in sent])
+    pending = start_exchange(parts, [part.size for part in sent], num_received, axis)
+    num_before = sum(num_received[: axis.rank])
+    extended = _allocate_halo(x, own_lines, dim, (num_before, sum(num_received) - num_before), halo)
+    # Back to [B, C, T, H, W].
     order = (1, 4, 2, 0, 3) if dim == 3 else (1, 4, 2, 3, 0)
-    arrived = finish_exchange(promise).permute(order)
-    before, after = arrived.tensor_split((num_before,), dim=dim)
-    wide.narrow(dim, 0, before.shape[dim]).copy_(before)
-    wide.narrow(dim, num_before + own.size, after.shape[dim]).copy_(after)
-    return wide
+    received = finish_exchange(pending).permute(order)
+    before, after = received.tensor_split((num_before,), dim=dim)
+    extended.narrow(dim, 0, before.shape[dim]).copy_(before)
+    extended.narrow(dim, num_before + own.size, after.shape[dim]).copy_(after)
+    return extended
 
 
-def _make_room(x: Tensor, mine: Tensor, dim: int, sides: tuple[int, int], margins: Margins) -> Tensor:
-    """Return a rank's own lines with room beside them.
+def _allocate_halo(x: Tensor, own_lines: Tensor, dim: int, sides: tuple[int, int], halo: HaloSizes) -> Tensor:
+    """Return a rank's lines in channels_last_3d memory with uninitialised or stale halo lines beside them.
 
-    Args:
-        x: `[B, C, T, H, W]`, with the margins that are given.
-        mine: the own lines of it.
-        dim: 3 for rows, 4 for columns.
-        sides: lines that are needed before and after.
-        margins: of the layer.
-
-    Returns:
-        `[B, C, T, H, W]` in channels_last_3d memory; what is in the room is of no use.
+    `sides` are the numbers of halo lines before and after.
     """
-    if margins.given == margins.shown:
+    if halo.on_input == halo.exchanged:
         return x.contiguous(memory_format=torch.channels_last_3d)
-    size = list(mine.shape)
+    size = list(own_lines.shape)
     size[dim] += sum(sides)
-    room = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
-    room.narrow(dim, sides[0], mine.shape[dim]).copy_(mine)
-    return room
+    extended = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    extended.narrow(dim, sides[0], own_lines.shape[dim]).copy_(own_lines)
+    return extended
 
 
-def _surround(pieces: Sequence[Piece], rank: int, margin: int) -> Piece:
-    """Return a rank's piece with `margin` lines more on either side, as far as the frame goes."""
-    piece = pieces[rank]
-    return Piece(max(0, piece.start - margin), min(pieces[-1].stop, piece.stop + margin))
+def _with_halo(ranges: Sequence[IndexRange], rank: int, num_lines: int) -> IndexRange:
+    """Return a rank's range widened by `num_lines` on either side, within the frame."""
+    part = ranges[rank]
+    return IndexRange(max(0, part.start - num_lines), min(ranges[-1].stop, part.stop + num_lines))
 
 
-def _lent(pieces: Sequence[Piece], lender: int, borrower: int, margin: int) -> Piece:
-    """Return what a rank has of the margin of another."""
-    if lender == borrower:
-        return Piece(pieces[lender].start, pieces[lender].start)
-    return pieces[lender].overlap(_surround(pieces, borrower, margin))
+def _lines_sent(ranges: Sequence[IndexRange], sender: int, receiver: int, num_lines: int) -> IndexRange:
+    """Return the lines of `sender` in the halo of `receiver`."""
+    if sender == receiver:
+        return IndexRange(ranges[sender].start, ranges[sender].start)
+    return ranges[sender].overlap(_with_halo(ranges, receiver, num_lines))

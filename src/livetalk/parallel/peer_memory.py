@@ -1,7 +1,7 @@
-"""Memory of one GPU that the others of its host write to: the quickest exchange between GPUs.
+"""Exchanges between the GPUs of one host through peer-accessible memory.
 
-Every rank opens rooms of the same size, and each writes its rows straight to where the others want them: a
-kernel may do that as it makes them. A barrier between the GPUs, not the processes, tells that all are there.
+Every rank allocates buffers of the same size, and each rank writes rows directly to the GPUs that need them;
+a kernel can write its result there. A barrier on the GPUs, without the host, marks the end of the writes.
 """
 
 from collections.abc import Sequence
@@ -15,113 +15,113 @@ from torch.distributed import _symmetric_memory
 from livetalk.log import get_logger
 from livetalk.parallel.mesh import Axis, ParallelMesh
 
-PATIENCE_MS = 600_000
-"""A GPU that waits longer for another gives up with an error, as NCCL's does."""
+BARRIER_TIMEOUT_MS = 600_000
+"""Time after which a GPU stops to wait for the others with an error; NCCL's default is the same."""
 
 
 _log = get_logger(__name__)
 
 
 def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
-    """Open the memory of the GPUs along a mesh's Ulysses axis to one another; every rank must call this.
-
-    Args:
-        mesh: the ranks.
+    """Open peer memory along a mesh's Ulysses axis; a collective call.
 
     Returns:
-        None where there are no GPUs, or a log line says which of them cannot.
+        None if the ranks have no GPUs, or if two GPUs are not peers; a log line then names the pair.
     """
     if mesh.ulysses.size == 1 or mesh.device.type != "cuda":
         return None
-    if mesh.apart is not None:
-        first, second = (rank + 1 for rank in mesh.apart)
+    if mesh.non_peer_pair is not None:
+        first, second = (rank + 1 for rank in mesh.non_peer_pair)
         _log.warning(
-            "GPU workers %d and %d cannot reach each other's memory: exchanges go through NCCL", first, second
+            "GPU workers %d and %d cannot access each other's memory: exchanges go through NCCL",
+            first,
+            second,
         )
         return None
-    _log.info("attention over GPUs: each writes to the memory of the others")
+    _log.info("attention on several GPUs: exchanges through peer memory")
     return PeerMemory(mesh.ulysses, mesh.device)
 
 
-class Room(NamedTuple):
-    """A stretch of memory on every rank.
+class PeerBuffer(NamedTuple):
+    """One buffer on every rank.
 
     Attributes:
-        parts: `[bytes]` on ranks 0, 1, ...
-        memory: PyTorch's handle of all parts.
+        parts: the buffers of ranks 0, 1, ..., each uint8 `[bytes]`.
+        handle: PyTorch's symmetric memory handle.
     """
 
     parts: list[Tensor]
-    memory: Any
+    handle: Any
 
 
 class PeerMemory:
-    """Rooms that the ranks of an axis write to.
+    """Named buffers that all ranks of an axis can write to.
 
-    A room's use is: `open`, write, `meet`, read, on whichever rank. It is written again at its next use, and
-    nobody asks whether it has been read. So rooms are used in turn, at least two of them: whoever writes to a
-    room again has passed a meeting in another room, and each rank enters that one, in the order of its
-    device, after it has read what it wanted of the first.
+    The sequence of one use, the same on all ranks, is `open`, write, `barrier`, read. There is no second
+    barrier after the reads. A rank must therefore pass the barrier of another buffer before it writes to the
+    same buffer again: each rank enters that barrier, in stream order, only after its reads from the first
+    buffer. Callers alternate between at least two buffers.
 
-    A room stays where it is for good, as CUDA graphs want it. Only its first use waits for other processes.
+    Addresses stay valid for the lifetime of the object, as CUDA graphs require. Only the first use of a
+    buffer synchronises with other processes on the host.
     """
 
     def __init__(self, axis: Axis, device: torch.device) -> None:
-        """Meet along `axis`, whose ranks can all reach each other's memory from `device`."""
+        """Start without buffers; `device` must be able to access the GPUs of all ranks of `axis`."""
         self._axis = axis
         self._device = device
-        self._rooms: dict[str, Room] = {}
-        self._outgrown: list[Room] = []
+        self._buffers: dict[str, PeerBuffer] = {}
+        self._replaced: list[PeerBuffer] = []
 
-    def open(self, room: str, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-        """Return the memory of a room on every rank, to be written.
+    def open(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+        """Return a buffer on every rank for writing, allocated on first use.
 
         Args:
-            room: name of a use; every rank uses the same rooms in the same order.
-            shape: of what is to lie there, on every rank the same.
-            dtype: of it.
+            name: name of the buffer; all ranks open the same names in the same order.
+            shape: the same on all ranks.
+            dtype: the same on all ranks.
 
         Returns:
             For ranks 0, 1, ...: a tensor of that shape in the memory of that rank's GPU.
         """
         num_bytes = prod(shape) * dtype.itemsize
-        if room not in self._rooms or self._rooms[room].parts[0].numel() < num_bytes:
-            if room in self._rooms:
-                # CUDA graphs of smaller windows go on writing there.
-                self._outgrown.append(self._rooms[room])
-            self._rooms[room] = self._build(num_bytes)
-        return [part[:num_bytes].view(dtype).view(*shape) for part in self._rooms[room].parts]
+        if name not in self._buffers or self._buffers[name].parts[0].numel() < num_bytes:
+            if name in self._buffers:
+                # CUDA graphs recorded for smaller windows still write to the replaced buffer.
+                self._replaced.append(self._buffers[name])
+            self._buffers[name] = self._build(num_bytes)
+        return [part[:num_bytes].view(dtype).view(*shape) for part in self._buffers[name].parts]
 
-    def meet(self, room: str) -> None:
-        """Let the device wait until every rank has written all that it writes to a room."""
-        self._rooms[room].memory.barrier(timeout_ms=PATIENCE_MS)
+    def barrier(self, name: str) -> None:
+        """Make this GPU wait until all ranks have finished their writes to a buffer."""
+        self._buffers[name].handle.barrier(timeout_ms=BARRIER_TIMEOUT_MS)
 
-    def exchange(self, room: str, parts: Sequence[Tensor], places: Sequence[int], size: int) -> Tensor:
-        """Write rows to all ranks, and return what they wrote here.
+    def exchange(self, name: str, parts: Sequence[Tensor], offsets: Sequence[int], size: int) -> Tensor:
+        """Write rows to all ranks, and return the rows received.
 
         Args:
-            room: as for `open`.
+            name: name of the buffer, as for `open`.
             parts: the rows for ranks 0, 1, ..., each `[n, ...]`.
-            places: the row of each rank's room at which these begin.
-            size: rows of a room, on every rank the same.
+            offsets: first row in each rank's buffer for these parts.
+            size: rows of a buffer, the same on all ranks.
 
         Returns:
-            `[size, ...]`, the room: good until its next use. Rows that nobody wrote hold anything.
+            `[size, ...]`, valid until the buffer's next use. Rows to which no rank wrote are undefined.
         """
-        targets = self.open(room, (size, *parts[0].shape[1:]), parts[0].dtype)
-        for target, part, place in zip(targets, parts, places, strict=True):
-            target[place : place + part.shape[0]].copy_(part)
-        self.meet(room)
+        targets = self.open(name, (size, *parts[0].shape[1:]), parts[0].dtype)
+        for target, part, offset in zip(targets, parts, offsets, strict=True):
+            target[offset : offset + part.shape[0]].copy_(part)
+        self.barrier(name)
         return targets[self._axis.rank]
 
-    def _build(self, num_bytes: int) -> Room:
-        """Build a room together with the other ranks."""
-        # A name of a type of its own, which it has in newer versions only.
+    def _build(self, num_bytes: int) -> PeerBuffer:
+        """Allocate a buffer on all ranks; a collective call."""
+        # The group name's type is str in some PyTorch releases and GroupName in newer ones.
         group = cast(Any, self._axis.group_name)
         own = _symmetric_memory.empty(num_bytes, dtype=torch.uint8, device=self._device)
-        memory = _symmetric_memory.rendezvous(own, group)
+        handle = _symmetric_memory.rendezvous(own, group)
         parts = [
-            own if rank == self._axis.rank else memory.get_buffer(rank, own.shape, own.dtype)
+            own if rank == self._axis.rank else handle.get_buffer(rank, own.shape, own.dtype)
             for rank in range(self._axis.size)
         ]
-        return Room(parts, memory)
+        return PeerBuffer(parts, handle)

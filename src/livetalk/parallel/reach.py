@@ -1,7 +1,7 @@
-"""Which GPUs of a group of ranks can reach each other's memory: established by asking, never by number.
+"""Peer access between the GPUs of a group of ranks, queried from the driver by UUID.
 
-A rank may see all GPUs of its host or its own alone, and the same GPU may have another number in every
-process. So ranks tell each other the UUID of their GPU, and each asks the driver about those that it sees.
+A process may see all GPUs of its host or only its own, and device indices differ between processes. Ranks
+therefore share the UUIDs of their GPUs, and each rank queries the driver about the GPUs that it sees.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class RankDevice:
     """The GPU of a rank.
 
     Attributes:
-        uuid: of the GPU, the same in every process.
-        index: its number in the process of that rank.
+        uuid: the same in every process.
+        index: device index in the process of that rank.
     """
 
     uuid: str
@@ -28,18 +28,13 @@ class RankDevice:
 
 
 def device_uuid(device: torch.device) -> str:
-    """Return the UUID of a GPU."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
-def find_unreachable_pair(device: torch.device) -> tuple[int, int] | None:
-    """Return two ranks whose GPUs cannot reach each other's memory, if there are any; all ranks must ask.
+def find_non_peer_pair(device: torch.device) -> tuple[int, int] | None:
+    """Return two ranks whose GPUs cannot access each other's memory; a collective call.
 
-    Args:
-        device: where this rank computes, such as `cuda:0`.
-
-    Returns:
-        The same on every rank; None also where ranks do not compute on GPUs.
+    Returns the same pair on every rank; None if all are peers or if ranks do not compute on GPUs.
     """
     if device.type != "cuda" or dist.get_world_size() == 1:
         return None
@@ -47,19 +42,16 @@ def find_unreachable_pair(device: torch.device) -> tuple[int, int] | None:
         device_uuid(device), torch.cuda.current_device() if device.index is None else device.index
     )
     devices = _gather(own)
-    peer = first_unreachable(devices, dist.get_rank())
+    peer = first_non_peer(devices, dist.get_rank())
     answers: list[int | None] = _gather(peer)
     return next(((rank, peer) for rank, peer in enumerate(answers) if peer is not None), None)
 
 
-def first_unreachable(devices: Sequence[RankDevice], rank: int) -> int | None:
-    """Return the first rank whose GPU's memory this rank's GPU cannot reach, or None.
+def first_non_peer(devices: Sequence[RankDevice], rank: int) -> int | None:
+    """Return the first rank whose GPU is not a peer of this rank's GPU, or None.
 
-    PyTorch's shared memory between GPUs wants a number of its own for the GPU of each rank, too.
-
-    Args:
-        devices: of the ranks.
-        rank: of this process.
+    GPUs with equal device indices count as non-peers, because PyTorch's symmetric memory needs a distinct
+    index for each rank's GPU.
     """
     own = devices[rank]
     visible = {device_uuid(torch.device("cuda", n)): n for n in range(torch.cuda.device_count())}

@@ -1,6 +1,6 @@
-"""Ring attention: keys and values travel from rank to rank while each attends with what it has.
+"""Ring attention: keys and values travel between groups of ranks while each rank attends to those it holds.
 
-Shapes: B batch · L a group's tokens · H a rank's heads · E head width.
+Shapes: B batch · L tokens of a group · H heads of a rank · E head width.
 """
 
 from typing import Protocol, runtime_checkable
@@ -17,21 +17,21 @@ from livetalk.parallel.ulysses import group_sizes
 
 @runtime_checkable
 class PartialCore(Protocol):
-    """An attention core that can attend to a part of the keys."""
+    """An attention core that can attend to a subset of the keys."""
 
     def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return output and log-sum-exp, see `livetalk.ops.attention_lse`."""
+        """Return output and log-sum-exp; see `livetalk.ops.attention_lse`."""
 
 
 class RingAttention(nn.Module):
-    """Takes the place of an attention core whose keys and values are spread over groups of ranks."""
+    """Replaces an attention core if keys and values are sharded over groups of ranks."""
 
     def __init__(self, core: PartialCore, shard: Shard, mesh: ParallelMesh) -> None:
-        """Send around a core.
+        """Wrap a core.
 
         Args:
             core: attends to one group's keys at a time.
-            shard: how the window's tokens are cut.
+            shard: how the window's tokens are sharded.
             mesh: the ranks.
         """
         super().__init__()
@@ -45,25 +45,25 @@ class RingAttention(nn.Module):
         Args:
             q_BLHE: queries of this group's tokens.
             k_BLHE: their keys.
-            v_BLHE: their values; keys travel in its dtype.
-            mask: None; all tokens of a window see one another.
+            v_BLHE: their values; keys are sent in the dtype of the values.
+            mask: must be None.
 
         Returns:
             `[B, L, H, E]` in the dtype of `v_BLHE`.
 
         Raises:
-            ValueError: there is a mask.
+            ValueError: a mask is given.
         """
         if mask is not None:
             raise ValueError("attention over ranks takes no mask")
         axis = self._mesh.ring
         groups = [sum(group_sizes(self._shard, self._mesh, group)) for group in range(axis.size)]
-        # Tokens outermost: a part's length is its only size that differs between ranks.
+        # Tokens outermost, because the number of tokens is the only size that differs between ranks.
         held = torch.stack((k_BLHE.type_as(v_BLHE), v_BLHE)).movedim(2, 0)
         parts = []
         for turn in range(axis.size):
             last = turn == axis.size - 1
-            following = None if last else _pass_on(held, groups[(axis.rank - turn - 1) % axis.size], axis)
+            following = None if last else _start_send(held, groups[(axis.rank - turn - 1) % axis.size], axis)
             k, v = held.movedim(0, 2).unbind(0)
             parts.append(self.core.with_lse(q_BLHE, k, v))
             if following is not None:
@@ -71,8 +71,8 @@ class RingAttention(nn.Module):
         return merge_attention(parts)[0]
 
 
-def _pass_on(held: Tensor, arriving: int, axis: Axis) -> Tensor:
-    """Begin to send what is held to the next rank and to receive `arriving` rows from the one before."""
+def _start_send(held: Tensor, arriving: int, axis: Axis) -> Tensor:
+    """Start to send keys and values to the next rank and to receive `arriving` rows from the previous one."""
     sent, received = [0] * axis.size, [0] * axis.size
     sent[(axis.rank + 1) % axis.size] = held.shape[0]
     received[(axis.rank - 1) % axis.size] = arriving

@@ -1,47 +1,44 @@
-"""How the thing that is passing through a network is cut over the ranks."""
+"""The partition of a tensor over the ranks of an axis."""
 
 from livetalk.errors import InputError
-from livetalk.ops.pieces import Piece, cut
+from livetalk.ops.partition import IndexRange, split_evenly
 from livetalk.parallel.mesh import Axis
 
 
 class Shard:
-    """Sizes of all ranks' pieces, known to every layer that has to do with other ranks.
+    """The ranges of all ranks along one dimension, shared by all layers that exchange data.
 
-    A rank's own piece does not tell how large the others are. The whole size is noted on the way into the
-    network and read inside; it is the same for every window of a stream, and tells nothing of its content.
+    A rank's own range does not determine the others. The total size is recorded where a tensor enters the
+    network and read inside; it is the same for every window of a stream.
 
     Attributes:
         axis: the ranks.
-        total: size of what is passing; 0 before the first.
-        dim: along which it is cut.
+        total: size of the whole dimension; 0 before the first pass.
+        dim: the sharded dimension.
     """
 
     def __init__(self, axis: Axis, things: str, dim: int) -> None:
-        """Start without anything.
+        """Start with a size of zero.
 
         Args:
             axis: the ranks.
-            things: what is cut, for messages.
-            dim: along which tensors are cut, until `enter` says otherwise.
+            things: plural noun for the elements, used in messages.
+            dim: the sharded dimension until `resize` changes it.
         """
         self.axis = axis
         self.total = 0
         self.dim = dim
         self._things = things
 
-    def enter(self, total: int, dim: int | None = None) -> Piece:
-        """Note a size before the cut.
+    def resize(self, total: int, dim: int | None = None) -> IndexRange:
+        """Record the total size of the dimension, and return this rank's range.
 
         Args:
-            total: of the whole.
-            dim: along which tensors are cut; None as before.
-
-        Returns:
-            The piece that is this rank's.
+            total: size of the dimension.
+            dim: the sharded dimension; None keeps the current one.
 
         Raises:
-            InputError: there are more ranks than things.
+            InputError: there are more ranks than elements.
         """
         if total < self.axis.size:
             raise InputError(f"{self.axis.size} GPUs cannot share {total} {self._things}; use fewer GPUs")
@@ -50,16 +47,13 @@ class Shard:
         return self.own
 
     @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """The pieces of all ranks."""
-        return cut(self.total, self.axis.size)
+    def ranges(self) -> tuple[IndexRange, ...]:
+        return split_evenly(self.total, self.axis.size)
 
     @property
-    def own(self) -> Piece:
-        """The piece of this rank."""
-        return self.pieces[self.axis.rank]
+    def own(self) -> IndexRange:
+        return self.ranges[self.axis.rank]
 
     @property
     def sizes(self) -> list[int]:
-        """The sizes of the pieces."""
-        return [piece.size for piece in self.pieces]
+        return [part.size for part in self.ranges]

@@ -1,10 +1,10 @@
-"""Attention of tokens that are spread over ranks: exchange tokens for heads, attend, exchange back.
+"""Ulysses attention: exchange tokens for heads, attend, exchange back.
 
-Fused kernels write queries, keys and values straight into a parcel: the memory that the exchange sends from,
-or the memory of the GPUs that want them. What attention found can be taken as it arrives. See
+Fused kernels write queries, keys and values directly into the send buffer, or into the peer buffers of the
+GPUs that attend to them. Consumers can read attention results where they arrive; see
 `UlyssesAttention.attend_projected`.
 
-Shapes: B batch · L a rank's tokens · M the tokens of all ranks of the axis · N heads · H a rank's heads ·
+Shapes: B batch · L tokens of a rank · M tokens of all ranks of the axis · N heads · H heads of a rank ·
 E head width · P ranks of the axis.
 """
 
@@ -21,19 +21,19 @@ from livetalk.ops.backends import takes_bytes
 from livetalk.ops.kernels.interface import FusedKernels, HeadRange
 from livetalk.ops.kernels.projected import KEYS, Projected, ProjectedCore, attend_split, measure_heads
 from livetalk.ops.low_precision import FLOAT8
-from livetalk.ops.pieces import Piece, cut
+from livetalk.ops.partition import IndexRange, split_evenly
 from livetalk.parallel.collectives import exchange, gather
 from livetalk.parallel.mesh import Axis, ParallelMesh
 from livetalk.parallel.peer_memory import PeerMemory
 from livetalk.parallel.shard import Shard
 
 
-class Parcel(NamedTuple):
-    """Queries, keys and values on their way to the ranks that attend with them.
+class SendBuffer(NamedTuple):
+    """Queries, keys and values for the ranks that attend with them.
 
     Attributes:
-        targets: where to write each of the three, for each of P ranks its heads: `[B, L, H, E]`.
-        memory: what is sent, `[P, L, B, 3, H, E]`; through the memory of peers, where things arrive here,
+        targets: for each of the three, the tensors to write: `[B, L, H, E]` for each of P ranks.
+        memory: the memory to send, `[P, L, B, 3, H, E]`; with peer memory, this rank's peer buffer,
             `[M, B, 3, H, E]`.
     """
 
@@ -42,7 +42,7 @@ class Parcel(NamedTuple):
 
 
 class UlyssesAttention(ProjectedCore):
-    """Takes the place of an attention core; every rank attends with some of the heads to all tokens."""
+    """Replaces an attention core; every rank attends with some of the heads to all tokens."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class UlyssesAttention(ProjectedCore):
         num_heads: int,
         peers: PeerMemory | None = None,
     ) -> None:
-        """Exchange around another core.
+        """Wrap a core.
 
         Args:
             core: attends `[B, M, H, E]`; called with queries, keys and values.
-            shard: how the window's tokens are cut.
+            shard: how the window's tokens are sharded.
             mesh: the ranks.
-            num_heads: heads N of the queries that come in; ranks may get different numbers of them.
-            peers: parcels travel through it. None for the way of everything else.
+            num_heads: N; ranks may hold different numbers of heads.
+            peers: peer memory for the exchanges; None uses collectives.
 
         Raises:
             InputError: there are more ranks than heads.
@@ -74,7 +74,7 @@ class UlyssesAttention(ProjectedCore):
         self.core = core
         self._shard = shard
         self._mesh = mesh
-        self._heads = cut(num_heads, axis.size)
+        self._heads = split_evenly(num_heads, axis.size)
         self._peers = peers
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -83,14 +83,15 @@ class UlyssesAttention(ProjectedCore):
         Args:
             q_BLNE: queries of this rank's tokens.
             k_BSNE: their keys; S = L.
-            v_BSNE: their values. Queries and keys travel in its dtype, as attention would round them anyway.
-            mask: None; all tokens of a window see one another.
+            v_BSNE: their values. Queries and keys are sent in the dtype of the values, to which attention
+                would round them.
+            mask: must be None.
 
         Returns:
             `[B, L, N, E]` in the dtype of `v_BSNE`.
 
         Raises:
-            ValueError: there is a mask.
+            ValueError: a mask is given.
         """
         if mask is not None:
             raise ValueError("attention over ranks takes no mask")
@@ -102,52 +103,50 @@ class UlyssesAttention(ProjectedCore):
     def attend_projected(
         self, parts: Sequence[Projected], num_heads: int, kernels: FusedKernels, *, by_rank: bool
     ) -> Tensor | Sequence[Tensor]:
-        """Let kernels write heads into parcels, in one byte where the inner core attends to bytes."""
-        if not self.takes_parcels:
+        """Split projections directly into the send buffer, in FP8 if the inner core attends in FP8."""
+        if not self.has_equal_heads:
             return attend_split(self, parts, num_heads, kernels)
         if takes_bytes(self.core):
             return self._attend_in_bytes(parts, num_heads, kernels, by_rank=by_rank)
         batch, _, width = parts[0].product.shape
-        parcel = self.new_parcel(batch, width // num_heads, parts[0].product.dtype)
-        for part, targets in zip(parts, parcel.targets, strict=True):
+        buffer = self.open_send_buffer(batch, width // num_heads, parts[0].product.dtype)
+        for part, targets in zip(parts, buffer.targets, strict=True):
             kernels.split_heads(*part, (num_heads, len(targets)), out=targets)
-        return self.return_heads(self.core(*self.exchange_parcel(parcel)))
+        return self.return_results(self.core(*self.send_heads(buffer)))
 
     def _attend_in_bytes(
         self, parts: Sequence[Projected], num_heads: int, kernels: FusedKernels, *, by_rank: bool
     ) -> Tensor | Sequence[Tensor]:
-        """Round heads by their range on all ranks, then exchange bytes."""
+        """Quantise heads by their range over all ranks, then exchange them."""
         batch, _, width = parts[0].product.shape
-        heads, spreads = measure_heads(parts, num_heads, kernels)
-        everywhere = self.gather_bounds(torch.cat([spread.bounds for spread in spreads]))
-        spreads = [HeadRange(bounds) for bounds in kernels.join_ranges(everywhere).bounds.chunk(len(parts))]
-        parcel = self.new_parcel(batch, width // num_heads, FLOAT8)
+        heads, ranges = measure_heads(parts, num_heads, kernels)
+        gathered = self.gather_bounds(torch.cat([head_range.bounds for head_range in ranges]))
+        ranges = [HeadRange(bounds) for bounds in kernels.join_ranges(gathered).bounds.chunk(len(parts))]
+        buffer = self.open_send_buffer(batch, width // num_heads, FLOAT8)
         scales = [
-            kernels.quantize_heads_into(part, spread, targets, centre=index == KEYS)[:, self.own_heads]
-            for index, (part, spread, targets) in enumerate(zip(heads, spreads, parcel.targets, strict=True))
+            kernels.quantize_heads_into(part, head_range, targets, centre=index == KEYS)[:, self.own_heads]
+            for index, (part, head_range, targets) in enumerate(
+                zip(heads, ranges, buffer.targets, strict=True)
+            )
         ]
-        arrived = [QuantizedHeads(*part) for part in zip(self.exchange_parcel(parcel), scales, strict=True)]
-        room = self.room_for_heads(batch, width // num_heads, torch.bfloat16) if by_rank else None
-        found = attend_quantized(QuantizedAttention(*arrived), room)
-        return self.return_heads(found) if room is None else self.reach_heads(found)
+        received = [QuantizedHeads(*part) for part in zip(self.send_heads(buffer), scales, strict=True)]
+        results = self.open_result_buffer(batch, width // num_heads, torch.bfloat16) if by_rank else None
+        found = attend_quantized(QuantizedAttention(*received), results)
+        return self.return_results(found) if results is None else self.read_peer_results(found)
 
     @property
-    def takes_parcels(self) -> bool:
-        """All ranks get equally many heads, so that parcels can be used."""
-        return len({piece.size for piece in self._heads}) == 1
+    def has_equal_heads(self) -> bool:
+        """Whether all ranks hold equally many heads, which send buffers require."""
+        return len({part.size for part in self._heads}) == 1
 
     @property
     def own_heads(self) -> slice:
-        """The heads that this rank attends with."""
         return self._heads[self._mesh.ulysses.rank].span
 
-    def new_parcel(self, batch: int, width: int, dtype: torch.dtype) -> Parcel:
-        """Return room for what is to be exchanged, if `takes_parcels`; it is to be sent before the next one.
+    def open_send_buffer(self, batch: int, width: int, dtype: torch.dtype) -> SendBuffer:
+        """Return a buffer for queries, keys and values, to be sent before the next one is opened.
 
-        Args:
-            batch: B.
-            width: E.
-            dtype: of queries, keys and values.
+        Requires `has_equal_heads`. `width` is E.
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
         own, row = tokens[axis.rank], (batch, 3, self._heads[0].size, width)
@@ -155,116 +154,113 @@ class UlyssesAttention(ProjectedCore):
             memory = torch.empty((axis.size, own, *row), dtype=dtype, device=self._mesh.device)
             shares = list(memory.unbind(0))
         else:
-            rooms = self._peers.open("parcels", (sum(tokens), *row), dtype)
+            buffers = self._peers.open("qkv", (sum(tokens), *row), dtype)
             start = sum(tokens[: axis.rank])
-            memory, shares = rooms[axis.rank], [room[start : start + own] for room in rooms]
-        return Parcel([[x[:, :, part].transpose(0, 1) for x in shares] for part in range(3)], memory)
+            memory, shares = buffers[axis.rank], [buffer[start : start + own] for buffer in buffers]
+        return SendBuffer([[x[:, :, part].transpose(0, 1) for x in shares] for part in range(3)], memory)
 
-    def exchange_parcel(self, parcel: Parcel) -> tuple[Tensor, Tensor, Tensor]:
-        """Send a parcel; return queries, keys and values of all tokens, each `[B, M, H, E]`."""
+    def send_heads(self, buffer: SendBuffer) -> tuple[Tensor, Tensor, Tensor]:
+        """Send a buffer; return queries, keys and values of all tokens, each `[B, M, H, E]`."""
         if self._peers is not None:
-            self._peers.meet("parcels")
-            return _parts_of(parcel.memory)
+            self._peers.barrier("qkv")
+            return _parts_of(buffer.memory)
         axis, tokens = self._mesh.ulysses, self._tokens()
-        # In bytes: not every transport knows numbers of eight bits.
-        rows = parcel.memory.view(torch.uint8).flatten(0, 1)
-        arrived = exchange(rows, [tokens[axis.rank]] * axis.size, tokens, axis)
-        return _parts_of(arrived.view(parcel.memory.dtype))
+        # Sent as uint8, because not every backend supports FP8 dtypes.
+        rows = buffer.memory.view(torch.uint8).flatten(0, 1)
+        received = exchange(rows, [tokens[axis.rank]] * axis.size, tokens, axis)
+        return _parts_of(received.view(buffer.memory.dtype))
 
-    def return_heads(self, y_BMHE: Tensor) -> Tensor:
-        """Send back what attention found, if `takes_parcels`; return `[B, L, P, H * E]`, P outermost."""
+    def return_results(self, y_BMHE: Tensor) -> Tensor:
+        """Send attention results back; return `[B, L, P, H * E]`, P outermost in memory.
+
+        Requires `has_equal_heads`.
+        """
         axis, tokens = self._mesh.ulysses, self._tokens()
         rows = y_BMHE.transpose(0, 1).flatten(2)
         own = tokens[axis.rank]
         if self._peers is None:
-            arrived = exchange(rows, tokens, [own] * axis.size, axis)
+            received = exchange(rows, tokens, [own] * axis.size, axis)
         else:
-            places = [axis.rank * num_tokens for num_tokens in tokens]
+            offsets = [axis.rank * num_tokens for num_tokens in tokens]
             size = axis.size * max(tokens)
-            arrived = self._peers.exchange("heads", torch.split(rows.contiguous(), tokens), places, size)
-            arrived = arrived[: axis.size * own]
-        return arrived.view(axis.size, own, *arrived.shape[1:]).permute(2, 1, 0, 3)
+            received = self._peers.exchange("results", torch.split(rows.contiguous(), tokens), offsets, size)
+            received = received[: axis.size * own]
+        return received.view(axis.size, own, *received.shape[1:]).permute(2, 1, 0, 3)
 
-    def room_for_heads(self, batch: int, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Return where attention may leave what it finds for all ranks to read, if `takes_parcels`.
+    def open_result_buffer(self, batch: int, width: int, dtype: torch.dtype) -> Tensor | None:
+        """Return the peer buffer `[B, M, H, E]` for this rank's attention results, None without peer memory.
 
-        Args:
-            batch: B.
-            width: E.
-            dtype: of what attention finds.
-
-        Returns:
-            `[B, M, H, E]`; None where ranks do not reach each other's memory.
+        Requires `has_equal_heads`. `width` is E.
         """
         if self._peers is None:
             return None
-        return self._heads_of_ranks(self._peers, batch, width, dtype)[self._mesh.ulysses.rank]
+        return self._result_buffers(self._peers, batch, width, dtype)[self._mesh.ulysses.rank]
 
-    def reach_heads(self, y_BMHE: Tensor) -> list[Tensor]:
-        """Return what all ranks found of this one's tokens, where it lies: P times `[B, L, H, E]`.
+    def read_peer_results(self, y_BMHE: Tensor) -> list[Tensor]:
+        """Return the results for this rank's tokens in the peer buffers of all ranks: P times `[B, L, H, E]`.
 
         Args:
-            y_BMHE: what attention found, in the `room_for_heads`.
+            y_BMHE: attention results in the tensor from `open_result_buffer`.
 
         Raises:
-            ValueError: there is no such room.
+            ValueError: there is no peer memory.
         """
         if self._peers is None:
-            raise ValueError("heads can only be reached in the memory of peers")
-        self._peers.meet("heads")
+            raise ValueError("there is no peer memory to read results from")
+        self._peers.barrier("results")
         axis, tokens = self._mesh.ulysses, self._tokens()
         start = sum(tokens[: axis.rank])
-        found = self._heads_of_ranks(self._peers, y_BMHE.shape[0], y_BMHE.shape[3], y_BMHE.dtype)
+        found = self._result_buffers(self._peers, y_BMHE.shape[0], y_BMHE.shape[3], y_BMHE.dtype)
         return [y[:, start : start + tokens[axis.rank]] for y in found]
 
-    def _heads_of_ranks(self, peers: PeerMemory, batch: int, width: int, dtype: torch.dtype) -> list[Tensor]:
-        """Return the rooms for what the ranks' attention finds, P times `[B, M, H, E]`."""
+    def _result_buffers(self, peers: PeerMemory, batch: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+        """Return the result buffers of all ranks, P times `[B, M, H, E]`."""
         shape = (sum(self._tokens()), batch, self._heads[0].size, width)
-        return [room.transpose(0, 1) for room in peers.open("heads", shape, dtype)]
+        return [buffer.transpose(0, 1) for buffer in peers.open("results", shape, dtype)]
 
     def gather_bounds(self, bounds: Tensor) -> Tensor:
-        """Let all ranks know what each found of its own tokens.
+        """Gather the ranges of all ranks' heads.
 
         Args:
-            bounds: `[B, 3, N, E]` float32: lowest, highest, mean; overwritten.
+            bounds: `[B, 3, N, E]` float32: minimum, maximum, mean of this rank's tokens; overwritten.
 
         Returns:
-            `[P, B, 3, N, E]`: as above, but the mean times the rank's share of the tokens.
+            `[P, B, 3, N, E]`, where each mean is weighted with the rank's share of the tokens.
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
         bounds[:, 2].mul_(tokens[axis.rank] / sum(tokens))
         if self._peers is None:
             return gather(bounds[None], 0, [1] * axis.size, axis)
-        places = [axis.rank] * axis.size
-        return self._peers.exchange("bounds", [bounds[None]] * axis.size, places, axis.size)
+        offsets = [axis.rank] * axis.size
+        return self._peers.exchange("bounds", [bounds[None]] * axis.size, offsets, axis.size)
 
     def _tokens(self) -> list[int]:
-        """Return the number of tokens of every rank of the axis."""
+        """Return the number of tokens of every rank of the Ulysses axis."""
         return group_sizes(self._shard, self._mesh, self._mesh.ring.rank)
 
 
 def _parts_of(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values `[B, M, H, E]` of `[M, B, 3, H, E]`."""
+    """Split `[M, B, 3, H, E]` into queries, keys and values `[B, M, H, E]`."""
     q, k, v = qkv.transpose(0, 1).unbind(2)
     return q, k, v
 
 
 def group_sizes(shard: Shard, mesh: ParallelMesh, group: int) -> list[int]:
-    """Return the number of tokens of every rank of a group, by the group's place in the ring."""
+    """Return the number of tokens of every rank of a group, by the group's index in the ring."""
     size = mesh.ulysses.size
     return shard.sizes[group * size : (group + 1) * size]
 
 
 def scatter_heads(
-    parts: Sequence[Tensor], tokens: Sequence[int], heads: Sequence[Piece], axis: Axis
+    parts: Sequence[Tensor], tokens: Sequence[int], heads: Sequence[IndexRange], axis: Axis
 ) -> Tensor:
-    """Turn some tokens with all heads into all tokens with some heads, in one exchange.
+    """Exchange a rank's tokens with all heads for all tokens with the rank's heads.
 
     Args:
         parts: queries, keys and values, each `[B, L, N, E]`.
         tokens: number of tokens of each rank.
-        heads: that each rank gets.
-        axis: of the exchange.
+        heads: range of heads of each rank.
+        axis: axis of the exchange.
 
     Returns:
         `[M, B, 3, H, E]` in the dtype of the last part.
@@ -272,45 +268,42 @@ def scatter_heads(
     dtype = parts[-1].dtype
     batch, own, _, width = parts[0].shape
     own_heads = heads[axis.rank].size
-    sent = [own * piece.size for piece in heads]
+    sent = [own * part.size for part in heads]
     received = [count * own_heads for count in tokens]
-    if len({piece.size for piece in heads}) == 1:
-        # One pass over the data: [ranks, L, B, 3, H, E].
+    if len({part.size for part in heads}) == 1:
+        # One copy: [ranks, L, B, 3, H, E].
         shape = (batch, own, axis.size, own_heads, width)
         split = [x.to(dtype).view(shape).permute(2, 1, 0, 3, 4) for x in parts]
         packed = torch.stack(split, dim=3)
     else:
         stacked = torch.stack([x.to(dtype).transpose(0, 1) for x in parts], dim=2)
-        packed = torch.cat([stacked[:, :, :, piece.span].flatten() for piece in heads])
-    # Whole rows of (batch, part, width) travel. Tokens come first: then each rank's share is one stretch.
-    arrived = exchange(packed.reshape(-1, batch * len(parts) * width), sent, received, axis)
-    return arrived.view(-1, batch, len(parts), own_heads, width)
+        packed = torch.cat([stacked[:, :, :, part.span].flatten() for part in heads])
+    # Rows are (batch, part, width). Tokens are outermost, so that each rank's share is contiguous.
+    exchanged = exchange(packed.reshape(-1, batch * len(parts) * width), sent, received, axis)
+    return exchanged.view(-1, batch, len(parts), own_heads, width)
 
 
-def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[Piece], axis: Axis) -> Tensor:
-    """Turn all tokens with some heads back into some tokens with all heads.
+def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[IndexRange], axis: Axis) -> Tensor:
+    """Exchange all tokens with a rank's heads for the rank's tokens with all heads; return `[B, L, N, E]`.
 
     Args:
-        y_BMHE: what attention made.
+        y_BMHE: attention results.
         tokens: number of tokens of each rank.
-        heads: that each rank has.
-        axis: of the exchange.
-
-    Returns:
-        `[B, L, N, E]`.
+        heads: range of heads of each rank.
+        axis: axis of the exchange.
     """
     batch, _, own_heads, width = y_BMHE.shape
     own = tokens[axis.rank]
     sent = [count * own_heads for count in tokens]
-    received = [own * piece.size for piece in heads]
+    received = [own * part.size for part in heads]
     packed = y_BMHE.transpose(0, 1).reshape(-1, batch * width)
-    arrived = exchange(packed, sent, received, axis)
+    exchanged = exchange(packed, sent, received, axis)
     if len(set(received)) == 1:
-        spread = arrived.view(axis.size, own, batch, own_heads, width).permute(2, 1, 0, 3, 4)
-        return spread.flatten(2, 3)
+        in_rank_order = exchanged.view(axis.size, own, batch, own_heads, width).permute(2, 1, 0, 3, 4)
+        return in_rank_order.flatten(2, 3)
     starts = accumulate(received, initial=0)
     shaped = [
-        arrived[start : start + own * piece.size].view(own, batch, piece.size, width)
-        for start, piece in zip(starts, heads, strict=False)
+        exchanged[start : start + own * part.size].view(own, batch, part.size, width)
+        for start, part in zip(starts, heads, strict=False)
     ]
     return torch.cat(shaped, dim=2).transpose(0, 1)

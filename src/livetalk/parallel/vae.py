@@ -1,9 +1,9 @@
-"""The VAE over several ranks: each holds a piece of every frame, and the result is that of one rank.
+"""The VAE on several ranks: each rank holds a shard of every frame.
 
-Frames are cut across their longer side, into rows or columns: lines. Convolutions borrow lines from the
-neighbours, the attention in the middle sees the keys and values of all.
+Frames are sharded along their longer side, into rows or columns, called lines. Convolutions exchange halos
+with the neighbouring ranks; attention gathers the keys and values of all ranks.
 
-Shapes: B batch · C channels · T frames · H W height, width of a rank's piece.
+Shapes: B batch · C channels · T frames · H W height and width of a rank's shard.
 """
 
 from collections.abc import Callable
@@ -27,35 +27,33 @@ from livetalk.models.vae_blocks import (
 from livetalk.models.vae_cache import CachePass
 from livetalk.ops.attention import attention
 from livetalk.parallel.collectives import gather
-from livetalk.parallel.halo import HaloLayer, Margins, Rates
+from livetalk.parallel.halo import HaloLayer, HaloSizes, Rates
 from livetalk.parallel.mesh import Axis
 from livetalk.parallel.shard import Shard
 
 
 def parallelize_vae(vae: CausalVideoVAE, axis: Axis) -> CausalVideoVAE:
-    """Let all ranks of an axis share the work of encoding and decoding.
+    """Shard encoding and decoding over the ranks of an axis, and return `vae`.
 
-    Each must then encode or decode the same frames at the same time; each gets the whole result, bit for bit
-    the same. A cache holds this rank's lines. There are no gradients.
+    All ranks must encode or decode the same frames; all receive the full result, bit-identical. Caches hold
+    this rank's lines. Gradients are not supported.
 
     Args:
-        vae: with the same weights on every rank; altered in place. Its parameters get other names.
-        axis: the ranks, at most as many as the longer side of the latents. One rank leaves the VAE as it is.
-
-    Returns:
-        `vae`.
+        vae: with the same weights on every rank; modified in place, which renames its parameters.
+        axis: at most as many ranks as the longer side of the latents has lines. One rank leaves the VAE
+            unchanged.
 
     Raises:
-        ValueError: the VAE is spread over ranks already, or its decoder warps a reference: lines of a frame
-            come from anywhere in the picture.
+        ValueError: the VAE is already parallelized, or its decoder warps a reference image, which needs
+            pixels from the whole frame.
     """
     if axis.size == 1:
         return vae
     if isinstance(vae.decoder, ReferenceDecoder):
-        raise ValueError("a VAE whose decoder warps a reference cannot be spread over ranks")
+        raise ValueError("a VAE whose decoder warps a reference cannot be parallelized")
     if isinstance(vae.decoder.conv_in, HaloLayer):
-        raise ValueError("the VAE is spread over ranks already")
-    # Both networks cut at lines of latents, so that no layer's stride meets a cut.
+        raise ValueError("the VAE is already parallelized")
+    # Both networks are cut between lines of latents, so that no strided window spans a cut.
     shard = Shard(axis, "lines of latents", dim=4)
     stride = vae.config.spatial_stride
     for network, pixels, rate in (
@@ -72,48 +70,51 @@ class ShardedFrameAttention(nn.Module):
     """Attention between all pixels of a frame, of which this rank holds some lines."""
 
     def __init__(self, inner: FrameAttention, shard: Shard) -> None:
-        """Take over the layers of `inner`; `shard` tells how the lines are cut."""
+        """Take over the layers of `inner`."""
         super().__init__()
         self.norm, self.qkv, self.out = inner.norm, inner.qkv, inner.out
         self._shard = shard
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, T, H, W]`; the cache is not used, since frames do not see each other."""
+        """Return `[B, C, T, H, W]`; the cache is unused, because attention is within a frame."""
         pixels = fold_time(self.norm(x)).permute(0, 2, 3, 1)
         q, keys_values = self.qkv(pixels).split((x.shape[1], 2 * x.shape[1]), dim=-1)
-        # Whose pixel a key is does not matter to a query, but all of them must be there, and nothing else.
+        # The order of the keys does not affect attention, so lines may be gathered along any dimension.
         dim = self._shard.dim - 2
-        everyone = gather(keys_values, dim, self._shard.sizes, self._shard.axis)
-        k, v = everyone.movedim(dim, 1).flatten(1, 2).unsqueeze(2).chunk(2, dim=-1)
+        all_keys_values = gather(keys_values, dim, self._shard.sizes, self._shard.axis)
+        k, v = all_keys_values.movedim(dim, 1).flatten(1, 2).unsqueeze(2).chunk(2, dim=-1)
         y = self.out(attention(q.flatten(1, 2).unsqueeze(2), k, v).flatten(2)).view(pixels.shape)
         return x + unfold_time(y.permute(0, 3, 1, 2), x.shape[0])
 
 
 def _shard_layers(network: Encoder | Decoder, shard: Shard, rate: int) -> None:
-    """Replace every layer that sees a pixel's neighbours, in place.
+    """Replace every layer with a spatial receptive field, in place.
 
     Args:
-        network: whose layers follow one another as in its `forward`.
-        shard: how the lines of the latents are cut.
-        rate: lines at its first layer for each line of the latents.
+        network: its layers run in the order of `_names_in_order`.
+        shard: how the lines of the latents are sharded.
+        rate: lines at the first layer for each line of the latents.
     """
-    names = [name for name in _names_in_order(network) if not _sees_pixels_alone(network.get_submodule(name))]
-    margins = [_margin(network.get_submodule(name)) for name in names]
-    given = 0
-    # The last leaves nothing but the own lines, which are gathered.
-    for name, shown, next_shown in zip(names, margins, [*margins[1:], 0], strict=True):
+    names = [name for name in _names_in_order(network) if not _is_pointwise(network.get_submodule(name))]
+    widths = [_halo_width(network.get_submodule(name)) for name in names]
+    on_input = 0
+    # The last layer keeps only its own lines, which are gathered.
+    for name, exchanged, next_exchanged in zip(names, widths, [*widths[1:], 0], strict=True):
         layer = network.get_submodule(name)
         rates = Rates(before=rate, after=_scale(rate, layer))
-        # Less room than all that the next layer needs would save it nothing.
-        left = next_shown if next_shown <= _scale(shown, layer) else 0
+        # A halo narrower than the next layer needs would not avoid that layer's copy.
+        on_output = next_exchanged if next_exchanged <= _scale(exchanged, layer) else 0
         network.set_submodule(
-            name, shard_layer(layer, shard, Margins(given=given, shown=shown, left=left), rates)
+            name,
+            shard_layer(
+                layer, shard, HaloSizes(on_input=on_input, exchanged=exchanged, on_output=on_output), rates
+            ),
         )
-        rate, given = rates.after, left
+        rate, on_input = rates.after, on_output
 
 
 def _names_in_order(network: Encoder | Decoder) -> list[str]:
-    """Name the layers of a network as they follow one another, without the norm before the last."""
+    """Name the layers of a network in execution order, without the norm before the last."""
     levels = [f"levels.{index}" for index in range(len(network.levels))]
     groups = ["middle", *levels] if isinstance(network, Decoder) else [*levels, "middle"]
     inside = [
@@ -122,64 +123,57 @@ def _names_in_order(network: Encoder | Decoder) -> list[str]:
     return ["conv_in", *inside, "conv_out"]
 
 
-def shard_layer(layer: nn.Module, shard: Shard, margins: Margins, rates: Rates) -> nn.Module:
-    """Return what takes the place of a layer whose rank holds some lines only.
-
-    Args:
-        layer: one of `livetalk.models.vae_blocks`, which sees a pixel's neighbours.
-        shard: how the lines of the latents are cut.
-        margins: of the layer.
-        rates: of the layer.
-    """
+def shard_layer(layer: nn.Module, shard: Shard, halo: HaloSizes, rates: Rates) -> nn.Module:
+    """Return the sharded form of a layer of `livetalk.models.vae_blocks` with a spatial receptive field."""
     if isinstance(layer, FrameAttention):
         return ShardedFrameAttention(layer, shard)
-    return HaloLayer(layer, shard, margins, rates)
+    return HaloLayer(layer, shard, halo, rates)
 
 
-def _sees_pixels_alone(layer: nn.Module) -> bool:
-    """Say whether a layer makes each pixel of that pixel only: it does not mind margins, and keeps them."""
+def _is_pointwise(layer: nn.Module) -> bool:
+    """Return whether a layer computes each pixel from that pixel only, and so keeps halo lines."""
     return isinstance(layer, TemporalConv)
 
 
-def _margin(layer: nn.Module) -> int:
-    """Return how many lines a layer is shown beyond a cut, for its own to come out right.
+def _halo_width(layer: nn.Module) -> int:
+    """Return how many lines beyond a cut a layer receives, at least its receptive field.
 
-    Where a layer is shown as many as the one before it leaves, the picture is not copied. So some are shown a
-    line more than they see, which costs less than the copy. Not so before a picture is doubled: a line more
-    there is two more in every layer behind.
+    A layer whose halo equals the one that the layer before leaves needs no copy of the tensor. Some layers
+    therefore receive one line more than they need, which costs less than the copy. The layer before an
+    upsampling does not: one more line there is two more in every later layer.
     """
     if isinstance(layer, FrameAttention):
         return 0
     if isinstance(layer, SpatialUp):
         return 1
     if isinstance(layer, ResidualBlock):
-        # Both convolutions at once: one exchange, and a line more at a cut is computed twice.
+        # One exchange for both convolutions; the line between them at a cut is computed on both ranks.
         return layer.conv1.kernel_size[2] // 2 + layer.conv2.kernel_size[2] // 2
     if isinstance(layer, CausalConv):
-        # As many as a residual block of such convolutions, which stands before or behind it.
+        # Equal to the halo of a residual block, which comes before or after it.
         return 2 * (layer.kernel_size[2] // 2)
     if isinstance(layer, SpatialDown):
-        # It sees one, but with an odd number the stride would begin at the wrong line.
+        # The receptive field needs one line; an odd number would shift the stride.
         return 2
-    raise TypeError(f"it is not known how far a {type(layer).__name__} sees")
+    raise TypeError(f"{type(layer).__name__}: the receptive field is unknown")
 
 
 def _scale(lines: int, layer: nn.Module) -> int:
-    """Return how many lines a layer makes of some."""
+    """Return how many lines a layer computes from `lines`."""
     if isinstance(layer, SpatialUp):
         return lines * 2
     return lines // 2 if isinstance(layer, SpatialDown) else lines
 
 
 def _cut_lines(shard: Shard, pixels: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    """Return a hook that cuts what comes in, `pixels` lines of it for each line of latents."""
+    """Return a hook that narrows the input to this rank's shard: `pixels` lines per line of latents."""
 
     def cut_lines(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x: Tensor = inputs[0]
         dim = 4 if x.shape[4] >= x.shape[3] else 3
-        own = shard.enter(x.shape[dim] // pixels, dim)
-        piece = x.narrow(dim, own.start * pixels, own.size * pixels)
-        return piece.contiguous(memory_format=torch.channels_last_3d), *inputs[1:]
+        own = shard.resize(x.shape[dim] // pixels, dim)
+        part = x.narrow(dim, own.start * pixels, own.size * pixels)
+        return part.contiguous(memory_format=torch.channels_last_3d), *inputs[1:]
 
     return cut_lines
 
