@@ -121,7 +121,7 @@ def test_a_dry_run_fetches_nothing(
     assert livetalk_download("--dry-run") == 0
     assert hub.fetched() == []
     assert not (tmp_path / "models").exists()
-    assert "to fetch: 600.0 kB of 600.0 kB" in capsys.readouterr().out
+    assert "to download: 600.0 kB of 600.0 kB" in capsys.readouterr().out
 
 
 def test_a_broken_connection_is_resumed_where_it_broke(

@@ -214,12 +214,12 @@ def test_an_interrupted_export_leaves_nothing(
 
 def test_a_model_of_our_own_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"format_version": 1}')
-    with pytest.raises(InputError, match="own format already"):
+    with pytest.raises(InputError, match="already in livetalk's own format"):
         livetalk_export(tmp_path, tmp_path / "out")
 
 
 def test_the_folder_to_write_in_must_exist(model: SyntheticCheckpoint, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="does not exist; make it first"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         livetalk_export(model.model_dir, tmp_path / "a" / "b")
 
 

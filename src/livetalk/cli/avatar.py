@@ -1,4 +1,4 @@
-"""`livetalk avatar new`: renders a synthetic portrait from a seed."""
+"""`livetalk avatar new`: render a synthetic portrait from a seed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SMILE = {"mouthSmileLeft": 0.18, "mouthSmileRight": 0.18}
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the `avatar` command."""
-    parser = subparsers.add_parser("avatar", help="make a portrait of a person who does not exist")
+    """Add the sub-command."""
+    parser = subparsers.add_parser("avatar", help="render a portrait of a person who does not exist")
     actions = parser.add_subparsers(dest="action", required=True)
     new = actions.add_parser("new", help="render a new portrait; the same seed gives the same person")
     new.add_argument("--seed", type=int, required=True, help="which person, 0 or more")
@@ -33,11 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Renders and writes the portrait; returns the exit status.
+    """Render and write the portrait; return 0.
 
     Raises:
-        InputError: for a negative seed or a size out of 64..2048.
-        OutputError: when the file cannot be written.
+        InputError: the seed is negative or the size is outside 64..2048.
+        OutputError: the file cannot be written.
     """
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: give a number that is 0 or more")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def render_portrait(seed: int, size: int, device: str) -> NDArray[np.uint8]:
-    """A calm portrait of the identity `seed`, uint8 [size, size, 3]."""
+    """Render the identity of a seed with a slight smile, [size, size, 3], uint8."""
     units = np.zeros((1, len(FACE_UNITS)), np.float32)
     for name, weight in _SMILE.items():
         units[0, FACE_UNITS.index(name)] = weight
@@ -72,8 +72,8 @@ def render_portrait(seed: int, size: int, device: str) -> NDArray[np.uint8]:
 
 
 def _check_writable(out: Path) -> None:
-    """Refuses before rendering what could not be saved after it."""
+    """Fail before rendering if the result could not be saved."""
     if out.is_dir():
         raise OutputError(f"{out}: is a directory; give a file name ending in .png")
     if not out.parent.is_dir():
-        raise OutputError(f"{out}: the directory {out.parent} does not exist; make it first")
+        raise OutputError(f"{out}: the directory {out.parent} does not exist; create it first")

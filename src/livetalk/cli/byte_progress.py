@@ -1,4 +1,4 @@
-"""How far a large file operation is: a bar on a terminal, a plain line now and then everywhere else."""
+"""Progress of a large file operation: a bar on a terminal, occasional plain lines otherwise."""
 
 import sys
 from time import monotonic
@@ -12,14 +12,10 @@ _LINE_INTERVAL_SECONDS = 10.0
 
 
 class ByteProgress:
-    """Shows bytes done of bytes in all; call it with both, and use it as a context manager."""
+    """Shows bytes done and the total; call it with both, and use it as a context manager."""
 
     def __init__(self, title: str) -> None:
-        """Prepare; nothing is shown before the first call.
-
-        Args:
-            title: what is at work.
-        """
+        """Store the title; nothing is shown before the first call."""
         self._title = title
         self._last_line = monotonic()
         self._bar: Progress | None = None
@@ -45,7 +41,7 @@ class ByteProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing, so that whatever is said next stands on a line of its own."""
+        """Stop drawing, so that later output starts on a new line."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -61,7 +57,7 @@ class ByteProgress:
 
 
 def describe_bytes(num_bytes: int) -> str:
-    """Write a number of bytes as people say it: 512 B, 3.4 MB, 32.8 GB (powers of ten)."""
+    """Format a number of bytes with powers of ten: 512 B, 3.4 MB, 32.8 GB."""
     if num_bytes < 1000:
         return f"{num_bytes} B"
     value = float(num_bytes)

@@ -1,4 +1,4 @@
-"""`livetalk data speech`: make the speech corpus that training renders and listens to."""
+"""`livetalk data speech`: synthesise the speech corpus for training."""
 
 import argparse
 import sys
@@ -10,12 +10,12 @@ from livetalk.synthetic.speech.corpus_builder import CorpusBuilder
 from livetalk.synthetic.speech.synthesis import FliteSynthesiser, HibariSynthesiser, Synthesiser
 
 SHARES = {"hibari": 0.74, "flite-slt": 0.14, "flite-rms": 0.12}
-"""How often each synthesiser speaks; flite's other voices are kept for evaluation."""
+"""Share of clips per synthesiser; flite's other voices are kept for evaluation."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command."""
-    parser = subparsers.add_parser("data", help="make training data")
+    parser = subparsers.add_parser("data", help="create training data")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     speech = kinds.add_parser("speech", help="synthesised speech with timed phonemes")
     speech.add_argument("--out", type=Path, required=True, help="new or empty folder")
@@ -24,14 +24,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make a corpus.
-
-    Returns:
-        0, the exit code.
+    """Synthesise a corpus; return 0.
 
     Raises:
-        OutputError: if the folder already holds something.
-        InputError: if a synthesiser is missing.
+        OutputError: the folder is not empty.
+        InputError: a synthesiser is missing.
     """
     if args.out.exists() and any(args.out.iterdir()):
         raise OutputError(f"{args.out}: not empty; name a new folder")

@@ -1,4 +1,4 @@
-"""`livetalk download`: fetches a published model, continues what broke off, and checks every file."""
+"""`livetalk download`: download a published model, resumable and checked by hash."""
 
 import argparse
 from pathlib import Path
@@ -9,30 +9,30 @@ from livetalk.env import huggingface_endpoint
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the sub-command and its options."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "download",
-        help="fetch a published model",
-        description="Fetch a published model. Run it again to continue after a break; HF_ENDPOINT names a "
-        "mirror.",
+        help="download a published model",
+        description="Download a published model. Run it again to resume an interrupted download; HF_ENDPOINT "
+        "names a mirror.",
     )
-    parser.add_argument("model", choices=sorted(MODELS), help="which model")
-    parser.add_argument("--dir", type=Path, default=Path("models"), help="where to (default: models)")
+    parser.add_argument("model", choices=sorted(MODELS), help="name of the model")
+    parser.add_argument("--dir", type=Path, default=Path("models"), help="destination (default: models)")
     parser.add_argument("--dry-run", action="store_true", help="only show sizes and free disk")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what there is to fetch, refuse when the disk is too small, fetch, and say how to go on.
+    """Show sizes, check the free disk space, download, and print the next command.
 
     Raises:
-        LivetalkError: the hub cannot be reached, the disk is too small, or a file arrived damaged.
+        LivetalkError: the hub cannot be reached, the disk is too small, or a file is damaged.
     """
     plan = plan_download(args.model, args.dir, endpoint=huggingface_endpoint())
     _show(plan)
     require_room(plan)
     if args.dry_run:
         return 0
-    with ByteProgress(f"fetching {args.model}") as progress:
+    with ByteProgress(f"downloading {args.model}") as progress:
         fetch(plan, progress)
     model = next(iter(plan.folders))
     print(f"{args.dir}: complete, all hashes are right")
@@ -46,6 +46,6 @@ def _show(plan: DownloadPlan) -> None:
         size = describe_bytes(sum(file.num_bytes for file in files))
         print(f"{plan.directory / folder}: {len(files)} files, {size} (from {repo_id})")
     print(
-        f"to fetch: {describe_bytes(plan.num_missing_bytes)} of {describe_bytes(plan.num_bytes)}; "
+        f"to download: {describe_bytes(plan.num_missing_bytes)} of {describe_bytes(plan.num_bytes)}; "
         f"free on that disk: {describe_bytes(plan.num_free_bytes)}"
     )

@@ -24,23 +24,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "evaluate",
         help="measure a generated video",
-        description="Measure lips against a truth or the voice, identity, seams, stillness and sharpness.",
+        description="Measure lip sync against a truth or the audio, identity, seams, silence and sharpness.",
     )
     parser.add_argument(
         "video", type=Path, help="a video; or a manifest (JSON, or a folder with manifest.json) of many"
     )
     parser.add_argument("--truth", type=Path, help="NPY file with the true lip opening of each frame")
     parser.add_argument("--reference-video", type=Path, help="the same performance, rendered or filmed")
-    parser.add_argument("--audio", type=Path, help="the voice (default: the video's own sound)")
-    parser.add_argument("--events", type=Path, help="JSON file of the spoken sounds, for lip closures")
-    parser.add_argument("--transcript", help="the spoken words, aligned when there are no events")
-    parser.add_argument("--portrait", type=Path, help="picture of the person (default: first frame)")
+    parser.add_argument("--audio", type=Path, help="the driving audio (default: that of the video)")
+    parser.add_argument("--events", type=Path, help="JSON file of phones with their times, for lip closures")
+    parser.add_argument("--transcript", help="the spoken words, aligned to the audio if there are no events")
+    parser.add_argument("--portrait", type=Path, help="image of the person (default: first frame)")
     parser.add_argument(
         "--probe",
         type=Path,
         nargs="?",
         const=SHIPPED_PROBE,
-        help="guess the truth from the voice (default file: the probe in the package)",
+        help="predict the truth from the audio (default file: the probe in the package)",
     )
     parser.add_argument("--no-identity", action="store_true", help="leave out the slow identity measures")
     parser.add_argument("--chunk-frames", type=int, default=CHUNK_FRAMES, help="new frames per chunk")
@@ -48,7 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, write JSON if asked to; return 1 when a manifest's video was not measured."""
+    """Measure, print a table and write JSON on request; return 1 if a video of a manifest failed."""
     if args.chunk_frames < 1:
         raise InputError(f"--chunk-frames {args.chunk_frames}: must be at least 1")
     if args.json is not None:
@@ -90,7 +90,7 @@ def _measure_many(
 ) -> dict[str, object]:
     given = [key for key in _KNOWLEDGE if getattr(args, key) is not None]
     if given:
-        raise InputError(f"--{given[0].replace('_', '-')}: for a manifest, say it in the manifest's entries")
+        raise InputError(f"--{given[0].replace('_', '-')}: for a manifest, set it in the manifest's entries")
     suite = measure_suite(load_manifest(args.video), instruments, probe, args.chunk_frames, _report_progress)
     print(format_suite(suite))
     return suite_to_json(suite)

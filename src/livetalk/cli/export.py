@@ -1,4 +1,4 @@
-"""`livetalk export`: a published model in, the same model in our own format out, for a fast start."""
+"""`livetalk export`: convert a published model to this package's format, which loads faster."""
 
 import argparse
 import contextlib
@@ -21,47 +21,47 @@ from livetalk.placement.linear import quantize_linears
 
 STORAGES = ("bfloat16", "float8", "int8")
 VERSION = "published"
-# A file system needs a little more than the sum of the files.
+# File systems need somewhat more space than the sum of the file sizes.
 _SPARE_BYTES = 64 << 20
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the sub-command and its options."""
+    """Add the sub-command."""
     parser = subparsers.add_parser(
         "export",
         help="write a published model in livetalk's own format",
-        description="Write a published model in livetalk's own format: one folder, only the weights that are "
-        "used, optionally with the transformer's layers in one byte a weight. --model takes it like the "
-        "original.",
+        description="Write a published model in livetalk's own format: one folder with only the weights that "
+        "are used, optionally with the transformer's linear layers quantized to one byte per weight. --model "
+        "accepts it like the original.",
     )
     parser.add_argument("model_dir", type=Path, help="folder of the published model")
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("output", type=Path, nargs="?", help="folder to make")
+    target.add_argument("output", type=Path, nargs="?", help="folder to create")
     target.add_argument(
-        "--check", action="store_true", help="compare every file of an earlier export with its hash instead"
+        "--check", action="store_true", help="only compare every file of an earlier export with its hash"
     )
     parser.add_argument(
         "--storage",
         choices=STORAGES,
         default="bfloat16",
-        help="of the transformer's linear layers (default: bfloat16, which changes no number)",
+        help="of the transformer's linear layers (default: bfloat16, which is lossless)",
     )
     parser.add_argument("--wav2vec-dir", type=Path, help="speech encoder (default: found beside the model)")
-    parser.add_argument("--infinitetalk", type=Path, help="audio weights to lay over a base model")
+    parser.add_argument("--infinitetalk", type=Path, help="audio weights to add to a base model")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check what can be checked in a moment, then write the folder and say what it holds.
+    """Write the export, after checking everything that can be checked without reading weights; return 0.
 
     Raises:
-        WeightsError: the model is incomplete, damaged or does not fit together.
-        InputError: the model is in our own format already.
+        WeightsError: the model is incomplete, damaged or inconsistent.
+        InputError: the model already has this package's format.
         OutputError: the folder exists, or the disk is too small.
     """
     if args.check:
         return _check(args.model_dir)
     if recognise_layout(args.model_dir) is not Layout.PUBLISHED:
-        raise InputError(f"model {args.model_dir}: is in livetalk's own format already")
+        raise InputError(f"model {args.model_dir}: is already in livetalk's own format")
     files = find_published(args.model_dir, wav2vec_dir=args.wav2vec_dir, infinitetalk=args.infinitetalk)
     byte_format: ByteFormat | None = None if args.storage == "bfloat16" else args.storage
 
@@ -87,12 +87,12 @@ def _check(model_dir: Path) -> int:
 
 @contextlib.contextmanager
 def _new_folder(output: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `output` when all went well, and is removed otherwise."""
+    """Yield a hidden folder that is renamed to `output` on success and removed on failure."""
     parent = output.absolute().parent
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"output {output}: already exists; choose another name")
     if not parent.is_dir():
-        raise OutputError(f"output {output}: the folder {parent} does not exist; make it first")
+        raise OutputError(f"output {output}: the folder {parent} does not exist; create it first")
     free = shutil.disk_usage(parent).free
     if free < num_bytes + _SPARE_BYTES:
         raise OutputError(

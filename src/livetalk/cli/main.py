@@ -1,4 +1,4 @@
-"""`livetalk <command>`: finds the command, runs it, and says in one line what went wrong."""
+"""`livetalk <command>`: import the command, run it, and report an error in one line."""
 
 import argparse
 import importlib
@@ -17,12 +17,12 @@ from livetalk.errors import LivetalkError
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A sub-command in a module of its own, imported only when it is asked for.
+    """A sub-command in its own module, which is imported on demand.
 
-    The module offers `add_parser(subparsers)` and `run(args) -> int`.
+    The module defines `add_parser(subparsers)` and `run(args) -> int`.
 
     Attributes:
-        module: its full name.
+        module: full name.
         summary: one line for the overview.
     """
 
@@ -31,35 +31,32 @@ class Command:
 
 
 COMMANDS = {
-    "generate": Command("livetalk.cli.generate", "make a talking video from a portrait and a voice"),
-    "avatar": Command("livetalk.cli.avatar", "make a new portrait"),
-    "data": Command("livetalk.cli.data", "make training data"),
+    "generate": Command("livetalk.cli.generate", "generate a talking video from a portrait and audio"),
+    "avatar": Command("livetalk.cli.avatar", "render a new portrait"),
+    "data": Command("livetalk.cli.data", "create training data"),
     "train": Command("livetalk.cli.train", "train a model"),
     "evaluate": Command("livetalk.cli.evaluate", "measure a generated video"),
     "bench": Command("livetalk.cli.bench", "measure how fast a model runs here"),
-    "doctor": Command("livetalk.cli.doctor", "look at this machine and say whether a model will run"),
+    "doctor": Command("livetalk.cli.doctor", "check whether and how a model will run on this machine"),
     "compare-numerics": Command("livetalk.cli.compare_numerics", "compare two ways of running a model"),
-    "download": Command("livetalk.cli.download", "fetch a published model"),
+    "download": Command("livetalk.cli.download", "download a published model"),
     "export": Command("livetalk.cli.export", "write a published model in livetalk's own format"),
-    "flashtalk-compat": Command("livetalk.cli.flashtalk_compat", "make a video with the published flags"),
+    "flashtalk-compat": Command("livetalk.cli.flashtalk_compat", "generate a video with the published flags"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: arguments without the program's name; None takes the process's own.
+    """Run the command line; `argv` is the arguments without the program's name, None those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for anything the user can mend, 130 after Ctrl-C or a request to stop.
+        The exit code: 0 for success, 2 for errors that the user can fix, 130 after Ctrl-C or a stop request.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run_guarded(lambda: _run(arguments))
 
 
 def run_program() -> NoReturn:
-    """Run the process's command line and end the process."""
+    """Run the command line of the process and exit."""
     code = main()
     if code and worker_place() is not None:
         end_worker(code)

@@ -1,6 +1,6 @@
-"""How far a video is: a bar on a terminal, plain lines on standard output everywhere else.
+"""Progress of a video: a bar on a terminal, plain lines on standard output otherwise.
 
-Standard error is left to errors, so that what stands there is what went wrong.
+Without a terminal nothing is written to standard error, so that it contains errors only.
 """
 
 import sys
@@ -16,18 +16,13 @@ _LINE_INTERVAL_SECONDS = 10.0
 
 
 class VideoProgress:
-    """Shows frames done, frames per second, speed against real time and the time left.
+    """Shows frames done, frames per second, speed relative to real time and the remaining time.
 
-    Call it with the frames done and the frames in all; use it as a context manager.
+    Call it with the number of finished frames and the total; use it as a context manager.
     """
 
     def __init__(self, title: str, fps: int) -> None:
-        """Prepare; nothing is shown before the first call.
-
-        Args:
-            title: what is at work.
-            fps: frames per second of the video, for the speed against real time.
-        """
+        """Store the title and the video's frames per second; nothing is shown before the first call."""
         self._title = title
         self._fps = fps
         self._started = monotonic()
@@ -57,7 +52,7 @@ class VideoProgress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing, so that whatever is said next stands on a line of its own."""
+        """Stop drawing, so that later output starts on a new line."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -87,19 +82,18 @@ class VideoProgress:
 
     @property
     def speed(self) -> str:
-        """Mean speed so far in words."""
+        """Mean speed so far as text."""
         return _describe_speed(self.frames_per_second, self._fps)
 
 
 class _SpeedColumn(ProgressColumn):
-    """Frames per second and the speed against real time."""
+    """Frames per second and the speed relative to real time."""
 
     def __init__(self, fps: int) -> None:
         super().__init__()
         self._fps = fps
 
     def render(self, task: Task) -> Text:
-        """Return the text for a task."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else _describe_speed(speed, self._fps))
 

@@ -1,4 +1,4 @@
-"""`livetalk train`: the embedded model's stages, each a resumable slice of minutes."""
+"""`livetalk train`: the training stages of the embedded model, each limited in minutes and resumable."""
 
 import argparse
 import dataclasses
@@ -40,21 +40,21 @@ from livetalk.training.metrics import Throughput
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 
 STAGES = ("vae", "decoder", REFERENCE_STAGE, "dit")
-"""Stages that leave checkpoints."""
+"""Stages that write checkpoints."""
 
 VAE_CLIPS = 1500
-"""Clips that the VAE holds on the device; 77 frames of 256 x 256 are 15 MB each."""
+"""Clips in device memory during VAE training; 77 frames of 256 x 256 take 15 MB."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command."""
-    parser = subparsers.add_parser("train", help="train the embedded model in slices of minutes")
+    parser = subparsers.add_parser("train", help="train the embedded model in resumable stages")
     parser.add_argument(
         "stage",
         choices=("render", "vae", "dit", "decoder", "reference", "export", "pack", "all"),
-        help="what this process does",
+        help="stage to run",
     )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder made by `livetalk data speech`")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder from `livetalk data speech`")
     parser.add_argument("--work", type=Path, required=True, help="folder for rendered clips (tens of GB)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and metrics")
     parser.add_argument(
@@ -64,11 +64,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--vae",
-        help="exported VAE to take as it is: a folder, or `embedded` for the shipped one; `all` trains none",
+        help="exported VAE to use unchanged: a folder, or `embedded` for the shipped one",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--to", type=Path, help="folder that `pack` writes light checkpoints to")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where `export` writes")
+    parser.add_argument("--to", type=Path, help="destination of the small checkpoints of `pack`")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="destination of `export`")
     parser.add_argument("--version", default="1", help="of the exported weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clips", type=int, default=1500, help="clips to render")
@@ -79,7 +79,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--first-clips",
         type=int,
         default=300,
-        help="clips that `dit` (encoded) and `reference` wait for before their first step; more join later",
+        help="clips that `dit` (encoded) and `reference` wait for before their first step",
     )
     parser.add_argument("--heldout", type=int, default=8, help="clips kept for validation")
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
@@ -89,13 +89,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--reference-minutes", type=float, default=10.0)
     parser.add_argument("--dit-minutes", type=float, default=10.0)
     parser.add_argument("--max-steps", type=int, default=1_000_000, help="bound on the steps of each stage")
-    parser.add_argument("--batch-size", type=int, help="override the recipe's (smoke runs)")
+    parser.add_argument("--batch-size", type=int, help="override the recipe's batch size (smoke runs)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one stage, or all three side by side."""
+    """Run one stage, or rendering, VAE and transformer training concurrently."""
     if args.stage == "all":
-        # The DiT waits for this mark: one of an earlier slice would let it start on the old VAE.
+        # The transformer stage waits for this file; one of an earlier run would make it start on the old VAE.
         (args.out / VAE_FINISHED).unlink(missing_ok=True)
         rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
@@ -202,7 +202,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    """Copy the averaged weights of all stages so far, from a run that may still be going."""
+    """Copy the averaged weights of all stages; the run may still be in progress."""
     if args.to is None:
         raise InputError("train pack: --to names the folder that light checkpoints are written to")
     stages = [name for name in STAGES if (args.out / name / "state.json").exists()]

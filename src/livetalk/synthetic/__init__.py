@@ -1,1 +1,1 @@
-"""Rendered talking heads with exact ground truth: identities, speech, facial performance, pictures."""
+"""Rendered talking heads with exact ground truth: identities, speech, facial performance, rendering."""

@@ -1,4 +1,4 @@
-"""Worse recordings of the same speech, made on spectrograms: noise, room, band limit, level."""
+"""Augmentation of speech spectrograms: noise, reverberation, band limit, level."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +9,10 @@ _LOWEST_DECADE = -7.2
 
 
 def augment_log_mel(log_mel: Mel, rng: np.random.Generator) -> Mel:
-    """Degrade a spectrogram as rooms, microphones and lines do.
+    """Degrade a spectrogram [M, bins], decades of mel power at 100 Hz, like rooms and microphones do.
 
-    Power adds, so noise and reverberation can be applied to the mel spectrogram itself; what is lost is the
-    phase, which the encoder never sees.
-
-    Args:
-        log_mel: [M, bins], decades of mel power at 100 Hz.
-        rng: source of all choices.
-
-    Returns:
-        [M, bins], float32, a fresh array.
+    Power is additive, so noise and reverberation can be applied to the mel spectrogram directly; only the
+    phase, which the encoder does not use, is not modelled.
     """
     power = 10.0 ** log_mel.astype(np.float64)
     if rng.random() < 0.5:
@@ -33,7 +26,7 @@ def augment_log_mel(log_mel: Mel, rng: np.random.Generator) -> Mel:
 
 
 def _reverberate(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Smear energy forward in time; low bins ring a little longer."""
+    """Spread energy forward in time; low bins decay a little more slowly."""
     decay_seconds = rng.uniform(0.15, 0.6) * np.linspace(1.15, 0.75, power.shape[1])
     kept = 10.0 ** (-6.0 / (100.0 * decay_seconds))
     tail = np.zeros_like(power)
@@ -44,7 +37,7 @@ def _reverberate(power: NDArray[np.float64], rng: np.random.Generator) -> NDArra
 
 
 def _limit_band(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Cut highs like a telephone or a lossy codec, sometimes lows too."""
+    """Attenuate high bins like a telephone or a lossy codec, sometimes low bins too."""
     bins = np.arange(power.shape[1])
     top = rng.uniform(0.62, 0.95) * power.shape[1]
     decades = -np.clip((bins - top) * rng.uniform(0.3, 1.5), 0.0, 5.0)
@@ -55,7 +48,7 @@ def _limit_band(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray
 
 
 def _noise(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Stationary noise of a random colour, 8..45 dB under the loud parts, its level drifting a little."""
+    """Return stationary coloured noise, 8..45 dB below the loud parts, with a slowly drifting level."""
     num_mels, num_bins = power.shape
     loud = max(float(np.percentile(power.mean(1), 95)), 1e-3)
     slope = np.linspace(0.0, rng.uniform(-2.5, 0.6), num_bins)
@@ -63,7 +56,7 @@ def _noise(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.f
     colour = 10.0 ** (slope + bumps)
     drift = np.interp(np.arange(num_mels), np.linspace(0, num_mels - 1, 8), rng.normal(0.0, 0.12, 8))
     level = loud * 10.0 ** (-rng.uniform(0.8, 4.5)) / colour.mean()
-    # Few Fourier bins feed a low mel bin: its noise power fluctuates more.
+    # A low mel bin sums few Fourier bins, so its noise power fluctuates more.
     shape = np.linspace(1.2, 6.0, num_bins)
     flutter = rng.gamma(shape, 1.0 / shape, (num_mels, num_bins))
     return np.asarray(level * colour * flutter * 10.0 ** drift[:, None])

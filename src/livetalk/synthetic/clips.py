@@ -1,4 +1,4 @@
-"""Rendered training clips: what to render, and the folder that hands finished clips to training."""
+"""Rendered training clips: their specification, and the folder that passes finished clips to training."""
 
 import json
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
-    """What one clip shows: everything is drawn from these numbers.
+    """Numbers that determine one clip.
 
     Attributes:
-        index: number of the clip in its run.
+        index: of the clip in its run.
         identity_seed: face, clothes, light, camera and background.
         motion_seed: head motion, blinks, gaze and style.
-        corpus_clip: which speech clip of the corpus.
-        start_frame: first video frame inside that speech clip.
+        corpus_clip: speech clip of the corpus.
+        start_frame: first video frame within that speech clip.
         num_frames: length in frames.
     """
 
@@ -31,13 +31,10 @@ class ClipSpec:
 
 
 def clip_specs(seed: int, corpus_clips: int, corpus_frames: int, num_frames: int) -> Iterator[ClipSpec]:
-    """Yield clips without end: every one its own identity, the speech clips in shuffled rounds.
+    """Yield clips without end, each with its own identity; speech clips come in shuffled rounds.
 
-    Args:
-        seed: run seed; runs with different seeds share no identity.
-        corpus_clips: number of speech clips.
-        corpus_frames: frames of one speech clip.
-        num_frames: frames to render per clip.
+    Runs with different seeds share no identity. The corpus has `corpus_clips` clips of `corpus_frames`
+    frames.
     """
     rng = np.random.default_rng(seed)
     index = 0
@@ -51,13 +48,13 @@ def clip_specs(seed: int, corpus_clips: int, corpus_frames: int, num_frames: int
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """A finished clip beside its frames.
+    """Description of a finished clip.
 
     Attributes:
-        spec: what was rendered.
-        face_box: left, top, right, bottom over the whole clip, shares of the picture 0..1.
-        mouth_box: likewise.
-        lip_opening: [F], inner-lip gap over mouth width, the mesh's truth.
+        spec: of the clip.
+        face_box: left, top, right, bottom over the whole clip, shares of the frame 0..1.
+        mouth_box: in the same form.
+        lip_opening: [F], exact gap of the inner lips over the mouth's width, from the mesh.
     """
 
     spec: ClipSpec
@@ -69,16 +66,16 @@ class ClipRecord:
 class ClipStore:
     """A folder of clips: `clip_000007.npy` (uint8 [F, H, W, 3]) and `clip_000007.json`.
 
-    The record is written last and by renaming, so a reader never sees half a clip.
+    The record is written last and by renaming, so that a reader never sees an incomplete clip.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Use `directory`, created when missing."""
+        """Use `directory`, which is created if missing."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, record: ClipRecord, frames: NDArray[np.uint8]) -> None:
-        """Store one clip; `frames` is uint8 [F, H, W, 3]."""
+        """Store one clip with frames [F, H, W, 3], uint8."""
         stem = self.directory / f"clip_{record.spec.index:06d}"
         np.save(stem.with_suffix(".npy"), frames)
         partial = stem.with_suffix(".json.partial")
@@ -86,7 +83,7 @@ class ClipStore:
         partial.rename(stem.with_suffix(".json"))
 
     def indices(self) -> list[int]:
-        """Numbers of the finished clips, ascending."""
+        """Return the indices of finished clips, ascending."""
         return sorted(int(path.stem.removeprefix("clip_")) for path in self.directory.glob("clip_*.json"))
 
     def record(self, index: int) -> ClipRecord:
@@ -101,7 +98,7 @@ class ClipStore:
         )
 
     def frames(self, index: int) -> NDArray[np.uint8]:
-        """Read the frames of a finished clip, uint8 [F, H, W, 3]."""
+        """Read the frames of a finished clip, [F, H, W, 3], uint8."""
         frames: NDArray[np.uint8] = np.load(self.directory / f"clip_{index:06d}.npy")
         return frames
 

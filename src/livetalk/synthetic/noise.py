@@ -1,4 +1,4 @@
-"""Deterministic procedural noise for baking textures, on any device."""
+"""Deterministic procedural noise for textures, on any device."""
 
 import numpy as np
 import torch
@@ -9,12 +9,7 @@ _PERIOD = 32
 
 
 class Noise:
-    """Smooth periodic value noise over three dimensions, its lattice drawn from a seed.
-
-    Args:
-        seed: what the lattice is drawn from.
-        device: where points will be.
-    """
+    """Smooth periodic value noise in three dimensions; the seed determines its lattice."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         lattice = np.random.default_rng(seed).random((_PERIOD,) * 3, dtype=np.float32)
@@ -22,7 +17,7 @@ class Noise:
         self._volume = torch.from_numpy(padded).to(device)[None, None]
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Values 0..1 [...] at points [..., 3], one lattice cell per unit."""
+        """Return values [...], 0..1, at points [..., 3]; a lattice cell has side 1."""
         wrapped = torch.remainder(points, _PERIOD)
         cell = wrapped.floor()
         fraction = wrapped - cell
@@ -33,7 +28,7 @@ class Noise:
         return sampled.reshape(points.shape[:-1])
 
     def fractal(self, points: Tensor, octaves: int = 3) -> Tensor:
-        """Sum of octaves, each twice as fine and half as strong; values about 0..1."""
+        """Return a sum of octaves, each twice as fine and half as strong, about 0..1."""
         total = torch.zeros(points.shape[:-1], device=points.device)
         weight = 0.5
         for octave in range(octaves):
@@ -43,11 +38,11 @@ class Noise:
 
 
 def smoothstep(low: float | Tensor, high: float | Tensor, value: Tensor) -> Tensor:
-    """0 below `low`, 1 above `high`, smooth in between; `low` may exceed `high`."""
+    """Return 0 below `low`, 1 above `high`, smooth in between; `low` may exceed `high`."""
     t = ((value - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bump(value: Tensor, centre: float, width: float) -> Tensor:
-    """Gaussian bell of height 1 around `centre`."""
+    """Return a Gaussian of height 1 around `centre`."""
     return torch.exp(-(((value - centre) / width) ** 2))

@@ -1,4 +1,4 @@
-"""Render training clips into a `ClipStore`: speech corpus in, frames and truth out."""
+"""Rendering of training clips into a `ClipStore`, from a speech corpus."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -15,25 +15,20 @@ from livetalk.synthetic.rendering.renderer import Renderer
 from livetalk.synthetic.speech.corpus import Corpus
 
 _ADDED_GLASSES = 0.14
+"""Share of people without glasses who get some, because small, rare objects are easily lost in training."""
 
 
 class ClipRenderer:
-    """Turns clip specifications into finished clips."""
+    """Renders clip specifications to finished clips."""
 
     def __init__(self, renderer: Renderer, corpus: Corpus) -> None:
-        """Use `renderer` for the pictures and `corpus` for what is said."""
         self._renderer = renderer
         self._corpus = corpus
 
     def render(self, spec: ClipSpec) -> tuple[ClipRecord, NDArray[np.uint8]]:
-        """Render one clip.
+        """Render one clip: its record and frames [F, H, W, 3], uint8.
 
-        Args:
-            spec: what to render.
-
-        Returns:
-            The record and the frames, uint8 [F, H, W, 3]. The record's start frame may differ from the one
-            asked for; see `choose_start`.
+        The record's start frame can differ from that of `spec`, see `choose_start`.
         """
         spec, performance = self.perform(spec)
         subject = self._renderer.prepare(cast_identity(spec.identity_seed))
@@ -49,7 +44,7 @@ class ClipRenderer:
         return record, frames.cpu().numpy()
 
     def perform(self, spec: ClipSpec) -> tuple[ClipSpec, Performance]:
-        """Settle where a clip starts and what the person does in it: the same for the same `spec`."""
+        """Determine the start frame and the performance of a clip, deterministically."""
         sounding = sounding_frames(self._corpus.events(spec.corpus_clip), self._corpus.num_frames)
         expression = draw_expression(spec.motion_seed)
         start = choose_start(expression, sounding, spec.start_frame, spec.num_frames, spec.motion_seed)
@@ -64,10 +59,7 @@ class ClipRenderer:
 
 
 def cast_identity(seed: int) -> Identity:
-    """Return the identity of a seed, in one case of seven with glasses that it would not wear otherwise.
-
-    Glasses are small and easily lost in training, so more people wear them there than in the gallery.
-    """
+    """Return the identity of a seed, with additional glasses for a share of the people."""
     identity = sample_identity(seed)
     rng = np.random.default_rng((seed, 19))
     if identity.outfit.glasses != "none" or rng.random() >= _ADDED_GLASSES:
@@ -77,7 +69,7 @@ def cast_identity(seed: int) -> Identity:
 
 
 def sounding_frames(events: Sequence[PhonemeEvent], num_frames: int) -> NDArray[np.bool_]:
-    """Return in which frames a phoneme sounds: [F]."""
+    """Return [F], true for frames with a phoneme."""
     sounding = np.zeros(num_frames, np.bool_)
     for event in events:
         if event.symbol != "pau":
@@ -88,7 +80,7 @@ def sounding_frames(events: Sequence[PhonemeEvent], num_frames: int) -> NDArray[
 
 
 def slice_performance(performance: Performance, start: int, num_frames: int) -> Performance:
-    """Cut frames `start` .. `start + num_frames` out of a performance."""
+    """Return frames `start` .. `start + num_frames` of a performance."""
     part = slice(start, start + num_frames)
     return Performance(
         units=performance.units[part],
@@ -107,14 +99,8 @@ def render_clips(
 ) -> int:
     """Render clips that the store lacks until `specs` ends or `progress` returns False.
 
-    Args:
-        specs: clips in order; those already stored are skipped, so an interrupted run goes on.
-        clip_renderer: renders one clip.
-        store: receives finished clips.
-        progress: called with the number of clips done after each; False stops.
-
-    Returns:
-        Clips rendered now.
+    Clips in the store are skipped, so that an interrupted run resumes. `progress` is called with the number
+    of clips rendered so far. Returns that number.
     """
     finished = set(store.indices())
     done = 0

@@ -1,1 +1,1 @@
-"""Rendered people: who they are, the shape of their heads, their pose."""
+"""Rendered people: identities, the shape of their heads, their pose."""

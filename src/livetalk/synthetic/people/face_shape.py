@@ -1,4 +1,4 @@
-"""The random shape of a face: weights of the head's morphs."""
+"""Random face shapes: weights of the head's morphs."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from livetalk.synthetic.people.head import load_head
 def sample_shape(
     rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float]
 ) -> dict[str, float]:
-    """Draws weights of the macro and detail morphs by name; `age` 0..1, `ancestry` three shares."""
+    """Draw weights of the macro and detail morphs by name; `age` is 0..1, `ancestry` three shares."""
     sex = "male" if male else "female"
     ages = (("young", 1 - age), ("old", age))
     weights: dict[str, float] = {}
@@ -31,7 +31,7 @@ _DETAIL_STRENGTH = {
 
 
 def _details(rng: np.random.Generator) -> dict[str, float]:
-    """Weights of the small morphs: opposite pairs never act together, left and right mirror each other."""
+    """Draw weights of the small morphs; of opposite pairs only one is used, left and right are mirrored."""
     skipped = (
         "trans-in",
         "trans-out",
@@ -53,7 +53,7 @@ def _details(rng: np.random.Generator) -> dict[str, float]:
         amount = float(min(abs(rng.normal(0, _DETAIL_STRENGTH[group])), 0.45))
         first = rng.random() < 0.5
         if "mouth-angles" in name:
-            # The base head looks glum: corners of the mouth point up a little more or less.
+            # The base head looks sad, so the corners of the mouth always point up, by a varying amount.
             weights["mouth/mouth-angles-up"] = 0.15 + amount
             continue
         if stem in taken or not active or (not first and group != "asym"):

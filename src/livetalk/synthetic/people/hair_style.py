@@ -1,4 +1,4 @@
-"""What tells hair styles apart: how long strands are, where they head and how far they stand off the head."""
+"""Hair styles: length and direction of strands and their distance from the head."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Style:
     """Growth rules of S strands.
 
     Attributes:
-        hair: the record.
+        hair: the description.
         base: [S, 3], roots on the unmorphed head.
         length: [S], decimetres.
-        lift: [S], how much a strand starts along the surface normal.
-        clearance: [S], how far it stays off the skull, decimetres.
+        lift: [S], share of the surface normal in a strand's first direction.
+        clearance: [S], distance from the skull, decimetres.
         jitter: [S, 3], smooth disturbance of the direction.
         tone: [S], brightness.
-        parting: [S, 1], -1..1, which side of the parting a strand lies on, smooth across it.
-        leader: [S], the strand that a lock gathers around.
-        bend: 0..1, how fast a strand takes the wanted direction.
-        clump: 0..1, how tightly locks gather.
-        wave, coil: amplitude of waves (decimetres) and how round they are.
+        parting: [S, 1], -1..1, side of the parting, smooth across it.
+        leader: [S], index of the strand that a lock gathers around.
+        bend: 0..1, rate at which a strand takes its target direction.
+        clump: 0..1, tightness of locks.
+        wave, coil: amplitude of waves (decimetres) and their roundness.
         wave_turns: [S], waves per strand.
         bangs: [S], bool, strands that hang over the forehead.
         reaches_torso: whether strands may touch the shoulders.
@@ -57,18 +57,18 @@ class Style:
     reaches_torso: bool
 
     def direction(self, point: Tensor, centre: Tensor, t: float) -> Tensor:
-        """Wanted direction [S, 3] at the strands' current ends [S, 3], `t` 0 root .. 1 tip."""
+        """Return target directions [S, 3] at the strands' ends [S, 3]; `t` is 0 at the root, 1 at the tip."""
         local = point - centre
         flow = F.normalize(_FIELDS[self.hair.style](self, local, t), dim=1)
         if self.hair.style not in _FREE:
-            # Lie on the head instead of shooting off it.
+            # Remove the outward component, so that strands lie on the head.
             rise = 0.7 * local[:, 1:2].clamp_min(0)
             outward = F.normalize(torch.cat([local[:, :1], rise, local[:, 2:]], 1), dim=1)
             flow = flow - outward * (flow * outward).sum(1, keepdim=True).clamp_min(0)
         return F.normalize(flow + self.jitter * (0.4 + 0.6 * t), dim=1)
 
     def keep_off_face(self, point: Tensor, centre: Tensor, t: float) -> Tensor:
-        """Moves long hair aside so that it frames the face instead of covering it."""
+        """Move long hair aside, so that it frames the face instead of covering it."""
         if self.hair.style not in (*_LONG, "curly"):
             return point
         local = point - centre
@@ -86,7 +86,7 @@ def _vector(like: Tensor, x: float, y: float, z: float) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _constant(device: torch.device, *values: float) -> Tensor:
-    """Keep constants on the device: sending one waits for all work in progress there."""
+    """Cache constants on the device, because copying one there would wait for all work in progress."""
     return torch.tensor(values, device=device)
 
 
@@ -96,13 +96,13 @@ def _spans(device: torch.device, lows: tuple[float, ...], highs: tuple[float, ..
 
 
 def _ramps(values: Tensor, lows: tuple[float, ...], highs: tuple[float, ...]) -> Tensor:
-    """`smoothstep` of several columns at once, each between bounds of its own: [S, K] -> [S, K]."""
+    """Apply `smoothstep` to the columns of [S, K], each with its own bounds."""
     t = ((values - _constant(values.device, *lows)) / _spans(values.device, lows, highs)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def _long(style: Style, local: Tensor, t: float) -> Tensor:
-    """Parted, sideways and back over the skull, then down."""
+    """Return the flow of parted hair: sideways and back over the skull, then down."""
     side = style.parting
     _, height, depth = torch.split(local, 1, dim=1)
     ramps = _ramps(
@@ -121,7 +121,7 @@ def _long(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 def _swept(style: Style, local: Tensor, t: float) -> Tensor:
-    """Brushed back."""
+    """Return the flow of hair brushed back."""
     front = smoothstep(0.3, 0.9, local[:, 2])[:, None]
     flow = _vector(local, 0, -0.25, -1.0) + _vector(local, 0, 0.35, 0) * front * (1 - t)
     sides = smoothstep(0.35, 0.6, local[:, 0].abs())[:, None] * smoothstep(0.75, 0.45, local[:, 1])[:, None]
@@ -129,7 +129,7 @@ def _swept(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 def _side(style: Style, local: Tensor, t: float) -> Tensor:
-    """Combed over from a side parting; the sides hang down."""
+    """Return the flow of hair combed over from a side parting, with hanging sides."""
     side = style.parting
     front = smoothstep(0.55, 0.8, local[:, 2]) * smoothstep(0.35, 0.55, local[:, 1])
     top = torch.maximum(smoothstep(0.72, 1.0, local[:, 1]), front)[:, None]
@@ -143,7 +143,7 @@ def _side(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 def _short(style: Style, local: Tensor, t: float) -> Tensor:
-    """Short: up and forward on top, down at the sides."""
+    """Return the flow of short hair: up and forward on top, down at the sides."""
     top = smoothstep(0.45, 0.85, local[:, 1])[:, None]
     forward = _vector(local, 0.45 * (1 if style.hair.part >= 0 else -1), 0.0, 0.30)
     forward = forward + F.normalize(local, dim=1) * 0.40
@@ -151,24 +151,24 @@ def _short(style: Style, local: Tensor, t: float) -> Tensor:
 
 
 def _crop(style: Style, local: Tensor, t: float) -> Tensor:
-    """Brushed forward over the hairline."""
+    """Return the flow of hair brushed forward over the hairline."""
     top = smoothstep(0.45, 0.85, local[:, 1])[:, None]
     forward = _vector(local, 0.1, -0.3, 1.0)
     return torch.lerp(_vector(local, 0, -1.0, -0.1).expand_as(local), forward, top)
 
 
 def _afro(style: Style, local: Tensor, t: float) -> Tensor:
-    """Straight out of the head."""
+    """Return the flow of hair that grows straight outward."""
     return F.normalize(local, dim=1) + _vector(local, 0, 0.1, 0)
 
 
 def _curly(style: Style, local: Tensor, t: float) -> Tensor:
-    """Parted and hanging like long hair, but standing off the head first."""
+    """Return the flow of long hair that first grows outward."""
     return F.normalize(_long(style, local, t), dim=1) + F.normalize(local, dim=1) * (0.15 * (1 - t))
 
 
 def _bun(style: Style, local: Tensor, t: float) -> Tensor:
-    """Pulled back and up to the crown."""
+    """Return the flow of hair pulled back and up to the crown."""
     knot = _vector(local, 0, 0.72, -0.75)
     return F.normalize(knot - local, dim=1) + F.normalize(local, dim=1) * 0.15
 
@@ -205,7 +205,7 @@ _THICKNESS = {
 
 
 def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator) -> Style:
-    """Growth rules for strands rooted at `base` [S, 3] on the unmorphed head."""
+    """Create growth rules for strands rooted at `base` [S, 3] on the unmorphed head."""
     count, device = len(base), base.device
     x, y, z = base.unbind(1)
 
@@ -214,7 +214,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
 
     top = smoothstep(7.75, 8.1, y)
     if hair.style in _LONG:
-        # All tips should end at about the same height: strands from higher up are longer.
+        # Strands from higher up are longer, so that all tips end at about the same height.
         length = hair.length * (1.0 if hair.style == "bob" else 1.2) + 0.75 * (y - 7.6).clamp(-0.8, 0.9)
     else:
         length = _SIDE_LENGTH[hair.style] + (_TOP_LENGTH[hair.style] - _SIDE_LENGTH[hair.style]) * top
@@ -253,6 +253,6 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
 
 
 def _lift(hair: Hair, top: Tensor) -> Tensor:
-    """How steeply strands leave the skin [S]."""
+    """Return the steepness [S] at which strands leave the skin."""
     amount = {"swept": 1.1, "short": 1.2, "afro": 1.0, "curly": 0.9, "buzz": 1.5, "side": 0.7, "crop": 0.5}
     return amount.get(hair.style, 0.35) * (0.4 + 0.6 * top)

@@ -1,4 +1,4 @@
-"""The CC0 head that every synthetic identity is shaped from: mesh, regions, morphs and facial units."""
+"""The CC0 head that all synthetic identities are derived from: mesh, regions, morphs and facial units."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ SKIN, EYE, TEETH, TONGUE, LASH, CLOTH, ORAL = range(7)
 
 UPPER_LIP = (467, 509, 468, 474, 520, 537)
 LOWER_LIP = (523, 493, 494, 540, 513, 495, 557)
-"""Vertices of the middle of both lips, from outside to inside; they touch when the mouth is shut."""
+"""Vertices of the middle of both lips, from outside to inside; they touch when the mouth is closed."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,16 @@ class HeadAsset:
     morphs: NDArray[np.float16]
 
     def vertices_of(self, *materials: int) -> NDArray[np.int64]:
-        """Sorted vertex ids [N] used by triangles of these materials."""
+        """Return sorted vertex indices [N] of triangles with these materials."""
         chosen: NDArray[np.int64] = np.unique(self.triangles[np.isin(self.material, materials)])
         return chosen
 
     def shape(self, weights: dict[str, float]) -> NDArray[np.float32]:
-        """Rest positions [V, 3] with shape morphs at these weights; unknown names raise KeyError."""
+        """Return rest positions [V, 3] with shape morphs at these weights.
+
+        Raises:
+            KeyError: a name is unknown.
+        """
         index = {name: i for i, name in enumerate(self.morph_names)}
         ids = [index[name] for name in weights]
         amounts = np.fromiter(weights.values(), np.float32, len(ids))
@@ -57,7 +61,7 @@ class HeadAsset:
 
 
 def _split_cloth(data: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-    """Splits every cloth triangle into four, so that collars can be cut smoothly."""
+    """Split every cloth triangle into four, so that collars can be cut smoothly."""
     triangles = data["triangles"].astype(np.int64)
     material = data["material"].astype(np.int64)
     cloth = triangles[material == CLOTH]
@@ -76,7 +80,7 @@ def _split_cloth(data: dict[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
 
 
 def _seat_teeth(data: dict[str, NDArray[Any]]) -> None:
-    """Moves the upper teeth down and back, so that they show below the lip of an open mouth, in place."""
+    """Move the upper teeth down and back, in place, so that an open mouth shows them below the lip."""
     names = [str(name) for name in data["names"]]
     jaw = data["deltas"][names.index("fu/jawOpen")].astype(np.float32)
     teeth = np.unique(data["triangles"][data["material"] == TEETH])
@@ -89,7 +93,7 @@ def _seat_teeth(data: dict[str, NDArray[Any]]) -> None:
 
 @cache
 def load_head() -> HeadAsset:
-    """Loads the packed head once; the arrays are shared, treat them as read-only."""
+    """Load the head once; the arrays are shared and must not be modified."""
     with files("livetalk").joinpath("assets/head/head.npz").open("rb") as stream, np.load(stream) as packed:
         data = {key: packed[key] for key in packed.files}
     edges, triangles, material = _split_cloth(data)

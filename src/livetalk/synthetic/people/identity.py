@@ -1,4 +1,4 @@
-"""Everything random about one synthetic person and their picture, drawn from one seed."""
+"""Identities: all random properties of a synthetic person and their surroundings, drawn from one seed."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ SCENES = ("studio", "room", "office", "bokeh", "outdoor")
 
 @dataclass(frozen=True)
 class Skin:
-    """Look of the skin and the face's small hair."""
+    """Appearance of skin, eyes, teeth and facial hair."""
 
     tone: Colour
     lip: Colour
@@ -41,7 +41,7 @@ class Skin:
 
 @dataclass(frozen=True)
 class Hair:
-    """Hair of the head: `part` is where it parts (-1 the model's right .. 1 left), `length` in decimetres."""
+    """Hair: `part` is the parting's position (-1 the model's right .. 1 left), `length` in decimetres."""
 
     style: str
     colour: Colour
@@ -56,7 +56,7 @@ class Hair:
 
 @dataclass(frozen=True)
 class Outfit:
-    """Clothes: `pattern` is 'plain', 'stripes' or 'melange'."""
+    """Clothes and glasses: `pattern` is 'plain', 'stripes' or 'melange'."""
 
     kind: str
     colour: Colour
@@ -85,10 +85,14 @@ class Light:
 
 @dataclass(frozen=True)
 class View:
-    """Camera: field of view in degrees, height of the picture at the face in decimetres, where the eyes sit.
+    """Camera.
 
-    `eye_row` is where the eyes are in the picture (0 top .. 1 bottom), `shift` moves the head sideways and
-    `azimuth`, `elevation` move the camera around it (radians).
+    Attributes:
+        fov: field of view in degrees.
+        height: visible height at the face in decimetres.
+        eye_row: vertical position of the eyes in the frame, 0 top .. 1 bottom.
+        shift: horizontal shift of the head.
+        azimuth, elevation: position of the camera around the head, radians.
     """
 
     fov: float
@@ -101,7 +105,7 @@ class View:
 
 @dataclass(frozen=True)
 class Identity:
-    """All random choices of one synthetic person: `shape` maps morph names to weights."""
+    """All random choices of one synthetic person; `shape` maps morph names to weights."""
 
     seed: int
     male: bool
@@ -118,7 +122,7 @@ class Identity:
 
 
 def sample_identity(seed: int) -> Identity:
-    """Draws a person, their clothes, light, camera and background; the same seed gives the same record."""
+    """Draw a person, their clothes, light, camera and background, deterministically."""
     rng = np.random.default_rng([seed, 7919])
     male = bool(rng.random() < 0.5)
     age = float(np.clip(rng.beta(1.2, 2.6), 0, 0.85))
@@ -160,13 +164,13 @@ def sample_identity(seed: int) -> Identity:
 
 
 def _ancestry(rng: np.random.Generator) -> tuple[float, float, float]:
-    """African, Asian and European shares of the face; mostly one, sometimes mixed."""
+    """Draw African, Asian and European shares of the face, mostly dominated by one."""
     shares = rng.dirichlet([0.35, 0.35, 0.42])
     return float(shares[0]), float(shares[1]), float(shares[2])
 
 
 def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float], age: float) -> Colour:
-    """Black, browns, blond, red or grey."""
+    """Draw black, brown, blond, red or grey hair."""
     colours = np.array(
         [
             (0.010, 0.008, 0.007),
@@ -189,7 +193,7 @@ def _hair_colour(rng: np.random.Generator, ancestry: tuple[float, float, float],
 def _skin(
     rng: np.random.Generator, male: bool, age: float, melanin: float, hair: Colour, european: float
 ) -> Skin:
-    """Skin tone from melanin, lips, brows, beard and make-up."""
+    """Draw skin tone from melanin, lips, eyebrows, beard and make-up."""
     light, middle, dark = (
         np.array([0.64, 0.42, 0.325]),
         np.array([0.46, 0.265, 0.175]),
@@ -242,7 +246,7 @@ def _skin(
 def _hair(
     rng: np.random.Generator, male: bool, age: float, ancestry: tuple[float, float, float], colour: Colour
 ) -> Hair:
-    """Hair style by sex, age and ancestry."""
+    """Draw a hair style that depends on sex, age and ancestry."""
     shares = dict.fromkeys(HAIR_STYLES, 0.0)
     if male:
         shares |= {
@@ -293,7 +297,7 @@ def _hair(
 
 
 def _outfit(rng: np.random.Generator, male: bool) -> Outfit:
-    """Clothes with mostly calm colours, sometimes glasses."""
+    """Draw clothes with mostly muted colours, sometimes glasses."""
     shares = [0.30, 0.17, 0.10, 0.20, 0.23] if male else [0.28, 0.27, 0.12, 0.15, 0.18]
     kind = str(rng.choice(CLOTHES, p=shares))
     glasses = str(rng.choice(["none", "thin", "thick"], p=[0.86, 0.08, 0.06]))
@@ -314,7 +318,7 @@ def _outfit(rng: np.random.Generator, male: bool) -> Outfit:
 
 
 def _light(rng: np.random.Generator) -> Light:
-    """Key, fill and rim light with a colour temperature; exposure stays in a safe range."""
+    """Draw key, fill and rim light with a colour temperature and without extreme exposure."""
     side = float(rng.choice([-1, 1]))
     azimuth, elevation = side * rng.uniform(0.1, 1.0), rng.uniform(0.25, 0.85)
     warm = rng.uniform(-1, 1)
@@ -339,13 +343,13 @@ def _light(rng: np.random.Generator) -> Light:
 
 
 def _direction(azimuth: float, elevation: float) -> Colour:
-    """Unit vector towards (azimuth, elevation), radians; azimuth 0 is the camera's side."""
+    """Return the unit vector towards (azimuth, elevation) in radians; azimuth 0 is the camera's side."""
     flat = np.cos(elevation)
     return float(np.sin(azimuth) * flat), float(np.sin(elevation)), float(np.cos(azimuth) * flat)
 
 
 def _calm_colour(rng: np.random.Generator, saturation: float, low: float, high: float) -> Colour:
-    """A colour of at most this saturation, brightness low..high (linear)."""
+    """Draw a colour with at most this saturation and brightness low..high (linear)."""
     hue = rng.random() * 2 * np.pi
     strength = saturation * rng.random() ** 1.2
     value = np.exp(rng.uniform(np.log(low), np.log(high)))
@@ -354,6 +358,5 @@ def _calm_colour(rng: np.random.Generator, saturation: float, low: float, high: 
 
 
 def _colour(values: NDArray[np.float64]) -> Colour:
-    """Three plain floats."""
     red, green, blue = (float(v) for v in np.clip(values, 0.0, 4.0))
     return red, green, blue

@@ -1,4 +1,4 @@
-"""Where every vertex of the head is in every frame: facial units, gaze, head and shoulder motion."""
+"""Vertex positions of the head in every frame: facial units, gaze, head and shoulder motion."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from livetalk.synthetic.people.head import EYE, TONGUE, HeadAsset
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
 
 HEAD_HEIGHT = 2.3
-"""Decimetres per head height of `Performance.head_translation`."""
+"""Decimetres per head height, the unit of `Performance.head_translation`."""
 
 _UNIT = {name: i for i, name in enumerate(FACE_UNITS)}
 _LOOK = ("eyeLookDown", "eyeLookUp", "eyeLookIn", "eyeLookOut")
@@ -21,14 +21,14 @@ _GAZE_LIMIT = 0.6
 
 @dataclass(frozen=True)
 class Pose:
-    """Rigid motion of one batch of frames.
+    """Rigid motion of a batch of F frames.
 
     Attributes:
-        rotation: [F, 3, 3], head against torso.
-        pivot: [3], where the neck turns.
+        rotation: [F, 3, 3], head relative to torso.
+        pivot: [3], centre of the rotation, in the neck.
         shift: [F, 3], head translation, decimetres.
         torso_shift: [F, 3], translation of the shoulders.
-        eye_direction: [F, 3], where both eyes look.
+        eye_direction: [F, 3], viewing direction of both eyes.
     """
 
     rotation: Tensor
@@ -38,18 +38,18 @@ class Pose:
     eye_direction: Tensor
 
     def slice(self, chosen: slice) -> "Pose":
-        """The pose of some of the frames."""
+        """Return the pose of some of the frames."""
         parts = (self.shift, self.torso_shift, self.eye_direction)
         return Pose(self.rotation[chosen], self.pivot, *(part[chosen] for part in parts))
 
     def move(self, points: Tensor, weight: Tensor) -> Tensor:
-        """Moves points [F or 1, N, 3] that follow the head by weight [N] and the torso by the rest."""
+        """Move points [F or 1, N, 3] that follow the head with weight [N] and otherwise the torso."""
         turned = (points - self.pivot) @ self.rotation.transpose(1, 2) + self.pivot + self.shift[:, None]
         return torch.lerp(points + self.torso_shift[:, None], turned, weight[None, :, None])
 
 
 def euler(angles: Tensor) -> Tensor:
-    """Rotation matrices [F, 3, 3] from yaw, pitch, roll [F, 3], applied roll first."""
+    """Return rotation matrices [F, 3, 3] from yaw, pitch, roll [F, 3]; roll is applied first."""
     cosine, sine = angles.cos(), angles.sin()
     zero, one = torch.zeros_like(angles[:, 0]), torch.ones_like(angles[:, 0])
     cy, cp, cr = cosine.unbind(1)
@@ -61,12 +61,12 @@ def euler(angles: Tensor) -> Tensor:
 
 
 def head_weight(rest: Tensor) -> Tensor:
-    """How much each rest position [..., 3] follows the head (1) rather than the torso (0)."""
+    """Return how much each rest position [..., 3] follows the head (1) rather than the torso (0)."""
     return smoothstep(5.85, 6.75, rest[..., 1] + 0.45 * (rest[..., 2] - 0.2))
 
 
 def pose_of(performance: Performance, pivot: Tensor, to_camera: Tensor, device: torch.device) -> Pose:
-    """Rigid motion of all frames of a performance."""
+    """Return the rigid motion of all frames of a performance."""
     rotation = euler(torch.tensor(performance.head_rotation, device=device))
     shift = torch.tensor(performance.head_translation, device=device) * HEAD_HEIGHT
     breath = torch.tensor(performance.breath, device=device)
@@ -82,12 +82,7 @@ def pose_of(performance: Performance, pivot: Tensor, to_camera: Tensor, device: 
 
 
 class FaceRig:
-    """Facial units made ready: eyes turn rigidly, teeth and tongue mended, lids follow the gaze.
-
-    Args:
-        head: the packed head.
-        device: where vertices are computed.
-    """
+    """Facial units with corrections: rigid eyes, adjusted teeth and tongue, lids that follow the gaze."""
 
     def __init__(self, head: HeadAsset, device: torch.device) -> None:
         units = head.units.copy()
@@ -101,15 +96,10 @@ class FaceRig:
         self.weight = head_weight(torch.from_numpy(head.base)).to(device)
 
     def vertices(self, rest: Tensor, units: Tensor, pose: Pose) -> tuple[Tensor, Tensor]:
-        """Vertices of every frame.
+        """Return world positions [F, V, 3] of all vertices and eye centres [F, 2, 3] (left, right).
 
-        Args:
-            rest: [V, 3], the identity's neutral face.
-            units: [F, 52], facial units.
-            pose: rigid motion of the same frames.
-
-        Returns:
-            World positions [F, V, 3] and eye centres [F, 2, 3] (left, right).
+        `rest` [V, 3] is the identity's neutral face, `units` [F, 52] the facial units of the frames of
+        `pose`.
         """
         units = self._with_lids(units, pose)
         local = rest + (units @ self.units).view(len(units), -1, 3)
@@ -125,7 +115,7 @@ class FaceRig:
         return moved, eyes
 
     def _with_lids(self, units: Tensor, pose: Pose) -> Tensor:
-        """Adds the lids' share of the gaze to the units [F, 52]."""
+        """Add the lids' share of the gaze to the units [F, 52]."""
         local = torch.einsum("fji,fj->fi", pose.rotation, pose.eye_direction)
         units = units.clone()
         up, right = local[:, 1] * 1.6, local[:, 0] * 1.2
@@ -138,7 +128,7 @@ class FaceRig:
 
 
 def eye_centre(vertices: Tensor) -> Tensor:
-    """Centre [3] of one eyeball from its vertices [N, 3] (the cornea makes it longer in z)."""
+    """Return the centre [3] of an eyeball from its vertices [N, 3]; the cornea makes it longer in z."""
     low, high = vertices.amin(0), vertices.amax(0)
     centre = (low + high) / 2
     centre[2] = low[2] + (high[1] - low[1]) / 2
@@ -146,14 +136,14 @@ def eye_centre(vertices: Tensor) -> Tensor:
 
 
 def _turn_to(direction: Tensor) -> Tensor:
-    """Rotations [F, 3, 3] that turn +z to the directions [F, 3] without rolling."""
+    """Return rotations [F, 3, 3] that turn +z to the directions [F, 3] without rolling."""
     yaw = torch.atan2(direction[:, 0], direction[:, 2])
     pitch = -torch.asin(direction[:, 1].clamp(-1, 1))
     return euler(torch.stack([yaw, pitch, torch.zeros_like(yaw)], 1))
 
 
 def _mend_mouth(head: HeadAsset, units: NDArray[np.float32]) -> None:
-    """Lowers the tongue and lifts the upper lip a little when the jaw opens, in place."""
+    """Lower the tongue and lift the upper lip a little when the jaw opens, in place."""
     jaw = units[_UNIT["jawOpen"]]
     tongue = head.vertices_of(TONGUE)
     jaw[tongue, 1] -= 0.10
@@ -162,7 +152,7 @@ def _mend_mouth(head: HeadAsset, units: NDArray[np.float32]) -> None:
 
 
 def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
-    """Unit normals [F, V, 3] of vertices [F, V, 3], averaged over triangles [T, 3] by area."""
+    """Return unit normals [F, V, 3] of vertices [F, V, 3], averaged over triangles [T, 3] by area."""
     a, b, c = (vertices[:, triangles[:, k]] for k in range(3))
     faces = torch.linalg.cross(b - a, c - a)
     normals = torch.zeros_like(vertices)
