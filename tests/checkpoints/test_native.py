@@ -18,6 +18,7 @@ from livetalk.checkpoints.native import (
     unpack_state,
 )
 from livetalk.errors import WeightsError
+from tolerance import rounding, unit_roundoff
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,11 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert checkpoint.manifest.name == "tiny"
 
 
-@pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1.2e-2)])
+# The typical weight is at least a fifth of the largest of a row, which has 127 levels.
+@pytest.mark.parametrize(
+    ("storage", "tolerance"),
+    [("float32", 0.0), ("float16", unit_roundoff(torch.float16)), ("int8", 5 / 127 / 12**0.5)],
+)
 def test_storage_stays_within_its_tolerance(storage: Storage, tolerance: float) -> None:
     restored = unpack_state(pack_state(some_state(), storage))
     for name, tensor in some_state().items():
@@ -83,7 +88,7 @@ def test_int8_is_a_quarter_and_spares_small_tensors() -> None:
 def test_packing_twice_changes_nothing() -> None:
     once = unpack_state(pack_state(some_state(), "int8"))
     twice = unpack_state(pack_state(once, "int8"))
-    assert all(torch.allclose(twice[name], tensor, rtol=1e-6, atol=0) for name, tensor in once.items())
+    assert all(torch.allclose(twice[name], tensor, rtol=rounding(2), atol=0) for name, tensor in once.items())
 
 
 def test_weights_that_are_not_numbers_are_not_saved(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from livetalk.datasets import augment
 from livetalk.datasets.augment import CHANGED_SHARE, augment_clips
+from tolerance import assert_near, rounding
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -38,7 +39,7 @@ def test_four_clips_in_ten_stay_untouched() -> None:
 
 def test_all_frames_of_a_clip_change_alike() -> None:
     out = augment_clips(pictures(60), rng(3))
-    torch.testing.assert_close(out[:, 0], out[:, 1])
+    assert_near(out[:, 0], out[:, 1], rounding(4))
 
 
 def test_one_seed_one_result_and_the_input_is_kept() -> None:

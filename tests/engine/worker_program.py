@@ -38,9 +38,11 @@ def build() -> AvatarModel:
     return replace(model, spec=replace(model.spec, settings=settings))
 
 
-def networks_of(model: AvatarModel) -> tuple[nn.Module, nn.Module]:
-    """Return the networks whose rounding differs from rank to rank."""
-    return model.executor.networks.dit, model.executor.networks.vae
+def networks_of(model: AvatarModel) -> list[nn.Module]:
+    """Return the networks whose rounding may differ from process to process."""
+    networks = model.executor.networks
+    parts = (networks.dit, networks.vae, networks.audio_encoder)
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def open_request(

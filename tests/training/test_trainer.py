@@ -19,6 +19,7 @@ from livetalk.training.optim import (
     rate_factor,
 )
 from livetalk.training.trainer import Stage, Trainer
+from tolerance import assert_near, rounding, unit_roundoff
 
 CONFIG = OptimizerConfig(learning_rate=0.02, warmup_steps=1, decay_from=1.0, ema_decay=0.9)
 
@@ -54,7 +55,8 @@ def test_two_slices_equal_one(tmp_path: Path) -> None:
     whole = run_steps(tmp_path / "whole", 30)
     parts = run_steps(tmp_path / "parts", 12, 18)
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
+        # Thirty steps, each of which changes a weight by a sum over a batch.
+        assert_near(b, a, rounding(30 * 16))
 
 
 def test_training_reduces_the_loss(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_light_checkpoint_restores_averaged_weights(tmp_path: Path) -> None:
     assert load_training_state(tmp_path / "light", fresh) == 5
     assert folder_bytes(tmp_path / "light") < 0.5 * folder_bytes(tmp_path / "toy")
     for a, b in zip(trainer.average.model.parameters(), fresh.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+        assert_near(b, a, unit_roundoff(torch.float16))
 
 
 def folder_bytes(folder: Path) -> int:
@@ -199,4 +201,4 @@ def test_average_follows_the_weights() -> None:
         model.weight.fill_(1.0)
     for _ in range(60):
         average.update(model)
-    torch.testing.assert_close(average.model.weight, model.weight)
+    assert_near(average.model.weight, model.weight, rounding(2))
