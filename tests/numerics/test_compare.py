@@ -207,8 +207,8 @@ def test_sharpening_multiplies_logits_by_numbers_that_every_precision_has() -> N
 def test_what_ran_is_told(against_float32: dict[str, Comparison]) -> None:
     assert against_float32["math-float32"].forms == ("", "attention math, plain kernels")
     assert against_float32["fast-float32"].forms == ("", "attention flash, torch kernels")
-    # Four blocks; queries, keys and values, their output, text and image's query and output, feed-forward.
-    expected = "attention fp8-reference, torch kernels, 32 layers in FP8 by the reference"
+    # Four blocks; joined queries, keys and values, output, text and image's query and output, feed-forward.
+    expected = "attention fp8-reference, torch kernels, 24 layers in FP8 by the reference"
     assert against_float32["fp8-fp8reference-float32"].forms == ("", expected)
 
 
