@@ -9,7 +9,8 @@ import torch
 from livetalk.synthetic.people.head import load_head
 from livetalk.synthetic.people.identity import HAIR_STYLES, sample_identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
-from livetalk.synthetic.rendering.renderer import Renderer, Subject
+from livetalk.synthetic.rendering.renderer import Renderer
+from livetalk.synthetic.rendering.scene import Subject
 
 SIZE = 64
 

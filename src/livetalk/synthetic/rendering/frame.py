@@ -1,19 +1,14 @@
 """One batch of frames: project, rasterise, shade what is visible, blend over the background, filter."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from livetalk.synthetic.noise import smoothstep
 from livetalk.synthetic.people import pose
-from livetalk.synthetic.people.head import CLOTH, EYE, LASH, ORAL, SKIN, TEETH, TONGUE, HeadAsset
+from livetalk.synthetic.people.head import CLOTH, EYE, LASH, ORAL, SKIN, TEETH, TONGUE
 from livetalk.synthetic.rendering import appearance, clothes, mouth, shading
 from livetalk.synthetic.rendering.rasterize import (
     EMPTY,
@@ -24,71 +19,14 @@ from livetalk.synthetic.rendering.rasterize import (
     new_buffer,
     unpack_ids,
 )  # fmt: skip
+from livetalk.synthetic.rendering.scene import Mesh, Subject
 from livetalk.synthetic.rendering.shadow import ShadowMap
-
-if TYPE_CHECKING:
-    from livetalk.synthetic.rendering.renderer import Subject
 
 _HAIR_ID = 1 << 20
 _CLOSED = 0.5
 """A sample with this share of hair around it counts as hair: it closes pin holes."""
 _SHELL = 0.022
 """Hair less than this (decimetres) below the visible surface is kept: no gaps open when the head turns."""
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """The head's triangles on a device, cloth last.
-
-    Attributes:
-        base: [V, 3], rest positions of the unmorphed head.
-        corners: [T, 3], all triangles; `material` [T].
-        solid, lashes, cloth: triangles by how they are drawn.
-        lips: [V], painted lips.
-    """
-
-    base: Tensor
-    corners: Tensor
-    material: Tensor
-    solid: Tensor
-    lashes: Tensor
-    cloth: Tensor
-    lash_cut: Tensor
-    lips: Tensor
-
-    @staticmethod
-    def of(head: HeadAsset, device: torch.device) -> Mesh:
-        """Moves the mesh to a device, triangles ordered solid, lashes, cloth."""
-        groups = [np.flatnonzero(~np.isin(head.material, (LASH, CLOTH)))]
-        groups += [_upper_lashes(head), np.flatnonzero(head.material == CLOTH)]
-        order = np.concatenate(groups)
-        corners = torch.from_numpy(head.triangles[order]).to(device)
-        solid, lashes, cloth = torch.split(corners, [len(g) for g in groups])
-        base = torch.from_numpy(head.base).to(device)
-        skin = torch.from_numpy(head.vertices_of(SKIN)).to(device)
-        return Mesh(
-            base=base,
-            lash_cut=_lash_cut(base, lashes, skin),
-            corners=corners,
-            material=torch.from_numpy(head.material[order]).to(device),
-            solid=solid,
-            lashes=lashes,
-            cloth=cloth,
-            lips=torch.from_numpy(head.lips).to(device),
-        )
-
-
-def _upper_lashes(head: HeadAsset) -> NDArray[np.int64]:
-    """Triangles of the upper lashes; the lower ones only draw combs at portrait size."""
-    lashes = head.material == LASH
-    return np.flatnonzero(lashes & (head.base[head.triangles, 1].max(1) > 7.285))
-
-
-def _lash_cut(mesh_base: Tensor, lashes: Tensor, skin: Tensor) -> Tensor:
-    """Cut value [L, 3] that leaves a narrow band of lash next to the lid, wider towards the temple."""
-    corners = mesh_base[lashes]
-    away = torch.cdist(corners.reshape(-1, 3), mesh_base[skin]).amin(1).view(-1, 3)
-    return 0.016 + 0.022 * smoothstep(0.28, 0.46, corners[..., 0].abs()) - away
 
 
 @dataclass(frozen=True)
@@ -111,7 +49,7 @@ class _Samples:
     lip: Tensor
     surface: shading.Surface
 
-    def choose(self, keep: Tensor) -> _Samples:
+    def choose(self, keep: Tensor) -> "_Samples":
         """The samples at these indices."""
         s = self.surface
         parts = (s.position, s.normal, s.smooth, s.view, s.shadow, s.occlusion)

@@ -1,13 +1,11 @@
 """Glasses: two rims, a bridge and temples, drawn as dense points like hair."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from livetalk.synthetic.people.identity import Outfit
-from livetalk.synthetic.rendering.hair import Strands
+from livetalk.synthetic.rendering.scene import Strands
 
 _RADIUS = {"thin": 0.011, "thick": 0.024}
 

@@ -1,9 +1,6 @@
 """Hair of the head as strands: grown once per identity, drawn as dense points."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,45 +13,10 @@ from livetalk.synthetic.people.hair_style import Style, make_style
 from livetalk.synthetic.people.head import SKIN, HeadAsset
 from livetalk.synthetic.people.identity import Identity
 from livetalk.synthetic.rendering.rasterize import EMPTY, draw_points, new_buffer
-
-if TYPE_CHECKING:
-    from livetalk.synthetic.rendering.frame import Mesh
+from livetalk.synthetic.rendering.scene import Mesh, Strands
 
 _STEPS = 32
 _CENTRE = (0.0, 7.35, 0.30)
-
-
-@dataclass(frozen=True)
-class Strands:
-    """Points along all strands at rest.
-
-    Attributes:
-        points: [P, 3], positions.
-        normal: [P, 3], normals of the hair's outer shape.
-        tangent: [P, 3], direction from root to tip.
-        colour: [P, 3], linear.
-        occlusion: [P], 0..1.
-        weight: [P], 1 follows the head, 0 the torso.
-    """
-
-    points: Tensor
-    normal: Tensor
-    tangent: Tensor
-    colour: Tensor
-    occlusion: Tensor
-    weight: Tensor
-
-    def join(self, other: Strands) -> Strands:
-        """These points and others."""
-        pairs = zip(self._parts(), other._parts(), strict=True)
-        return Strands(*(torch.cat(pair) for pair in pairs))
-
-    def _parts(self) -> tuple[Tensor, ...]:
-        return (self.points, self.normal, self.tangent, self.colour, self.occlusion, self.weight)
-
-    def choose(self, keep: Tensor) -> Strands:
-        """Only the points at these indices."""
-        return Strands(*(part[keep] for part in self._parts()))
 
 
 class _Skull:

@@ -1,6 +1,6 @@
 """The portrait renderer: a person and a performance in, frames out, batched on any torch device."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,33 +14,9 @@ from livetalk.synthetic.people.identity import Identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
 from livetalk.synthetic.rendering import appearance, frame, glasses, hair
 from livetalk.synthetic.rendering.background import make_background
-from livetalk.synthetic.rendering.camera import Camera, make_camera
-from livetalk.synthetic.rendering.shading import LightRig, make_lights
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One identity made ready for rendering, on a device.
-
-    Attributes:
-        identity: the record it was made from.
-        rest: [V, 3], neutral vertices.
-        pivot: [3], where the neck turns.
-        skin: [S, S, C], baked skin texture.
-        strands: hair points.
-        background: [H, W, 3], linear light.
-        camera, lights, noise: as named.
-    """
-
-    identity: Identity
-    rest: Tensor
-    pivot: Tensor
-    skin: Tensor
-    strands: hair.Strands
-    background: Tensor
-    camera: Camera
-    lights: LightRig
-    noise: Noise
+from livetalk.synthetic.rendering.camera import make_camera
+from livetalk.synthetic.rendering.scene import Mesh, Subject
+from livetalk.synthetic.rendering.shading import make_lights
 
 
 class Renderer:
@@ -60,7 +36,7 @@ class Renderer:
         self.supersample = supersample
         head = load_head()
         self._rig = pose.FaceRig(head, self.device)
-        self._mesh = frame.Mesh.of(head, self.device)
+        self._mesh = Mesh.of(head, self.device)
         texture = 1024 if resolution > 256 else 768 if resolution > 128 else 384
         self._skin_map = appearance.build_skin_map(head, texture, self.device)
 

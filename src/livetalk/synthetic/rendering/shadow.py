@@ -1,19 +1,13 @@
 """Soft shadow of the key light: a small depth map per frame, looked up with a blurred comparison."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from livetalk.synthetic.rendering.rasterize import EMPTY, Triangles, draw_points, draw_triangles, new_buffer
-
-if TYPE_CHECKING:
-    from livetalk.synthetic.rendering.frame import Mesh
-    from livetalk.synthetic.rendering.renderer import Subject
+from livetalk.synthetic.rendering.scene import Mesh, Subject
 
 _SIZE = 224
 _EXTENT = 2.6
@@ -41,7 +35,7 @@ class ShadowMap:
     softness: float
 
     @staticmethod
-    def draw(subject: Subject, mesh: Mesh, vertices: Tensor, hair: Tensor) -> ShadowMap:
+    def draw(subject: Subject, mesh: Mesh, vertices: Tensor, hair: Tensor) -> "ShadowMap":
         """Draws the solid mesh and hair from the light: vertices [F, V, 3], hair points [F, P, 3]."""
         towards = subject.lights.directions[0]
         right = F.normalize(torch.linalg.cross(towards.new_tensor([0.0, 1.0, 0.0]), towards), dim=0)

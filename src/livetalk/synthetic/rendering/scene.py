@@ -1,0 +1,127 @@
+"""What a frame is rendered from: the head mesh, strands of hair, and a subject prepared for rendering."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from livetalk.synthetic.noise import Noise, smoothstep
+from livetalk.synthetic.people.head import CLOTH, LASH, SKIN, HeadAsset
+from livetalk.synthetic.people.identity import Identity
+from livetalk.synthetic.rendering.camera import Camera
+from livetalk.synthetic.rendering.shading import LightRig
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The head's triangles on a device, cloth last.
+
+    Attributes:
+        base: [V, 3], rest positions of the unmorphed head.
+        corners: [T, 3], all triangles; `material` [T].
+        solid, lashes, cloth: triangles by how they are drawn.
+        lips: [V], painted lips.
+    """
+
+    base: Tensor
+    corners: Tensor
+    material: Tensor
+    solid: Tensor
+    lashes: Tensor
+    cloth: Tensor
+    lash_cut: Tensor
+    lips: Tensor
+
+    @staticmethod
+    def of(head: HeadAsset, device: torch.device) -> "Mesh":
+        """Moves the mesh to a device, triangles ordered solid, lashes, cloth."""
+        groups = [np.flatnonzero(~np.isin(head.material, (LASH, CLOTH)))]
+        groups += [_upper_lashes(head), np.flatnonzero(head.material == CLOTH)]
+        order = np.concatenate(groups)
+        corners = torch.from_numpy(head.triangles[order]).to(device)
+        solid, lashes, cloth = torch.split(corners, [len(g) for g in groups])
+        base = torch.from_numpy(head.base).to(device)
+        skin = torch.from_numpy(head.vertices_of(SKIN)).to(device)
+        return Mesh(
+            base=base,
+            lash_cut=_lash_cut(base, lashes, skin),
+            corners=corners,
+            material=torch.from_numpy(head.material[order]).to(device),
+            solid=solid,
+            lashes=lashes,
+            cloth=cloth,
+            lips=torch.from_numpy(head.lips).to(device),
+        )
+
+
+def _upper_lashes(head: HeadAsset) -> NDArray[np.int64]:
+    """Triangles of the upper lashes; the lower ones only draw combs at portrait size."""
+    lashes = head.material == LASH
+    return np.flatnonzero(lashes & (head.base[head.triangles, 1].max(1) > 7.285))
+
+
+def _lash_cut(mesh_base: Tensor, lashes: Tensor, skin: Tensor) -> Tensor:
+    """Cut value [L, 3] that leaves a narrow band of lash next to the lid, wider towards the temple."""
+    corners = mesh_base[lashes]
+    away = torch.cdist(corners.reshape(-1, 3), mesh_base[skin]).amin(1).view(-1, 3)
+    return 0.016 + 0.022 * smoothstep(0.28, 0.46, corners[..., 0].abs()) - away
+
+
+@dataclass(frozen=True)
+class Strands:
+    """Points along all strands at rest.
+
+    Attributes:
+        points: [P, 3], positions.
+        normal: [P, 3], normals of the hair's outer shape.
+        tangent: [P, 3], direction from root to tip.
+        colour: [P, 3], linear.
+        occlusion: [P], 0..1.
+        weight: [P], 1 follows the head, 0 the torso.
+    """
+
+    points: Tensor
+    normal: Tensor
+    tangent: Tensor
+    colour: Tensor
+    occlusion: Tensor
+    weight: Tensor
+
+    def join(self, other: "Strands") -> "Strands":
+        """These points and others."""
+        pairs = zip(self._parts(), other._parts(), strict=True)
+        return Strands(*(torch.cat(pair) for pair in pairs))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return (self.points, self.normal, self.tangent, self.colour, self.occlusion, self.weight)
+
+    def choose(self, keep: Tensor) -> "Strands":
+        """Only the points at these indices."""
+        return Strands(*(part[keep] for part in self._parts()))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One identity made ready for rendering, on a device.
+
+    Attributes:
+        identity: the record it was made from.
+        rest: [V, 3], neutral vertices.
+        pivot: [3], where the neck turns.
+        skin: [S, S, C], baked skin texture.
+        strands: hair points.
+        background: [H, W, 3], linear light.
+        camera, lights, noise: as named.
+    """
+
+    identity: Identity
+    rest: Tensor
+    pivot: Tensor
+    skin: Tensor
+    strands: Strands
+    background: Tensor
+    camera: Camera
+    lights: LightRig
+    noise: Noise
