@@ -1,7 +1,7 @@
-"""Faces that do more than speak: smiles with teeth, surprise and parted lips, laid over a cut performance.
+"""Expressions besides speech: smiles with teeth, surprise and parted lips, added to a performance.
 
 Portraits often smile, but speech alone never shows a smile at rest. A share of the clips therefore begins
-with an expression, which gives way to speech, or smiles through a pause. All else rests with closed lips.
+with an expression that gives way to speech, or smiles in a pause. All other clips rest with closed lips.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SMILE_SHARE: Final = 0.20
 """Share of clips in which the person smiles at the start or in a pause."""
 
 OPEN_SHARE: Final = 0.08
-"""Share of clips that begin with the mouth open otherwise: surprised, or with parted lips."""
+"""Share of clips that begin with another open mouth: surprise or parted lips."""
 
 _SHORTEST_PAUSE = 18
 _LONG_PAUSE = 38
@@ -32,19 +32,19 @@ _SLIGHTEST_SMILE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """What a face does besides speaking; frames count from the start of the clip.
+    """An expression of a face besides speech; frames count from the start of the clip.
 
     Attributes:
-        units: [52], the expression itself without `teeth`.
-        teeth: [52], what opens a smile, added to `units`.
-        stays: held until speech begins; otherwise it relaxes after `hold_frames` in silence too.
+        units: [52], the expression without `teeth`.
+        teeth: [52], units that open a smile, added to `units`.
+        stays: held until speech begins; otherwise it relaxes after `hold_frames` even in silence.
         at_start: whether the clip begins with it.
-        in_pauses: whether it comes back in pauses.
-        hold_frames: shortest time that it is held at the start.
-        open_frame: when the teeth begin to show; negative means from the first frame.
-        release_frames: how long it takes to give way to speech.
-        linger: 0..1, share of a smile (without teeth) that stays under the speech.
-        phase: of its slow swelling, radians.
+        in_pauses: whether it returns in pauses.
+        hold_frames: minimum duration at the start.
+        open_frame: frame at which the teeth begin to show; negative means the first frame.
+        release_frames: duration of the transition to speech.
+        linger: 0..1, share of a smile (without teeth) that remains during speech.
+        phase: of its slow modulation, radians.
     """
 
     units: Floats
@@ -60,11 +60,7 @@ class Expression:
 
 
 def draw_expression(seed: int) -> Expression | None:
-    """Draw what a clip shows besides speech, None for most clips.
-
-    Args:
-        seed: source of all choices.
-    """
+    """Draw the expression of a clip from a seed; None for most clips."""
     rng = np.random.default_rng((seed, 17))
     kind = rng.random()
     if kind < SMILE_SHARE:
@@ -77,20 +73,11 @@ def draw_expression(seed: int) -> Expression | None:
 def choose_start(
     expression: Expression | None, sounding: Flags, start: int, num_frames: int, seed: int
 ) -> int:
-    """Choose where a clip begins, so that smiles and silence are not cut off more often than not.
+    """Choose the first frame of a clip, 0..F - `num_frames`, so that smiles and pauses are usually complete.
 
-    A clip that begins with a smile prefers the silence before a phrase. Of the others, most that can show
-    speech falling into a long pause do so: the mouth has to be seen closing, and staying closed.
-
-    Args:
-        expression: of the clip.
-        sounding: [F], speech in each frame of the whole recording.
-        start: the frame drawn without regard to speech, kept where nothing better is found.
-        num_frames: length of the clip, at most F.
-        seed: source of all choices.
-
-    Returns:
-        The first frame, 0..F - `num_frames`.
+    A clip that begins with a smile prefers the silence before a phrase. Most others show speech followed by a
+    long pause, if there is one, because training data must show the mouth closing and staying closed.
+    `sounding` [F] marks frames of the recording with speech; `start` is the default.
     """
     rng = np.random.default_rng((seed, 18))
     starts = np.arange(sounding.size - num_frames + 1)
@@ -108,16 +95,7 @@ def choose_start(
 
 
 def express(performance: Performance, expression: Expression | None, sounding: Flags) -> Performance:
-    """Lay an expression over a performance.
-
-    Args:
-        performance: of F frames.
-        expression: None changes nothing.
-        sounding: [F], speech in each frame.
-
-    Returns:
-        A performance that shows the expression, and speech unchanged elsewhere.
-    """
+    """Add an expression to a performance of F frames; `sounding` [F] marks frames with speech."""
     if expression is None or not performance.num_frames:
         return performance
     times = np.arange(performance.num_frames)
@@ -136,13 +114,13 @@ def express(performance: Performance, expression: Expression | None, sounding: F
 
 
 def _draw_smile(rng: np.random.Generator) -> Expression:
-    """Draw a smile, most with teeth, some of which show only after a while."""
+    """Draw a smile, usually with teeth, some of which appear only after a while."""
     smile, toothy = rng.uniform(_SLIGHTEST_SMILE, 1.05), rng.random() < 0.85
     lean = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
     face = {"mouthSmile": smile, "mouthStretch": rng.uniform(0.0, 0.45) * smile}
     face |= {"cheekSquint": 0.55 * smile, "eyeSquint": rng.uniform(0.2, 0.45) * smile}
     width = rng.uniform(0.5, 1.0) if toothy else 0.0
-    # Lips part over clenched teeth: the upper ones show first and most, the jaw follows a little.
+    # Lips part over closed teeth: the upper teeth show first and most, the jaw opens slightly.
     teeth = {"mouthUpperUp": (0.45 + 0.5 * width) * toothy, "mouthLowerDown": (0.15 + 0.4 * width) * toothy}
     teeth["jawOpen"] = width * rng.uniform(0.1, 0.26)
     at_start = bool(rng.random() < 0.85)
@@ -161,7 +139,7 @@ def _draw_smile(rng: np.random.Generator) -> Expression:
 
 
 def _draw_open_mouth(rng: np.random.Generator) -> Expression:
-    """Draw surprise, or lips that are parted a little; both close soon, in silence too."""
+    """Draw surprise or slightly parted lips; both close soon, even in silence."""
     if rng.random() < 0.5:
         brows = rng.uniform(0.3, 0.9)
         face = {"jawOpen": rng.uniform(0.2, 0.5), "mouthFunnel": rng.uniform(0.0, 0.3)}
@@ -184,14 +162,14 @@ def _draw_open_mouth(rng: np.random.Generator) -> Expression:
 
 
 def _weights(expression: Expression, sounding: Flags) -> Floats:
-    """Return how much of the expression shows: [F], 0..1."""
+    """Return the strength of the expression, [F], 0..1."""
     num_frames = sounding.size
     times = np.arange(num_frames)
     weight = np.zeros(num_frames)
     speaks = np.append(sounding, True)
     if expression.at_start:
         first = int(np.argmax(speaks)) if expression.stays else 0
-        # In mid-speech there is no pause to hold it in: it gives way at once.
+        # During speech there is no pause in which to hold it, so it is released early.
         held = (
             expression.hold_frames if first > 0 or not expression.stays else min(expression.hold_frames, 12)
         )
@@ -206,12 +184,12 @@ def _weights(expression: Expression, sounding: Flags) -> Floats:
 
 
 def _lingers(weight: Floats) -> Floats:
-    """Return how much of the expression has shown so far at most: [F], 0..1."""
+    """Return the maximum strength so far, [F], 0..1."""
     return np.maximum.accumulate(weight)
 
 
 def _pauses(sounding: Flags, shortest: int) -> list[tuple[int, int]]:
-    """Return (first frame, frame after the last) of pauses after speech of at least `shortest` frames."""
+    """Return (start, exclusive end) of pauses after speech of at least `shortest` frames."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], sounding, [True]]).astype(np.int8)))
     pairs = [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
     return [(begin, end) for begin, end in pairs if begin > 0 and end - begin >= shortest]
@@ -222,7 +200,7 @@ def _is_mouth() -> Flags:
 
 
 def _row(weights: Mapping[str, float], lean: float) -> Floats:
-    """Return unit weights [52]; a name of a pair sets both sides, the left (1 + lean) times."""
+    """Return unit weights [52]; the name of a pair sets both sides, the left scaled by (1 + lean)."""
     row = np.zeros(len(FACE_UNITS))
     for name, weight in weights.items():
         if name in FACE_UNITS:
@@ -234,6 +212,6 @@ def _row(weights: Mapping[str, float], lean: float) -> Floats:
 
 
 def _ramp(progress: Floats) -> Floats:
-    """Return a smooth step: 0 up to progress 0, 1 from progress 1."""
+    """Return a smooth step from 0 at progress 0 to 1 at progress 1."""
     kept = np.clip(progress, 0.0, 1.0)
     return kept * kept * (3.0 - 2.0 * kept)

@@ -1,7 +1,7 @@
-"""Everything a speaker does besides shaping sounds: head, gaze, lids, brows, smiles, breath.
+"""All motion of a speaker except the mouth shapes: head, gaze, lids, eyebrows, smiles, breath.
 
-Head and brows follow the accents of the voice; between phrases the head settles, in silence it is nearly
-still. Everything is drawn from one seed.
+Head and eyebrows follow the accents of the voice; between phrases the head settles, in silence it is nearly
+still. All choices are drawn from one seed.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ _FIDGET_SD: Final = np.array([0.010, 0.009, 0.006])
 
 @dataclass(frozen=True, slots=True)
 class PerformanceStyle:
-    """How a person behaves while speaking.
+    """Behaviour of a person while speaking.
 
     Attributes:
-        mouth: how the mouth differs from the average.
+        mouth: deviation of the mouth from the average.
         liveliness: scale of head motion, about 0.5..1.5.
-        brow_activity: chance 0..1 that an accent lifts the brows.
+        brow_activity: probability that an accent lifts the eyebrows.
         blink_interval_seconds: mean time between blinks, about 2..6.
         glance_interval_seconds: mean time between looks away from the camera.
         smile_interval_seconds: mean time between small smiles.
@@ -43,11 +43,7 @@ class PerformanceStyle:
 
 
 def draw_style(rng: np.random.Generator) -> PerformanceStyle:
-    """Draw a person's way of speaking.
-
-    Args:
-        rng: source of all choices.
-    """
+    """Draw a person's way of speaking."""
     mouth = MouthStyle(
         gain=float(rng.uniform(0.85, 1.2)),
         jaw_gain=float(rng.uniform(0.85, 1.25)),
@@ -72,17 +68,14 @@ def build_performance(
     seed: int,
     style: PerformanceStyle | None = None,
 ) -> Performance:
-    """Build the facial and head motion of a voice.
+    """Create the facial and head motion for a voice, deterministically.
 
     Args:
         events: phonemes in time order; empty for silence.
         waveform: [samples], float32, -1..1, 16 kHz.
         num_frames: length F at 25 fps.
-        seed: draws everything that the voice leaves open, and the style if none is given.
-        style: the person.
-
-    Returns:
-        A performance of F frames; equal arguments give equal ones.
+        seed: of all random choices, including the style if none is given.
+        style: of the person.
     """
     return perform(events, measure_prosody(waveform, num_frames), num_frames, seed, style)
 
@@ -94,15 +87,7 @@ def perform(
     seed: int,
     style: PerformanceStyle | None = None,
 ) -> Performance:
-    """Build a performance from measured prosody instead of a waveform; see `build_performance`.
-
-    Args:
-        events: phonemes in time order; empty for silence.
-        prosody: of at least F frames.
-        num_frames: length F at 25 fps.
-        seed: draws everything that the voice leaves open, and the style if none is given.
-        style: the person.
-    """
+    """Create a performance from prosody of at least `num_frames` frames; see `build_performance`."""
     rng = np.random.default_rng(seed)
     style = draw_style(rng) if style is None else style
     voice = _Voice(events, prosody, num_frames)
@@ -124,7 +109,7 @@ def perform(
 
 
 class _Voice:
-    """What the body needs to know about the voice, frame by frame."""
+    """Properties of the voice per frame that drive the motion."""
 
     def __init__(self, events: Sequence[PhonemeEvent], prosody: Prosody, num_frames: int) -> None:
         self.num_frames = num_frames
@@ -145,12 +130,12 @@ class _Voice:
         self.pitch[:used] = prosody.pitch_hz[:used]
 
     def effort(self) -> NDArray[np.float32]:
-        """Return how widely vowels open: [F], 0.6..1.2, more in loud syllables."""
+        """Return how wide vowels open, [F], 0.6..1.2, more in loud syllables."""
         loudness = _smooth(self.level, 0.2)
         return np.clip(0.45 + 0.60 * loudness, 0.6, 1.2).astype(np.float32)
 
     def accents(self) -> list[tuple[float, float]]:
-        """Return (time, strength 0..1) of stressed syllables: loud, or high for this voice."""
+        """Return (time, strength 0..1) of accents: syllables that are loud or high for this voice."""
         voiced = self.pitch > 0
         height = np.zeros(self.num_frames)
         if voiced.any():
@@ -168,7 +153,7 @@ class _Voice:
         return sorted(found)
 
     def phrase_ends(self) -> list[float]:
-        """Return the times at which speech gives way to a pause."""
+        """Return the times at which speech stops for a pause."""
         falling = np.flatnonzero(np.diff(self.sounding) < 0)
         return [float(self.times[frame]) for frame in falling]
 
@@ -176,7 +161,7 @@ class _Voice:
 def _head_rotation(
     rng: np.random.Generator, voice: _Voice, accents: Sequence[tuple[float, float]], style: PerformanceStyle
 ) -> Floats:
-    """Held postures with quick changes, fidgets while speaking, a nod on most accents: [F, 3]."""
+    """Return held postures with quick changes, fidgeting during speech and nods on most accents, [F, 3]."""
     rotation = _postures(rng, voice) * _POSTURE_SD * style.liveliness
     rotation += rng.normal(size=3) * np.array([0.03, 0.015, 0.010])
     fidget = np.stack([_wander(rng, voice.times, 1.1) for _ in range(3)], 1)
@@ -193,7 +178,7 @@ def _head_rotation(
 
 
 def _postures(rng: np.random.Generator, voice: _Voice) -> Floats:
-    """Return unit-variance postures held and changed with smooth steps, seldom in silence: [F, 3]."""
+    """Return unit-variance postures that change in smooth steps, rarely in silence, [F, 3]."""
     posture = rng.normal(size=3)
     track = np.tile(posture, (voice.num_frames, 1))
     time = rng.uniform(0.2, 1.2)
@@ -211,7 +196,7 @@ def _postures(rng: np.random.Generator, voice: _Voice) -> Floats:
 
 
 def _head_translation(rng: np.random.Generator, rotation: Floats, breath: Floats) -> Floats:
-    """The head leans where it turns and rises a little with the breath: [F, 3], head heights."""
+    """Return head translation [F, 3] in head heights: it follows the rotation and rises with the breath."""
     lean = np.stack(
         [0.16 * rotation[:, 0] - 0.2 * rotation[:, 2], -0.10 * rotation[:, 1], 0.22 * rotation[:, 1]], 1
     )
@@ -223,7 +208,7 @@ def _head_translation(rng: np.random.Generator, rotation: Floats, breath: Floats
 
 
 def _breath(rng: np.random.Generator, voice: _Voice) -> Floats:
-    """In through pauses, out along speech, slow waves in silence: [F], -1..1."""
+    """Return breath [F], -1..1: in during pauses, out during speech, slow waves in silence."""
     breath = np.empty(voice.num_frames)
     rate, phase = rng.uniform(0.2, 0.3), rng.uniform(0.0, 2.0 * np.pi)
     resting = np.sin(2.0 * np.pi * rate * voice.times + phase)
@@ -239,7 +224,7 @@ def _breath(rng: np.random.Generator, voice: _Voice) -> Floats:
 
 
 def _eyes(rng: np.random.Generator, voice: _Voice, style: PerformanceStyle) -> tuple[Floats, Floats]:
-    """Return lids [F] (1 is shut) and gaze [F, 2]: looks at the camera, small jumps, glances away."""
+    """Return lids [F] (1 is closed) and gaze [F, 2]: fixation of the camera, small saccades, glances away."""
     length = voice.num_frames / FRAMES_PER_SECOND
     gaze, glances = _gaze(rng, voice, style)
     wanted = [time for time in voice.phrase_ends() if rng.random() < 0.45]
@@ -277,7 +262,7 @@ def _gaze(rng: np.random.Generator, voice: _Voice, style: PerformanceStyle) -> t
         time += rng.uniform(0.3, 1.5)
     starts = np.array([start for start, _ in jumps])
     points = np.array([point for _, point in jumps])
-    # A saccade lasts about a frame: the position between two points shows in at most one frame.
+    # A saccade lasts about a frame, so at most one frame shows a position between two points.
     index = np.searchsorted(starts, voice.times, side="right") - 1
     progress = np.clip((voice.times - starts[index]) / 0.045, 0.0, 1.0)[:, None]
     before = points[np.maximum(index - 1, 0)]
@@ -291,7 +276,7 @@ def _add_brows(
     accents: Sequence[tuple[float, float]],
     style: PerformanceStyle,
 ) -> None:
-    """Lift the brows on some accents, over a slowly changing mood."""
+    """Lift the eyebrows on some accents, on top of a slowly changing offset."""
     mood = 0.10 * _wander(rng, voice.times, 0.15) + rng.normal(0.0, 0.06)
     raised = np.zeros(voice.num_frames)
     for time, strength in accents:
@@ -308,7 +293,7 @@ def _add_brows(
 
 
 def _add_smiles(rng: np.random.Generator, units: Floats, voice: _Voice, style: PerformanceStyle) -> None:
-    """Small smiles, a little more often as a phrase ends; cheeks and lids go with them."""
+    """Add small smiles with cheeks and lids, more often at the ends of phrases."""
     starts = [time for time in voice.phrase_ends() if rng.random() < 0.2]
     time = rng.exponential(style.smile_interval_seconds)
     while time < voice.num_frames / FRAMES_PER_SECOND:
@@ -328,7 +313,7 @@ def _add_smiles(rng: np.random.Generator, units: Floats, voice: _Voice, style: P
 
 
 def _add(units: Floats, name: str, curve: Floats, lean: float = 0.0) -> None:
-    """Add a curve to a unit, or to both sides of a paired one, the left (1 + lean) times."""
+    """Add a curve to a unit, or to both sides of a pair, the left scaled by (1 + lean)."""
     if name in FACE_UNITS:
         units[:, FACE_UNITS.index(name)] += curve
         return
@@ -337,14 +322,14 @@ def _add(units: Floats, name: str, curve: Floats, lean: float = 0.0) -> None:
 
 
 def _pulse(times: Floats, peak: float, rise: float, fall: float) -> Floats:
-    """Return a smooth bump, 0 outside peak - rise .. peak + fall, 1 at its peak: [F]."""
+    """Return a smooth bump [F] with peak 1 that is 0 outside peak - rise .. peak + fall."""
     distance = np.where(times < peak, (peak - times) / rise, (times - peak) / fall)
     bump: Floats = 0.5 + 0.5 * np.cos(np.pi * np.clip(distance, 0.0, 1.0))
     return bump
 
 
 def _wander(rng: np.random.Generator, times: Floats, rate_hz: float) -> Floats:
-    """Return smooth noise of about unit variance around a given rate: [F]."""
+    """Return smooth noise [F] of about unit variance around a frequency."""
     curve = np.zeros(times.size)
     for share in (0.35, 0.6, 1.0, 1.5):
         phase = rng.uniform(0.0, 2.0 * np.pi)
@@ -355,7 +340,7 @@ def _wander(rng: np.random.Generator, times: Floats, rate_hz: float) -> Floats:
 
 
 def _smooth(curve: Floats, seconds: float) -> Floats:
-    """Return the curve under a Hann window of the given width, ends held: [F]."""
+    """Return the curve [F] filtered with a Hann window, with repeated ends."""
     half = max(1, round(seconds * FRAMES_PER_SECOND / 2))
     kernel = np.hanning(2 * half + 3)[1:-1]
     padded = np.pad(curve, half, mode="edge") if curve.size else curve

@@ -1,4 +1,4 @@
-"""What a rendered head does over time: the record that speech produces and the renderer consumes."""
+"""The motion of a rendered head over time, which speech synthesis produces and the renderer reads."""
 
 from dataclasses import dataclass
 
@@ -26,12 +26,12 @@ class Performance:
     """Facial and head motion of one clip at 25 frames per second.
 
     Attributes:
-        units: [F, 52], float32, weights 0..1 in `FACE_UNITS` order (a little over 1 is allowed).
-        head_rotation: [F, 3], float32, yaw, pitch, roll of the head against the torso, radians
-            (positive yaw turns towards the camera's right, positive pitch looks down).
+        units: [F, 52], float32, weights 0..1 in `FACE_UNITS` order (slightly over 1 is allowed).
+        head_rotation: [F, 3], float32, yaw, pitch, roll of the head relative to the torso, radians (positive
+            yaw turns towards the camera's right, positive pitch looks down).
         head_translation: [F, 3], float32, x right, y up, z towards the camera, in head heights.
         gaze: [F, 2], float32, yaw and pitch of the eyes relative to the camera direction, radians.
-        breath: [F], float32, -1..1, phase of breathing (raises shoulders and chest a little).
+        breath: [F], float32, -1..1, phase of breathing, which raises shoulders and chest.
     """
 
     units: NDArray[np.float32]
@@ -42,5 +42,4 @@ class Performance:
 
     @property
     def num_frames(self) -> int:
-        """Number of frames F."""
         return int(self.units.shape[0])

@@ -1,4 +1,4 @@
-"""Loudness and pitch of a voice at video rate: what head, brows and the effort of the mouth follow."""
+"""Loudness and pitch of a voice at video rate, which drive head, eyebrows and mouth opening."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Prosody:
     """Loudness and pitch of one clip at 25 frames per second.
 
     Attributes:
-        energy_db: [F], float32, root mean square of each frame in dB of full scale, -90 or more.
+        energy_db: [F], float32, root mean square of each frame in dB of full scale, at least -90.
         pitch_hz: [F], float32, fundamental frequency, 0 where unvoiced.
     """
 
@@ -28,21 +28,16 @@ class Prosody:
     pitch_hz: NDArray[np.float32]
 
     def level(self) -> NDArray[np.float32]:
-        """Return loudness against the clip's own loud speech: [F], 0 is silence, 1 is its loudest tenth."""
+        """Return loudness relative to the clip's loud speech: [F], 0 is silence, 1 its 92nd percentile."""
         loud = float(np.percentile(self.energy_db, 92)) if self.energy_db.size else _SILENCE_DB
-        loud = max(loud, -60.0)  # nothing this quiet is speech: hiss must not count as somebody's voice
+        loud = max(loud, -60.0)  # Nothing this quiet is speech; hiss must not count as a voice.
         return np.clip((self.energy_db - (loud - 36.0)) / 36.0, 0.0, 1.15).astype(np.float32)
 
 
 def measure_prosody(waveform: NDArray[np.float32], num_frames: int) -> Prosody:
-    """Measure a waveform.
+    """Measure audio [samples], float32, -1..1, 16 kHz, padded with silence to `num_frames` frames.
 
-    Args:
-        waveform: [samples], float32, -1..1, 16 kHz; short ones count as followed by silence.
-        num_frames: length F of the result.
-
-    Returns:
-        Loudness over each frame's 640 samples; pitch over 64 ms about the frame's middle.
+    Loudness covers the 640 samples of a frame, pitch the 64 ms around its centre.
     """
     hop = SAMPLE_RATE // FRAMES_PER_SECOND
     half = _WINDOW_SAMPLES // 2
@@ -57,7 +52,7 @@ def measure_prosody(waveform: NDArray[np.float32], num_frames: int) -> Prosody:
 
 
 def _pitch(windows: NDArray[np.float32], energy_db: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the lag of the best normalised autocorrelation as Hz: [F], 0 where there is none."""
+    """Return the frequency of the best normalised autocorrelation lag, [F] in Hz, 0 if unvoiced."""
     shaped = (windows - windows.mean(1, keepdims=True)) * np.hanning(_WINDOW_SAMPLES)
     spectrum = np.abs(np.fft.rfft(shaped, 2 * _WINDOW_SAMPLES)) ** 2
     # Above 1 kHz the harmonics of a breathy voice are noise.
@@ -67,7 +62,7 @@ def _pitch(windows: NDArray[np.float32], energy_db: NDArray[np.float64]) -> NDAr
     low, high = int(SAMPLE_RATE / _MAX_PITCH_HZ), int(SAMPLE_RATE / _MIN_PITCH_HZ)
     peak = np.maximum(correlation[:, :1], 1e-12)
     curve = correlation[:, low:high] / peak * (taper[0] / taper[low:high])
-    # A small price on long lags keeps the octave below from winning ties.
+    # A small penalty on long lags prevents octave errors when two lags fit equally well.
     best = np.argmax(curve - np.linspace(0.0, 0.1, high - low), axis=1)
     strength = curve[np.arange(len(best)), best]
     voiced = (strength > _VOICED_CORRELATION) & (energy_db > -55.0)

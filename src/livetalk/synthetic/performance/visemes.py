@@ -1,8 +1,8 @@
-"""Timed phonemes -> weights of the facial units that speech moves, by dominance coarticulation.
+"""Facial-unit weights from timed phonemes, by dominance coarticulation.
 
-Every phoneme pulls four groups of articulators (jaw, lip height, lip shape, tongue) towards targets of its
-own, each group with its own strength and reach; what is seen is the weighted mean of the pulls. Lip contact
-(/p b m/ and /f v/) is laid over that, because no mean may leave a closure open. Time runs on a 5 ms grid.
+Every phoneme pulls four groups of articulators (jaw, lip height, lip shape, tongue) towards its targets,
+with a strength and a reach per group; the result is the weighted mean of all pulls. Lip contact (/p b m/
+and /f v/) is added afterwards, because a mean could leave a closure open. The time grid is 5 ms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 _GRID_RATE = 200
 _SMOOTHING_STEPS = 11  # 50 ms
 _REST_PULL = 0.02
-_CONTACT_HALF_PLATEAU_SECONDS = 0.022  # a little over half a video frame: sampling cannot miss a contact
+_CONTACT_HALF_PLATEAU_SECONDS = 0.022  # Over half a video frame: sampling never misses a contact.
 _CONTACT_RAMP_SECONDS = 0.05
 _PAUSE_SECONDS = 0.14
 _CLOSING_SECONDS = 0.11
@@ -30,12 +30,12 @@ _OPENING_SECONDS = 0.10
 
 @dataclass(frozen=True, slots=True)
 class PhonemeEvent:
-    """One phoneme as it is heard.
+    """One spoken phoneme.
 
     Attributes:
         symbol: ARPAbet in lower case without stress (`aa` .. `zh`), `dx` for a flap, `pau` for a pause.
-        start_seconds: where it begins in the clip.
-        end_seconds: where it ends, later than `start_seconds`.
+        start_seconds: relative to the clip.
+        end_seconds: later than `start_seconds`.
     """
 
     symbol: str
@@ -45,14 +45,14 @@ class PhonemeEvent:
 
 @dataclass(frozen=True, slots=True)
 class MouthStyle:
-    """How a speaker's mouth differs from the average.
+    """Deviation of a speaker's mouth from the average.
 
     Attributes:
         gain: strength of all lip shapes, about 0.8..1.25.
         jaw_gain: strength of the jaw alone, about 0.8..1.25.
         rounding_gain: strength of pucker and funnel, about 0.8..1.2.
         asymmetry: -0.25..0.25, positive moves the left half more.
-        smile: 0..0.3, smile that stays under the speech.
+        smile: 0..0.3, smile that remains during speech.
     """
 
     gain: float = 1.0
@@ -64,7 +64,7 @@ class MouthStyle:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a phoneme wants the articulators, and how much each group insists (`*_pull`)."""
+    """Target of a phoneme for each articulator, and the weight of each group (`*_pull`)."""
 
     jaw: float = 0.0
     lower: float = 0.0
@@ -82,7 +82,7 @@ class _Target:
 
 _CHANNELS = ("jaw", "lower", "upper", "funnel", "pucker", "stretch", "smile", "tongue")
 _GROUP_OF_CHANNEL = (0, 1, 1, 2, 2, 2, 2, 3)
-# Reach beyond the segment and anticipation, seconds, per group: the lips round early, the tongue is quick.
+# Reach beyond the phoneme and anticipation in seconds, per group: lips round early, the tongue is fast.
 _GROUP_REACH = (0.030, 0.026, 0.040, 0.016)
 _GROUP_LEAD = (0.012, 0.012, 0.030, 0.008)
 
@@ -117,23 +117,23 @@ TARGETS: Final[Mapping[str, _Target]] = {
     "y": _Target(jaw=0.11, lower=0.30, upper=0.15, stretch=0.20, smile=0.26, shape_pull=0.8),
     "pau": _Target(jaw_pull=0.8, height_pull=0.8, shape_pull=0.6),
 }
-"""Targets of the phonemes that have their own; the others are looked up through `ALIASES`."""
+"""Targets of phonemes; others are looked up through `ALIASES`."""
 
 ALIASES: Final[Mapping[str, str]] = {
     "b": "p", "m": "p", "v": "f", "dh": "th", "g": "k", "ng": "k", "z": "s",
     "zh": "sh", "ch": "sh", "jh": "sh",
 }  # fmt: skip
-"""Phonemes that look like another."""
+"""Phonemes with the same viseme as another."""
 
 DIPHTHONGS: Final[Mapping[str, tuple[str, str]]] = {
     "ay": ("aa", "iy"), "aw": ("aa", "uw"), "oy": ("ao", "iy"), "ey": ("eh", "iy"), "ow": ("ao", "uw"),
 }  # fmt: skip
-"""Vowels that glide: they spend 55 % of their time on the first target."""
+"""Diphthongs: 55 % of their time belongs to the first target."""
 
 BILABIALS: Final = frozenset(("p", "b", "m"))
 LABIODENTALS: Final = frozenset(("f", "v"))
 PHONEMES: Final = frozenset(TARGETS) | frozenset(ALIASES) | frozenset(DIPHTHONGS)
-"""The whole alphabet of `PhonemeEvent.symbol`."""
+"""All valid values of `PhonemeEvent.symbol`."""
 
 
 def mouth_units(
@@ -142,22 +142,19 @@ def mouth_units(
     style: MouthStyle = MouthStyle(),
     effort: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """Turn phonemes into facial-unit weights.
+    """Compute facial-unit weights [F, 52], float32, from phonemes; only mouth, jaw and tongue differ from 0.
 
-    The lips touch for at least one frame in each /p b m/ and rest closed wherever no phoneme is within about
+    The lips touch for at least one frame in each /p b m/ and are closed when no phoneme is within about
     0.12 s.
 
     Args:
         events: phonemes in time order; gaps count as pauses.
-        num_frames: length F at 25 fps; frame f shows the instant (f + 0.5) / 25 s.
-        style: the speaker.
-        effort: [F], about 0.6..1.2, how strongly vowels open the mouth in each frame; 1 where absent.
-
-    Returns:
-        [F, 52], float32, `FACE_UNITS` order; only mouth, jaw and tongue units differ from 0.
+        num_frames: length F at 25 fps; frame f shows the time (f + 0.5) / 25 s.
+        style: of the speaker.
+        effort: [F], about 0.6..1.2, how wide vowels open the mouth; 1 if None.
 
     Raises:
-        ValueError: for a symbol outside `PHONEMES`.
+        ValueError: a symbol is not in `PHONEMES`.
     """
     time = np.arange(round(num_frames / FRAMES_PER_SECOND * _GRID_RATE) + 1) / _GRID_RATE
     frame_times = (np.arange(num_frames) + 0.5) / FRAMES_PER_SECOND
@@ -175,7 +172,7 @@ def mouth_units(
 
 
 def closure_frames(events: Sequence[PhonemeEvent], num_frames: int) -> list[int]:
-    """Return, for each /p b m/ inside the clip, the frame in which the lips must touch."""
+    """Return the frame in which the lips must touch, for each /p b m/ inside the clip."""
     middles = [(event.start_seconds + event.end_seconds) / 2 for event in events if event.symbol in BILABIALS]
     frames = [int(middle * FRAMES_PER_SECOND) for middle in middles if middle >= 0.0]
     return [frame for frame in frames if frame < num_frames]
@@ -199,7 +196,7 @@ def _split_events(events: Sequence[PhonemeEvent]) -> list[tuple[_Target, float, 
 
 
 def _blend_targets(pieces: Sequence[tuple[_Target, float, float]], time: Floats) -> Floats:
-    """Return the weighted mean of all targets: [steps, channels]."""
+    """Return the weighted mean of all targets, [steps, channels]."""
     if not pieces:
         return np.zeros((time.size, len(_CHANNELS)))
     starts = np.array([start for _, start, _ in pieces])
@@ -225,7 +222,7 @@ def _smooth(channels: Floats) -> Floats:
 
 
 def _speech_gate(events: Sequence[PhonemeEvent], time: Floats) -> Floats:
-    """Return 1 near phonemes and 0 in pauses of more than 0.14 s, with soft edges: [steps]."""
+    """Return [steps], 1 near phonemes and 0 in pauses of more than 0.14 s, with smooth edges."""
     gate = np.zeros(time.size)
     for start, end in _speech_spans(events):
         rise = np.clip((time - start) / _OPENING_SECONDS + 1.0, 0.0, 1.0)
@@ -235,7 +232,7 @@ def _speech_gate(events: Sequence[PhonemeEvent], time: Floats) -> Floats:
 
 
 def _speech_spans(events: Sequence[PhonemeEvent]) -> list[tuple[float, float]]:
-    """Merge phonemes into stretches of speech that no longer pause interrupts."""
+    """Merge phonemes into intervals of speech without long pauses."""
     spans: list[tuple[float, float]] = []
     for event in events:
         if event.symbol == "pau":
@@ -248,7 +245,7 @@ def _speech_spans(events: Sequence[PhonemeEvent]) -> list[tuple[float, float]]:
 
 
 def _contact_curve(events: Sequence[PhonemeEvent], symbols: frozenset[str], time: Floats) -> Floats:
-    """Return how firmly the phonemes of `symbols` hold their contact: [steps], 0..1."""
+    """Return the strength of contact for the phonemes in `symbols`, [steps], 0..1."""
     curve = np.zeros(time.size)
     for event in events:
         if event.symbol not in symbols:
@@ -261,10 +258,10 @@ def _contact_curve(events: Sequence[PhonemeEvent], symbols: frozenset[str], time
 
 
 def _units_from_channels(channels: Floats, lips: Floats, teeth: Floats, style: MouthStyle) -> Floats:
-    """Lay contacts and style over the articulators: [steps, 52].
+    """Combine articulators, contacts and style into units [steps, 52].
 
-    `mouthClose` undoes exactly as much lip opening as `jawOpen` of the same weight makes, so a closure leaves
-    the jaw where the neighbouring vowels want it.
+    `mouthClose` cancels the lip opening of `jawOpen` of the same weight, so that a closure leaves the jaw
+    where the neighbouring vowels put it.
     """
     columns = {name: index for index, name in enumerate(FACE_UNITS)}
     units = np.zeros((channels.shape[0], len(FACE_UNITS)))

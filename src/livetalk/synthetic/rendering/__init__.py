@@ -1,1 +1,1 @@
-"""From a person and a pose to a picture."""
+"""Rendering of a person in a pose."""

@@ -1,4 +1,4 @@
-"""Skin of one identity, baked once into textures that are addressed by rest position."""
+"""Skin of one identity, baked once into textures that are indexed by rest position."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CHANNELS = 10
 
 
 def skin_coordinates(rest: Tensor) -> Tensor:
-    """Texture coordinates [..., 2] in 0..1 of rest positions [..., 3]; denser in front."""
+    """Return texture coordinates [..., 2], 0..1, of rest positions [..., 3]; the front is denser."""
     turn = torch.atan2(rest[..., 0], rest[..., 2] - _AXIS_Z) / math.pi
     across = 0.5 + 0.5 * (_FRONT * turn + (1 - _FRONT) * turn**3)
     up = (_TOP - rest[..., 1]) / (_TOP - _BOTTOM)
@@ -36,7 +36,7 @@ def skin_coordinates(rest: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SkinMap:
-    """What the texels of the skin texture show, the same for every identity.
+    """Rest positions and regions of the skin texture's texels, the same for every identity.
 
     Attributes:
         rest: [S, S, 3], rest position of each texel.
@@ -52,11 +52,11 @@ class SkinMap:
 
 
 def build_skin_map(head: HeadAsset, size: int, device: torch.device) -> SkinMap:
-    """Rasterises the mesh at rest into the texture."""
+    """Rasterise the mesh at rest into the texture."""
     base = torch.from_numpy(head.base).to(device)
     corners = torch.from_numpy(head.triangles[head.material == SKIN]).to(device)
     coordinates = skin_coordinates(base)
-    # Triangles behind the head wrap around the seam; they are left to the hole filling.
+    # Triangles at the back wrap around the texture's seam; hole filling covers them.
     seam = (coordinates[corners][..., 0].amax(1) - coordinates[corners][..., 0].amin(1)) > 0.3
     corners = corners[~seam]
     distance = 10 - ((base[:, 0] ** 2) + (base[:, 2] - _AXIS_Z) ** 2).sqrt()
@@ -78,7 +78,7 @@ def build_skin_map(head: HeadAsset, size: int, device: torch.device) -> SkinMap:
 
 
 def _fill(texels: Tensor, filled: Tensor) -> Tensor:
-    """Fills holes [S, S, C] by averaging outwards from the filled texels over ever coarser pictures."""
+    """Fill holes [S, S, C] with averages of filled texels, from a pyramid of coarser textures."""
     colour = (texels * filled[..., None]).permute(2, 0, 1)[None]
     weight = filled[None, None].float()
     levels = [(colour, weight)]
@@ -97,7 +97,7 @@ def _fill(texels: Tensor, filled: Tensor) -> Tensor:
 
 
 def sample(texture: Tensor, coordinates: Tensor) -> Tensor:
-    """Bilinear lookup: texture [S, S, C] at coordinates [N, 2] in 0..1 -> [N, C]."""
+    """Sample a texture [S, S, C] bilinearly at coordinates [N, 2], 0..1, to [N, C]."""
     height, width, channels = texture.shape
     x = (coordinates[:, 0] * width - 0.5).clamp(0, width - 1.001)
     y = (coordinates[:, 1] * height - 0.5).clamp(0, height - 1.001)
@@ -111,30 +111,24 @@ def sample(texture: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def _tint(albedo: Tensor, factor: tuple[float, float, float], amount: Tensor) -> Tensor:
-    """Multiplies albedo [..., 3] towards a factor by an amount [...] in 0..1."""
+    """Multiply albedo [..., 3] by a factor, by an amount [...] in 0..1."""
     return albedo * (1 - amount[..., None] * (1 - torch.tensor(factor, device=albedo.device)))
 
 
 def _mix(albedo: Tensor, colour: Tensor, amount: Tensor) -> Tensor:
-    """Blends albedo [..., 3] towards a colour by an amount [...]."""
+    """Blend albedo [..., 3] with a colour by an amount [...]."""
     return albedo + (colour - albedo) * amount.clamp(0, 1)[..., None]
 
 
 def _ellipsoid(rest: Tensor, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Tensor:
-    """Gaussian blob mirrored in x around a centre."""
+    """Return a Gaussian blob around a centre, mirrored in x."""
     mirrored = torch.stack([rest[..., 0].abs(), rest[..., 1], rest[..., 2]], -1)
     offset = (mirrored - torch.tensor(centre, device=rest.device)) / torch.tensor(radii, device=rest.device)
     return torch.exp(-(offset**2).sum(-1))
 
 
 def bake_skin(identity: Identity, skin_map: SkinMap, scalp: Tensor) -> Tensor:
-    """Bakes the skin texture [S, S, CHANNELS].
-
-    Args:
-        identity: whose skin.
-        skin_map: the texels' rest positions and regions.
-        scalp: [S, S], 0..1, how much dark hair-covered scalp shows.
-    """
+    """Bake the skin texture [S, S, CHANNELS]; `scalp` [S, S], 0..1, is the density of hair."""
     noise = Noise(identity.seed, skin_map.rest.device)
     rest = skin_map.rest
     albedo = _base_tone(identity, skin_map, noise)
@@ -156,14 +150,14 @@ def bake_skin(identity: Identity, skin_map: SkinMap, scalp: Tensor) -> Tensor:
 
 
 def _shiny(rest: Tensor) -> Tensor:
-    """Oilier zone of forehead, nose and chin."""
+    """Return the oily zone of forehead and nose."""
     nose = _ellipsoid(rest, (0.0, 7.0, 1.65), (0.12, 0.3, 0.2))
     forehead = _ellipsoid(rest, (0.0, 7.75, 1.45), (0.4, 0.25, 0.4))
     return nose + 0.7 * forehead
 
 
 def _occlusion(rest: Tensor) -> Tensor:
-    """Ambient occlusion of the neutral face: eye sockets, under the nose, chin and behind the jaw."""
+    """Return ambient occlusion of the neutral face: eye sockets, below nose and chin, behind the jaw."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
     result = 1 - 0.30 * torch.exp(-(((x - 0.13) / 0.07) ** 2 + ((y - 7.28) / 0.1) ** 2)) * smoothstep(
         1.0, 1.2, z
@@ -174,7 +168,7 @@ def _occlusion(rest: Tensor) -> Tensor:
 
 
 def _base_tone(identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
-    """Skin tone with mottling, blood in cheeks, nose and ears, freckles and moles."""
+    """Return skin tone with mottling, blood in cheeks, nose and ears, freckles and moles."""
     skin, rest = identity.skin, skin_map.rest
     coarse = noise.fractal(rest * 2.2 + 3.1, 3) - 0.5
     fine = noise.fractal(rest * 14, 2) - 0.5
@@ -197,7 +191,7 @@ def _base_tone(identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
 
 
 def _paint_regions(albedo: Tensor, identity: Identity, skin_map: SkinMap) -> Tensor:
-    """Shadows under the eyes, lid colour and eyeliner."""
+    """Add shadows under the eyes, lid colour and make-up."""
     skin, rest = identity.skin, skin_map.rest
     under = _ellipsoid(rest, (0.29, 7.13, 1.36), (0.20, 0.075, 0.2))
     albedo = _tint(albedo, (0.84, 0.77, 0.80), under * (0.3 + 0.5 * skin.age))
@@ -209,7 +203,7 @@ def _paint_regions(albedo: Tensor, identity: Identity, skin_map: SkinMap) -> Ten
 
 
 def _paint_beard(albedo: Tensor, identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
-    """Stubble or beard on jaw, chin and upper lip."""
+    """Add stubble or a beard to jaw, chin and upper lip."""
     skin, rest = identity.skin, skin_map.rest
     if skin.beard + skin.moustache < 0.05:
         return albedo
@@ -221,7 +215,7 @@ def _paint_beard(albedo: Tensor, identity: Identity, skin_map: SkinMap, noise: N
 
 
 def beard_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
-    """Where the beard grows, 0..1, times its strength."""
+    """Return the density of the beard, 0..1."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
     edge = 0.05 * (noise.fractal(rest * 6, 2) - 0.5)
     line = 6.62 + 0.55 * smoothstep(0.35, 0.75, x) + edge
@@ -232,7 +226,7 @@ def beard_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
 
 
 def _paint_brows(albedo: Tensor, identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
-    """Eyebrows out of fine slanted strands with soft ends."""
+    """Add eyebrows of fine slanted strands with soft ends."""
     skin = identity.skin
     x, y = rest[..., 0].abs(), rest[..., 1]
     along = (x - 0.115) / 0.42
@@ -249,7 +243,7 @@ def _paint_brows(albedo: Tensor, identity: Identity, rest: Tensor, noise: Noise)
 
 
 def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) -> Tensor:
-    """Fine relief [S, S] in decimetres: pores, lip creases, wrinkles of age."""
+    """Return fine relief [S, S] in decimetres: pores, lip creases, wrinkles."""
     rest, age = skin_map.rest, identity.skin.age
     pores = (noise.fractal(rest * 38, 2) - 0.5) * 0.0018 * (1 - 0.7 * lip)
     creases = (
@@ -272,7 +266,7 @@ def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) ->
 
 
 def _bump_gradient(height: Tensor, rest: Tensor, filled: Tensor) -> Tensor:
-    """Surface gradient [S, S, 3] of the relief in rest space (dimensionless slope)."""
+    """Return the surface gradient [S, S, 3] of the relief in rest space (dimensionless slope)."""
     right = rest.roll(-1, 1) - rest.roll(1, 1)
     down = rest.roll(-1, 0) - rest.roll(1, 0)
     across = (height.roll(-1, 1) - height.roll(1, 1))[..., None]

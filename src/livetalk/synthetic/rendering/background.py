@@ -1,4 +1,4 @@
-"""Calm, blurred backgrounds: studio gradients, rooms, offices, lights out of focus, outdoors."""
+"""Blurred backgrounds: studio gradients, rooms, offices, lights out of focus, outdoors."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ Picture = NDArray[np.float32]
 
 
 def make_background(identity: Identity, size: int, device: torch.device) -> Tensor:
-    """The background of an identity, linear light [size, size, 3]."""
+    """Create the background of an identity in linear light, [size, size, 3]."""
     rng = np.random.default_rng(identity.scene_seed)
     base = np.array(identity.scene_colour, np.float32)
     painter = {"studio": _studio, "room": _room, "office": _office, "bokeh": _bokeh, "outdoor": _outdoor}
@@ -33,14 +33,14 @@ def make_background(identity: Identity, size: int, device: torch.device) -> Tens
 
 
 def _grid() -> tuple[Picture, Picture]:
-    """Row and column positions 0..1."""
+    """Return row and column positions, 0..1."""
     line = (np.arange(_SIZE, dtype=np.float32) + 0.5) / _SIZE
     rows, columns = np.meshgrid(line, line, indexing="ij")
     return rows, columns
 
 
 def _blur(picture: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur [1, 3, S, S], sigma in texels, edges repeated."""
+    """Blur [1, 3, S, S] with a Gaussian, sigma in texels, with repeated edges."""
     radius = max(1, int(3 * sigma))
     steps = torch.arange(-radius, radius + 1, device=picture.device, dtype=picture.dtype)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
@@ -51,7 +51,7 @@ def _blur(picture: Tensor, sigma: float) -> Tensor:
 
 
 def _near(rng: np.random.Generator, base: Picture, low: float, high: float, tint: float = 0.12) -> Picture:
-    """A colour close to another one: brightness times low..high, hue moved a little."""
+    """Draw a colour close to another: brightness times low..high, hue slightly changed."""
     colour = base * rng.uniform(low, high) * (1 + rng.normal(0, tint, 3))
     return np.clip(colour, 0.004, 1.2).astype(np.float32)
 
@@ -59,7 +59,7 @@ def _near(rng: np.random.Generator, base: Picture, low: float, high: float, tint
 def _rectangle(
     picture: Picture, box: tuple[float, float, float, float], colour: Picture, alpha: float = 1.0
 ) -> None:
-    """Paints top, bottom, left, right (0..1)."""
+    """Paint a rectangle (top, bottom, left, right, 0..1)."""
     rows, columns = _grid()
     inside = (rows >= box[0]) & (rows < box[1]) & (columns >= box[2]) & (columns < box[3])
     picture[inside] = picture[inside] * (1 - alpha) + colour * alpha
@@ -68,7 +68,7 @@ def _rectangle(
 def _blob(
     picture: Picture, centre: tuple[float, float], radius: float, colour: Picture, soft: float = 0.2
 ) -> None:
-    """Paints a round spot."""
+    """Paint a round spot."""
     rows, columns = _grid()
     distance = np.sqrt((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) / radius
     alpha = np.clip((1 - distance) / soft, 0, 1)[..., None]
@@ -76,7 +76,7 @@ def _blob(
 
 
 def _wall(rng: np.random.Generator, base: Picture) -> Picture:
-    """A wall with a gentle gradient of light."""
+    """Create a wall with a gradient of light."""
     rows, columns = _grid()
     angle = rng.uniform(0, 2 * np.pi)
     ramp = (columns - 0.5) * np.cos(angle) + (rows - 0.5) * np.sin(angle)
@@ -85,7 +85,7 @@ def _wall(rng: np.random.Generator, base: Picture) -> Picture:
 
 
 def _studio(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
-    """Paper backdrop with a pool of light behind the head."""
+    """Create a paper backdrop with a bright area behind the head."""
     rows, columns = _grid()
     distance = (columns - rng.uniform(0.3, 0.7)) ** 2 + (rows - rng.uniform(0.25, 0.6)) ** 2
     pool = np.exp(-distance / rng.uniform(0.08, 0.3))
@@ -94,7 +94,7 @@ def _studio(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
 
 
 def _room(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
-    """A room: wall, perhaps a window, shelves, a picture, a plant, a lamp."""
+    """Create a room: a wall, perhaps with a window, shelves, a picture, a plant, a lamp."""
     picture = _wall(rng, base)
     if rng.random() < 0.5:
         left = rng.choice([rng.uniform(-0.1, 0.15), rng.uniform(0.7, 0.9)])
@@ -123,7 +123,7 @@ def _room(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
 
 
 def _shelf(rng: np.random.Generator, picture: Picture, base: Picture) -> None:
-    """Shelves with books on one side."""
+    """Paint shelves with books on one side."""
     left = float(rng.choice([rng.uniform(-0.1, 0.05), rng.uniform(0.62, 0.8)]))
     right = left + rng.uniform(0.25, 0.4)
     wood = np.array([0.16, 0.09, 0.05], np.float32) * rng.uniform(0.4, 2)
@@ -142,7 +142,7 @@ def _shelf(rng: np.random.Generator, picture: Picture, base: Picture) -> None:
 
 
 def _plant(rng: np.random.Generator, picture: Picture) -> None:
-    """Dark green leaves."""
+    """Paint dark green leaves."""
     centre = rng.uniform(0.45, 0.85), float(rng.choice([rng.uniform(0.02, 0.18), rng.uniform(0.82, 0.98)]))
     for _ in range(int(rng.integers(8, 18))):
         green = np.array([0.05, 0.10, 0.035], np.float32) * rng.uniform(0.4, 2.2)
@@ -151,7 +151,7 @@ def _plant(rng: np.random.Generator, picture: Picture) -> None:
 
 
 def _office(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
-    """An office: glass partitions, screens, ceiling lights."""
+    """Create an office: glass partitions, screens, ceiling lights."""
     picture = _wall(rng, base * 0.8 + 0.05)
     for _ in range(int(rng.integers(2, 5))):
         left = rng.uniform(-0.1, 0.95)
@@ -172,7 +172,7 @@ def _office(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
 
 
 def _bokeh(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
-    """Evening lights out of focus before a dark backdrop."""
+    """Create evening lights out of focus in front of a dark backdrop."""
     picture = _wall(rng, base * 0.35 + 0.015)
     for _ in range(int(rng.integers(10, 28))):
         warm = np.array([1.0, rng.uniform(0.55, 0.9), rng.uniform(0.25, 0.7)], np.float32)
@@ -188,7 +188,7 @@ def _bokeh(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
 
 
 def _outdoor(rng: np.random.Generator, base: Picture) -> tuple[Picture, float]:
-    """Sky, far trees or buildings, ground."""
+    """Create sky, distant trees or buildings, and ground."""
     rows, _ = _grid()
     sky = np.array([0.55, 0.66, 0.78], np.float32) * rng.uniform(0.5, 1.0)
     horizon = rng.uniform(0.35, 0.65)

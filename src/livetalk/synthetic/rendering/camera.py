@@ -1,4 +1,4 @@
-"""A fixed camera per clip: where world points fall in the picture."""
+"""A fixed camera per clip, which projects world points to the frame."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Camera:
     Attributes:
         position: [3], decimetres.
         axes: [3, 3], rows: right, down, forward.
-        focal: focal length in picture heights.
-        centre: (x, y) of the principal point in picture heights.
+        focal: focal length in frame heights.
+        centre: (x, y) of the principal point in frame heights.
     """
 
     position: Tensor
@@ -26,7 +26,7 @@ class Camera:
     centre: tuple[float, float]
 
     def project(self, points: Tensor, size: int) -> Tensor:
-        """World points [..., 3] -> x, y in pixels of a `size` x `size` picture and distance, [..., 3]."""
+        """Project world points [..., 3] to x, y in pixels of a frame of side `size`, and distance."""
         seen = (points - self.position) @ self.axes.T
         depth = seen[..., 2:]
         plane = seen[..., :2] * (self.focal * size) / depth.clamp_min(0.05)
@@ -35,7 +35,7 @@ class Camera:
 
 
 def make_camera(view: View, eyes: Tensor) -> Camera:
-    """Places the camera so that the midpoint of the eyes [3] falls where the view wants it."""
+    """Place the camera so that the midpoint of the eyes [3] has the position that `view` specifies."""
     focal = 0.5 / float(np.tan(np.radians(view.fov) / 2))
     distance = focal * view.height
     flat = np.cos(view.elevation)

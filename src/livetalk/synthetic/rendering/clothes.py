@@ -1,4 +1,4 @@
-"""Clothes cut out of the shirt mesh: where the collar ends and what the fabric looks like."""
+"""Clothes cut out of the shirt mesh: neckline and fabric."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ _NECK = 5.86
 
 
 def _slanted(rest: Tensor) -> Tensor:
-    """Height along the neckline plane, lower in front; the shoulders never reach it."""
+    """Return the height along the neckline plane, lower in front; the shoulders are always below it."""
     x, y, z = rest[..., 0].abs(), rest[..., 1], rest[..., 2]
     return y + 0.38 * (z - 0.2) - 0.9 * smoothstep(0.72, 1.4, x)
 
 
 def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
-    """Signed distance-like value [...] at rest positions [..., 3]: negative where the fabric is cut away."""
+    """Return a value [...] at rest positions [..., 3] that is negative where the fabric is cut away."""
     x, z = rest[..., 0].abs(), rest[..., 2]
     height = _slanted(rest)
     front = smoothstep(0.1, 0.5, z)
@@ -38,7 +38,7 @@ def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
 
 
 def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """Colour [N, 3] and bump gradient [N, 3] of the fabric at rest positions [N, 3]."""
+    """Return colour [N, 3] and bump gradient [N, 3] of the fabric at rest positions [N, 3]."""
     x, y = rest[:, 0], rest[:, 1]
     colour = rest.new_tensor(outfit.colour).expand(len(rest), 3)
     inner = rest.new_tensor(outfit.inner).expand(len(rest), 3)
@@ -62,7 +62,7 @@ def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
 
 
 def _folds(rest: Tensor, noise: Noise) -> Tensor:
-    """Soft slanted folds as a slope [N, 3]."""
+    """Return soft slanted folds as a slope [N, 3]."""
     x, y, z = rest.unbind(-1)
     point = torch.stack([x * 1.7 + 0.6 * y, y * 1.1 - 0.8 * x.abs(), z * 1.3], -1)
     here = noise.fractal(point, 2)
@@ -72,7 +72,7 @@ def _folds(rest: Tensor, noise: Noise) -> Tensor:
 
 
 def _jacket(outfit: Outfit, rest: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Lapels, the shirt between them and perhaps a tie."""
+    """Return the colour of lapels, the shirt between them and perhaps a tie."""
     x, y, z = rest[:, 0].abs(), rest[:, 1], rest[:, 2]
     front = smoothstep(0.2, 0.35, z)
     opening = 0.10 + 0.36 * ((y - 4.5) / 1.4).clamp(0, 1.2)
@@ -91,7 +91,7 @@ def _jacket(outfit: Outfit, rest: Tensor, outer: Tensor, inner: Tensor) -> Tenso
 
 
 def _shirt(outfit: Outfit, rest: Tensor, colour: Tensor, edge: Tensor) -> Tensor:
-    """Collar edge, button placket and buttons."""
+    """Return the colour of a shirt with collar edge, placket and buttons."""
     x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
     height = _slanted(rest)
     front = smoothstep(0.2, 0.35, z)

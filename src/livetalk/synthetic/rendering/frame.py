@@ -1,4 +1,4 @@
-"""One batch of frames: project, rasterise, shade what is visible, blend over the background, filter."""
+"""Rendering of a batch of frames: projection, rasterisation, shading, background, filtering."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ from livetalk.synthetic.rendering.shadow import ShadowMap
 
 _HAIR_ID = 1 << 20
 _CLOSED = 0.5
-"""A sample with this share of hair around it counts as hair: it closes pin holes."""
+"""Share of hair around a sample from which it counts as hair, which closes pinholes."""
 _SHELL = 0.022
-"""Hair less than this (decimetres) below the visible surface is kept: no gaps open when the head turns."""
+"""Hair up to this depth (decimetres) below the visible surface is kept, so that head turns open no gaps."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Samples:
     surface: shading.Surface
 
     def choose(self, keep: Tensor) -> "_Samples":
-        """The samples at these indices."""
+        """Return the samples at these indices."""
         s = self.surface
         parts = (s.position, s.normal, s.smooth, s.view, s.shadow, s.occlusion)
         surface = shading.Surface(*(part[keep] for part in parts))
@@ -58,7 +58,7 @@ class _Samples:
 
 
 def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, supersample: int) -> Tensor:
-    """Renders a batch of frames, uint8 [F, size, size, 3]."""
+    """Render a batch of frames, uint8 [F, size, size, 3]."""
     frames = len(state.vertices)
     fine = size * supersample
     normals = pose.vertex_normals(state.vertices, mesh.corners)
@@ -86,7 +86,7 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
 
 
 def visible_hair(subject: Subject, mesh: Mesh, still: pose.Pose, fine: int) -> Tensor:
-    """Which hair points any of the poses (frames) of the neutral face shows, bool [P]."""
+    """Return which hair points [P] are visible in any of the poses of the neutral face."""
     frames = len(still.rotation)
     weight = pose.head_weight(mesh.base)
     screen = subject.camera.project(still.move(subject.rest[None], weight), fine)
@@ -104,7 +104,7 @@ def visible_hair(subject: Subject, mesh: Mesh, still: pose.Pose, fine: int) -> T
 
 
 def _draw(buffer: Tensor, screen: Tensor, subject: Subject, mesh: Mesh, fine: int) -> None:
-    """Draws the mesh into the buffer."""
+    """Draw the mesh into the buffer."""
     first_cloth = len(mesh.solid) + len(mesh.lashes)
     area = (fine, fine)
     draw_triangles(buffer, screen, Triangles(mesh.solid), area)
@@ -131,7 +131,7 @@ def _interpolate(
     scene: tuple[Subject, Mesh, ShadowMap],
     fine: int,
 ) -> _Samples:
-    """Interpolates the mesh at the covered samples."""
+    """Interpolate the mesh at the covered samples."""
     state, normals, screen = geometry
     subject, mesh, shadow = scene
     frame = covered // (fine * fine)
@@ -158,7 +158,7 @@ def _interpolate(
 
 
 def _shade_mesh(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
-    """Linear light [N, 3] of all mesh samples."""
+    """Return linear light [N, 3] of all mesh samples."""
     colour = torch.zeros_like(samples.rest)
     shaders = {
         SKIN: _skin,
@@ -176,7 +176,7 @@ def _shade_mesh(samples: _Samples, subject: Subject, state: FrameState) -> Tenso
 
 
 def _relief(samples: _Samples, gradient: Tensor, state: FrameState, follows: Tensor) -> Tensor:
-    """Tilts the normals by a slope given in rest space."""
+    """Return normals tilted by a slope in rest space."""
     rotation = state.pose.rotation[samples.frame]
     turned = torch.einsum("nij,nj->ni", rotation, gradient)
     slope = torch.lerp(gradient, turned, follows[:, None])
@@ -184,7 +184,7 @@ def _relief(samples: _Samples, gradient: Tensor, state: FrameState, follows: Ten
 
 
 def _with(surface: shading.Surface, normal: Tensor, occlusion: Tensor) -> shading.Surface:
-    """The same samples with another normal and occlusion."""
+    """Return the same samples with another normal and occlusion."""
     return shading.Surface(surface.position, normal, surface.smooth, surface.view, surface.shadow, occlusion)
 
 
@@ -239,7 +239,7 @@ def _cloth(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
 def _shade_hair(
     frame: Tensor, point: Tensor, subject: Subject, state: FrameState, shadow: ShadowMap
 ) -> Tensor:
-    """Linear light [N, 3] of hair samples."""
+    """Return linear light [N, 3] of hair samples."""
     strands = subject.strands
     rotation = state.pose.rotation[frame]
     weight = strands.weight[point][:, None]
@@ -260,18 +260,18 @@ def _shade_hair(
 
 
 def _behind(background: Tensor, bare: Tensor, size: int, supersample: int) -> Tensor:
-    """Background [N, 3] at uncovered samples."""
+    """Return the background [N, 3] at uncovered samples."""
     fine = size * supersample
     row = (bare // fine) % fine // supersample
     return background[row, bare % fine // supersample]
 
 
 def _resolve(colour: Tensor, hairy: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Softens hair, filters and applies the tone curve -> uint8 [F, size, size, 3]."""
+    """Smooth hair, filter and apply the tone curve, to uint8 [F, size, size, 3]."""
     frames, size, supersample = shape
     fine = size * supersample
     picture = colour.clamp(0, 6).view(frames, fine, fine, 3).permute(0, 3, 1, 2)
-    # Hair is drawn in single samples: average it with its neighbours, or it would sparkle.
+    # Hair covers single samples; without averaging over its neighbours it would flicker.
     mask = hairy.view(frames, 1, fine, fine)
     share = F.avg_pool2d(mask, 5, 1, 2)
     hair = F.avg_pool2d(picture * mask, 5, 1, 2) / share.clamp_min(1e-3)

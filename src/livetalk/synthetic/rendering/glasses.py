@@ -11,13 +11,13 @@ _RADIUS = {"thin": 0.011, "thick": 0.024}
 
 
 def make_glasses(outfit: Outfit, eyes: Tensor, seed: int, per_unit: float) -> Strands | None:
-    """Points of the frame, or None without glasses.
+    """Return the points of the glasses' frame, or None without glasses.
 
     Args:
-        outfit: which frame and its colour.
+        outfit: kind and colour of the frame.
         eyes: [2, 3], eye centres of the neutral face (left, right).
-        seed: varies the shape of the rims.
-        per_unit: samples per decimetre, sets how dense the points are.
+        seed: of the rims' shape.
+        per_unit: samples per decimetre, which determines the density of points.
     """
     if outfit.glasses == "none":
         return None
@@ -31,7 +31,7 @@ def make_glasses(outfit: Outfit, eyes: Tensor, seed: int, per_unit: float) -> St
 
 
 def _curves(eyes: Tensor, seed: int) -> list[Tensor]:
-    """Centre lines [N, 3] of rims, bridge and temples."""
+    """Return centre lines [N, 3] of rims, bridge and temples."""
     middle = eyes.mean(0)
     half = (eyes[0, 0] - eyes[1, 0]).abs() / 2
     front = eyes[:, 2].max() + 0.30
@@ -59,12 +59,12 @@ def _curves(eyes: Tensor, seed: int) -> list[Tensor]:
 
 
 def _bent(x: Tensor, y: Tensor, middle: Tensor, front: Tensor) -> Tensor:
-    """Points on the gently curved front of the glasses."""
+    """Return points on the slightly curved front of the glasses."""
     return torch.stack([x, y, front - 0.28 * (x - middle) ** 2], 1)
 
 
 def _tube(curve: Tensor, radius: float, per_unit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Surface points, normals and tangents of a tube around a curve [N, 3]."""
+    """Return surface points, normals and tangents of a tube around a curve [N, 3]."""
     length = (curve[1:] - curve[:-1]).norm(dim=1).sum()
     count = int(length.item() * per_unit * 1.3) + 2
     dense = F.interpolate(curve.T[None], size=count, mode="linear", align_corners=True)[0].T

@@ -1,4 +1,4 @@
-"""Hair of the head as strands: grown once per identity, drawn as dense points."""
+"""Hair as strands that are grown once per identity and drawn as dense points."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ _CENTRE = (0.0, 7.35, 0.30)
 
 
 class _Skull:
-    """Distance of the skull and face from a centre in every direction, for pushing hair out of the head."""
+    """Distance of the skull and face from a centre in every direction, used to push hair out of the head."""
 
     _ROWS, _COLUMNS = 48, 96
 
@@ -40,7 +40,7 @@ class _Skull:
         self.table = F.pad(self.table, (1, 1, 0, 0), mode="circular")
 
     def radius(self, direction: Tensor) -> Tensor:
-        """Distance [N] of the surface along unit vectors [N, 3]."""
+        """Return the distance [N] of the surface along unit vectors [N, 3]."""
         rise = torch.asin(direction[:, 1].clamp(-1, 1)) / (torch.pi / 2)
         turn = torch.atan2(direction[:, 0], direction[:, 2]) / torch.pi
         grid = torch.stack([turn * self._COLUMNS / (self._COLUMNS + 2), rise], -1)[None, None]
@@ -49,7 +49,7 @@ class _Skull:
         ).view(-1)
 
     def push(self, points: Tensor, clearance: Tensor) -> Tensor:
-        """Moves points [N, 3] out to at least `clearance` [N] above the surface."""
+        """Move points [N, 3] outward to at least `clearance` [N] above the surface."""
         offset = points - self.centre
         distance = offset.norm(dim=1, keepdim=True).clamp_min(1e-6)
         direction = offset / distance
@@ -59,7 +59,7 @@ class _Skull:
 
 
 def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
-    """How much hair grows at rest positions [..., 3] of the unmorphed head, 0..1."""
+    """Return the density of hair, 0..1, at rest positions [..., 3] of the unmorphed head."""
     hair = identity.hair
     if hair.style == "bald":
         return torch.zeros(rest.shape[:-1], device=rest.device)
@@ -80,14 +80,14 @@ def scalp_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
 
 
 def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: float) -> Strands:
-    """Grows the hair of an identity.
+    """Grow the hair of an identity.
 
     Args:
-        identity: whose hair.
+        identity: the person.
         rest: [V, 3], neutral vertices of the identity.
         mesh: the head mesh.
-        noise: the identity's noise.
-        per_unit: samples per decimetre in the finest picture, sets how dense the points are.
+        noise: of the identity.
+        per_unit: samples per decimetre at the rendering resolution, which determines the density of points.
     """
     if identity.hair.style == "bald":
         empty = torch.zeros(0, 3, device=rest.device)
@@ -108,7 +108,7 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
 
 
 def tuck_ears(identity: Identity, rest: NDArray[np.float32], head: HeadAsset) -> NDArray[np.float32]:
-    """Presses ears [V, 3] against the head below hair that covers them: they would poke through."""
+    """Press ears [V, 3] against the head if long hair covers them, because they would protrude from it."""
     if identity.hair.style not in ("bob", "long", "wavy", "fringe", "curly", "afro"):
         return rest
     sign, x = np.sign(rest[:, 0]), np.abs(rest[:, 0])
@@ -119,7 +119,7 @@ def tuck_ears(identity: Identity, rest: NDArray[np.float32], head: HeadAsset) ->
 
 
 def _drift(rest: Tensor, mesh: Mesh) -> Tensor:
-    """How far the identity's skull sits from the base head's [3], sideways excluded."""
+    """Return the offset [3] of the identity's skull from the base head's, without x."""
     skull = mesh.base[:, 1] > 7.6
     moved = (rest[skull] - mesh.base[skull]).mean(0)
     return moved * moved.new_tensor([0.0, 1.0, 1.0])
@@ -128,7 +128,7 @@ def _drift(rest: Tensor, mesh: Mesh) -> Tensor:
 def _roots(
     identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random roots on the scalp: positions, surface normals and unmorphed positions, [S, 3] each."""
+    """Draw roots on the scalp: positions, surface normals and unmorphed positions, [S, 3] each."""
     corners = mesh.corners[mesh.material == SKIN]
     middle = mesh.base[corners].mean(1)
     triangle = rest[corners]
@@ -143,7 +143,7 @@ def _roots(
     u, v = torch.where(flip, 1 - u, u), torch.where(flip, 1 - v, v)
     weights = torch.stack([1 - u - v, u, v], 1)[..., None]
     base = (mesh.base[corners[chosen]] * weights).sum(1)
-    # Thin out towards the hairline, so that it does not end in a hard edge.
+    # Thin out hair towards the hairline to avoid a hard edge.
     luck = torch.from_numpy(rng.random(count, dtype=np.float32)).to(rest.device)
     keep = scalp_mask(identity, base, noise) > 0.12 + 0.6 * luck
     roots = (triangle[chosen] * weights).sum(1)
@@ -151,7 +151,7 @@ def _roots(
 
 
 def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[_Skull, Tensor, Tensor]:
-    """The skull, and torso vertices [B, 3] with outward normals [B, 3]."""
+    """Return the skull, and torso vertices [B, 3] with outward normals [B, 3]."""
     base = mesh.base
     ears = (base[:, 0].abs() > 0.72) & (base[:, 1] < 7.6)
     used = torch.zeros(len(base), dtype=torch.bool, device=base.device)
@@ -168,7 +168,7 @@ def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[_Skull, Tensor
 def _grow_paths(
     roots: Tensor, normals: Tensor, style: Style, obstacles: tuple[_Skull, Tensor, Tensor]
 ) -> Tensor:
-    """Lets every strand grow step by step, [S, _STEPS + 1, 3]."""
+    """Grow all strands in steps, [S, _STEPS + 1, 3]."""
     skull, torso, outward = obstacles
     point = roots - 0.02 * normals
     heading = F.normalize(normals * style.lift[:, None] + style.direction(point, skull.centre, 0.0), dim=1)
@@ -188,7 +188,7 @@ def _grow_paths(
 
 
 def _push_torso(points: Tensor, torso: Tensor, outward: Tensor, clearance: Tensor) -> Tensor:
-    """Moves points that sank into the shoulders back out."""
+    """Move points inside the shoulders back to the surface."""
     low = (points[:, 1] < 6.3).nonzero().squeeze(1)
     chosen = points[low]
     nearest = torch.cdist(chosen, torso).argmin(1)
@@ -201,7 +201,7 @@ def _push_torso(points: Tensor, torso: Tensor, outward: Tensor, clearance: Tenso
 
 
 def _arrange(paths: Tensor, style: Style, centre: Tensor, noise: Noise, base: Tensor) -> Tensor:
-    """Gathers strands into locks and waves them."""
+    """Gather strands into locks and add waves."""
     t = torch.linspace(0, 1, paths.shape[1], device=paths.device)[None, :, None]
     leaders = paths[style.leader]
     paths = torch.lerp(paths, leaders, style.clump * t**0.8)
@@ -217,7 +217,7 @@ def _arrange(paths: Tensor, style: Style, centre: Tensor, noise: Noise, base: Te
 
 
 def _knot(centre: Tensor, volume: float, rng: np.random.Generator) -> Tensor:
-    """Strands wound into a bun on the back of the crown, [S, _STEPS + 1, 3]."""
+    """Return strands wound into a bun at the back of the crown, [S, _STEPS + 1, 3]."""
     count = 900
     middle = centre + centre.new_tensor([0.0, 1.13, -0.40])
     axes = torch.from_numpy(rng.normal([0, 0.6, 0.5], [0.5, 0.35, 0.35], (count, 3)).astype(np.float32))
@@ -235,14 +235,14 @@ def _knot(centre: Tensor, volume: float, rng: np.random.Generator) -> Tensor:
 
 
 def _clear_of_throat(paths: Tensor, centre: Tensor) -> Tensor:
-    """Strands [S] that do not cross the throat: hair from the nape must not come out in front."""
+    """Return which strands [S] do not cross the throat; hair from the nape must not appear in front."""
     local = paths - centre
     throat = (local[..., 0].abs() < 0.45) & (local[..., 1] < -0.7) & (local[..., 2] > 0.0)
     return ~throat.any(1)
 
 
 def _to_points(paths: Tensor, style: Style, identity: Identity, centre: Tensor, per_unit: float) -> Strands:
-    """Spreads points evenly along the strands with everything needed to shade them."""
+    """Distribute points evenly along the strands, with all attributes for shading."""
     count, nodes, _ = paths.shape
     tangent = F.normalize(torch.gradient(paths, dim=1)[0], dim=-1)
     offset = paths - centre
@@ -261,7 +261,7 @@ def _to_points(paths: Tensor, style: Style, identity: Identity, centre: Tensor, 
 
 
 def _spread(nodes: Tensor, per_unit: float) -> Tensor:
-    """Interpolates strands [S, K, C] to points [P, C] about one sample apart."""
+    """Interpolate strands [S, K, C] to points [P, C] about one sample apart."""
     count, steps, _ = nodes.shape
     length = (nodes[:, 1:, :3] - nodes[:, :-1, :3]).norm(dim=-1).sum(1)
     amount = (length * per_unit * 0.85).ceil().long().clamp_min(2)
@@ -279,13 +279,13 @@ _SKY_SIZE = 72
 
 
 def _open_sky(points: Tensor) -> Tensor:
-    """Soft occlusion [N] of hair points among themselves, from depth maps of several directions."""
+    """Return soft self-occlusion [N] of hair points, from depth maps of several directions."""
     index = torch.arange(_SKY, device=points.device) + 0.5
     height = 1 - 1.35 * index / _SKY
     around = index * 2.399963
     flat = (1 - height * height).clamp_min(0).sqrt()
     directions = torch.stack([flat * around.sin(), height, flat * around.cos()], 1)
-    # All directions at once: on a GPU it is the number of small operations that costs time.
+    # All directions in one batch, because kernel launches dominate the time on a GPU.
     upright = directions[:, 1].abs() > 0.9
     level = torch.zeros_like(directions)
     level[:, 0], level[:, 1] = upright, ~upright

@@ -1,4 +1,4 @@
-"""Analytic shading of eyes, teeth, gums, tongue and the lining of the mouth."""
+"""Analytic shading of eyes, teeth, gums, tongue and the lining of the mouth, in linear light."""
 
 import torch
 from torch import Tensor
@@ -15,17 +15,10 @@ _PUPIL = 0.36
 def shade_eye(
     surface: Surface, lights: LightRig, skin: Skin, noise: Noise, looks: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Eyeball: sclera, iris with radial fibres, pupil, wet highlights, shade of the upper lid.
+    """Shade eyeballs: sclera, iris with radial fibres, pupil, wet highlights, shade of the upper lid.
 
-    Args:
-        surface: samples on the eyeballs.
-        lights: the lights.
-        skin: carries the iris colour.
-        noise: for the iris fibres.
-        looks: eye centre [N, 3] and direction of gaze [N, 3] of each sample.
-
-    Returns:
-        Linear light [N, 3].
+    Returns linear light [N, 3]. `looks` is the eye centre [N, 3] and the direction of gaze [N, 3] of each
+    sample; `skin` has the iris colour, `noise` its fibres.
     """
     centre, gaze = looks
     outward = F.normalize(surface.position - centre, dim=-1)
@@ -51,7 +44,7 @@ def shade_eye(
 
 
 def _catchlight(outward: Tensor, gaze: Tensor, lights: LightRig) -> Tensor:
-    """Reflection of a window [N], always on the upper part of the iris, towards the key light."""
+    """Return the reflection of a window [N], on the upper part of the iris towards the key light."""
     side = torch.sign(lights.directions[0, 0])
     spot = F.normalize(
         gaze + gaze.new_tensor([0.0, 0.15, 0.0]) + side * gaze.new_tensor([0.16, 0.0, 0.0]), dim=-1
@@ -60,7 +53,7 @@ def _catchlight(outward: Tensor, gaze: Tensor, lights: LightRig) -> Tensor:
 
 
 def _eye_albedo(outward: Tensor, gaze: Tensor, radius: Tensor, skin: Skin, noise: Noise) -> Tensor:
-    """Colour of the eyeball [N, 3] by angle from the gaze, in iris radii."""
+    """Return the colour of the eyeball [N, 3] by angle from the gaze, in iris radii."""
     side = F.normalize(torch.linalg.cross(gaze, gaze.new_tensor([[0.0, 1.0, 0.0]]).expand_as(gaze)), dim=-1)
     up = torch.linalg.cross(side, gaze)
     around = torch.atan2(dot(outward, up), dot(outward, side))
@@ -83,18 +76,13 @@ def _eye_albedo(outward: Tensor, gaze: Tensor, radius: Tensor, skin: Skin, noise
 
 
 def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, opening: Tensor) -> Tensor:
-    """Teeth and gums; dimmer further back and when the mouth is nearly shut.
+    """Shade teeth and gums, darker towards the back and when the mouth is nearly closed.
 
-    Args:
-        surface: samples on the teeth.
-        lights: the lights.
-        skin: carries how white the teeth are.
-        rest: [N, 3], rest positions.
-        opening: [N], how open the mouth is, 0..1.
+    Returns linear light [N, 3]. `rest` [N, 3] is the rest positions, `opening` [N] the mouth opening, 0..1.
     """
     x, y, z = rest.unbind(-1)
     upper = (y + 0.09 * (1.45 - z) > 6.66).float()
-    # Teeth get narrower to the sides: angle around the arch, stretched.
+    # Teeth get narrower to the sides: the coordinate along the dental arch is stretched.
     around = torch.atan2(x, z - 0.95)
     across = around * 8.6 * (1 + 0.25 * around.abs())
     gap = ((across + 0.5 * (1 - upper)).frac().abs() - 0.5).abs()
@@ -112,7 +100,7 @@ def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, op
 
 
 def shade_tongue(surface: Surface, lights: LightRig, noise: Noise, rest: Tensor, opening: Tensor) -> Tensor:
-    """Tongue, wet and dim -> linear light [N, 3]."""
+    """Shade the tongue, wet and dark, to linear light [N, 3]."""
     tone = 0.85 + 0.3 * noise.fractal(rest * 22, 2)
     crease = 1 - 0.25 * bump(rest[:, 0], 0, 0.03)
     albedo = rest.new_tensor([0.46, 0.185, 0.175]) * (tone * crease)[:, None]
@@ -123,7 +111,7 @@ def shade_tongue(surface: Surface, lights: LightRig, noise: Noise, rest: Tensor,
 def shade_lining(
     surface: Surface, lights: LightRig, rest: Tensor, lip: Tensor, colour: tuple[float, float, float]
 ) -> Tensor:
-    """Inside of lips and cheeks: lip colour at the rim, dark red behind -> linear light [N, 3]."""
+    """Shade the inside of lips and cheeks: lip colour at the rim, dark red behind, to linear light [N, 3]."""
     depth = smoothstep(1.46, 1.535, rest[:, 2])
     rim = torch.maximum(depth, lip)
     albedo = torch.lerp(rest.new_tensor([0.30, 0.085, 0.08]), rest.new_tensor(colour) * 0.9, rim[:, None])
@@ -132,7 +120,7 @@ def shade_lining(
 
 
 def _darkened(surface: Surface, dark: Tensor, least: float = 0.0) -> Surface:
-    """The same samples with less light reaching them, but at least this share of the key light."""
+    """Return the same samples with less light, but at least a share `least` of the key light."""
     return Surface(
         surface.position,
         surface.normal,

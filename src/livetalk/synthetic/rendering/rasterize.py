@@ -1,4 +1,4 @@
-"""Batched z-buffer rasterisation in PyTorch: triangles and points scattered into one packed depth buffer."""
+"""Batched z-buffer rasterisation in PyTorch: triangles and points scattered into a packed depth buffer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 EMPTY = torch.iinfo(torch.int64).max
-"""Value of samples that nothing covers."""
+"""Value of uncovered samples."""
 
 _BOXES = (2, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 512, 1024, 2048)
 _ID_BITS = 32
@@ -15,11 +15,10 @@ _ID_BITS = 32
 
 @dataclass(frozen=True)
 class Triangles:
-    """Triangles of one draw: `corners` [T, 3] vertex ids, ids counted from `first_id`, optional cut-away.
+    """Triangles of one draw call: vertex indices `corners` [T, 3], and IDs that start at `first_id`.
 
-    `cut` gets triangle numbers [N] and barycentric weights [N, 3] of fragments and returns a value [N];
-    fragments with a negative value are dropped. `nearer` is subtracted from the depth, for coats lying on
-    other surfaces.
+    `cut` maps triangle indices [N] and barycentric weights [N, 3] of fragments to [N]; fragments with
+    negative values are dropped. `nearer` is subtracted from the depth, for layers on other surfaces.
     """
 
     corners: Tensor
@@ -30,22 +29,22 @@ class Triangles:
 
 
 def new_buffer(frames: int, height: int, width: int, device: torch.device) -> Tensor:
-    """An empty depth buffer, int64 [frames * height * width]."""
+    """Create an empty depth buffer, int64 [frames * height * width]."""
     return torch.full((frames * height * width,), EMPTY, dtype=torch.int64, device=device)
 
 
 def pack(depth: Tensor, ids: Tensor) -> Tensor:
-    """Packs positive float32 depth and ids into int64 whose order is the order of depth."""
+    """Pack positive float32 depth and IDs into int64 values that are ordered by depth."""
     return (depth.contiguous().view(torch.int32).to(torch.int64) << _ID_BITS) | ids
 
 
 def unpack_ids(buffer: Tensor) -> Tensor:
-    """Ids, int64, of the nearest primitive of each covered sample."""
+    """Return the int64 ID of the nearest primitive of each covered sample."""
     return buffer & ((1 << _ID_BITS) - 1)
 
 
 def edge_planes(corners: Tensor) -> Tensor:
-    """Plane coefficients of the barycentric weights: screen corners [N, 3, 2] -> [N, 3, 3] (x, y, constant).
+    """Return plane coefficients [N, 3, 3] (x, y, constant) of barycentric weights for corners [N, 3, 2].
 
     Weight k at (x, y) is `plane[k, 0] * x + plane[k, 1] * y + plane[k, 2]`; the weights sum to one.
     """
@@ -61,14 +60,14 @@ def edge_planes(corners: Tensor) -> Tensor:
 def draw_triangles(
     buffer: Tensor, screen: Tensor, triangles: Triangles, size: tuple[int, int], budget: int | None = None
 ) -> None:
-    """Draws triangles of every frame into the buffer, in place.
+    """Draw triangles of every frame into the buffer, in place.
 
     Args:
         buffer: int64 [F * H * W] from `new_buffer`.
         screen: float32 [F, V, 3], x and y in samples (sample centres at .5), z = positive distance.
-        triangles: what to draw; front faces run counter-clockwise in a y-up world.
+        triangles: what to draw; front faces are counter-clockwise in a y-up world.
         size: (H, W).
-        budget: fragments tested at a time; bounds memory. By default more on a GPU.
+        budget: fragments tested at a time, which bounds memory; None uses more on a GPU.
     """
     frames, _, _ = screen.shape
     height, width = size
@@ -83,7 +82,7 @@ def draw_triangles(
     area = (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (c[..., 0] - a[..., 0]) * (
         b[..., 1] - a[..., 1]
     )
-    # Screen y points down, so a face that looks at us has negative area.
+    # Screen y points down, so the area of front faces is negative.
     facing = area.abs() > 1e-6 if triangles.two_sided else area < -1e-6
     visible = facing & (extent.amin(-1) > 0) & (points[..., 2].amin(-1) > 0.05)
     chosen, sizes, counts = _by_size(visible, extent.amax(-1), max(height, width))
@@ -99,7 +98,7 @@ def draw_triangles(
 
 @dataclass(frozen=True)
 class _Boxes:
-    """Some triangles of one size.
+    """Triangles with bounding boxes of one size class.
 
     Attributes:
         frame, face: [N], int64.
@@ -116,17 +115,17 @@ class _Boxes:
 
 
 def _by_size(visible: Tensor, extent: Tensor, limit: int) -> tuple[Tensor, list[int], list[int]]:
-    """Order visible triangles by the size of their bounding boxes.
+    """Sort visible triangles by the size class of their bounding boxes.
 
-    One sort instead of a search for every size: each search would wait for the device.
+    A single sort replaces a search per size class, each of which would synchronise with the device.
 
     Args:
         visible: [F, T], bool.
         extent: [F, T], larger side of the bounding box in samples.
-        limit: largest extent there can be.
+        limit: upper bound of `extent`.
 
     Returns:
-        Frame and triangle [N, 2] in order of size, the sizes that occur, and how many there are of each.
+        Frame and triangle [N, 2] in order of size, the sizes that occur, and their counts.
     """
     chosen = visible.nonzero()
     sizes = [*(size for size in _BOXES if size < limit), limit]
@@ -141,14 +140,14 @@ def _by_size(visible: Tensor, extent: Tensor, limit: int) -> tuple[Tensor, list[
 def _draw_boxes(
     buffer: Tensor, boxes: _Boxes, triangles: Triangles, shape: tuple[int, int, int, int]
 ) -> None:
-    """Tests the samples of the bounding boxes (at most `shape[3]` wide) of some triangles, scatters hits."""
+    """Test all samples of bounding boxes of width `shape[3]` or less, and scatter the hits."""
     _, height, width, box = shape
     frame, face, corners = boxes.frame, boxes.face, boxes.corners
     steps = torch.arange(box, device=buffer.device, dtype=corners.dtype) + 0.5
     x, y = (boxes.origin[..., None] + steps).unbind(1)
     across = boxes.planes[..., :1] * x[:, None]
     down = boxes.planes[..., 1:2] * y[:, None] + boxes.planes[..., 2:]
-    # Boxes may reach over the picture's edge: nothing is inside there.
+    # Boxes may extend beyond the frame; samples outside must not count.
     across = across.masked_fill((x >= width)[:, None], -torch.inf)
     down = down.masked_fill((y >= height)[:, None], -torch.inf)
     inside = (across[:, :, None] + down[..., None]).amin(1) >= 0
@@ -166,12 +165,12 @@ def _draw_boxes(
 
 
 def draw_points(buffer: Tensor, screen: Tensor, first_id: int, size: tuple[int, int]) -> None:
-    """Draws one-sample points of every frame into the buffer, in place.
+    """Draw one-sample points of every frame into the buffer, in place.
 
     Args:
         buffer: int64 [F * H * W].
         screen: float32 [F, P, 3] in samples, z = positive distance.
-        first_id: id of point 0.
+        first_id: ID of point 0.
         size: (H, W).
     """
     frames, count, _ = screen.shape
@@ -181,7 +180,7 @@ def draw_points(buffer: Tensor, screen: Tensor, first_id: int, size: tuple[int, 
     seen = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (screen[..., 2] > 0.05)
     offset = torch.arange(frames, device=buffer.device)[:, None] * (height * width)
     ids = torch.arange(count, device=buffer.device) + first_id
-    # Unseen points write nothing, but not all to one place: that would serialise.
+    # Invisible points write nothing, but to different targets, because atomics on one address serialise.
     target = torch.where(seen, row * width + column, ids % (height * width)) + offset
     keys = torch.where(seen, pack(screen[..., 2], ids[None]), torch.full_like(target, EMPTY))
     buffer.scatter_reduce_(0, target.reshape(-1), keys.reshape(-1), "amin")

@@ -1,4 +1,4 @@
-"""The portrait renderer: a person and a performance in, frames out, batched on any torch device."""
+"""The portrait renderer: frames of a person and a performance, batched on any torch device."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ class Renderer:
     """Renders synthetic people.
 
     Args:
-        device: where everything is computed.
+        device: of all computation.
         resolution: height and width of the frames.
         supersample: samples per pixel along each axis.
     """
@@ -41,7 +41,7 @@ class Renderer:
         self._skin_map = appearance.build_skin_map(head, texture, self.device)
 
     def prepare(self, identity: Identity) -> Subject:
-        """Shapes, bakes and grows everything that does not change over time."""
+        """Compute everything of an identity that is constant over time: shape, skin, hair, background."""
         head = load_head()
         rest_cpu = hair.tuck_ears(identity, head.shape(identity.shape), head)
         rest = torch.from_numpy(rest_cpu).to(self.device)
@@ -66,7 +66,7 @@ class Renderer:
         return subject if frames is None else replace(subject, strands=subject.strands.join(frames))
 
     def _without_hidden_hair(self, subject: Subject) -> Subject:
-        """Drops hair points that no likely head pose shows: most of them lie under others."""
+        """Drop hair points that are hidden in all likely head poses, which most of them are."""
         looks = [(0.0, 0.0), (-0.4, 0.05), (0.4, 0.05), (0.0, 0.22), (0.0, -0.2)]
         rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
@@ -80,7 +80,7 @@ class Renderer:
 
     @torch.no_grad()
     def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
-        """Renders every frame, uint8 [F, H, W, 3], on the device; `batch_frames` only bounds memory."""
+        """Render every frame on the device, uint8 [F, H, W, 3]; `batch_frames` only bounds memory."""
         step = batch_frames or (96 if self.device.type == "cuda" else 2)
         motion = self._pose(subject, performance)
         parts = []
@@ -104,13 +104,13 @@ class Renderer:
     def project(
         self, subject: Subject, performance: Performance, vertex_ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Pixel positions [F, N, 2] (x, y) of mesh vertices."""
+        """Return pixel positions [F, N, 2] (x, y) of mesh vertices."""
         vertices = self._vertices(subject, performance)[:, torch.from_numpy(vertex_ids).to(self.device)]
         return subject.camera.project(vertices, self.resolution)[..., :2].cpu().numpy()
 
     @torch.no_grad()
     def lip_opening(self, subject: Subject, performance: Performance) -> NDArray[np.float32]:
-        """Gap between the inner lips over the width of the mouth at rest, [F], 0 when shut."""
+        """Return the gap between the inner lips over the mouth's width at rest, [F], 0 when closed."""
         vertices = self._vertices(subject, performance)
         gap = _lip_gap(vertices)
         rest = subject.rest
@@ -126,7 +126,7 @@ class Renderer:
     def boxes(
         self, subject: Subject, performance: Performance
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Face and mouth over the whole clip: left, top, right, bottom in pixels, float32 [4] each."""
+        """Return face and mouth boxes over the whole clip: left, top, right, bottom in pixels, [4]."""
         head = load_head()
         face = (head.base[:, 2] > 0.75) & (head.base[:, 1] > 6.3) & (head.base[:, 1] < 8.1)
         face_ids = np.intersect1d(np.flatnonzero(face), head.vertices_of(SKIN))
@@ -142,7 +142,7 @@ class Renderer:
 
 
 def _lip_gap(vertices: Tensor) -> Tensor:
-    """Smallest distance [F] between the lips' middles, decimetres."""
+    """Return the smallest distance [F] between the middles of the lips, decimetres."""
     upper, lower = vertices[:, list(UPPER_LIP)], vertices[:, list(LOWER_LIP)]
     return torch.cdist(upper, lower).amin((1, 2))
 
@@ -152,7 +152,7 @@ _JAW = FACE_UNITS.index("jawOpen")
 
 
 def _pivot(base: NDArray[np.float32], rest: NDArray[np.float32], device: torch.device) -> Tensor:
-    """The neck's joint, moved along with the identity's neck."""
+    """Return the neck's joint, displaced with the identity's neck."""
     ring = (np.abs(base[:, 1] - 6.5) < 0.25) & (base[:, 2] < 0.6)
     moved = (rest[ring] - base[ring]).mean(0)
     return torch.from_numpy(

@@ -1,4 +1,4 @@
-"""What a frame is rendered from: the head mesh, strands of hair, and a subject prepared for rendering."""
+"""Inputs of rendering: the head mesh, strands of hair, and a subject prepared for rendering."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ class Mesh:
     Attributes:
         base: [V, 3], rest positions of the unmorphed head.
         corners: [T, 3], all triangles; `material` [T].
-        solid, lashes, cloth: triangles by how they are drawn.
+        solid, lashes, cloth: triangles by drawing method.
+        lash_cut: [L, 3], cut value of the lashes, negative where they are cut away.
         lips: [V], painted lips.
     """
 
@@ -36,7 +37,7 @@ class Mesh:
 
     @staticmethod
     def of(head: HeadAsset, device: torch.device) -> "Mesh":
-        """Moves the mesh to a device, triangles ordered solid, lashes, cloth."""
+        """Move the mesh to a device, with triangles ordered solid, lashes, cloth."""
         groups = [np.flatnonzero(~np.isin(head.material, (LASH, CLOTH)))]
         groups += [_upper_lashes(head), np.flatnonzero(head.material == CLOTH)]
         order = np.concatenate(groups)
@@ -57,13 +58,13 @@ class Mesh:
 
 
 def _upper_lashes(head: HeadAsset) -> NDArray[np.int64]:
-    """Triangles of the upper lashes; the lower ones only draw combs at portrait size."""
+    """Return the triangles of the upper lashes; lower ones look like combs at portrait size."""
     lashes = head.material == LASH
     return np.flatnonzero(lashes & (head.base[head.triangles, 1].max(1) > 7.285))
 
 
 def _lash_cut(mesh_base: Tensor, lashes: Tensor, skin: Tensor) -> Tensor:
-    """Cut value [L, 3] that leaves a narrow band of lash next to the lid, wider towards the temple."""
+    """Return a cut value [L, 3] that leaves a narrow band of lash next to the lid, wider at the temple."""
     corners = mesh_base[lashes]
     away = torch.cdist(corners.reshape(-1, 3), mesh_base[skin]).amin(1).view(-1, 3)
     return 0.016 + 0.022 * smoothstep(0.28, 0.46, corners[..., 0].abs()) - away
@@ -90,7 +91,7 @@ class Strands:
     weight: Tensor
 
     def join(self, other: "Strands") -> "Strands":
-        """These points and others."""
+        """Return these points followed by others."""
         pairs = zip(self._parts(), other._parts(), strict=True)
         return Strands(*(torch.cat(pair) for pair in pairs))
 
@@ -98,22 +99,22 @@ class Strands:
         return (self.points, self.normal, self.tangent, self.colour, self.occlusion, self.weight)
 
     def choose(self, keep: Tensor) -> "Strands":
-        """Only the points at these indices."""
+        """Return the points at these indices."""
         return Strands(*(part[keep] for part in self._parts()))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One identity made ready for rendering, on a device.
+    """One identity prepared for rendering, on a device.
 
     Attributes:
-        identity: the record it was made from.
+        identity: the person.
         rest: [V, 3], neutral vertices.
-        pivot: [3], where the neck turns.
+        pivot: [3], centre of head rotation, in the neck.
         skin: [S, S, C], baked skin texture.
         strands: hair points.
         background: [H, W, 3], linear light.
-        camera, lights, noise: as named.
+        camera, lights, noise: of the identity.
     """
 
     identity: Identity

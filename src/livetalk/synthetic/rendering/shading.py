@@ -27,8 +27,8 @@ class Surface:
     Attributes:
         position, normal, smooth: [N, 3], world position, shading normal, normal without relief.
         view: [N, 3], unit vectors towards the camera.
-        shadow: [N], 1 where the key light arrives.
-        occlusion: [N], 1 where the sky is open.
+        shadow: [N], visibility of the key light, 1 is lit.
+        occlusion: [N], visibility of the sky, 1 is open.
     """
 
     position: Tensor
@@ -40,7 +40,7 @@ class Surface:
 
 
 def make_lights(light: Light, device: torch.device) -> LightRig:
-    """Moves an identity's lights to a device."""
+    """Move an identity's lights to a device."""
     directions = (light.key_direction, light.fill_direction, light.rim_direction)
     return LightRig(
         directions=torch.tensor(directions, device=device),
@@ -52,29 +52,22 @@ def make_lights(light: Light, device: torch.device) -> LightRig:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product over the last axis."""
+    """Return the dot product over the last axis."""
     return (a * b).sum(-1)
 
 
 def ambient(lights: LightRig, normal: Tensor) -> Tensor:
-    """Light [N, 3] of sky and ground on a surface."""
+    """Return the light [N, 3] of sky and ground on a surface."""
     return torch.lerp(lights.ground, lights.sky, normal[:, 1:2] * 0.5 + 0.5)
 
 
 def shade_skin(
     surface: Surface, lights: LightRig, albedo: Tensor, roughness: Tensor, shine: Tensor
 ) -> Tensor:
-    """Skin: wrapped diffuse whose red bleeds across the terminator, and two specular lobes.
+    """Shade skin: wrapped diffuse light with red bleeding across the terminator, and two specular lobes.
 
-    Args:
-        surface: the samples.
-        lights: the lights.
-        albedo: [N, 3], linear.
-        roughness: [N], 0..1.
-        shine: [N], strength of the highlights.
-
-    Returns:
-        Linear light [N, 3].
+    Returns linear light [N, 3]. `albedo` is [N, 3], linear; `roughness` [N], 0..1; `shine` [N] is the
+    strength of the highlights.
     """
     wrap = albedo.new_tensor([0.42, 0.23, 0.17])
     bleed = albedo.new_tensor([0.75, 0.4, 0.25])
@@ -98,7 +91,7 @@ def shade_skin(
 
 
 def _gloss(surface: Surface, towards: Tensor, lit: Tensor, facing: Tensor, roughness: Tensor) -> Tensor:
-    """Two GGX lobes with Fresnel [N]."""
+    """Return two GGX lobes with Fresnel, [N]."""
     half = F.normalize(surface.view + towards, dim=-1)
     aligned = dot(surface.normal, half).clamp(0, 1)
     fresnel = 0.028 + 0.972 * (1 - dot(half, surface.view)).clamp(0, 1) ** 5
@@ -109,14 +102,14 @@ def _gloss(surface: Surface, towards: Tensor, lit: Tensor, facing: Tensor, rough
 
 
 def _ggx(aligned: Tensor, alpha: Tensor) -> Tensor:
-    """GGX normal distribution."""
+    """Return the GGX normal distribution."""
     square = alpha * alpha
     bottom = aligned * aligned * (square - 1) + 1
     return square / (torch.pi * bottom * bottom).clamp_min(1e-5)
 
 
 def shade_cloth(surface: Surface, lights: LightRig, albedo: Tensor) -> Tensor:
-    """Fabric: diffuse with a soft sheen at grazing angles -> linear light [N, 3]."""
+    """Shade fabric to linear light [N, 3]: diffuse with a soft sheen at grazing angles."""
     total = albedo * ambient(lights, surface.smooth) * surface.occlusion[:, None]
     sheen = (1 - dot(surface.normal, surface.view).clamp(0, 1)) ** 3
     for index in range(3):
@@ -129,7 +122,7 @@ def shade_cloth(surface: Surface, lights: LightRig, albedo: Tensor) -> Tensor:
 
 
 def shade_hair(surface: Surface, lights: LightRig, albedo: Tensor, tangent: Tensor, lustre: float) -> Tensor:
-    """Hair: light around the strand (Kajiya-Kay) with two shifted highlights -> linear light [N, 3]."""
+    """Shade hair to linear light [N, 3]: Kajiya-Kay diffuse with two shifted highlights."""
     total = albedo * ambient(lights, surface.normal) * surface.occlusion[:, None] * 1.05
     for index in range(3):
         towards = lights.directions[index]
@@ -148,13 +141,13 @@ def shade_hair(surface: Surface, lights: LightRig, albedo: Tensor, tangent: Tens
 
 
 def _strand_lobe(tangent: Tensor, half: Tensor, power: int) -> Tensor:
-    """Highlight of a strand [N]."""
+    """Return the highlight of a strand, [N]."""
     along = dot(F.normalize(tangent, dim=-1), half)
     return (1 - along * along).clamp_min(0) ** (power / 2)
 
 
 def tone_map(linear: Tensor) -> Tensor:
-    """Filmic curve: linear light [...] -> display values 0..1."""
+    """Map linear light [...] to display values 0..1 with a filmic curve."""
     x = linear.clamp_min(0) * 0.62
     film = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
     return film.clamp(0, 1) ** (1 / 2.2)

@@ -1,4 +1,4 @@
-"""Soft shadow of the key light: a small depth map per frame, looked up with a blurred comparison."""
+"""Soft shadow of the key light: a small depth map per frame with filtered lookups."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ _TAPS = (
 
 @dataclass(frozen=True)
 class ShadowMap:
-    """Depth seen from the key light: `depth` [F * S * S], `axes` [3, 3] right, down, forward of the light."""
+    """Depth from the key light: `depth` [F * S * S]; `axes` [3, 3] are right, down, forward of the light."""
 
     depth: Tensor
     axes: Tensor
@@ -36,7 +36,7 @@ class ShadowMap:
 
     @staticmethod
     def draw(subject: Subject, mesh: Mesh, vertices: Tensor, hair: Tensor) -> "ShadowMap":
-        """Draws the solid mesh and hair from the light: vertices [F, V, 3], hair points [F, P, 3]."""
+        """Draw the solid mesh and hair as seen from the light: vertices [F, V, 3], hair points [F, P, 3]."""
         towards = subject.lights.directions[0]
         right = F.normalize(torch.linalg.cross(towards.new_tensor([0.0, 1.0, 0.0]), towards), dim=0)
         axes = torch.stack([right, torch.linalg.cross(right, -towards), -towards])
@@ -52,7 +52,7 @@ class ShadowMap:
         return ShadowMap(depth, axes, subject.lights.softness)
 
     def visibility(self, frame: Tensor, position: Tensor, normal: Tensor) -> Tensor:
-        """How much key light reaches positions [N, 3] of frames [N]: 0 shadow .. 1 lit."""
+        """Return the visibility of the key light at positions [N, 3] of frames [N]: 0 shadow .. 1 lit."""
         seen = _to_light(position + 0.035 * normal, self.axes)
         total = torch.zeros_like(seen[:, 0])
         for dx, dy in _TAPS:
@@ -65,7 +65,7 @@ class ShadowMap:
 
 
 def _to_light(points: Tensor, axes: Tensor) -> Tensor:
-    """World points [..., 3] -> texel x, y and distance from the light, [..., 3]."""
+    """Map world points [..., 3] to texel x, y and distance from the light, [..., 3]."""
     seen = (points - points.new_tensor(_CENTRE)) @ axes.T
     plane = (seen[..., :2] / _EXTENT * 0.5 + 0.5) * _SIZE
     return torch.cat([plane, seen[..., 2:] + _DISTANCE], -1)

@@ -1,1 +1,1 @@
-"""Synthesised speech with timed phonemes, and the corpus made of it."""
+"""Synthesised speech with timed phonemes, and the speech corpus."""

@@ -1,8 +1,8 @@
-"""The speech corpus that training reads: spectrograms, timed phonemes and prosody in a few small files.
+"""The speech corpus for training: spectrograms, timed phonemes and prosody in a few small files.
 
-A clip lasts 8 s and is stored as spoken by several voices with one timing. Spectrograms are kept as quantised
-blocks of a cosine transform (about 1.7 kB per second), so a corpus of hours fits where audio would not, and
-reading it needs neither synthesiser nor decoder.
+A clip lasts 8 s and is stored in several voices with the same timing. Spectrograms are quantized
+coefficients of a cosine transform in blocks (about 1.7 kB per second), so that hours of speech need little
+space and reading them needs neither a synthesiser nor an audio decoder.
 """
 
 import json
@@ -29,10 +29,10 @@ NUM_FRAMES: Final = CLIP_SECONDS * FRAMES_PER_SECOND
 NUM_MELS: Final = CLIP_SECONDS * 100
 NUM_BINS: Final = 80
 LOWEST_DECADE: Final = -7.2
-"""Decades of mel power are stored down to here; the speech encoder reads nothing below -7."""
+"""Decades of mel power are stored down to here; the speech encoder clips at -7."""
 
 AUGMENTED_PER_STORED: Final = 2
-"""Degraded versions (noise, room, band limit, gain) that a corpus offers of each stored recording."""
+"""Augmented versions (noise, reverberation, band limit, gain) per stored recording."""
 
 _VERSION = 1
 _BLOCK = (8, 16)
@@ -44,11 +44,11 @@ _SYMBOLS = tuple(sorted(PHONEMES))
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """Where a clip comes from.
+    """Origin of a clip.
 
     Attributes:
         source: `hibari`, `flite-<voice>`, or `silence`.
-        text: what is said, empty for silence.
+        text: spoken text, empty for silence.
         voices: one description per stored recording.
     """
 
@@ -59,10 +59,10 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class CorpusClip:
-    """One finished clip, as a builder hands it to `save_corpus`.
+    """One clip to be saved.
 
     Attributes:
-        info: where it comes from.
+        info: origin.
         events: phonemes, seconds from the clip's start.
         prosody: loudness and pitch, 200 frames.
         log_mels: one [800, 80] float32 spectrogram per voice, decades of mel power.
@@ -91,7 +91,6 @@ class Corpus:
 
     @property
     def num_clips(self) -> int:
-        """Number of clips."""
         return len(self._infos)
 
     @property
@@ -100,33 +99,29 @@ class Corpus:
         return NUM_FRAMES
 
     def num_variants(self, clip: int) -> int:
-        """Number of recordings of a clip: stored voices, then degraded versions of each."""
+        """Return the number of recordings of a clip: stored voices, then augmented versions of each."""
         return len(self._infos[clip].voices) * (1 + AUGMENTED_PER_STORED)
 
     def info(self, clip: int) -> ClipInfo:
-        """Return where a clip comes from."""
+        """Return the origin of a clip."""
         return self._infos[clip]
 
     def events(self, clip: int) -> tuple[PhonemeEvent, ...]:
-        """Return the phonemes of a clip; those cut by its ends reach over them."""
+        """Return the phonemes of a clip; those at its ends may extend beyond it."""
         return self._events[clip]
 
     def prosody(self, clip: int) -> Prosody:
-        """Return loudness and pitch of a clip: 200 frames."""
+        """Return loudness and pitch of a clip, 200 frames."""
         return self._prosody[clip]
 
     def log_mel(self, clip: int, variant: int = 0) -> Tensor:
-        """Return a spectrogram on the grid of `models.audio_encoder.LogMel`.
+        """Return a spectrogram [800, 80], float32, decades of mel power, as `LogMel` computes it.
 
-        Args:
-            clip: which clip.
-            variant: which recording; those after the stored voices are degraded, always alike.
-
-        Returns:
-            [800, 80], float32, decades of mel power, not level-normalised: windows may be cut from it.
+        It is not level-normalised, so that windows may be cut from it. Variants after the stored voices are
+        augmented, deterministically.
 
         Raises:
-            IndexError: if there is no such variant.
+            IndexError: there is no such variant.
         """
         if not 0 <= variant < self.num_variants(clip):
             raise IndexError(f"clip {clip} has {self.num_variants(clip)} variants, asked for {variant}")
@@ -137,27 +132,15 @@ class Corpus:
         return torch.from_numpy(log_mel)
 
     def performance(self, clip: int, seed: int, style: PerformanceStyle | None = None) -> Performance:
-        """Build the motion of a whole clip.
-
-        Args:
-            clip: which clip.
-            seed: draws all that the voice leaves open.
-            style: the person; drawn from the seed if absent.
-        """
+        """Create the motion of a whole clip; the seed also draws the style if None."""
         return perform(self._events[clip], self._prosody[clip], NUM_FRAMES, seed, style)
 
 
 def save_corpus(folder: Path, clips: Sequence[CorpusClip], seed: int, clips_per_shard: int = 128) -> None:
-    """Write a corpus.
-
-    Args:
-        folder: made if absent.
-        clips: all with the same number of voices.
-        seed: recorded in the index.
-        clips_per_shard: clips per spectrogram file.
+    """Write a corpus to a folder, which is created if missing.
 
     Raises:
-        ValueError: if the clips differ in their number of voices.
+        ValueError: there are no clips, or they differ in their number of voices.
     """
     if len({len(clip.log_mels) for clip in clips}) != 1:
         raise ValueError(
@@ -168,7 +151,7 @@ def save_corpus(folder: Path, clips: Sequence[CorpusClip], seed: int, clips_per_
     for start in range(0, len(clips), clips_per_shard):
         part = clips[start : start + clips_per_shard]
         levels = np.stack([np.stack([encode_log_mel(mel) for mel in clip.log_mels]) for clip in part])
-        # Equal coefficients side by side, in time order: that is where the repetition is.
+        # Equal coefficients are stored together in time order, which compresses best.
         ordered = np.ascontiguousarray(levels.transpose(4, 5, 0, 1, 2, 3))
         shards.append(f"mel-{len(shards):03d}.xz")
         (folder / shards[-1]).write_bytes(lzma.compress(ordered.tobytes(), preset=6))
@@ -186,16 +169,10 @@ def save_corpus(folder: Path, clips: Sequence[CorpusClip], seed: int, clips_per_
 
 
 def load_corpus(folder: Path) -> Corpus:
-    """Read a corpus that `save_corpus` wrote.
-
-    Args:
-        folder: the corpus.
-
-    Returns:
-        The corpus, its compressed blocks in memory (about 64 kB per recording).
+    """Read a corpus that `save_corpus` wrote; compressed blocks stay in memory (about 64 kB per recording).
 
     Raises:
-        InputError: if the folder holds none, or a damaged one.
+        InputError: the folder has no corpus, or a damaged one.
     """
     if not (folder / _INDEX).exists():
         raise InputError(
@@ -217,7 +194,7 @@ def load_corpus(folder: Path) -> Corpus:
 
 
 def encode_log_mel(log_mel: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Quantise a spectrogram: [800, 80] decades -> [100, 5, 8, 16] levels of cosine coefficients."""
+    """Quantize a spectrogram [800, 80] in decades to levels of cosine coefficients [100, 5, 8, 16]."""
     rows, columns = _BLOCK
     raised = np.maximum(log_mel, LOWEST_DECADE) - _CENTRE
     blocks = raised.reshape(NUM_MELS // rows, rows, NUM_BINS // columns, columns).transpose(0, 2, 1, 3)
@@ -226,7 +203,7 @@ def encode_log_mel(log_mel: NDArray[np.float32]) -> NDArray[np.int8]:
 
 
 def decode_log_mel(levels: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Undo `encode_log_mel` up to about 0.14 decades (root mean square), never below `LOWEST_DECADE`."""
+    """Invert `encode_log_mel` with an error of about 0.14 decades (root mean square)."""
     coefficients = levels.astype(np.float32) * _steps()
     blocks = _cosines(_BLOCK[0]).T @ coefficients @ _cosines(_BLOCK[1])
     log_mel = blocks.transpose(0, 2, 1, 3).reshape(NUM_MELS, NUM_BINS) + _CENTRE
@@ -234,15 +211,15 @@ def decode_log_mel(levels: NDArray[np.int8]) -> NDArray[np.float32]:
 
 
 def _steps() -> NDArray[np.float32]:
-    """Quantisation step of each coefficient: fine ripples are mostly noise and may be coarser."""
+    """Return the quantization step of each coefficient; high frequencies are mostly noise and coarser."""
     rows, columns = np.arange(_BLOCK[0])[:, None], np.arange(_BLOCK[1])[None]
     steps = 0.35 * (1.0 + 0.1 * rows + 0.03 * columns)
-    steps[0, 0] = 0.6  # the mean of a block has the widest range and the largest gain
+    steps[0, 0] = 0.6  # The mean of a block has the widest range.
     return steps.astype(np.float32)
 
 
 def _cosines(size: int) -> NDArray[np.float32]:
-    """Orthonormal cosine basis [coefficient, position]."""
+    """Return an orthonormal cosine basis [coefficient, position]."""
     basis = np.cos(np.pi / size * np.arange(size)[:, None] * (np.arange(size)[None] + 0.5))
     basis *= np.sqrt(2.0 / size)
     basis[0] /= np.sqrt(2.0)
@@ -250,14 +227,14 @@ def _cosines(size: int) -> NDArray[np.float32]:
 
 
 def _read_shard(path: Path, num_voices: int) -> NDArray[np.int8]:
-    """Return the levels of one file: [clips, voices, 100, 5, 8, 16]."""
+    """Return the levels of one file, [clips, voices, 100, 5, 8, 16]."""
     flat = np.frombuffer(lzma.decompress(path.read_bytes()), np.int8)
     shape = (*_BLOCK, -1, num_voices, NUM_MELS // _BLOCK[0], NUM_BINS // _BLOCK[1])
     return np.ascontiguousarray(flat.reshape(shape).transpose(2, 3, 4, 5, 0, 1))
 
 
 def _pack_tracks(clips: Sequence[CorpusClip]) -> dict[str, NDArray[np.generic]]:
-    """Flatten events (milliseconds) and prosody (whole dB and Hz)."""
+    """Convert events to milliseconds and prosody to whole dB and Hz."""
     events = [event for clip in clips for event in clip.events]
     milliseconds = [[round(e.start_seconds * 1000), round(e.end_seconds * 1000)] for e in events]
     return {
@@ -272,7 +249,7 @@ def _pack_tracks(clips: Sequence[CorpusClip]) -> dict[str, NDArray[np.generic]]:
 def _unpack_tracks(
     tracks: dict[str, NDArray[np.generic]], symbols: Sequence[str]
 ) -> tuple[list[tuple[PhonemeEvent, ...]], list[Prosody]]:
-    """Undo `_pack_tracks`."""
+    """Invert `_pack_tracks`."""
     flat = [
         PhonemeEvent(symbols[int(symbol)], start / 1000.0, end / 1000.0)
         for symbol, (start, end) in zip(

@@ -1,4 +1,4 @@
-"""Build a speech corpus: draw sentences, speak them in several voices, lay them out with pauses."""
+"""Creation of a speech corpus: sentences, spoken in several voices and arranged with pauses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from livetalk.synthetic.speech.voices import VoiceWarp, draw_voice
 Samples = NDArray[np.float32]
 
 NUM_VOICES: Final = 2
-"""Voices in which every clip is stored."""
+"""Voices per clip."""
 
 SILENT_SHARE: Final = 0.04
 """Share of clips without speech."""
@@ -29,11 +29,11 @@ _EDGE_SECONDS = 0.3
 
 
 class CorpusBuilder:
-    """Makes corpus clips, each from the seed and its index alone.
+    """Creates corpus clips, each determined by the seed and its index.
 
     Args:
-        synthesisers: by the name recorded as source.
-        shares: how often each is used, by the same names; need not add up to 1.
+        synthesisers: by source name.
+        shares: relative frequency of each, by the same names.
         seed: of the corpus.
     """
 
@@ -48,12 +48,7 @@ class CorpusBuilder:
         self._log_mel = LogMel()
 
     def build(self, count: int, report: Callable[[int], None] = lambda done: None) -> list[CorpusClip]:
-        """Build clips 0 .. count - 1.
-
-        Args:
-            count: how many.
-            report: called with the number of clips done.
-        """
+        """Create clips 0 .. count - 1; `report` is called with the number of finished clips."""
         clips = []
         for index in range(count):
             clips.append(self.clip(index))
@@ -61,7 +56,7 @@ class CorpusBuilder:
         return clips
 
     def clip(self, index: int) -> CorpusClip:
-        """Build one clip; equal seeds and indices give equal clips."""
+        """Create one clip, deterministically."""
         rng = np.random.default_rng((self._seed, index))
         if rng.random() < SILENT_SHARE:
             return self._silent_clip(rng)
@@ -81,7 +76,7 @@ class CorpusBuilder:
     def _speak(
         self, name: str, index: int, voices: Sequence[VoiceWarp], rng: np.random.Generator
     ) -> tuple[list[Samples], list[PhonemeEvent], str]:
-        """Fill 8 s with sentences and pauses: waveforms [128,000] per voice, events, text."""
+        """Fill 8 s with sentences and pauses; return samples [128,000] per voice, events and text."""
         sentences = SentenceGenerator(int(rng.integers(1 << 30)))
         speed = float(rng.uniform(0.8, 1.25))
         canvas = [np.zeros(_CLIP_SAMPLES, np.float32) for _ in voices]
@@ -103,7 +98,7 @@ class CorpusBuilder:
         return canvas, _inside(events), " ".join(texts)
 
     def _silent_clip(self, rng: np.random.Generator) -> CorpusClip:
-        """Nothing, hiss or hum: the mouth has to stay closed."""
+        """Create a clip of digital silence, hiss or hum, for which the mouth must stay closed."""
         silence = np.zeros(_CLIP_SAMPLES, np.float32)
         noises = [silence, *(coloured_noise(_CLIP_SAMPLES, rng) for _ in range(NUM_VOICES - 1))]
         levels = 10.0 ** rng.uniform(-4.0, -1.3, NUM_VOICES)
@@ -121,14 +116,9 @@ class CorpusBuilder:
 
 
 def record(waveform: Samples, rng: np.random.Generator) -> Samples:
-    """Degrade a waveform like a real recording: room, band limit, noise, coarse quantisation, each by chance.
+    """Degrade audio [samples], float32, 16 kHz, like a recording.
 
-    Args:
-        waveform: [samples], float32, 16 kHz.
-        rng: source of all choices.
-
-    Returns:
-        [samples], float32.
+    Reverberation, band limit, noise and coarse quantization are each applied at random.
     """
     worse = waveform
     if rng.random() < 0.6:
@@ -146,7 +136,7 @@ def record(waveform: Samples, rng: np.random.Generator) -> Samples:
 
 
 def coloured_noise(length: int, rng: np.random.Generator) -> Samples:
-    """Return noise of unit variance, from white to brown, sometimes with mains hum: [length]."""
+    """Return noise [length] of unit variance, from white to brown, sometimes with mains hum."""
     spectrum = np.fft.rfft(rng.normal(size=length))
     hertz = np.maximum(np.fft.rfftfreq(length, 1.0 / SAMPLE_RATE), 30.0)
     noise = np.fft.irfft(spectrum * hertz ** -rng.uniform(0.0, 1.1), length)
@@ -176,7 +166,7 @@ def _cut_band(waveform: Samples, rng: np.random.Generator) -> Samples:
 
 
 def _first_start(rng: np.random.Generator) -> float:
-    """Clips start amid speech, soon before it, or after up to 2 s of silence."""
+    """Draw a start during speech, shortly before it, or up to 2 s before it."""
     choice = rng.random()
     if choice < 0.35:
         return float(-rng.uniform(0.2, 1.5))
@@ -184,15 +174,15 @@ def _first_start(rng: np.random.Generator) -> float:
 
 
 def _paste(target: Samples, waveform: Samples, start: int) -> None:
-    """Add what lies inside the target."""
+    """Add the part of `waveform` that is inside the target."""
     skipped = max(0, -start)
-    piece = waveform[skipped : skipped + target.size - max(0, start)]
-    if piece.size:
-        target[max(0, start) : max(0, start) + piece.size] += piece
+    inside = waveform[skipped : skipped + target.size - max(0, start)]
+    if inside.size:
+        target[max(0, start) : max(0, start) + inside.size] += inside
 
 
 def _inside(events: Sequence[PhonemeEvent]) -> list[PhonemeEvent]:
-    """Drop events that lie clearly outside the clip; those near its ends still colour its first frames."""
+    """Drop events far outside the clip; those near its ends affect its first and last frames."""
     return [
         event
         for event in events

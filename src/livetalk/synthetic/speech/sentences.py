@@ -1,11 +1,11 @@
-"""Endless varied English sentences, rich in sounds that the lips show."""
+"""Random English sentences, rich in sounds with visible lip movement."""
 
 import random
 from collections.abc import Callable, Sequence
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    """Split a block of text at its bars; line breaks count as spaces."""
+    """Split a text at its bars; line breaks count as spaces."""
     return tuple(" ".join(phrase.split()) for phrase in text.split("|"))
 
 
@@ -116,11 +116,7 @@ _REMARKS = _phrases(
 
 
 class SentenceGenerator:
-    """Draws sentences without end.
-
-    Args:
-        seed: equal seeds give equal sentences.
-    """
+    """Draws random sentences without end, deterministically."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -136,7 +132,7 @@ class SentenceGenerator:
         )
 
     def draw(self) -> str:
-        """Return one sentence with its closing punctuation."""
+        """Return one sentence with punctuation."""
         weights = [weight for weight, _ in self._patterns]
         makers = [maker for _, maker in self._patterns]
         sentence = self._random.choices(makers, weights)[0]()

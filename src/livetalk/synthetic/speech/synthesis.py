@@ -1,7 +1,7 @@
-"""Text -> speech at 16 kHz with timed phonemes, from two free synthesisers that run offline.
+"""Speech synthesis at 16 kHz with timed phonemes, by two free synthesisers that run offline.
 
-hibari (natural, one voice, many warps) comes with the extra `livetalk[data]`; flite (plain, exact timings) is
-a program of the operating system. Neither is needed to use or to train the model, only to make a corpus.
+hibari (natural, one voice that can be warped) comes with the extra `livetalk[data]`; flite (plain, exact
+timing) is a program of the operating system. Both are needed only to create a corpus.
 """
 
 import importlib
@@ -27,7 +27,7 @@ SAMPLE_RATE: Final = 16_000
 
 _HIBARI_RATE = 24_000
 _HIBARI_UNIT_SECONDS = 0.025
-# How far labels trail the sound, by forced alignment of both synthesisers (median over 2,600 phonemes).
+# Delay of the labels relative to the audio, by forced alignment of both (median over 2,600 phonemes).
 _HIBARI_LAG_SECONDS = 0.060
 _FLITE_LAG_SECONDS = 0.005
 _HIBARI_DURATIONS = "/Cast_32_output_0"
@@ -41,7 +41,7 @@ IPA_TO_PHONEME: Final[Mapping[str, str]] = {
     "\u1d7b": "ih", "i": "iy", "\u028a": "uh", "u": "uw", "e": "ey", "o": "ow",
     "A": "ey", "I": "ay", "O": "ow", "Q": "ow", "W": "aw", "Y": "oy",
 }  # fmt: skip
-"""hibari's phoneme letters (IPA, capitals for diphthongs) in the alphabet of `PhonemeEvent`."""
+"""hibari's phoneme letters (IPA, capitals for diphthongs) as symbols of `PhonemeEvent`."""
 
 _STRESS = frozenset("\u02c8\u02cc")
 _LENGTH = "\u02d0"
@@ -52,8 +52,8 @@ class Speech:
     """A spoken text.
 
     Attributes:
-        waveforms: the same utterance by each speaker asked for, [samples] each, float32, 16 kHz, peak 0.7.
-        events: phonemes, the same for all.
+        waveforms: the utterance in each voice, [samples] each, float32, 16 kHz, peak 0.7.
+        events: phonemes, the same for all voices.
     """
 
     waveforms: tuple[Samples, ...]
@@ -61,20 +61,20 @@ class Speech:
 
 
 class Synthesiser(Protocol):
-    """Anything that speaks a text in several voices at once, with one timing."""
+    """A synthesiser that speaks a text in several voices with the same timing."""
 
     def speak(self, text: str, speed: float, voices: Sequence[VoiceWarp], rng: np.random.Generator) -> Speech:
         """Speak `text`, `speed` times as fast as usual, once per voice."""
 
 
 class HibariSynthesiser:
-    """Natural English voice whose vocoder input is warped into other speakers.
+    """Natural English voice; the input of its vocoder is warped to create other speakers.
 
     Args:
-        sample_rate: of the waveforms, samples per second; the voice itself has 24,000.
+        sample_rate: of the result; the voice itself has 24,000 samples per second.
 
     Raises:
-        InputError: if the packages of the extra `data` are missing.
+        InputError: the packages of the extra `data` are missing.
     """
 
     def __init__(self, sample_rate: int = SAMPLE_RATE) -> None:
@@ -91,17 +91,7 @@ class HibariSynthesiser:
         self._session: Any = onnxruntime.InferenceSession(graph.SerializeToString(), options)
 
     def speak(self, text: str, speed: float, voices: Sequence[VoiceWarp], rng: np.random.Generator) -> Speech:
-        """Speak a text.
-
-        Args:
-            text: English.
-            speed: 1 is the usual pace, 0.8..1.25 sounds natural.
-            voices: speakers.
-            rng: draws the noise of the vocoder.
-
-        Returns:
-            One waveform per speaker with common events.
-        """
+        """Speak an English text; speeds of 0.8..1.25 sound natural. `rng` draws the noise of the vocoder."""
         pieces: list[list[Samples]] = [[] for _ in voices]
         events: list[PhonemeEvent] = []
         offset = 0.0
@@ -139,13 +129,13 @@ class HibariSynthesiser:
 
 
 class FliteSynthesiser:
-    """The operating system's `flite` program: plain voices, timings straight from the synthesiser.
+    """The `flite` program of the operating system: plain voices, exact timing.
 
     Args:
         voice: `slt` (female), `rms`, `awb` or `kal16` (male).
 
     Raises:
-        InputError: if the program is missing.
+        InputError: the program is missing.
     """
 
     def __init__(self, voice: str) -> None:
@@ -154,22 +144,14 @@ class FliteSynthesiser:
         self._voice = voice
 
     def speak(self, text: str, speed: float, voices: Sequence[VoiceWarp], rng: np.random.Generator) -> Speech:
-        """Speak a text; speakers differ in formants and tilt, all share a pitch drawn near the voice's own.
-
-        Args:
-            text: English.
-            speed: 1 is the usual pace.
-            voices: speakers.
-            rng: draws the common change of pitch.
-
-        Returns:
-            One waveform per speaker with common events.
+        """Speak an English text; voices differ in formants and tilt and share a random change of pitch.
 
         Raises:
-            InputError: if flite fails.
+            InputError: flite fails.
         """
         waveform, rate, ends = self._run(text, speed)
-        # Playing faster raises pitch and formants together; whole hundreds keep the resampling filter short.
+        # A faster playback rate raises pitch and formants together. Multiples of 100 keep the resampling
+        # filter short.
         played_rate = round(rate * rng.uniform(0.88, 1.14) / 100) * 100
         pitch_scale = played_rate / rate
         waveform = _resample(waveform, played_rate)
@@ -208,21 +190,22 @@ class FliteSynthesiser:
 
 
 def hibari_events(symbols: Sequence[str], ends: NDArray[np.float64], offset: float) -> list[PhonemeEvent]:
-    """Turn hibari's labels into events.
+    """Convert hibari's labels to events.
 
-    Stress marks lend their time to the vowel that follows, length marks to the one before; the time of a
-    space between words is shared by its neighbours. Everything else that is no phoneme is a pause.
+    The time of stress marks belongs to the following vowel, that of length marks to the preceding one; the
+    time of a space between words is divided between its neighbours. All other symbols that are no phonemes
+    are pauses.
 
     Args:
         symbols: one letter per label, "" for the ends of the utterance.
-        ends: [labels], seconds, where each label ends.
-        offset: seconds to add to all times.
+        ends: [labels], end of each label in seconds.
+        offset: added to all times, seconds.
     """
     events: list[PhonemeEvent] = []
     start = 0.0
     for symbol, end in zip(symbols, (float(end) for end in ends), strict=True):
         if symbol in _STRESS:
-            continue  # the next label starts where this one did
+            continue  # The next label starts at the same time.
         if events and symbol in (_LENGTH, " "):
             last = events.pop()
             start = end if symbol == _LENGTH else (start + end) / 2
@@ -235,18 +218,10 @@ def hibari_events(symbols: Sequence[str], ends: NDArray[np.float64], offset: flo
 
 
 def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples, sample_rate: int) -> list[PhonemeEvent]:
-    """Shorten phonemes that fall silent to where their sound ends.
+    """Shorten phonemes that end in silence to their audible part, by at least 0.06 s or not at all.
 
-    hibari counts up to 0.3 s of the silence behind a phrase to its last phoneme; left so, the mouth would
-    hold the vowel, or close for a final /p/, long after it was heard.
-
-    Args:
-        events: phonemes in time order.
-        waveform: [samples], float32, that they belong to.
-        sample_rate: samples per second.
-
-    Returns:
-        The same events; time cut off, if more than 0.06 s, belongs to none.
+    hibari assigns up to 0.3 s of the silence after a phrase to its last phoneme, during which the mouth
+    would hold the vowel or the closure of a final /p/. `waveform` is [samples], float32.
     """
     step = sample_rate // 100
     frames = waveform[: waveform.size // step * step].reshape(-1, step)
@@ -265,7 +240,7 @@ def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples, sample_rat
 
 
 def shift_events(events: Sequence[PhonemeEvent], seconds: float) -> list[PhonemeEvent]:
-    """Return the events, moved later by `seconds`."""
+    """Return the events delayed by `seconds`."""
     return [
         PhonemeEvent(event.symbol, event.start_seconds + seconds, event.end_seconds + seconds)
         for event in events
@@ -286,7 +261,7 @@ def _import(name: str) -> Any:
 
 
 def _resample(waveform: Samples, rate: int, wanted: int = SAMPLE_RATE) -> Samples:
-    """Bring a waveform from one rate to another with a polyphase filter."""
+    """Resample with a polyphase filter."""
     if rate == wanted:
         return waveform
     divisor = int(np.gcd(wanted, rate))

@@ -1,4 +1,4 @@
-"""Many speakers out of few synthetic voices: warps of spectrum and pitch that leave the timing alone."""
+"""Speaker variation: warps of spectrum and pitch that preserve timing."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ _CEPSTRUM_CUTOFF = 30
 
 @dataclass(frozen=True, slots=True)
 class VoiceWarp:
-    """One speaker made from another.
+    """A speaker derived from another.
 
     Attributes:
         formant_scale: stretches the spectrum; 0.78 is a long vocal tract, 1.18 a child's.
         pitch_scale: multiplies the fundamental frequency.
-        pitch_range: exponent on pitch about its median; below 1 is monotone, above 1 lively.
+        pitch_range: exponent of pitch relative to its median; below 1 is monotone, above 1 lively.
         breath_db: level of the breathy part.
         tilt_db_per_octave: spectral slope around 1 kHz; negative is darker.
     """
@@ -32,15 +32,7 @@ class VoiceWarp:
 
 
 def draw_voice(rng: np.random.Generator, natural_share: float = 0.15) -> VoiceWarp:
-    """Draw a speaker.
-
-    Args:
-        rng: source of all choices.
-        natural_share: chance of the unaltered voice.
-
-    Returns:
-        A warp whose pitch fits its vocal tract loosely, as in people.
-    """
+    """Draw a speaker whose pitch loosely fits the vocal tract; `natural_share` keep the original voice."""
     if rng.random() < natural_share:
         return VoiceWarp()
     formant = float(rng.uniform(0.78, 1.17))
@@ -54,12 +46,7 @@ def draw_voice(rng: np.random.Generator, natural_share: float = 0.15) -> VoiceWa
 
 
 def warp_rows(matrix: Matrix, scale: float) -> Matrix:
-    """Stretch the frequency axis: row i of the result is row i / scale of the input.
-
-    Args:
-        matrix: [bins, F], any spectral quantity.
-        scale: above 1 moves content up.
-    """
+    """Stretch the frequency axis of [bins, F]: row i of the result is row i / scale of the input."""
     source = np.clip(np.arange(matrix.shape[0]) / scale, 0, matrix.shape[0] - 1)
     low = np.floor(source).astype(int)
     high = np.minimum(low + 1, matrix.shape[0] - 1)
@@ -68,12 +55,7 @@ def warp_rows(matrix: Matrix, scale: float) -> Matrix:
 
 
 def warp_pitch(pitch_hz: Matrix, warp: VoiceWarp) -> Matrix:
-    """Scale a pitch track and its range about the median of its voiced part.
-
-    Args:
-        pitch_hz: [F], below 40 where unvoiced; such frames stay as they are.
-        warp: the speaker.
-    """
+    """Scale a pitch track [F] and its range around the median; frames below 40 Hz are unvoiced."""
     voiced = pitch_hz > 40.0
     if not voiced.any():
         return pitch_hz
@@ -83,12 +65,9 @@ def warp_pitch(pitch_hz: Matrix, warp: VoiceWarp) -> Matrix:
 
 
 def tilt_gain(num_bins: int, sample_rate: int, db_per_octave: float) -> Matrix:
-    """Return natural-log gains of a spectral slope around 1 kHz: [num_bins], limited to 15 dB.
+    """Return natural-log gains [num_bins] of a spectral slope around 1 kHz, limited to 15 dB.
 
-    Args:
-        num_bins: bins from 0 Hz to half the sample rate.
-        sample_rate: samples per second.
-        db_per_octave: the slope.
+    The bins range from 0 Hz to half the sample rate.
     """
     hertz = np.maximum(np.linspace(0.0, sample_rate / 2, num_bins), 60.0)
     decibels = np.clip(db_per_octave * np.log2(hertz / 1000.0), -15.0, 15.0)
@@ -96,15 +75,9 @@ def tilt_gain(num_bins: int, sample_rate: int, db_per_octave: float) -> Matrix:
 
 
 def warp_waveform(waveform: Matrix, warp: VoiceWarp, sample_rate: int) -> Matrix:
-    """Move the formants and the tilt of a finished recording; pitch and timing stay.
+    """Change formants and tilt of audio [samples], float32; pitch and timing are preserved.
 
-    Args:
-        waveform: [samples], float32.
-        warp: only `formant_scale` and `tilt_db_per_octave` are used.
-        sample_rate: samples per second.
-
-    Returns:
-        [samples], float32.
+    Only `formant_scale` and `tilt_db_per_octave` are used.
     """
     window = np.hanning(_FFT_SIZE + 1)[:-1]
     padded = np.pad(waveform, (_FFT_SIZE, 2 * _FFT_SIZE))
@@ -123,7 +96,7 @@ def warp_waveform(waveform: Matrix, warp: VoiceWarp, sample_rate: int) -> Matrix
 
 
 def _log_envelope(spectrum: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """Return the spectral envelope by cepstral smoothing: [F, bins], natural log."""
+    """Return the spectral envelope by cepstral smoothing, [F, bins], natural log."""
     cepstrum = np.fft.irfft(np.log(np.abs(spectrum) + 1e-6))
     lifter = np.zeros(cepstrum.shape[1])
     lifter[0] = 1.0
