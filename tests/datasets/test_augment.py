@@ -79,6 +79,15 @@ def test_light_is_a_gain_with_ramps_across_the_picture() -> None:
     assert (sides.log().abs() > 0.2).float().mean() > 0.2
 
 
+def test_light_without_texture_has_no_fine_detail() -> None:
+    flat = torch.full((100, 1, 3, 64, 64), 0.5)
+    bends = [
+        augment._light(flat, rng(12), texture=texture).log().diff(n=2, dim=-1).abs().mean()
+        for texture in (True, False)
+    ]
+    assert 0 < bends[1] < 0.1 * bends[0]
+
+
 def test_compression_keeps_flat_areas_and_drops_faint_detail() -> None:
     flat = torch.full((1, 1, 3, 16, 16), 0.5)
     assert (augment._compress(flat, rng()) - flat).abs().max() < 0.01
