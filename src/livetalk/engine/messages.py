@@ -51,11 +51,7 @@ class StreamSpec:
     cuttable: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values that no model can use.
-
-        Raises:
-            InputError: see above.
-        """
+        """Refuse values that no model can use, with an `InputError`."""
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed}: must be 0 or more and below 2**63")
         if self.crop is not None and self.crop not in CROPS:
@@ -160,11 +156,7 @@ class OpenStream:
     snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no picture.
-
-        Raises:
-            InputError: see above.
-        """
+        """Refuse what is no picture, with an `InputError`."""
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
             raise InputError(f"image {self.image.shape}, {self.image.dtype}: must be [H, W, 3], uint8")
         if min(self.image.shape[:2]) < MIN_SIDE:
@@ -186,11 +178,7 @@ class PushAudio:
     samples: NDArray[np.float32] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no audio.
-
-        Raises:
-            InputError: see above.
-        """
+        """Refuse what is no audio, with an `InputError`."""
         if self.samples.ndim != 1 or self.samples.dtype != np.float32:
             raise InputError(
                 f"audio {self.samples.shape}, {self.samples.dtype}: must be [samples], float32, one channel"
