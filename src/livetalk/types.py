@@ -17,8 +17,6 @@ class Conditioning:
         reference_pixels: `[1, 3, 1, H, W]` float32, -1..1; target of colour matching.
         reference_latents: `[1, C, 1, h, w]`, normalised; the clean motion latents of the first chunk.
         condition: `[1, stride + C, T, h, w]`, mask and reference latents as the transformer takes them.
-        text_embeds: `[1, S, text_dim]` or None.
-        image_embeds: `[1, S, image_dim]` or None.
     """
 
     reference_pixels: Tensor

@@ -62,14 +62,8 @@ class ModelExport:
     ) -> Manifest:
         """Write the model to an existing, empty folder; host memory holds one shard at a time.
 
-        Args:
-            directory: destination.
-            version: of the weights.
-            progress: called with the bytes written and the total.
-            max_shard_bytes: see `write_shards`.
-
-        Returns:
-            The manifest; it is written last, so that an incomplete export is not recognised as a checkpoint.
+        The manifest is written last, so that an incomplete export is not recognised as a checkpoint.
+        `version` is that of the weights; `progress` is called with the bytes written and the total.
 
         Raises:
             WeightsError: a file cannot be read.

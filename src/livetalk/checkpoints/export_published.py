@@ -53,15 +53,10 @@ def export_published(
 ) -> Path:
     """Write a model in the published layout and return its folder, named like that of `source`.
 
-    Weights keep the dtype of the networks; the published ones are bfloat16 for the transformer and the text
-    encoder, float16 for the image encoder and float32 for the others.
-
-    Args:
-        directory: destination; the folders of the model and of the speech encoder are created in it.
-        networks: the parts to write, on any device; often only the transformer.
-        source: a model in the published layout. Other parts are copied from it, and so are the weights of its
-            files that the networks do not use.
-        max_shard_bytes: see `write_shards`.
+    Weights keep the dtype of `networks`, which are the parts to write, on any device, often only the
+    transformer. The published dtypes are bfloat16 for the transformer and the text encoder, float16 for the
+    image encoder and float32 for the others. Other parts are copied from `source`, a model in the published
+    layout, and so are the weights of its files that the networks do not use.
 
     Raises:
         WeightsError: the source is an export in this package's format, or a network is quantized.

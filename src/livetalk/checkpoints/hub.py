@@ -33,7 +33,6 @@ class Repository:
     """The files of one repository that a model needs.
 
     Attributes:
-        repo_id: owner and name.
         folder: subfolder of the user's folder.
         needed: file patterns; each must match at least one file.
         wanted: patterns of optional files.
@@ -79,9 +78,6 @@ class RemoteFile:
     """One file to download.
 
     Attributes:
-        url: source.
-        path: destination.
-        num_bytes: size.
         sha256: hash of a large file; None for files that the repository stores in git.
         git_sha1: git's blob hash of such a file; None for large files.
     """
@@ -111,7 +107,6 @@ class DownloadPlan:
     """The files of a download.
 
     Attributes:
-        directory: destination folder.
         folders: repository ID of each subfolder.
         files: all files, including those that are already complete.
     """
@@ -287,6 +282,7 @@ def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
     Raises:
         WeightsError: required files do not exist.
     """
+    # A name from the hub must not lead outside the destination.
     names = sorted(name for name in listed if ".." not in Path(name).parts)
     missing = [pattern for pattern in repository.needed if not any(fnmatch(name, pattern) for name in names)]
     alternatives = [name for name in repository.first_of if name in names]

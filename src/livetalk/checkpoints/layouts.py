@@ -46,15 +46,9 @@ class PublishedFiles:
     """Paths of the parts of a published model.
 
     Attributes:
-        model_dir: folder of the model.
         config: sizes of the transformer.
         dit: weights of the transformer: one file or the index of several.
         dit_overlays: files whose weights are added to those of `dit`.
-        vae: weights.
-        text_encoder: weights.
-        tokenizer: folder of the text encoder's tokenizer.
-        image_encoder: weights.
-        audio_encoder: weights of the speech encoder.
         audio_config: sizes of the speech encoder; None means those of the base network.
         manifest: of a model that was exported to this package's format, None otherwise.
     """

@@ -19,17 +19,11 @@ def load_module(
     dtype: torch.dtype,
     name: str,
 ) -> ModuleT:
-    """Build a network on the meta device and give it its weights.
+    """Build a network on the meta device and give it the weights of a state dict.
 
-    Args:
-        build: creates the network; all its tensors must be in its state dict.
-        state: weights by key.
-        device: of the network.
-        dtype: of floating-point tensors; others keep theirs.
-        name: of the network, for messages.
-
-    Returns:
-        The network in evaluation mode, without gradients.
+    All tensors of the network must be in its state dict. `dtype` applies to floating-point tensors; others
+    keep theirs. `name` is that of the network in messages. The network is in evaluation mode, without
+    gradients.
 
     Raises:
         WeightsError: a weight is missing, unknown or has another shape.

@@ -26,10 +26,6 @@ class Manifest:
     """The content of a checkpoint's `config.json`.
 
     Attributes:
-        name: of the model, such as "embedded".
-        version: of the weights.
-        configs: configurations by name, as JSON values.
-        files: the other files of the folder by name.
         format_version: of this layout; increased when older readers could not read it.
     """
 

@@ -24,6 +24,7 @@ from livetalk.errors import WeightsError
 Storage = Literal["float32", "float16", "int8"]
 
 _SCALE_SUFFIX = ".scale"
+# Below this size int8 saves next to nothing.
 _INT8_MIN_NUMEL = 1024
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float16}
 
@@ -94,15 +95,11 @@ def save_checkpoint(
     parts: Mapping[str, Part],
     extra_files: Iterable[str] = (),
 ) -> Manifest:
-    """Write a checkpoint folder and return its manifest.
+    """Write a checkpoint folder, which is created if missing, and return its manifest.
 
-    Args:
-        directory: created if missing; files of the same names are replaced.
-        name: of the model.
-        version: of the weights.
-        configs: frozen dataclasses by name.
-        parts: networks by name; each becomes `<name>.safetensors`.
-        extra_files: files already in the folder that belong to the checkpoint.
+    `configs` are frozen dataclasses by name; each of the `parts` becomes `<name>.safetensors`, and files of
+    the same names are replaced. `extra_files` are files already in the folder that belong to the
+    checkpoint.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for part_name, part in parts.items():

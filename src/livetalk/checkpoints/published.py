@@ -43,14 +43,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class PublishedNetwork(Generic[ModuleT, ConfigT]):
-    """A network of a published model whose files were listed but not read.
-
-    Attributes:
-        config: sizes.
-        build: creates the network from them.
-        adapter: between its keys and those of the files.
-        index: of its files.
-    """
+    """A network of a published model whose files were listed but not read."""
 
     config: ConfigT
     build: Callable[[ConfigT], ModuleT]

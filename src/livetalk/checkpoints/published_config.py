@@ -80,6 +80,7 @@ _MEASURED = (
         "audio_proj.proj3.weight",
     ),
 )
+# Properties of which the transformer implements only one value.
 _FIXED: dict[str, Any] = {
     "model_type": "i2v",
     "qk_norm": True,
@@ -88,6 +89,7 @@ _FIXED: dict[str, Any] = {
     "norm_output_audio": True,
     "window_size": [-1, -1],
 }
+# Sizes that the weights do not show: (default, lowest, highest).
 _CHOSEN = {"text_len": (512, 1, 4096), "audio_window": (5, 1, 99), "vae_scale": (4, 2, 64)}
 _IGNORED = frozenset({"weight_init"})
 

@@ -20,7 +20,6 @@ class WrittenWeights:
 
     Attributes:
         entry: the only weight file, or the index of several.
-        files: all files.
     """
 
     entry: Path
@@ -35,14 +34,10 @@ def write_shards(
     *,
     max_bytes: int = MAX_SHARD_BYTES,
 ) -> WrittenWeights:
-    """Write weights in the order in which they arrive, holding one shard in host memory.
+    """Write weights, on any device, in the order in which they arrive, holding one shard in host memory.
 
-    Args:
-        directory: an existing folder.
-        stem: file name without `.safetensors`; shards are named `<stem>-00001-of-00002`.
-        sizes: bytes of every weight, in order of arrival.
-        weights: by name, in the same order, on any device.
-        max_bytes: largest shard; a weight that is larger gets a shard of its own.
+    `sizes` has the bytes of every weight in order of arrival. Files are named `<stem>.safetensors` or
+    `<stem>-00001-of-00002.safetensors`. A weight larger than `max_bytes` gets a shard of its own.
 
     Raises:
         ValueError: names or order of the weights differ from `sizes`.

@@ -53,20 +53,13 @@ def fill_network(
     on_unit: UnitHook | None = None,
     progress: LoadProgress | None = None,
 ) -> ModuleT:
-    """Load weights from files into a network on the meta device.
+    """Load weights from files into a network on the meta device, in place.
 
-    Args:
-        network: modified in place; all its tensors must be in its state dict. Weights of quantized layers are
-            quantized on arrival.
-        adapter: between its keys and those of the files.
-        index: of the files.
-        device: of the loaded network; host memory holds one tensor at a time unless it is the CPU.
-        dtype: of floating-point weights; other tensors and scales keep theirs.
-        on_unit: called for each completed item of a module list; it may replace or move the item.
-        progress: called with the bytes read and the total.
-
-    Returns:
-        The network in evaluation mode, without gradients.
+    All tensors of the network must be in its state dict. Weights of quantized layers are quantized on
+    arrival; `dtype` applies to other floating-point weights. Unless `device` is the CPU, host memory holds
+    one tensor at a time. `on_unit` is called for each completed item of a module list and may replace or
+    move the item; `progress` is called with the bytes read and the total. The network is returned in
+    evaluation mode, without gradients.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape, or a file cannot be read.
@@ -102,6 +95,7 @@ def stream_weights(
         WeightsError: a file cannot be read.
     """
     wanted = {key: (tensor.shape, tensor.dtype) for key, tensor in network.state_dict().items()}
+    # Scales are small, and can be in another file than their weights, so they are read first.
     scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
     for key, tensor in read_tensors(entries.weights):
         shape, form = wanted[key]

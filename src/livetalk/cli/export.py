@@ -102,6 +102,7 @@ def _new_folder(output: Path, num_bytes: int) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
         try:
             yield folder
+            # mkdtemp creates private folders; an export should have the permissions of any new folder.
             folder.chmod(0o755)
             folder.replace(output)
         finally:

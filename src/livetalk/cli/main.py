@@ -20,10 +20,6 @@ class Command:
     """A sub-command in its own module, which is imported on demand.
 
     The module defines `add_parser(subparsers)` and `run(args) -> int`.
-
-    Attributes:
-        module: full name.
-        summary: one line for the overview.
     """
 
     module: str

@@ -139,6 +139,7 @@ def _render(args: argparse.Namespace) -> None:
         return clock.progress(done) < 1.0
 
     training_clips = corpus.num_clips - args.heldout
+    # A distant seed and the last clips of the corpus: no held-out identity or sentence is in training.
     heldout = itertools.islice(
         clip_specs(900_000 + args.seed, args.heldout, corpus.num_frames, args.clip_frames), args.heldout
     )

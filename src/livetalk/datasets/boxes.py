@@ -9,13 +9,8 @@ def box_weights(
 ) -> Tensor:
     """Return loss weights [B, 1, size, size], float32, mean 1, that emphasise face, eyes and mouth.
 
-    Args:
-        face_box: [B, 4], left, top, right, bottom as shares of the frame, 0..1.
-        mouth_box: [B, 4], in the same form.
-        size: height and width of the map.
-        face: extra weight inside the face box.
-        eyes: extra weight in the eye band (20 to 50 % of the face box's height).
-        mouth: extra weight inside the mouth box.
+    Boxes are [B, 4]: left, top, right, bottom as shares of the frame, 0..1. `face`, `eyes` and `mouth` are
+    extra weights inside a box; the eye band is 20 to 50 % of the face box's height.
     """
     left, top, right, bottom = face_box.unbind(1)
     height = bottom - top

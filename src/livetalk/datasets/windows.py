@@ -47,7 +47,6 @@ class WindowBank:
         features: [N, variants, frames + context, blocks, channels], float16, speech features around the
             window's frames.
         first: [N], index of the first window of the same clip.
-        count: [N], number of windows of that clip.
         weights: [N, 1, h, w], float16, loss weights, mean 1.
     """
 
@@ -98,8 +97,6 @@ class BankConfig:
         lookahead_frames: audio look-aheads to draw from, per variant.
         variants: audio variants (voice, noise, look-ahead) per window.
         reencode_share: share of clips whose motion latents are decoded and encoded again.
-        face_weight: extra loss weight of latent cells inside the face box.
-        mouth_weight: extra loss weight of latent cells inside the mouth box.
     """
 
     window_stride: int = 7
@@ -142,6 +139,7 @@ class BankBuilder:
         """
         parts: list[WindowBank] = []
         for clip in range(len(memory)):
+            # A generator per clip makes its augmentation independent of the order of rendering.
             rng = torch.Generator().manual_seed(seed * 1_000_003 + memory.records[clip].spec.index)
             parts.append(self._encode_clip(memory, clip, source, rng))
             progress(clip + 1)

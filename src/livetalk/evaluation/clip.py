@@ -27,8 +27,6 @@ class ClipInputs:
     """A video and what is known about it.
 
     Attributes:
-        name: for tables.
-        video: the video to measure.
         truth: NPY file [F] with the true lip opening (any scale), or None.
         reference_video: the same performance, rendered or filmed, or None.
         audio: the audio; None takes that of the video.
@@ -77,12 +75,8 @@ class Clip:
     ) -> None:
         """Store the inputs; no file is read yet.
 
-        Args:
-            inputs: the video and what is known about it.
-            instruments: the models that analyse frames.
-            signals: computed for each frame.
-            probe: predicts the truth from the audio where there is neither truth nor reference video.
-            chunk_frames: new frames per chunk of the model that generated the video.
+        `probe` predicts the truth from the audio where there is neither truth nor reference video.
+        `chunk_frames` is that of the model that generated the video.
         """
         self.inputs = inputs
         self.chunk_frames = chunk_frames

@@ -16,12 +16,7 @@ COUNT = "count"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Column of a value in the table of a suite.
-
-    Attributes:
-        heading: a short word.
-        form: format specification, such as ".2f".
-    """
+    """Column of a value in a suite's table: a short heading and a format specification, such as ".2f"."""
 
     heading: str
     form: str
@@ -56,8 +51,6 @@ class Measure:
     """A way to judge a clip.
 
     Attributes:
-        name: unique, for people.
-        values: in the order of reports.
         find: returns each value by name; NaN if it is unknown.
         needs: information that a clip must provide; otherwise `find` is not called.
         signals: entries of `Clip.track.signals` that it reads.

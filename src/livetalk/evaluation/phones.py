@@ -26,8 +26,6 @@ class Phone:
 
     Attributes:
         symbol: of any phoneme alphabet; case and stress marks are irrelevant for closed lips.
-        start_seconds: from the start of the clip.
-        end_seconds: not before the start.
     """
 
     symbol: str

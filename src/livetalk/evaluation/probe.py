@@ -29,7 +29,6 @@ class LipProbe:
 
     Attributes:
         weights: [(2 * context + 1) * D], float64.
-        bias: added to every prediction.
         context: frames on either side whose features are read.
     """
 
@@ -55,6 +54,7 @@ class LipProbe:
                 continue
             inputs = _with_one(_stack_context(features, context))[known]
             target = (opening[known] - opening[known].mean()) / opening[known].std()
+            # Sums of products need memory for one clip only.
             gram, moment = inputs.T @ inputs, inputs.T @ target
             sums = (gram, moment) if sums is None else (sums[0] + gram, sums[1] + moment)
         if sums is None:

@@ -82,4 +82,5 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def _plain(value: float) -> float | int | None:
     if isinstance(value, int):
         return value
+    # JSON has no NaN and no infinity.
     return round(value, 4) if math.isfinite(value) else None

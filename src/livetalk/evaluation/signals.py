@@ -19,7 +19,6 @@ class FrameView:
 
     Attributes:
         picture: [H, W, 3], uint8, RGB.
-        before: the previous frame; None for the first.
         landmarks: [478, 2], float32, pixels; NaN without a face.
         face: box around the landmarks; None without a face inside the frame.
         reference: [H, W, 3], the frame of the same index in the reference video; None if there is no such
@@ -38,7 +37,6 @@ class Signal:
     """A quantity of every frame.
 
     Attributes:
-        name: for messages.
         read: returns the quantity, a number or a vector of fixed length; NaN if it is unknown.
     """
 

@@ -30,10 +30,7 @@ class ClipResult:
     """The values of one video and what comparisons between videos need.
 
     Attributes:
-        inputs: of the video.
         values: by name, in the order of reports; NaN if unknown or not requested.
-        lips: [F], measured lip opening.
-        truth: [F'], the true one, or None.
         person: [128], embedding of the reference person, NaN if unknown.
     """
 
@@ -49,8 +46,6 @@ class SuiteResult:
     """The results of many videos.
 
     Attributes:
-        clips: one per video, in the manifest's order, including controls.
-        measures: that were taken.
         medians: of each value over all videos except controls, without NaN.
         control_correlation: median correlation of the manifest's controls with their truths; NaN without any.
         crossed_correlation: median correlation of each video with the truths of all others: the score of a

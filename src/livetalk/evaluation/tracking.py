@@ -34,7 +34,6 @@ class Instruments:
     """The models that analyse frames.
 
     Attributes:
-        landmarker: finds lips and eyes.
         embedder: recognises people; None disables identity measures.
         embed_every: frames between embeddings, which take far longer than landmarks.
     """
@@ -49,7 +48,6 @@ class VideoTrack:
     """Signals of a video of F frames.
 
     Attributes:
-        fps: frames per second.
         signals: [F] or [F, D], float64, of each requested signal and of `LIPS`.
         embeddings: [N, 128], float64, of every `embed_every`-th frame; NaN without a face.
         embedding_seconds: [N], float64, their times.

@@ -31,6 +31,7 @@ def measure_levels(samples: NDArray[np.float32], fps: float, num_frames: int) ->
 
     `samples` is [N], float32, -1..1, 16 kHz; frames after its end are silent.
     """
+    # Rounding each edge separately keeps frames and audio in sync at any frame rate.
     edges = np.round(np.arange(num_frames + 1) * SAMPLE_RATE / fps).astype(int)
     energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
     edges = np.minimum(edges, len(samples))

@@ -60,9 +60,6 @@ class AudioReader:
     """An audio file that was decoded once from end to end without error; each read decodes it anew.
 
     Attributes:
-        path: the audio or video file.
-        sample_rate: samples per second.
-        num_channels: C.
         num_samples: samples per channel, counted while decoding because containers often round.
         active_channels: channels that are not silent. Only these are averaged to mono, so that a voice in one
             of many channels keeps its level.

@@ -26,7 +26,6 @@ class Track:
     """Properties of a container's first audio track.
 
     Attributes:
-        sample_rate: samples per second.
         declared_samples: length without padding according to an MP4 container; the decoder does not know
             where the padding starts. None for other formats.
     """

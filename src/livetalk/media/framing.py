@@ -46,14 +46,10 @@ def frame_portrait(
 ) -> NDArray[np.uint8]:
     """Crop and resize an image [H, W, 3], uint8, RGB, to [height, width, 3], framed like a training portrait.
 
-    Args:
-        image: of any size.
-        height: of the result, pixels.
-        width: of the result, pixels.
-        crop: "face" frames the most prominent face from the top of the head to the upper chest; "center"
-            takes the largest central crop; "none" keeps the whole image. Areas outside the image are filled
-            with its blurred reflection. "published" is "center" with exactly the published resampling.
-        name: of the image in messages.
+    `crop` "face" frames the most prominent face from the top of the head to the upper chest; "center" takes
+    the largest central crop; "none" keeps the whole image. Areas outside the image are filled with its
+    blurred reflection. "published" is "center" with exactly the published resampling. `name` is that of the
+    image in messages.
 
     Raises:
         InputError: crop is "face" and there is no face.
@@ -85,6 +81,7 @@ def find_face(image: NDArray[np.uint8]) -> Box | None:
     scale = min(1.0, _DETECTION_SIDE / max(image.shape[:2]))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    # The second attempt finds faces in dark or low-contrast images.
     for attempt in (grey, cv2.equalizeHist(grey)):
         smallest = max(24, round(_SMALLEST_FACE * max(grey.shape)))
         found = _face_cascade().detectMultiScale(

@@ -38,6 +38,7 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """
     file = require_input_file(path, "image")
     try:
+        # Pillow only warns about images of up to twice its limit and raises an error beyond.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:

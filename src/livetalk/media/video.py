@@ -90,14 +90,9 @@ class VideoWriter:
     ) -> None:
         """Open a temporary file beside the destination and set up the encoders.
 
-        Args:
-            path: destination; an existing file is replaced when the new one is complete.
-            width: of the frames, even, pixels.
-            height: of the frames, even, pixels.
-            fps: frames per second.
-            audio: None for a video without audio.
-            crf: x264's constant rate factor, 0 (lossless) to 51; 17 is visually lossless.
-            metadata: stored as JSON in the file's comment tag.
+        Width and height must be even. `audio` None writes a video without audio. `crf` is x264's constant
+        rate factor, 0 (lossless) to 51; 17 is visually lossless. `metadata` is stored as JSON in the file's
+        comment tag.
 
         Raises:
             OutputError: the file cannot be created.
@@ -199,6 +194,7 @@ class VideoWriter:
         stream.height, stream.width = self._size
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
+        # Players guess the colour matrix of untagged video from its size.
         context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709.value
         context.color_range = ColorRange.MPEG.value
         return stream

@@ -91,6 +91,7 @@ class Recording:
             raise ValueError(f"the recording has no chunk {self.num_consumed - 1}")
         middle = whole_window_start(geometry, self.num_consumed - 1) + geometry.window_frames // 2
         first, last = section_bounds(middle, num_rows, geometry.fps)
+        # Consecutive windows lie in the same section, which is encoded once.
         if self.section is not None and self.section.first_row == first:
             return self
         span = slice(first * geometry.samples_per_frame, last * geometry.samples_per_frame)
@@ -115,6 +116,7 @@ def section_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
     section, context = SECTION_SECONDS * fps, SECTION_CONTEXT_SECONDS * fps
     if num_rows <= section + 2 * context:
         return 0, num_rows
+    # A fixed grid, so that consecutive windows share a section.
     start = row // section * section
     return max(0, start - context), min(num_rows, start + section + context)
 

@@ -91,22 +91,15 @@ def generate_pieces(
 ) -> Generator[VideoChunk, None, StreamState]:
     """Generate the next chunk of a stream and yield its new frames, in order, as they are decoded.
 
-    Computation is lazy: it starts with the first `next` and then runs only as far as the next piece needs. A
-    generator that is abandoned early changes nothing: the stream can continue from `state`.
+    `samples` are the next `chunk_samples`, `[n]` float32, -1..1. `state`, from `create_state` or the chunk
+    before, is not modified. The setting `latents_per_decode` determines the size of the pieces; None
+    decodes the chunk as one. `noise_source` replaces the stream's random generator, whose state then stays
+    unchanged.
 
-    Args:
-        executor: networks and how they run.
-        settings: `latents_per_decode` sets the size of the pieces; None decodes the chunk as one.
-        prepared: conditioning, from `prepare_stream`.
-        samples: the next `chunk_samples` samples, `[n]` float32, -1..1.
-        state: from `create_state` or the chunk before; not modified.
-        noise_source: replaces the stream's own random generator, whose state then stays unchanged.
-
-    Yields:
-        At least one frame each; the caller may modify the pixels.
-
-    Returns:
-        The state for the next chunk, after the motion frames are encoded.
+    Computation is lazy: it starts with the first `next` and then runs only as far as the next piece needs.
+    A generator that is abandoned early changes nothing: the stream can continue from `state`. The caller
+    may modify the pixels. The generator returns the state for the next chunk, after the motion frames are
+    encoded.
 
     Raises:
         ValueError: the number of samples is wrong; raised when the first piece is requested.
@@ -114,6 +107,7 @@ def generate_pieces(
     audio_context, state = push_chunk_audio(executor, settings, samples, state)
     latents, state = denoise_window(executor, settings, prepared, audio_context, state, noise_source)
     finishing = finish_window(executor, settings, prepared, latents, state)
+    # `yield from` could not leave out pieces without shown frames.
     while True:
         try:
             piece = next(finishing)
@@ -259,15 +253,9 @@ def cut_chunk(
     """Return the state of a stream that was interrupted after `num_shown` frames of its newest chunk.
 
     The audio of hidden frames is dropped, and the next window starts from the frames that were shown last.
-
-    Args:
-        executor: its VAE encodes the frames.
-        settings: of the stream.
-        states: of the stream before and after the chunk.
-        samples: of the chunk, `[chunk_samples]`.
-        shown: `[3, F, H, W]` float32, -1..1, the last frames that were shown, of this chunk and earlier ones.
-            If there are fewer than `motion_frames`, the first one is repeated.
-        num_shown: 0..`chunk_frames`.
+    `states` are those before and after the chunk, `samples` are the chunk's. `shown` is `[3, F, H, W]`
+    float32, -1..1, the last frames that were shown, of this chunk and earlier ones; if there are fewer than
+    `motion_frames`, the first one is repeated.
 
     Raises:
         ValueError: `num_shown` is out of range, or the stream reads a complete recording.
@@ -278,6 +266,7 @@ def cut_chunk(
         raise ValueError("a stream that reads a whole recording cannot be cut")
     if not 0 <= num_shown <= geometry.chunk_frames:
         raise ValueError(f"a chunk has {geometry.chunk_frames} frames, {num_shown} cannot have been shown")
+    # At a chunk border the state exists already; encoding shown frames again would change it.
     if num_shown in (0, geometry.chunk_frames):
         return after if num_shown else before
     audio, loudness = adjust_level(

@@ -63,6 +63,7 @@ def match_color(pixels: Tensor, reference: ColorStatistics, strength: float = 1.
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Convert sRGB `[B, 3, ...]`, 0..1, to Lab (L 0..100)."""
+    # Clamps inside `where` keep the gradient of the branch that is not selected finite.
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp_min(0) ** 2.4, rgb / 12.92)
     xyz = _mix(torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE)[:, None], linear)
     xyz = xyz.clamp(0, 1)

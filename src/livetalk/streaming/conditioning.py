@@ -26,7 +26,6 @@ class Prepared:
     """What stays constant for a whole stream, computed once.
 
     Attributes:
-        conditioning: the encoded reference and prompt.
         color: statistics of the reference that frames are matched to.
         constants: results shared by all denoising steps; None for an executor without a plan.
     """
@@ -56,12 +55,9 @@ def prepare_stream(
 
 
 def prepare_constants(executor: Executor, settings: StreamSettings, conditioning: Conditioning) -> Prepared:
-    """Compute what all steps of a stream share, once its reference and prompt are encoded.
+    """Compute what all steps of a stream share; `conditioning` is on the executor's device.
 
-    Args:
-        executor: its networks in their final form.
-        settings: of the stream.
-        conditioning: of the stream, on the executor's device.
+    The executor's networks must be in their final form.
     """
     with span("step.reference"):
         constants = None

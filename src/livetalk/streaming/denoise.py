@@ -53,6 +53,7 @@ def build_predictor(
     timesteps = step_timesteps(sigmas)
     # One copy for all timesteps before the first step: a step must not wait for a host-to-device copy.
     on_device = to_device(timesteps_from_sigma(sigmas), window.audio_context.device)
+    # A sampler passes each sigma back by value, which identifies the step.
     positions = {float(sigma): index for index, sigma in enumerate(sigmas[:-1])}
     with span("step.prepare"):
         if constants is None:

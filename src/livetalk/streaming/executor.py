@@ -14,7 +14,6 @@ class Executor:
     """Networks and the choices of how they run, which change results by rounding only.
 
     Attributes:
-        networks: weights.
         plan: what the transformer precomputes per stream and per chunk; None computes everything in each
             step, which gradients through the transformer require.
         match_color: `match_color` or a fused form of it.

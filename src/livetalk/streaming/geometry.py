@@ -14,7 +14,6 @@ class ChunkGeometry:
     """Timeline of a stream.
 
     Attributes:
-        fps: video frames per second.
         sample_rate: audio samples per second; a multiple of `fps`.
         window_frames: frames that are denoised together; 1 + a multiple of `latent_stride`.
         motion_frames: frames repeated from the previous window; 1 + a multiple of `latent_stride`.

@@ -118,10 +118,12 @@ def normalize_running(
     start = state.pending.shape[0]
     gains = [(state.last_gain_db, state.gain_db)]
     whole = audio[: num_frames * length].view(num_frames, length)
+    # Sequential on the CPU, because the gain of a frame depends on that of the frame before.
     for loudness in _frame_loudness(whole, sample_rate).tolist():
         state = _update_gain(state, loudness)
         gains.append((state.last_gain_db, state.gain_db))
     before, after = torch.tensor(gains, dtype=torch.float64)[:, :, None].unbind(1)
+    # The gain is interpolated in dB over each frame, so that it has no steps.
     ramp = torch.arange(length, dtype=torch.float64) / length
     gain = 10 ** (torch.lerp(before, after, ramp).flatten()[start : audio.shape[0]] / 20)
     return samples * gain.to(samples), replace(state, pending=audio[num_frames * length :].clone())

@@ -25,8 +25,6 @@ class Seam:
     Attributes:
         color: `[1, 3, H, W]`, the coarse part of the difference.
         detail: `[1, 3, H, W]`, the remainder.
-        num_new: new frames of the chunk.
-        config: lengths of the fades.
     """
 
     color: Tensor

@@ -54,9 +54,7 @@ class SamplerConfig:
     """How a window is denoised and its colours are matched.
 
     Attributes:
-        num_steps: denoising steps, at least 1.
         shift: warp of the schedule towards high noise, positive.
-        kind: sampler.
         color_strength: strength of colour matching to the reference, 0..1.
     """
 
@@ -117,16 +115,10 @@ class StreamSettings:
     """Everything that defines a stream besides weights and inputs.
 
     Attributes:
-        geometry: timeline.
-        audio: which audio a window depends on.
-        sampler: how a window is denoised.
-        reference_layout: position of the reference in the condition.
         latents_per_decode: latent frames that are decoded together, None for the whole window. Frames can be
             delivered after each piece and are the same for every size. On a CPU small pieces are faster,
             because they fit its cache.
         decode_dropped: also decode the hidden frames at the start of a window.
-        seam: seam correction.
-        loudness: level adjustment of the audio.
     """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
@@ -152,6 +144,7 @@ class StreamSettings:
     @property
     def skipped_frames(self) -> int:
         """Frames at the start of a window that are not decoded."""
+        # The seam correction needs the last hidden frame.
         return 0 if self.decode_dropped else self.geometry.dropped_frames - self.seam.enabled
 
     @property

@@ -31,7 +31,6 @@ class StreamState:
         rng_state: of a random generator on the kind of device that holds `motion_latents`; uint8 on the CPU.
         next_frame: index of the next chunk's first frame in the stream.
         last_frame: `[1, 3, H, W]`, -1..1, the frame shown last; None without seam correction.
-        loudness: state of the running gain, if there is one.
     """
 
     motion_latents: Tensor
@@ -116,6 +115,7 @@ def _move(state: StreamState, rng_kind: str, device: torch.device) -> StreamStat
     """Move a state whose generator belongs to a device of type `rng_kind`."""
     rng_state = state.rng_state
     if rng_kind != device.type:
+        # 56 bits of the digest, because a seed must fit a signed 64-bit integer.
         digest = hashlib.sha256(rng_state.numpy().tobytes()).digest()
         rng_state = seeded_rng_state(int.from_bytes(digest[:7], "little"), device)
     return replace(

@@ -14,12 +14,9 @@ class ClipSpec:
     """Numbers that determine one clip.
 
     Attributes:
-        index: of the clip in its run.
         identity_seed: face, clothes, light, camera and background.
         motion_seed: head motion, blinks, gaze and style.
         corpus_clip: speech clip of the corpus.
-        start_frame: first video frame within that speech clip.
-        num_frames: length in frames.
     """
 
     index: int
@@ -51,7 +48,6 @@ class ClipRecord:
     """Description of a finished clip.
 
     Attributes:
-        spec: of the clip.
         face_box: left, top, right, bottom over the whole clip, shares of the frame 0..1.
         mouth_box: in the same form.
         lip_opening: [F], exact gap of the inner lips over the mouth's width, from the mesh.

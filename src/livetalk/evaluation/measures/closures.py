@@ -23,7 +23,6 @@ class ClosureScore:
         recall: 0..1, share of /p b m/ whose opening falls below the threshold; NaN without any.
         chance: 0..1, the same share for windows of the same lengths anywhere in the speech: the score of this
             mouth if its movement were independent of the audio.
-        num_closures: number of /p b m/.
     """
 
     recall: float
@@ -38,18 +37,10 @@ def score_closures(
     fps: float,
     threshold: float = CLOSURE_THRESHOLD,
 ) -> ClosureScore:
-    """Count the /p b m/ during which the lips close.
+    """Count the /p b m/ during which the relative opening [F] falls below a threshold.
 
-    A closure counts if the relative opening falls below the threshold in a frame of the phone, the frame
-    before or the frame after. Such a window can contain a closure by chance, so the score of chance is also
-    computed.
-
-    Args:
-        relative: [F], opening as a share of the clip's range (`OpeningRange.relative`).
-        phones: of the clip; those without lip closure are ignored.
-        speech: [F], frames with speech.
-        fps: frames per second.
-        threshold: relative opening below which the mouth counts as closed.
+    A closure counts in a frame of the phone, the frame before or the frame after. Such a window can contain a
+    closure by chance, so the score of chance is also computed, over the frames with speech [F].
     """
     closed = np.where(np.isfinite(relative), relative, np.inf) < threshold
     hits, luck = [], []

@@ -34,6 +34,7 @@ def score_sync(
     length = min(len(measured), len(truth))
     measured, truth = measured[:length], truth[:length]
     scores = {}
+    # Ordered by distance from 0, so that a tie goes to the smallest lag.
     for lag in sorted(range(-max_lag, max_lag + 1), key=abs):
         late, early = max(lag, 0), max(-lag, 0)
         scores[lag] = correlate(measured[late : length - early], truth[early : length - late])

@@ -25,10 +25,8 @@ class SeamScore:
     Attributes:
         ratio: median over the borders of their change divided by the median change around them; 1 = no
             seam.
-        worst_ratio: the largest of those.
         z_score: distance of `ratio` from the same statistic at all other positions within a chunk, in
             standard deviations; above 3 the difference is significant.
-        num_seams: number of borders.
     """
 
     ratio: float
@@ -73,6 +71,7 @@ def score_seams(changes: NDArray[np.float64], chunk_frames: int = CHUNK_FRAMES) 
 def _ratios(changes: NDArray[np.float64], positions: NDArray[np.int_]) -> NDArray[np.float64]:
     ratios = []
     for position in positions:
+        # The first frame has no change and is left out.
         around = np.concatenate(
             [
                 changes[max(position - _NEIGHBOURS, 1) : position],

@@ -34,8 +34,6 @@ class PhonemeEvent:
 
     Attributes:
         symbol: ARPAbet in lower case without stress (`aa` .. `zh`), `dx` for a flap, `pau` for a pause.
-        start_seconds: relative to the clip.
-        end_seconds: later than `start_seconds`.
     """
 
     symbol: str

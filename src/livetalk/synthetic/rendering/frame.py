@@ -22,6 +22,7 @@ from livetalk.synthetic.rendering.rasterize import (
 from livetalk.synthetic.rendering.scene import Mesh, Subject
 from livetalk.synthetic.rendering.shadow import ShadowMap
 
+# Above all triangle IDs, which share the buffer.
 _HAIR_ID = 1 << 20
 _CLOSED = 0.5
 """Share of hair around a sample from which it counts as hair, which closes pinholes."""

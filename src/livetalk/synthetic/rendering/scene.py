@@ -108,13 +108,11 @@ class Subject:
     """One identity prepared for rendering, on a device.
 
     Attributes:
-        identity: the person.
         rest: [V, 3], neutral vertices.
         pivot: [3], centre of head rotation, in the neck.
         skin: [S, S, C], baked skin texture.
         strands: hair points.
         background: [H, W, 3], linear light.
-        camera, lights, noise: of the identity.
     """
 
     identity: Identity

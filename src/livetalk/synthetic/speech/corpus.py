@@ -62,7 +62,6 @@ class CorpusClip:
     """One clip to be saved.
 
     Attributes:
-        info: origin.
         events: phonemes, seconds from the clip's start.
         prosody: loudness and pitch, 200 frames.
         log_mels: one [800, 80] float32 spectrogram per voice, decades of mel power.
