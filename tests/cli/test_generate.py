@@ -67,7 +67,7 @@ def broken_sound(path: Path) -> None:
         ("image", "none.png", None, "no such file"),
         ("image", "folder", Path.mkdir, "is a directory"),
         ("image", "empty.png", Path.touch, "the file is empty"),
-        ("image", "text.png", lambda path: path.write_text("hello " * 99), "is not a picture"),
+        ("image", "text.png", lambda path: path.write_text("hello " * 99), "is not an image"),
         ("image", "cut.jpg", truncated_jpeg, "is damaged or incomplete"),
         ("image", "dot.png", lambda path: picture(path, size=(1, 1)), "1x1 pixels is too small"),
         ("image", "huge.png", lambda path: picture(path, "1", (20_000, 20_000)), "is too large"),

@@ -91,7 +91,7 @@ def test_the_frames_are_passed_over_once_for_all_measures(inputs: ClipInputs) ->
 
 
 def test_a_new_measure_is_in_every_report(inputs: ClipInputs) -> None:
-    brightness = Signal("brightness", lambda view: float(view.picture.mean()))
+    brightness = Signal("brightness", lambda view: float(view.frame.mean()))
     measure = Measure(
         name="brightness",
         values=(

@@ -102,7 +102,7 @@ def test_files_that_are_no_picture_are_refused(tmp_path: Path) -> None:
         (tmp_path / "missing.png", "no such file"),
         (tmp_path, "is a directory"),
         (empty, "is empty"),
-        (text, "is not a picture"),
+        (text, "is not an image"),
         (truncated_jpg, "is damaged or incomplete"),
         (truncated_png, "is damaged or incomplete"),
         (tiny, "1x1 pixels is too small"),

@@ -35,14 +35,14 @@ class Repository:
     Attributes:
         folder: subfolder of the user's folder.
         needed: file patterns; each must match at least one file.
-        wanted: patterns of optional files.
+        optional: patterns of optional files.
         first_of: alternatives in order of preference; the first that exists is used, and one must exist.
     """
 
     repo_id: str
     folder: str
     needed: tuple[str, ...]
-    wanted: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     first_of: tuple[str, ...] = ()
 
 
@@ -59,13 +59,13 @@ MODELS: dict[str, tuple[Repository, ...]] = {
                 IMAGE_ENCODER_NAME,
                 f"{TOKENIZER_NAME}/*",
             ),
-            wanted=("diffusion_pytorch_model*.json", "LICENSE*"),
+            optional=("diffusion_pytorch_model*.json", "LICENSE*"),
         ),
         Repository(
             repo_id="TencentGameMate/chinese-wav2vec2-base",
             folder=SPEECH_ENCODER_DIR,
             needed=("config.json",),
-            wanted=("preprocessor_config.json", "LICENSE*"),
+            optional=("preprocessor_config.json", "LICENSE*"),
             first_of=("model.safetensors", "pytorch_model.bin"),
         ),
     )
@@ -165,7 +165,7 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
     return DownloadPlan(directory=directory, folders=folders, files=tuple(files))
 
 
-def require_room(plan: DownloadPlan) -> None:
+def require_disk_space(plan: DownloadPlan) -> None:
     """Check that the disk has space for the missing bytes.
 
     Raises:
@@ -290,7 +290,7 @@ def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
         missing.append(" or ".join(repository.first_of))
     if missing:
         raise WeightsError(f"repository {repository.repo_id}: has no {', no '.join(missing)}")
-    patterns = (*repository.needed, *repository.wanted, *alternatives[:1])
+    patterns = (*repository.needed, *repository.optional, *alternatives[:1])
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 

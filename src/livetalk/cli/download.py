@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from livetalk.checkpoints.hub import MODELS, DownloadPlan, fetch, plan_download, require_room
+from livetalk.checkpoints.hub import MODELS, DownloadPlan, fetch, plan_download, require_disk_space
 from livetalk.cli.byte_progress import ByteProgress, describe_bytes
 from livetalk.env import huggingface_endpoint
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """
     plan = plan_download(args.model, args.dir, endpoint=huggingface_endpoint())
     _show(plan)
-    require_room(plan)
+    require_disk_space(plan)
     if args.dry_run:
         return 0
     with ByteProgress(f"downloading {args.model}") as progress:

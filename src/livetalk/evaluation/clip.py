@@ -166,7 +166,7 @@ class Clip:
         # FFmpeg reads an image file as a video of one frame.
         frame = next(iterate_frames(source), None)
         if frame is None:
-            raise InputError(f"portrait {source}: contains no picture")
+            raise InputError(f"portrait {source}: contains no frame")
         return embedder.embed(frame)
 
     @cached_property

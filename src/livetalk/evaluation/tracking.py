@@ -89,7 +89,7 @@ def track_video(
         for signal, values in rows.items():
             values.append(signal.read(view))
         if instruments.embedder is not None and number % instruments.embed_every == 0:
-            embeddings.append(instruments.embedder.embed(view.picture))
+            embeddings.append(instruments.embedder.embed(view.frame))
     lips = np.asarray(rows[LIPS])
     if not len(lips):
         raise InputError(f"video {path}: contains no frames")
@@ -108,14 +108,14 @@ def _iterate_views(
 ) -> Iterator[FrameView]:
     others: Iterator[NDArray[np.uint8]] = iterate_frames(reference) if reference is not None else iter(())
     before = None
-    for picture in iterate_frames(path):
+    for frame in iterate_frames(path):
         other = next(others, None)
-        landmarks = landmarker.find(picture)
+        landmarks = landmarker.find(frame)
         yield FrameView(
-            picture=picture,
+            frame=frame,
             before=before,
             landmarks=landmarks,
-            face=face_box(landmarks, picture.shape[0], picture.shape[1]),
-            reference=other if other is not None and other.shape == picture.shape else None,
+            face=face_box(landmarks, frame.shape[0], frame.shape[1]),
+            reference=other if other is not None and other.shape == frame.shape else None,
         )
-        before = picture
+        before = frame

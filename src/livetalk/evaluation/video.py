@@ -48,5 +48,5 @@ def _open(file: Path) -> av.container.InputContainer:
         raise InputError(f"video {file}: not a media file that FFmpeg reads ({error.strerror})") from error
     if not container.streams.video:
         container.close()
-        raise InputError(f"video {file}: contains no pictures")
+        raise InputError(f"video {file}: contains no video")
     return container

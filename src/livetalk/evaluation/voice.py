@@ -13,7 +13,7 @@ _FLOOR_DB = -55.0
 """No frame below this level, in dB of full scale, counts as speech, even in a nearly silent clip."""
 _HOLD_SECONDS = 0.12
 """Shorter dips belong to speech, such as the closure before a plosive."""
-_SILENCE_MARGIN_SECONDS = 0.24
+_SILENCE_BORDER_SECONDS = 0.24
 """Start and end of a silence belong to speech, because lips close after a word and open before one."""
 
 
@@ -55,11 +55,11 @@ def find_speech(levels: NDArray[np.float64], fps: float) -> NDArray[np.bool_]:
 
 def find_silence(speech: NDArray[np.bool_], fps: float) -> NDArray[np.bool_]:
     """Return the frames [F] well inside a silence, where a mouth should not move, given those with speech."""
-    margin = round(_SILENCE_MARGIN_SECONDS * fps)
+    border = round(_SILENCE_BORDER_SECONDS * fps)
     silence = np.zeros_like(speech)
     for start, end in find_runs(~speech):
-        first = start + margin if start > 0 else start
-        last = end - margin if end < len(speech) else end
+        first = start + border if start > 0 else start
+        last = end - border if end < len(speech) else end
         silence[first : max(first, last)] = True
     return silence
 

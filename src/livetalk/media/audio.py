@@ -57,7 +57,7 @@ class ArrayAudio:
 
 @dataclass(frozen=True, slots=True)
 class AudioReader:
-    """An audio file that was decoded once from end to end without error; each read decodes it anew.
+    """An audio file that was decoded once from end to end without error; each read decodes it again.
 
     Attributes:
         num_samples: samples per channel, counted while decoding because containers often round.

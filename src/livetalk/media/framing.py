@@ -56,19 +56,19 @@ def frame_portrait(
     """
     if crop == "published":
         return resize_and_center_crop(image, height, width)
-    picture = Box(0, 0, image.shape[1], image.shape[0])
+    bounds = Box(0, 0, image.shape[1], image.shape[0])
     aspect = width / height
     if crop == "none":
-        window = _smallest_around(picture, aspect)
+        window = _smallest_around(bounds, aspect)
     elif crop == "center":
-        window = _largest_inside(picture, aspect)
+        window = _largest_inside(bounds, aspect)
     else:
         face = find_face(image)
         if face is None:
             raise InputError(f"{name}: no face was found; use a frontal portrait, or --crop center")
-        window = picture
-        if not _is_framed(face, picture, aspect):
-            window = _fit_inside(_portrait_window(face, aspect), picture)
+        window = bounds
+        if not _is_framed(face, bounds, aspect):
+            window = _fit_inside(_portrait_window(face, aspect), bounds)
     return _cut(image, window, height, width)
 
 
@@ -113,13 +113,13 @@ def _prominence(box: Sequence[int], shape: tuple[int, ...]) -> float:
     return float(width * (1.0 - distance))
 
 
-def _is_framed(face: Box, picture: Box, aspect: float) -> bool:
+def _is_framed(face: Box, bounds: Box, aspect: float) -> bool:
     """Return whether an image is already framed like a training portrait."""
-    offset_x = (face.left + face.width / 2) / picture.width - FACE_CENTER[0]
-    offset_y = (face.top + face.height / 2) / picture.height - FACE_CENTER[1]
+    offset_x = (face.left + face.width / 2) / bounds.width - FACE_CENTER[0]
+    offset_y = (face.top + face.height / 2) / bounds.height - FACE_CENTER[1]
     return (
-        abs(picture.width / picture.height / aspect - 1.0) < 0.01
-        and _FRAMED_SIDES[0] <= face.height / picture.height <= _FRAMED_SIDES[1]
+        abs(bounds.width / bounds.height / aspect - 1.0) < 0.01
+        and _FRAMED_SIDES[0] <= face.height / bounds.height <= _FRAMED_SIDES[1]
         and max(abs(offset_x), abs(offset_y)) <= _FRAMED_OFFSET
     )
 
@@ -132,16 +132,16 @@ def _portrait_window(face: Box, aspect: float) -> Box:
     return Box(left, top, width, height)
 
 
-def _fit_inside(window: Box, picture: Box) -> Box:
+def _fit_inside(window: Box, bounds: Box) -> Box:
     """Shift and shrink a window, within limits, so that less of it is outside the image."""
-    shrink = min(1.0, picture.width / window.width, picture.height / window.height)
+    shrink = min(1.0, bounds.width / window.width, bounds.height / window.height)
     shrink = max(shrink, 1.0 - _MAX_SHRINK)
     width, height = window.width * shrink, window.height * shrink
     left = window.left + (window.width - width) * FACE_CENTER[0]
     top = window.top + (window.height - height) * FACE_CENTER[1]
     return Box(
-        left + _shift_inside(left, width, picture.width),
-        top + _shift_inside(top, height, picture.height),
+        left + _shift_inside(left, width, bounds.width),
+        top + _shift_inside(top, height, bounds.height),
         width,
         height,
     )
@@ -153,16 +153,16 @@ def _shift_inside(start: float, length: float, limit: float) -> float:
     return float(np.clip(wanted, -_MAX_SHIFT * length, _MAX_SHIFT * length))
 
 
-def _largest_inside(picture: Box, aspect: float) -> Box:
-    width = min(picture.width, picture.height * aspect)
+def _largest_inside(bounds: Box, aspect: float) -> Box:
+    width = min(bounds.width, bounds.height * aspect)
     height = width / aspect
-    return Box((picture.width - width) / 2, (picture.height - height) / 2, width, height)
+    return Box((bounds.width - width) / 2, (bounds.height - height) / 2, width, height)
 
 
-def _smallest_around(picture: Box, aspect: float) -> Box:
-    width = max(picture.width, picture.height * aspect)
+def _smallest_around(bounds: Box, aspect: float) -> Box:
+    width = max(bounds.width, bounds.height * aspect)
     height = width / aspect
-    return Box((picture.width - width) / 2, (picture.height - height) / 2, width, height)
+    return Box((bounds.width - width) / 2, (bounds.height - height) / 2, width, height)
 
 
 def _cut(image: NDArray[np.uint8], window: Box, height: int, width: int) -> NDArray[np.uint8]:

@@ -50,7 +50,7 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             f"image {file}: is too large, at most {MAX_PIXELS // 10**6} million pixels"
         ) from error
     except UnidentifiedImageError as error:
-        raise InputError(f"image {file}: is not a picture that can be read") from error
+        raise InputError(f"image {file}: is not an image that can be read") from error
     except _DECODING_ERRORS as error:
         raise InputError(f"image {file}: is damaged or incomplete") from error
 

@@ -22,7 +22,7 @@ class LoudnessMode(Enum):
     OFF: unchanged.
     RUNNING: a slow gain that depends on past speech only and ignores noise. If the encoder's whole input is
         too faint for speech, it reads digital silence.
-    PUBLISHED: one gain for the encoder's whole input, computed anew for each window, as the published code
+    PUBLISHED: one gain for the encoder's whole input, computed for each window, as the published code
         does. It amplifies hiss without speech to the loudness of speech.
     """
 

@@ -6,7 +6,7 @@ from livetalk.evaluation.clip import Clip
 from livetalk.evaluation.measure import Measure, Value
 from livetalk.evaluation.signals import Signal
 
-COLORS = Signal("mean colour", lambda view: view.picture.mean(axis=(0, 1), dtype=np.float64))
+COLORS = Signal("mean colour", lambda view: view.frame.mean(axis=(0, 1), dtype=np.float64))
 """[3], mean of the whole frame, levels 0..255."""
 
 

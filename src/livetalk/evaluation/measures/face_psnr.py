@@ -23,7 +23,7 @@ def measure_psnr(frame: NDArray[np.uint8], truth: NDArray[np.uint8], box: Box | 
 def _read(view: FrameView) -> float:
     if view.reference is None or view.face is None:
         return float("nan")
-    return measure_psnr(view.picture, view.reference, view.face)
+    return measure_psnr(view.frame, view.reference, view.face)
 
 
 FACE_PSNR = Signal("PSNR of the face", _read)

@@ -41,7 +41,7 @@ def frame_change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
 
 
 def _read(view: FrameView) -> float:
-    return 0.0 if view.before is None else frame_change(view.before, view.picture)
+    return 0.0 if view.before is None else frame_change(view.before, view.frame)
 
 
 CHANGES = Signal("change of the picture", _read)

@@ -27,7 +27,7 @@ def measure_laplacian(frame: NDArray[np.uint8], box: Box | None = None) -> float
 
 
 def _read(view: FrameView) -> float:
-    return measure_laplacian(view.picture, view.face) if view.face is not None else float("nan")
+    return measure_laplacian(view.frame, view.face) if view.face is not None else float("nan")
 
 
 SHARPNESS = Signal("sharpness", _read)

@@ -156,8 +156,8 @@ def mouth_units(
     """
     time = np.arange(round(num_frames / FRAMES_PER_SECOND * _GRID_RATE) + 1) / _GRID_RATE
     frame_times = (np.arange(num_frames) + 0.5) / FRAMES_PER_SECOND
-    pieces = _split_events(events)
-    channels = _smooth(_blend_targets(pieces, time))
+    segments = _split_events(events)
+    channels = _smooth(_blend_targets(segments, time))
     channels *= _speech_gate(events, time)[:, None]
     if effort is not None and num_frames:
         strength = np.interp(time, frame_times, effort.astype(np.float64))
@@ -178,29 +178,29 @@ def closure_frames(events: Sequence[PhonemeEvent], num_frames: int) -> list[int]
 
 def _split_events(events: Sequence[PhonemeEvent]) -> list[tuple[_Target, float, float]]:
     """Resolve aliases and diphthongs into (target, start, end)."""
-    pieces: list[tuple[_Target, float, float]] = []
+    segments: list[tuple[_Target, float, float]] = []
     for event in events:
         start, end = event.start_seconds, max(event.end_seconds, event.start_seconds + 0.005)
         if event.symbol in DIPHTHONGS:
             first, second = DIPHTHONGS[event.symbol]
             turn = start + 0.55 * (end - start)
-            pieces += [(TARGETS[first], start, turn), (TARGETS[second], turn, end)]
+            segments += [(TARGETS[first], start, turn), (TARGETS[second], turn, end)]
             continue
         name = ALIASES.get(event.symbol, event.symbol)
         if name not in TARGETS:
             raise ValueError(f"phoneme {event.symbol!r} is not in the alphabet: {' '.join(sorted(PHONEMES))}")
-        pieces.append((TARGETS[name], start, end))
-    return pieces
+        segments.append((TARGETS[name], start, end))
+    return segments
 
 
-def _blend_targets(pieces: Sequence[tuple[_Target, float, float]], time: Floats) -> Floats:
+def _blend_targets(segments: Sequence[tuple[_Target, float, float]], time: Floats) -> Floats:
     """Return the weighted mean of all targets, [steps, channels]."""
-    if not pieces:
+    if not segments:
         return np.zeros((time.size, len(_CHANNELS)))
-    starts = np.array([start for _, start, _ in pieces])
-    lengths = np.array([end - start for _, start, end in pieces])
-    wanted = np.array([[getattr(target, name) for name in _CHANNELS] for target, _, _ in pieces])
-    pulls = np.array([[t.jaw_pull, t.height_pull, t.shape_pull, t.tongue_pull] for t, _, _ in pieces])
+    starts = np.array([start for _, start, _ in segments])
+    lengths = np.array([end - start for _, start, end in segments])
+    wanted = np.array([[getattr(target, name) for name in _CHANNELS] for target, _, _ in segments])
+    pulls = np.array([[t.jaw_pull, t.height_pull, t.shape_pull, t.tongue_pull] for t, _, _ in segments])
     channels = np.empty((time.size, len(_CHANNELS)))
     for group in range(len(_GROUP_REACH)):
         middle = starts + lengths / 2 - _GROUP_LEAD[group]

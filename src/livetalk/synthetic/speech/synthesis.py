@@ -92,20 +92,20 @@ class HibariSynthesiser:
 
     def speak(self, text: str, speed: float, voices: Sequence[VoiceWarp], rng: np.random.Generator) -> Speech:
         """Speak an English text; speeds of 0.8..1.25 sound natural. `rng` draws the noise of the vocoder."""
-        pieces: list[list[Samples]] = [[] for _ in voices]
+        parts: list[list[Samples]] = [[] for _ in voices]
         events: list[PhonemeEvent] = []
         offset = 0.0
         for phonemes in self._voice.phonemize(text):
             ids = self._voice.ids(phonemes)
             inputs = {"ids": np.array([ids], np.int64), "speed": np.array([speed], np.float32)}
             *spectra, pitch, durations = self._session.run(None, inputs)
-            for sink, voice in zip(pieces, voices, strict=True):
+            for sink, voice in zip(parts, voices, strict=True):
                 sink.append(self._render([part[0] for part in spectra], pitch[0], voice, rng))
             ends = np.cumsum(np.ravel(durations)) * _HIBARI_UNIT_SECONDS
             symbols = [self._letters.get(number, "") for number in ids]
             events += hibari_events(symbols, ends, offset - _HIBARI_LAG_SECONDS)
-            offset += pieces[0][-1].size / _HIBARI_RATE
-        waveforms = [np.concatenate(sink) for sink in pieces]
+            offset += parts[0][-1].size / _HIBARI_RATE
+        waveforms = [np.concatenate(sink) for sink in parts]
         events = end_with_sound(events, waveforms[0], _HIBARI_RATE)
         resampled = (_set_peak(_resample(one, _HIBARI_RATE, self._sample_rate)) for one in waveforms)
         return Speech(tuple(resampled), tuple(events))

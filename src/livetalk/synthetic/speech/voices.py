@@ -87,10 +87,10 @@ def warp_waveform(waveform: Matrix, warp: VoiceWarp, sample_rate: int) -> Matrix
     moved = warp_rows(envelope.T.astype(np.float32), warp.formant_scale).T
     change = np.clip(moved - envelope, -4.0, 4.0)
     change = change + tilt_gain(spectrum.shape[1], sample_rate, warp.tilt_db_per_octave)
-    pieces = np.fft.irfft(spectrum * np.exp(change)) * window
+    blocks = np.fft.irfft(spectrum * np.exp(change)) * window
     output = np.zeros(padded.size + _FFT_SIZE)
-    for index, piece in enumerate(pieces):
-        output[index * _HOP : index * _HOP + _FFT_SIZE] += piece
+    for index, block in enumerate(blocks):
+        output[index * _HOP : index * _HOP + _FFT_SIZE] += block
     norm = float(np.sum(window**2)) / _HOP
     return (output[_FFT_SIZE : _FFT_SIZE + waveform.size] / norm).astype(np.float32)
 
