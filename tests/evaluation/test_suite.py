@@ -107,7 +107,7 @@ def test_a_video_that_cannot_be_measured_is_named_and_counts_nowhere(tmp_path: P
     [
         ("[", "Expecting"),
         ("[]", "no clips"),
-        ('[{"truth": "a.npy"}]', "no `video`"),
+        ('[{"truth": "a.npy"}]', "lacks `video`"),
         ('[{"video": "a.mp4", "thruth": "a.npy"}]', "'thruth'"),
     ],
 )
