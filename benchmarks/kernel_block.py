@@ -15,7 +15,7 @@ from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.dit import DiT
 from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionSpec, apply_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8, find_linears
@@ -30,7 +30,7 @@ AUTO = "auto"
 def time_block(bench: Bench) -> None:
     """Time one block, speech absorbed, context prepared, queries, keys and values from one product."""
     config = bench.sizes.config
-    work = AttentionWork(bench.device, bench.dtype, config.head_dim, config.num_heads)
+    work = AttentionSpec(bench.device, bench.dtype, config.head_dim, config.num_heads)
     cpu = bench.device.type == "cpu"
     precisions = ("bf16", "fp8") if cpu or float8_problem(bench.device) is None else ("bf16",)
     attentions = [name for name in ("fa3", "fa3-fp8") if ATTENTION_KERNELS[name].problem(work) is None]
@@ -94,7 +94,7 @@ def build_block(
     if precision == "torchao":
         quantize_with_torchao(dit, find_linears(dit, PREPARED_KEEP))
     if attention != AUTO:
-        work = AttentionWork(bench.device, bench.dtype, config.head_dim, config.num_heads)
+        work = AttentionSpec(bench.device, bench.dtype, config.head_dim, config.num_heads)
         apply_attention(dit, select_attention(attention, work), ("self_attention",))
     if kernels is not None:
         fuse_blocks(dit, kernels)

@@ -27,7 +27,7 @@ from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.accelerate.selection import select_attention, triton_problem
 from livetalk.ops.attention import attention
 from livetalk.ops.attention_lse import reference_attention_with_lse
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, KernelCore
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionSpec, KernelCore
 from livetalk.ops.kernels.interface import Affine, Branch, FusedKernels, HeadNorm, HeadRange
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.matmul import QuantizedRows, quantize_rows
@@ -121,7 +121,7 @@ def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], obj
     rope = rope_tables(grid_positions(*bench.sizes.grid, bench.device), config.head_dim)
     heads = (config.num_heads, 1)
     split, found = TorchKernels().split_heads(x, bias, norm, rope, heads, measure=True)
-    spread = cast(HeadRange, found)
+    head_range = cast(HeadRange, found)
     size = x.numel() * 4.0
     yield "q: bias + norm + rope", lambda k: k.split_heads(x, bias, norm, rope, heads), size
     yield (
@@ -130,7 +130,7 @@ def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], obj
         size,
     )
     yield "v: bias, measured", lambda k: k.split_heads(x, bias, None, None, heads, measure=True), size
-    yield "k: centred -> fp8", lambda k: k.quantize_heads(split[0], spread, centre=True), x.numel() * 3.0
+    yield "k: centred -> fp8", lambda k: k.quantize_heads(split[0], head_range, centre=True), x.numel() * 3.0
 
 
 def pixel_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
@@ -201,7 +201,7 @@ def time_attention(bench: Bench) -> None:
     """Time every attention kernel that runs here, with all heads and with half of them."""
     config, tokens = bench.sizes.config, bench.sizes.tokens
     for num_heads in (config.num_heads, config.num_heads // 2):
-        work = AttentionWork(bench.device, bench.dtype, config.head_dim, num_heads)
+        work = AttentionSpec(bench.device, bench.dtype, config.head_dim, num_heads)
         qkv = [bench.draw(1, tokens, num_heads, config.head_dim) for _ in range(3)]
         exact = reference_attention_with_lse(*(x[:, :, :1] for x in qkv))[0]
         flop = 4.0 * tokens * tokens * config.head_dim * num_heads

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from livetalk.accelerate.apply import Acceleration, AccelerationConfig, accelerate, keep_more_speech
+from livetalk.accelerate.apply import Acceleration, AccelerationConfig, accelerate, raise_absorb_budget
 from livetalk.accelerate.fused_blocks import FusedBlock
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.errors import InputError
@@ -29,7 +29,7 @@ def test_on_a_cpu_the_blocks_stay_plain() -> None:
     assert all(type(block) is DiTBlock for block in dit.blocks.layers)
 
 
-def test_an_attention_kernel_brings_nothing_else() -> None:
+def test_an_attention_kernel_adds_no_other_fast_form() -> None:
     dit, vae = tiny_dit(CONFIG), tiny_vae()
     found = accelerate(dit, vae, CPU, AccelerationConfig(attention="math"))
     assert found == Acceleration(attention="math", float8_layers=0, kernels="plain")
@@ -41,7 +41,7 @@ def test_an_attention_kernel_brings_nothing_else() -> None:
 
 
 @torch.no_grad()
-def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
+def test_requested_forms_are_applied_and_exact() -> None:
     dit, vae = tiny_dit(CONFIG), tiny_vae()
     found = accelerate(dit, vae, CPU, AccelerationConfig(fast=True, attention="math", kernels="torch"))
     assert found == Acceleration(attention="math", float8_layers=0, kernels="torch")
@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_put_in_place_and_exact() -> None:
 
 
 @torch.no_grad()
-def test_weights_that_were_stored_in_bytes_multiply_and_are_joined() -> None:
+def test_weights_stored_in_fp8_multiply_and_are_joined() -> None:
     inputs, config = dit_inputs(CONFIG), AccelerationConfig(float8=True, kernels="torch")
     exact, whole, stored = (tiny_dit(CONFIG) for _ in range(3))
     quantize_linears(stored)
@@ -70,7 +70,7 @@ def test_weights_that_were_stored_in_bytes_multiply_and_are_joined() -> None:
     assert isinstance(stored.blocks.layers[0].get_submodule("audio_attention.q"), QuantizedLinear)
     for name in ("self_attention.qkv", "self_attention.out", "ffn.0"):
         levels = [dit.blocks.layers[0].get_submodule(name).get_buffer("weight") for dit in (whole, stored)]
-        # Storing rounds as the product does, so nothing is rounded a second time.
+        # Storage and products round alike, so nothing is rounded twice.
         assert torch.equal(*(level.view(torch.uint8) for level in levels)), name
     expected, limit = expect_narrow(lambda: exact(*inputs), FLOAT8, exact.blocks)
     assert 0 < relative(whole(*inputs), expected) < limit
@@ -78,25 +78,25 @@ def test_weights_that_were_stored_in_bytes_multiply_and_are_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "reason"),
+    ("options", "reason"),
     [
         ({"float8": True}, "FP8"),
         ({"attention": "fa3"}, "CUDA"),
         ({"fast": True, "kernels": "triton"}, "CUDA"),
     ],
 )
-def test_what_cannot_run_is_one_line(wish: dict[str, Any], reason: str) -> None:
+def test_a_form_that_cannot_run_is_an_error_of_one_line(options: dict[str, Any], reason: str) -> None:
     dit = tiny_dit(CONFIG)
     names = list(dit.state_dict())
     with pytest.raises(InputError, match=reason):
-        accelerate(dit, tiny_vae(), CPU, AccelerationConfig(**wish))
+        accelerate(dit, tiny_vae(), CPU, AccelerationConfig(**options))
     assert list(dit.state_dict()) == names
 
 
-@pytest.mark.parametrize("wish", [{"attention": "fa9"}, {"kernels": "cuda"}, {"kernels": "torch"}])
-def test_names_that_nothing_has_are_refused(wish: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=next(iter(wish.values()))):
-        AccelerationConfig(**wish)
+@pytest.mark.parametrize("options", [{"attention": "fa9"}, {"kernels": "cuda"}, {"kernels": "torch"}])
+def test_unknown_names_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options.values()))):
+        AccelerationConfig(**options)
 
 
 @pytest.mark.gpu
@@ -105,25 +105,25 @@ def test_names_that_nothing_has_are_refused(wish: dict[str, Any]) -> None:
     reason="needs a CUDA device of capability 9.0",
 )
 @torch.no_grad()
-@pytest.mark.parametrize("wish", [{"fast": True}, {"float8": True}])
-def test_on_a_hopper_gpu_all_of_it_is_near_float32(wish: dict[str, Any]) -> None:
+@pytest.mark.parametrize("options", [{"fast": True}, {"float8": True}])
+def test_on_a_hopper_gpu_all_of_it_is_near_float32(options: dict[str, Any]) -> None:
     device = torch.device("cuda")
     plain = tiny_dit(CONFIG)
     exact, limit = expect_narrow(lambda: plain(*dit_inputs(CONFIG)), torch.bfloat16, plain)
-    if "float8" in wish:
+    if "float8" in options:
         exact, limit = expect_narrow(lambda: plain(*dit_inputs(CONFIG)), FLOAT8, plain.blocks)
     dit, vae = tiny_dit(CONFIG).bfloat16().to(device), tiny_vae().bfloat16().to(device)
-    found = accelerate(dit, vae, device, AccelerationConfig(**wish))
-    assert found.kernels == "triton" and (found.float8_layers > 0) == ("float8" in wish)
+    found = accelerate(dit, vae, device, AccelerationConfig(**options))
+    assert found.kernels == "triton" and (found.float8_layers > 0) == ("float8" in options)
     result = dit(*(None if x is None else x.to(device) for x in dit_inputs(CONFIG)))
     assert relative(result.cpu(), exact) < limit
 
 
-def test_speech_is_kept_for_a_chunk_where_a_gpu_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speech_is_absorbed_per_chunk_if_gpu_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, gpu = ExecutionPlan(), torch.device("cuda")
-    assert keep_more_speech(usual, torch.device("cpu"), 40) is usual
+    assert raise_absorb_budget(usual, torch.device("cpu"), 40) is usual
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 << 30, 80 << 30))
     # A block of the published model needs 236 MB.
-    assert keep_more_speech(usual, gpu, 40).max_absorbed_bytes == 256 << 20
+    assert raise_absorb_budget(usual, gpu, 40).max_absorbed_bytes == 256 << 20
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 80 << 30))
-    assert keep_more_speech(usual, gpu, 40) == usual
+    assert raise_absorb_budget(usual, gpu, 40) == usual

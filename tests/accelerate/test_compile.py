@@ -41,7 +41,7 @@ print(json.dumps({
 """
 
 
-def test_the_usual_place_is_the_users_cache() -> None:
+def test_the_default_folder_is_the_users_cache() -> None:
     assert default_compile_cache() == cache_folder() / "compiled"
 
 
@@ -62,7 +62,7 @@ def test_blocks_are_compiled_and_nothing_else(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
-def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     results = []
     settings = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
     for _ in range(2):

@@ -45,7 +45,7 @@ def fused_dit(config: DiTConfig, dtype: torch.dtype = torch.float32) -> DiT:
 
 @pytest.mark.parametrize("config", [DIT, DIT_WITH_PROMPT, PLAIN, PROMPT])
 @pytest.mark.parametrize("qkv", [False, True])
-def test_the_network_says_what_the_plain_one_says(config: DiTConfig, qkv: bool) -> None:
+def test_the_fused_network_equals_the_plain_one(config: DiTConfig, qkv: bool) -> None:
     plain = tiny_dit(config)
     fused = tiny_dit(config)
     if qkv:
@@ -56,7 +56,7 @@ def test_the_network_says_what_the_plain_one_says(config: DiTConfig, qkv: bool) 
     assert_same_network(fused(*inputs), lambda: plain(*inputs), plain)
 
 
-def test_weights_keep_their_names_and_places() -> None:
+def test_the_state_dict_is_unchanged() -> None:
     plain = tiny_dit(PROMPT)
     before = {name: weight.data_ptr() for name, weight in plain.state_dict().items()}
     fuse_blocks(plain, KERNELS)
@@ -74,7 +74,7 @@ def test_bfloat16_is_no_further_from_float32_than_the_plain_form() -> None:
 
 @pytest.mark.parametrize("qkv", [False, True])
 @pytest.mark.parametrize("fused_first", [False, True])
-def test_fp8_layers_get_bytes_from_the_kernel_before_them(
+def test_fp8_layers_read_rows_quantised_by_the_preceding_kernel(
     monkeypatch: pytest.MonkeyPatch, qkv: bool, fused_first: bool
 ) -> None:
     inputs = dit_inputs(PROMPT)
@@ -99,14 +99,14 @@ def test_fp8_layers_get_bytes_from_the_kernel_before_them(
 
     monkeypatch.setattr(Float8Linear, "_multiply", watch)
     result = fused(*inputs)
-    # Self-attention's way in and out, the same of the context, both layers of the feed-forward.
+    # Input and output projections of self-attention and context attention, and both feed-forward layers.
     assert sum(in_bytes) == PROMPT.num_layers * ((1 if qkv else 3) + 1 + 2 + 2)
     assert relative(result, exact) < 1.2 * relative(unfused(*inputs), exact)
 
 
 @pytest.mark.parametrize("plan", list(SPEECH_FORMS))
 def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, plan: ExecutionPlan) -> None:
-    # At this size absorbing does not pay; here it shall happen all the same.
+    # Absorption does not save work at this size, so it is forced.
     monkeypatch.setattr("livetalk.models.dit_constants.absorption_saves_work", lambda **sizes: True)
     plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
     latents, _, condition, audio, text, image = dit_inputs(PROMPT)
@@ -126,7 +126,7 @@ def test_attention_runs_on_the_chosen_kernel(name: str) -> None:
     inputs = dit_inputs(PROMPT)
     plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
     exact, limit = expect(lambda: plain(*inputs), plain)
-    # Queries, keys and values are rounded, which is less than rounding all the factors of their products.
+    # Only queries, keys and values are rounded, not all factors of all products.
     _, narrow_limit = expect_narrow(lambda: plain(*inputs), FLOAT8, plain.blocks)
     for dit in (plain, fused):
         assert apply_attention(dit, ATTENTION_KERNELS[name], ("self_attention",)) == PROMPT.num_layers
@@ -137,7 +137,7 @@ def test_attention_runs_on_the_chosen_kernel(name: str) -> None:
         assert relative(fused(*inputs), plain(*inputs)) < narrow_limit / 2
 
 
-def test_a_core_of_another_scheme_is_asked_for_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_of_another_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     class CountingCore(AttentionCore):
         calls = 0
 
@@ -171,13 +171,13 @@ def test_heads_from_other_ranks_are_rounded_by_the_kernels() -> None:
     q, k, v = (torch.randn(2, 19, 4, 16, generator=rng) for _ in range(3))
     assert isinstance(plain, KernelCore) and isinstance(core, KernelCore)
     for result, expected in zip(core.with_lse(q, k + 3, v), plain.with_lse(q, k + 3, v), strict=True):
-        # Both see the same levels, but for one here and there, and sum them in float32.
+        # Both read the same levels, except for a few, and sum them in float32.
         assert_near(result, expected, torch.finfo(FLOAT8).eps / 19)
     assert len(measured) == 3
 
 
 @pytest.mark.parametrize("attention", ["auto", "flash"])
-def test_the_compiler_sees_a_block_as_one_graph(attention: str) -> None:
+def test_a_block_compiles_to_one_graph(attention: str) -> None:
     torch._dynamo.reset()
     inputs = dit_inputs(PROMPT)
     dit = fuse_qkv(tiny_dit(PROMPT))
@@ -193,7 +193,7 @@ def test_the_compiler_sees_a_block_as_one_graph(attention: str) -> None:
     assert_near(dit(*inputs), expected, limit)
 
 
-def test_the_compiler_leaves_blocks_of_opaque_kernels_alone() -> None:
+def test_blocks_on_opaque_kernels_are_not_compiled() -> None:
     class OpaqueKernels(TorchKernels):
         name = "opaque"
 
@@ -226,11 +226,11 @@ def test_hooks_of_blocks_are_kept() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("float8", [False, True])
 def test_triton_blocks_are_as_close_to_float32_as_plain_kernels_on_a_gpu(float8: bool) -> None:
-    """Where two roundings meet a step of e4m3, results differ by that step: each is held to float32."""
+    """Roundings may differ by one level of e4m3, so both forms are compared with float32."""
     device = torch.device("cuda")
     inputs = dit_inputs(PROMPT)
     plain = tiny_dit(PROMPT)
-    # All is narrow in bfloat16; in FP8 the products of the blocks are narrower.
+    # In bfloat16 all operations round; in FP8 the products of the blocks round further.
     exact, limit = expect_narrow(lambda: plain(*inputs), torch.bfloat16, plain)
     if float8:
         exact, limit = expect_narrow(lambda: plain(*inputs), FLOAT8, plain.blocks)

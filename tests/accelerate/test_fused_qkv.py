@@ -1,4 +1,4 @@
-"""Queries, keys and values from one product: the numbers of three."""
+"""One product for queries, keys and values gives the results of three."""
 
 import copy
 
@@ -33,7 +33,7 @@ def test_fusing_keeps_the_number_of_weights_and_frees_the_old_ones() -> None:
 
 
 def test_fused_projections_are_quantised_as_the_three_are() -> None:
-    """Scales belong to output channels, so that stacking changes none."""
+    """Scales are per output channel, so concatenation changes none."""
     inputs = dit_inputs(DIT)
     apart, fused = tiny_dit(), fuse_qkv(tiny_dit())
     for dit in (apart, fused):
@@ -43,7 +43,7 @@ def test_fused_projections_are_quantised_as_the_three_are() -> None:
         assert_same_network(fused(*inputs), lambda: apart(*inputs), apart)
 
 
-def test_blocks_of_other_layers_stay_as_they_are() -> None:
+def test_blocks_of_other_layers_are_unchanged() -> None:
     dit = tiny_dit()
     quantize_linears(dit, "int8")
     before = dit.state_dict().keys()

@@ -1,4 +1,4 @@
-"""Fused blocks, FP8 and named attention kernels on tokens that are spread over ranks."""
+"""Fused blocks, FP8 and named attention kernels on tokens that are sharded over ranks."""
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -18,7 +18,7 @@ from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 from livetalk.parallel.mesh import Axis, ParallelConfig, ParallelMesh, build_mesh
-from livetalk.parallel.peer_memory import PeerMemory, Room
+from livetalk.parallel.peer_memory import PeerBuffer, PeerMemory
 from livetalk.parallel.sequence import parallelize_dit
 from livetalk.parallel.shard import Shard
 from livetalk.parallel.ulysses import SendBuffer, UlyssesAttention
@@ -31,7 +31,7 @@ CONFIG = replace(DIT_WITH_PROMPT, dim=64, ffn_dim=128, num_heads=4, audio=replac
 
 
 def build(*, fused: bool, attention: str, float8: bool) -> DiT:
-    """Build the same transformer on every rank, as fast as it is told to be."""
+    """Build the same transformer on every rank, with the given fast forms."""
     dit = fuse_qkv(tiny_dit(CONFIG))
     if float8:
         apply_float8(dit, allow_reference=True)
@@ -51,7 +51,7 @@ def velocity(degrees: tuple[int, int], attention: str, *, float8: bool) -> Tenso
 
 
 def exact_velocity(degrees: tuple[int, int]) -> Tensor:
-    """Predict with exact kernels."""
+    """Predict without FP8."""
     return velocity(degrees, "flash", float8=False)
 
 
@@ -73,41 +73,41 @@ def test_fp8_on_ranks_is_as_near_as_on_one() -> None:
         exact = tiny_dit(CONFIG)(*dit_inputs(CONFIG))
         alone = build(fused=True, attention="fp8-reference", float8=True)(*dit_inputs(CONFIG))
     error = (alone - exact).norm()
-    # Two ranks share four heads evenly, and exchange bytes; three round what they have exchanged.
+    # Two ranks hold equally many of four heads and exchange FP8; three quantise after the exchange.
     for num_ranks in (2, 3):
         for found in run_ranks(rounded_velocity, num_ranks, (num_ranks, 1)):
-            # Not to the bit: other tokens in a product move a sum's last place, and that an entry's level.
+            # Not bit for bit: sums round differently with other tokens in a product.
             assert (found - exact).norm() < 1.2 * error
             assert (found - alone).norm() < error
 
 
 def bytes_exchanged() -> list[tuple[torch.dtype, int]]:
-    """Predict with attention in FP8, and note what the ranks exchange."""
+    """Predict with attention in FP8, and record what the ranks exchange."""
     exchanged = []
 
-    class Watching(UlyssesAttention):
-        def send_heads(self, parcel: SendBuffer) -> tuple[Tensor, Tensor, Tensor]:
-            exchanged.append((parcel.memory.dtype, parcel.memory.numel()))
-            return super().send_heads(parcel)
+    class RecordedExchanges(UlyssesAttention):
+        def send_heads(self, buffer: SendBuffer) -> tuple[Tensor, Tensor, Tensor]:
+            exchanged.append((buffer.memory.dtype, buffer.memory.numel()))
+            return super().send_heads(buffer)
 
     mesh = build_mesh(ParallelConfig(ulysses_degree=2), torch.device("cpu"))
     dit = build(fused=True, attention="fp8-reference", float8=True)
     parallelize_dit(dit, mesh)
     for core in dit.modules():
         if isinstance(core, UlyssesAttention):
-            core.__class__ = Watching
+            core.__class__ = RecordedExchanges
     dit(*dit_inputs(CONFIG))
     return exchanged
 
 
-def test_fp8_attention_exchanges_single_bytes() -> None:
+def test_fp8_attention_exchanges_fp8() -> None:
     for found in run_ranks(bytes_exchanged, 2):
         assert len(found) == CONFIG.num_layers
         assert {dtype for dtype, _ in found} == {torch.float8_e4m3fn}
 
 
 class ThreadMemory:
-    """Stands for GPUs that reach each other's memory: threads take turns by a barrier of their own."""
+    """Simulates peer memory with threads and a barrier between them."""
 
     def __init__(self, num_ranks: int) -> None:
         self.barrier = Barrier(num_ranks, timeout=60)
@@ -117,19 +117,19 @@ class ThreadMemory:
         shared = self
 
         class Peers(PeerMemory):
-            def _build(self, num_bytes: int) -> Room:
+            def _build(self, num_bytes: int) -> PeerBuffer:
                 shared.built[axis.rank] = torch.full((num_bytes,), 77, dtype=torch.uint8)
                 shared.barrier.wait()
                 parts = list(shared.built)
                 shared.barrier.wait()
-                return Room(parts, SimpleNamespace(barrier=lambda timeout_ms: shared.barrier.wait()))
+                return PeerBuffer(parts, SimpleNamespace(barrier=lambda timeout_ms: shared.barrier.wait()))
 
         return Peers(axis, torch.device("cpu"))
 
 
 def attend_alone(attention: nn.Module, x: Tensor, rope: RopeTables) -> Tensor:
     found = attend_to_tokens(attention, TorchKernels(), x, rope)
-    # Ranks that reach each other's memory leave groups of heads where they are.
+    # With peer memory the result is one group of heads per rank.
     whole = found if isinstance(found, Tensor) else torch.cat([*found], dim=2)
     return whole.flatten(2).float()
 
@@ -137,24 +137,24 @@ def attend_alone(attention: nn.Module, x: Tensor, rope: RopeTables) -> Tensor:
 def attend_in_threads(
     attention: nn.Module, windows: list[Tensor], rope: RopeTables, size: int
 ) -> list[Tensor]:
-    """Attend to the tokens of some windows, one after the other, on ranks that are threads."""
+    """Attend to the tokens of each window on ranks that are threads."""
     memory = ThreadMemory(size)
 
     def run(rank: int) -> list[Tensor]:
         axis = Axis("", rank, size)
         mesh = ParallelMesh(world=axis, ulysses=axis, ring=Axis("", 0, 1), device=torch.device("cpu"))
         shard = Shard(axis, "tokens", dim=1)
-        spread = deepcopy(attention)
+        sharded = deepcopy(attention)
         core = UlyssesAttention(
-            spread.get_submodule("core"), shard, mesh, CONFIG.num_heads, memory.of_rank(axis)
+            sharded.get_submodule("core"), shard, mesh, CONFIG.num_heads, memory.of_rank(axis)
         )
-        spread.register_module("core", core)
+        sharded.register_module("core", core)
         found = []
         with torch.no_grad():
             for x in windows:
                 own = shard.resize(x.shape[1]).span
                 part = RopeTables(rope.cos[: x.shape[1]][own], rope.sin[: x.shape[1]][own])
-                found.append(attend_alone(spread, x[:, own], part).clone())
+                found.append(attend_alone(sharded, x[:, own], part).clone())
         return found
 
     with ThreadPoolExecutor(size) as pool:
@@ -166,12 +166,12 @@ def attend_in_threads(
 @pytest.mark.parametrize(
     ("attention", "float8", "limit"), [("flash", False, 1e-6), ("fp8-reference", True, 0.01)]
 )
-def test_heads_written_to_the_memory_of_others_are_those_that_travel(
+def test_peer_memory_gives_the_heads_of_an_exchange(
     num_ranks: int, attention: str, float8: bool, limit: float
 ) -> None:
     block = build(fused=True, attention=attention, float8=float8).blocks.layers[0]
     rng = torch.Generator().manual_seed(0)
-    # Uneven over ranks, one window on top of the other, and later ones that need larger rooms.
+    # Uneven shards, several windows, and later ones that need larger buffers.
     windows = [torch.randn(batch, 7 * batch, CONFIG.dim, generator=rng) for batch in (1, 1, 2, 1, 3)]
     rope = rope_tables(grid_positions(3, 1, 7, torch.device("cpu")), CONFIG.head_dim)
     found = attend_in_threads(block.self_attention, windows, rope, num_ranks)

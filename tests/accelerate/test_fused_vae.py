@@ -41,7 +41,7 @@ def test_layers_are_replaced_and_the_weights_keep_their_names() -> None:
     for module in fused.modules():
         for kind, form in KINDS.items():
             if isinstance(module, kind) and type(module.fast_form) is not form:
-                assert kind is ChannelNorm  # inside a block, which does its work
+                assert kind is ChannelNorm  # inside a residual block, whose fast form includes it
     assert fused.state_dict().keys() == plain.state_dict().keys()
 
 
@@ -55,13 +55,13 @@ def test_whole_videos_are_the_same(config: VAEConfig) -> None:
     assert_same_network(fused.decode_raw(latents), lambda: plain.decode_raw(latents), plain)
 
 
-def test_convolutions_that_make_too_many_channels_change_nothing() -> None:
+def test_padded_output_channels_do_not_change_the_result() -> None:
     plain, fused = tiny_vae(VAE_PATCHED), tiny_vae(VAE_PATCHED)
-    fuse_vae(fused, KERNELS, least_outputs=10)
+    fuse_vae(fused, KERNELS, min_channels=10)
     widths = {}
     for block in fused.modules():
         if isinstance(block, ResidualBlock) and isinstance(block.fast_form, FusedResidualBlock):
-            wide = block.fast_form.wide1
+            wide = block.fast_form.padded1
             widths[block.conv1.out_channels] = None if wide is None else len(wide)
     assert widths == {4: None, 8: 10, 12: None}
     latents = plain.encode(video())[0]
@@ -69,7 +69,7 @@ def test_convolutions_that_make_too_many_channels_change_nothing() -> None:
     assert fused.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_pieces_are_the_same_and_remember_the_same() -> None:
+def test_pieces_and_caches_equal_those_of_the_plain_form() -> None:
     plain = tiny_vae(VAE)
     fused = fused_twin(plain)
     latents = plain.encode(video())[0]
@@ -81,7 +81,7 @@ def test_pieces_are_the_same_and_remember_the_same() -> None:
 
 
 def pieces_and_histories(vae: CausalVideoVAE, latents: Tensor) -> dict[str, Tensor]:
-    """Decode one latent frame at a time, and return the pieces and what the VAE remembers at the end."""
+    """Decode one latent frame at a time, and return the pieces and the final cache."""
     results: dict[str, Tensor] = {}
     cache = None
     for index, piece in enumerate(latents.split(1, dim=2)):  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ def pieces_and_histories(vae: CausalVideoVAE, latents: Tensor) -> dict[str, Tens
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 4)])
-def test_doubling_by_phases_is_repetition_and_convolution(height: int, width: int) -> None:
+def test_phases_equal_upsampling_and_convolution(height: int, width: int) -> None:
     torch.manual_seed(height)
     plain = SpatialUp(8)
     x = torch.randn(2, 8, 3, height, width).contiguous(memory_format=torch.channels_last_3d)

@@ -28,25 +28,25 @@ def _no_grad() -> Iterator[None]:
 
 
 @dataclass
-class PretendedGraph:
-    """Runs again what was captured, as a graph does: from the same memory, to the same memory."""
+class SimulatedGraph:
+    """Replays a captured pass on the same memory, as a CUDA graph does."""
 
     blocks: BlockStack
-    room: Any
+    static_inputs: Any
     result: Tensor
     replays: int = 0
 
     def replay(self) -> None:
         self.replays += 1
-        self.result.copy_(self.blocks.run(*self.room))
+        self.result.copy_(self.blocks.run(*self.static_inputs))
 
 
 class PretendingBlocks(GraphedBlocks):
-    """Blocks on a CPU, where there are no graphs."""
+    """Blocks on a CPU with simulated graphs."""
 
-    def _record(self, stack: BlockStack, room: Any) -> tuple[Any, Tensor]:
-        result = stack.run(*room).mul(torch.nan)
-        return PretendedGraph(stack, room, result), result
+    def _record(self, stack: BlockStack, static_inputs: Any) -> tuple[Any, Tensor]:
+        result = stack.run(*static_inputs).mul(torch.nan)
+        return SimulatedGraph(stack, static_inputs, result), result
 
 
 def graphed_dit() -> tuple[DiT, PretendingBlocks]:
@@ -73,29 +73,29 @@ def velocities(dit: DiT, seed: int, batch: int = 1) -> list[Tensor]:
     ]
 
 
-def test_replays_read_what_each_step_and_each_chunk_bring() -> None:
+def test_replays_read_the_inputs_of_each_step_and_chunk() -> None:
     dit, blocks = graphed_dit()
     for seed in (1, 2, 3):
         for found, expected in zip(velocities(dit, seed), velocities(tiny_dit(CONFIG), seed), strict=True):
             assert torch.equal(found, expected)
     (graph,) = blocks._graphs.values()
-    # All but the very first step, which may compile.
+    # All but the first step, which may compile.
     assert graph.graph.replays == 3 * len(STEPS) - 1
 
 
-def test_what_comes_again_is_not_copied_again() -> None:
+def test_unchanged_inputs_are_not_copied_again() -> None:
     dit, blocks = graphed_dit()
     velocities(dit, 1)
     (graph,) = blocks._graphs.values()
-    # Nothing holds what was copied: it ends with its chunk.
+    # Copied inputs are not kept alive after their chunk.
     assert all(ref() is None for ref in graph.copied)
-    inputs = replace_leaves(graph.graph.room, iter([x.clone() for x in graph.room]))
+    inputs = replace_leaves(graph.graph.static_inputs, iter([x.clone() for x in graph.static_inputs]))
     graph.replay(inputs)
-    graph.room[0].fill_(7)
+    graph.static_inputs[0].fill_(7)
     graph.replay(inputs)
-    assert (graph.room[0] == 7).all()
+    assert (graph.static_inputs[0] == 7).all()
     graph.replay((inputs[0].clone(), *inputs[1:]))
-    assert torch.equal(graph.room[0], inputs[0])
+    assert torch.equal(graph.static_inputs[0], inputs[0])
 
 
 def test_sizes_beyond_the_last_graph_run_without_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -109,7 +109,7 @@ def test_sizes_beyond_the_last_graph_run_without_one(caplog: pytest.LogCaptureFi
     assert caplog.text.count("without a CUDA graph") == 1
 
 
-def test_a_size_that_comes_once_takes_no_graph_from_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_size_that_occurs_once_gets_no_graph(caplog: pytest.LogCaptureFixture) -> None:
     dit, blocks = graphed_dit()
     inputs = dit_inputs(CONFIG, batch=3)
     dit(*inputs)
@@ -125,8 +125,8 @@ def test_nested_tuples_keep_their_types() -> None:
     assert [leaf for leaf in walk_leaves(numbered)] == [0, 1, None, 3, 2]
 
 
-def test_hooks_of_the_stack_cut_what_a_graph_reads() -> None:
-    """Ranks cut tokens by a hook, which may come before the graph or after it."""
+def test_hooks_of_the_stack_run_before_the_graph() -> None:
+    """Ranks shard tokens by a hook, registered before the graph or after it."""
     for hook_first in (False, True):
         dit, plain = tiny_dit(CONFIG), tiny_dit(CONFIG)
         for network in (plain, dit) if hook_first else (plain,):
@@ -140,14 +140,14 @@ def test_hooks_of_the_stack_cut_what_a_graph_reads() -> None:
 
 
 def halve_tokens(_blocks: Any, inputs: Any) -> Any:
-    """Scale the tokens; their number must stay, for the head."""
+    """Scale the tokens, whose number the head requires to stay the same."""
     tokens, *others = inputs
     return tokens / 2, *others
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_graphs_give_what_launches_give() -> None:
+def test_graphs_give_the_results_of_launches() -> None:
     device = torch.device("cuda")
     fast = []
     for graphed in (False, True):

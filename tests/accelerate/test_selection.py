@@ -7,15 +7,15 @@ from livetalk.accelerate import selection
 from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.accelerate.selection import select_attention, select_fused, select_kernels, triton_problem
 from livetalk.errors import InputError
-from livetalk.ops.backends import AttentionWork
+from livetalk.ops.backends import AttentionSpec
 from livetalk.streaming.color import match_color
 
 CPU = torch.device("cpu")
-WORK = AttentionWork(CPU, torch.float32, 16, 3)
+WORK = AttentionSpec(CPU, torch.float32, 16, 3)
 
 
 @pytest.mark.parametrize("choice", ["auto", "torch"])
-def test_a_cpu_runs_the_plain_form_and_says_so(
+def test_a_cpu_runs_the_plain_form_and_logs_it(
     choice: selection.KernelChoice, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "livetalk"):

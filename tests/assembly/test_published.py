@@ -20,7 +20,7 @@ from livetalk.cli.main import main
 from livetalk.errors import InputError, WeightsError
 from livetalk.media.audio import open_audio
 from livetalk.media.image import image_to_tensor, resize_and_center_crop
-from livetalk.placement.apply import ENCODER_PLACES, PlacementConfig
+from livetalk.placement.apply import ENCODER_PLACEMENTS, PlacementConfig
 from livetalk.placement.linear import QuantizedLinear
 from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.conditioning import prepare_stream
@@ -170,7 +170,7 @@ def test_bytes_for_weights_change_little(
     assert 0 < error < 0.3
 
 
-@pytest.mark.parametrize("place", ENCODER_PLACES)
+@pytest.mark.parametrize("place", ENCODER_PLACEMENTS)
 def test_encoders_read_the_same_wherever_they_live(files: SyntheticCheckpoint, place: str) -> None:
     found = find_published(files.model_dir)
     configs = read_published_spec(found)

@@ -18,7 +18,7 @@ from livetalk.media.image import image_to_tensor
 from livetalk.models.dit import DiT
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.ops.low_precision import FLOAT8
-from livetalk.placement.apply import ENCODER_PLACES, EncoderPlace, PlacementConfig
+from livetalk.placement.apply import ENCODER_PLACEMENTS, EncoderPlacement, PlacementConfig
 from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.conditioning import prepare_stream
 from tiny import dit_inputs
@@ -115,8 +115,8 @@ def test_unknown_names_are_refused_in_one_line() -> None:
     assert set(RANDOM_MODELS) == {"flashtalk-14b", "tiny"}
 
 
-@pytest.mark.parametrize("place", ENCODER_PLACES)
-def test_encoders_with_random_weights_answer_like_real_ones(place: EncoderPlace) -> None:
+@pytest.mark.parametrize("place", ENCODER_PLACEMENTS)
+def test_encoders_with_random_weights_answer_like_real_ones(place: EncoderPlacement) -> None:
     model = build_random_model(
         "tiny",
         device=CPU,

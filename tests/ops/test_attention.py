@@ -8,7 +8,7 @@ from livetalk.ops.attention import AttentionCore, attention
 from tolerance import assert_near, rounding
 
 LIMIT = rounding(8 + 2 * 7)
-"""Products of 8 wide heads, a softmax over at most 7 keys and a sum over them."""
+"""Rounding of products over 8 channels, a softmax over at most 7 keys and a sum over them."""
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -34,5 +34,5 @@ def test_attention_takes_the_dtype_of_the_values() -> None:
     q, k, v = draw(1, 4, 2, 8), draw(1, 6, 2, 8), draw(1, 6, 2, 8)
     rounded = attention(q, k, v.bfloat16())
     assert rounded.dtype == torch.bfloat16
-    # Queries, keys, values and the result are rounded one after the other.
+    # Queries, keys, values and the result are each rounded once.
     assert_near(rounded.float(), attention(q, k, v), 4 * rounding(dtype=torch.bfloat16))

@@ -50,7 +50,7 @@ def test_the_twin_is_within_the_stated_error() -> None:
     assert (lse - exact_lse).abs().max() < 0.1
 
 
-def test_what_keys_have_in_common_costs_nothing() -> None:
+def test_the_mean_of_keys_does_not_affect_precision() -> None:
     q, k, v = qkv()
     shifted = k + 20 * torch.randn(1, 1, 3, 64, generator=torch.Generator().manual_seed(1))
     exact, exact_lse = reference_attention_with_lse(q, shifted, v)
@@ -61,14 +61,14 @@ def test_what_keys_have_in_common_costs_nothing() -> None:
     assert relative(reference_attention_with_lse(*plain)[0], exact) > 3 * FLOAT8_ATTENTION_ERROR
 
 
-def test_quantised_input_is_attended_to_as_it_is() -> None:
+def test_quantised_input_is_used_unchanged() -> None:
     q, k, v = (x.bfloat16() for x in qkv())
     out = attend_quantized(quantize_attention(q, k, v)[0])
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, float8_attention_reference(q, k, v)[0])
 
 
-def test_the_opaque_operator_tells_the_compiler_its_shapes() -> None:
+def test_the_opaque_operator_has_correct_fake_shapes() -> None:
     levels = torch.empty(2, 9, 3, 64, dtype=FLOAT8, device="meta")
     out, lse = fa3(levels, levels, levels)
     assert out.shape == levels.shape and out.dtype == torch.bfloat16

@@ -82,7 +82,7 @@ def test_merged_parts_are_the_whole(attend: Callable[..., tuple[Tensor, Tensor]]
     assert_near(lse, expected_lse, limit())
 
 
-def test_merging_stands_far_apart_logits() -> None:
+def test_merging_is_stable_for_distant_logits() -> None:
     q, k, v = qkv()
     near, far = attention_with_lse(30 * q, k[:, :9], v[:, :9]), attention_with_lse(30 * q, k[:, 9:], v[:, 9:])
     assert (near[1] - far[1]).abs().max() > 50
@@ -91,7 +91,7 @@ def test_merging_stands_far_apart_logits() -> None:
     assert_near(merge_attention([near, far])[0], attention(30 * q, k, v), limit() * largest)
 
 
-def test_the_core_gives_both() -> None:
+def test_the_core_returns_output_and_log_sum_exp() -> None:
     q, k, v = qkv()
     core = AttentionCore()
     out, lse = core.with_lse(q, k, v)
@@ -100,7 +100,7 @@ def test_the_core_gives_both() -> None:
 
 
 @pytest.mark.parametrize("learns", [False, True])
-def test_the_compiler_follows_the_choice_of_a_kernel(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_of_a_kernel_compiles(learns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     choose, asked = torch._fused_sdp_choice, []
 
     def record(q: Tensor, *others: Tensor) -> int:
@@ -119,7 +119,7 @@ def test_the_compiler_follows_the_choice_of_a_kernel(learns: bool, monkeypatch: 
     torch._dynamo.reset()
 
 
-def test_a_choice_of_no_kernel_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_kernel_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv()
     monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *heads: int(SDPBackend.MATH))
     for found, expected in zip(

@@ -10,7 +10,7 @@ from livetalk.ops.attention import AttentionCore, attention
 from livetalk.ops.attention_lse import reference_attention_with_lse
 from livetalk.ops.backends import (
     ATTENTION_KERNELS,
-    AttentionWork,
+    AttentionSpec,
     KernelCore,
     apply_attention,
     find_attention_backends,
@@ -20,15 +20,15 @@ from tiny import DIT_WITH_PROMPT, dit_inputs, tiny_dit
 from tolerance import assert_near, expect, expect_narrow, relative, rounding, unit_roundoff
 
 CPU = torch.device("cpu")
-WORK = AttentionWork(CPU, torch.float32, 16, 3)
-GPU_WORK = AttentionWork(torch.device("cuda"), torch.bfloat16, 128, 5)
+WORK = AttentionSpec(CPU, torch.float32, 16, 3)
+GPU_WORK = AttentionSpec(torch.device("cuda"), torch.bfloat16, 128, 5)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 FLOAT8_LIMIT = unit_roundoff(FLOAT8) * 3**0.5
-"""Queries, keys and values are rounded, each on its own."""
+"""Independent rounding of queries, keys and values."""
 
 
-def qkv(work: AttentionWork = WORK, queries: int = 11, keys: int = 19) -> list[torch.Tensor]:
+def qkv(work: AttentionSpec = WORK, queries: int = 11, keys: int = 19) -> list[torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
     return [
         torch.randn(2, length, work.num_heads, work.head_dim, generator=rng).to(work.device, work.dtype)
@@ -45,7 +45,7 @@ def test_one_of_pytorchs_own_kernels_is_chosen(dtype: torch.dtype) -> None:
     assert all(backend.reason for backend in found)
 
 
-def test_the_package_is_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_is_found_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda = torch.device("cuda")
     monkeypatch.setattr(fa3_module, "PACKAGE", "no_such_kernels")
@@ -59,7 +59,7 @@ def test_the_package_is_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPa
     assert "Hopper" in str(fa3_module.fa3_problem(cuda, torch.bfloat16, 128))
 
 
-def test_kernels_that_do_not_load_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_fail_to_load_give_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fa3_module, "PACKAGE", "no_such_kernels")
     with pytest.raises(InputError, match="no_such_kernels"):
         fa3_module.load_fa3()
@@ -79,7 +79,7 @@ def test_every_kernel_that_runs_here_is_attention() -> None:
     assert ran == ["flash", "math", "fp8-reference"]
 
 
-def test_output_alone_spares_the_pass_that_restores_the_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_alone_skips_the_restored_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv()
     core, restored = KernelCore(ATTENTION_KERNELS["fp8-reference"]), []
     restore = attention_float8.restore_lse
@@ -109,7 +109,7 @@ def test_a_named_kernel_takes_no_mask_and_rounds_to_the_values() -> None:
     assert not out.any() and lse.isneginf().all()
 
 
-def test_parts_of_a_transformer_move_to_a_kernel() -> None:
+def test_a_kernel_applies_to_named_parts_of_a_transformer() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     exact, limit = expect(lambda: dit(*inputs), dit)
     _, narrow_limit = expect_narrow(lambda: dit(*inputs), FLOAT8, dit.blocks)
@@ -124,7 +124,7 @@ def test_parts_of_a_transformer_move_to_a_kernel() -> None:
         assert 1e-5 < relative(dit(*inputs), exact) < narrow_limit
 
 
-def test_a_core_of_another_scheme_is_left_alone() -> None:
+def test_a_core_of_another_class_is_unchanged() -> None:
     class RingCore(AttentionCore):
         pass
 

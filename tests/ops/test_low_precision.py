@@ -3,7 +3,7 @@ import torch
 
 from livetalk.ops.low_precision import (
     BYTE_FORMATS,
-    FLOAT8_LEAST_ERROR,
+    FLOAT8_MIN_ERROR,
     FLOAT8_RELATIVE_ERROR,
     INT8_ERROR,
     ByteFormat,
@@ -14,7 +14,7 @@ from tolerance import assert_near, rounding
 
 
 def weights() -> torch.Tensor:
-    """Channels of very different size, one of zeros, one that float32 can hardly divide."""
+    """Channels of very different magnitude, one of zeros and one of subnormal values."""
     torch.manual_seed(0)
     weight = torch.randn(64, 300) * torch.logspace(-6, 3, 64)[:, None]
     weight[5] = 0
@@ -26,7 +26,7 @@ def test_float8_stays_within_the_stated_bound() -> None:
     weight = weights()
     levels, scale = quantize_channels(weight, "float8")
     error = (dequantize_channels(levels, scale, torch.float32) - weight).abs()
-    bound = torch.maximum(FLOAT8_RELATIVE_ERROR * weight.abs(), FLOAT8_LEAST_ERROR * scale)
+    bound = torch.maximum(FLOAT8_RELATIVE_ERROR * weight.abs(), FLOAT8_MIN_ERROR * scale)
     # The product with the scale rounds once more, in float32.
     assert (error <= bound + rounding() * weight.abs()).all()
     assert (error > 0.9 * bound).any(), "the bound is tight"
@@ -41,7 +41,7 @@ def test_int8_stays_within_the_stated_bound() -> None:
 
 
 @pytest.mark.parametrize("byte_format", BYTE_FORMATS)
-def test_the_largest_of_a_channel_is_kept_and_zeros_stay_zero(byte_format: ByteFormat) -> None:
+def test_the_peak_of_a_channel_is_exact_and_zeros_stay_zero(byte_format: ByteFormat) -> None:
     weight = weights()
     levels, scale = quantize_channels(weight, byte_format)
     restored = dequantize_channels(levels, scale, torch.float32)

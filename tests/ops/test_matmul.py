@@ -3,8 +3,8 @@ import torch
 
 from livetalk.ops.low_precision import (
     FLOAT8,
-    FLOAT8_LEAST_ERROR,
     FLOAT8_MAX,
+    FLOAT8_MIN_ERROR,
     FLOAT8_RELATIVE_ERROR,
     quantize_channels,
 )
@@ -31,13 +31,13 @@ def rows_and_weight(m: int = 33, k: int = 96, n: int = 64) -> tuple[torch.Tensor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_row_uses_the_range_and_comes_back_within_the_bound(dtype: torch.dtype) -> None:
+def test_every_row_uses_the_range_and_is_restored_within_the_bound(dtype: torch.dtype) -> None:
     x = rows_and_weight()[0].to(dtype).view(3, 11, 96)
     rows = quantize_rows(x)
     assert rows.levels.dtype == FLOAT8 and rows.scale.dtype == torch.float32
     assert rows.scale.shape == (3, 11, 1)
     assert (rows.levels.float().abs().amax(-1) == FLOAT8_MAX).all()
-    bound = torch.maximum(FLOAT8_RELATIVE_ERROR * x.float().abs(), FLOAT8_LEAST_ERROR * rows.scale)
+    bound = torch.maximum(FLOAT8_RELATIVE_ERROR * x.float().abs(), FLOAT8_MIN_ERROR * rows.scale)
     assert ((rows.dequantize() - x.float()).abs() <= bound + rounding() * x.float().abs()).all()
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions: what they promise, and the two forms of the rotation."""
+"""Properties of rotary positions, and equality of both forms of the rotation."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_scores_depend_on_position_differences_only() -> None:
     assert (near - score([1, 2, 3], [2, 6, 1])).abs() > 100 * limit
 
 
-def test_every_axis_turns_its_own_pairs() -> None:
+def test_every_axis_rotates_its_own_pairs() -> None:
     widths = axis_widths(32)
     starts = [0, widths[0], widths[0] + widths[1]]
     for axis in range(3):

@@ -4,19 +4,19 @@ import torch
 from livetalk.ops.transfer import to_device
 
 
-def test_what_is_there_already_stays() -> None:
+def test_a_tensor_on_the_device_is_returned() -> None:
     x = torch.randn(4)
     assert to_device(x, torch.device("cpu")) is x
 
 
-def test_without_numbers_only_the_shape_moves() -> None:
+def test_a_meta_tensor_keeps_its_shape() -> None:
     moved = to_device(torch.randn(2, 3), torch.device("meta"))
     assert moved.is_meta and moved.shape == (2, 3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_nobody_waits_and_the_numbers_arrive() -> None:
+def test_on_a_gpu_the_copy_does_not_block_and_is_complete() -> None:
     device = torch.device("cuda")
     samples = [torch.randn(17_920) for _ in range(16)]
     to_device(samples[0], device)
@@ -32,7 +32,7 @@ def test_on_a_gpu_nobody_waits_and_the_numbers_arrive() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu_the_compiler_takes_it() -> None:
+def test_on_a_gpu_it_compiles() -> None:
     device = torch.device("cuda")
 
     @torch.compile(fullgraph=True, backend="aot_eager")

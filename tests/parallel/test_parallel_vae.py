@@ -81,7 +81,7 @@ def test_uneven_lines_give_the_result_of_one_rank(config: VAEConfig, side: str, 
 
 def fused_tiny_vae(config: VAEConfig) -> CausalVideoVAE:
     vae = tiny_vae(config)
-    fuse_vae(vae, TorchKernels(), least_outputs=10)
+    fuse_vae(vae, TorchKernels(), min_channels=10)
     return vae
 
 

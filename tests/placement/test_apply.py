@@ -11,7 +11,7 @@ from tiny import DIT_WITH_PROMPT, dit_inputs, tiny_dit
 CPU = torch.device("cpu")
 
 
-def test_waiting_blocks_are_spread_evenly() -> None:
+def test_offloaded_blocks_are_spread_evenly() -> None:
     def waiting(resident: int | None, layers: int = 40) -> tuple[int, ...]:
         return PlacementConfig(resident_blocks=resident).offloaded_blocks(layers)
 

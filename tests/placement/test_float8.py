@@ -34,7 +34,7 @@ def test_a_layer_is_near_its_original(shape: tuple[int, ...], bias: bool) -> Non
     assert 1e-3 < relative(y, expected) < limit
 
 
-def test_rows_that_come_quantised_are_taken_as_they_are() -> None:
+def test_quantised_rows_are_used_unchanged() -> None:
     torch.manual_seed(0)
     layer = Float8Linear.from_linear(nn.Linear(64, 32).bfloat16())
     x = torch.randn(3, 9, 64).bfloat16()
@@ -53,7 +53,7 @@ def test_the_bias_can_be_left_to_the_next_kernel(quantized: bool) -> None:
     assert relative(layer.without_bias(x), layer(x)) > 0.01
 
 
-def test_stored_bytes_are_taken_over() -> None:
+def test_stored_levels_are_shared() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(64, 32).bfloat16()
     stored = QuantizedLinear.from_linear(linear, "float8")
@@ -97,13 +97,13 @@ def test_kept_parts_and_odd_sizes_stay() -> None:
     assert apply_float8(odd, allow_reference=True) == 1
 
 
-def test_int8_bytes_stay_as_they_are() -> None:
+def test_int8_layers_are_unchanged() -> None:
     network = nn.Sequential(nn.Linear(32, 32))
     quantize_linears(network, "int8", keep=())
     assert apply_float8(network, allow_reference=True) == 0
 
 
-def test_a_device_without_fp8_is_refused_unless_the_twin_is_wanted() -> None:
+def test_a_device_without_fp8_is_refused_unless_the_twin_is_allowed() -> None:
     network = nn.Sequential(nn.Linear(32, 32))
     with pytest.raises(InputError, match="FP8"):
         apply_float8(network)
@@ -118,7 +118,7 @@ def test_weights_that_fp8_cannot_take_are_refused() -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_joined_layers_say_what_they_said_apart(bias: bool) -> None:
+def test_joined_layers_equal_separate_ones(bias: bool) -> None:
     torch.manual_seed(0)
     layers = [Float8Linear.from_linear(nn.Linear(64, out, bias=bias).bfloat16()) for out in (32, 48)]
     x = torch.randn(2, 5, 64).bfloat16()

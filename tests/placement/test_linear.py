@@ -41,7 +41,7 @@ def test_bfloat16_input_gives_bfloat16_near_the_float32_result(byte_format: Byte
     assert relative(y, quantized(x.float())) < unit_roundoff(torch.bfloat16)
 
 
-def test_the_transformer_keeps_its_edges_and_its_answer() -> None:
+def test_the_transformer_keeps_its_edges_and_nearly_its_result() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     exact, limit = expect_narrow(lambda: dit(*inputs), FLOAT8, dit.blocks)
     per_block = sum(isinstance(module, nn.Linear) for module in dit.blocks.layers[0].modules())
@@ -52,7 +52,7 @@ def test_the_transformer_keeps_its_edges_and_its_answer() -> None:
     assert 1e-4 < relative(dit(*inputs), exact) < limit
 
 
-def test_kept_names_reach_into_the_network() -> None:
+def test_kept_names_may_be_nested() -> None:
     dit = tiny_dit()
     assert quantize_linears(dit, "int8", keep=("blocks.layers.0", "blocks.layers.1.ffn.0")) > 0
     first, second = dit.blocks.layers

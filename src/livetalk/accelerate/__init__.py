@@ -1,1 +1,1 @@
-"""Fast forms of the networks, put in place from outside: fused kernels, FP8 products, graphs, compilation."""
+"""Fast forms of the networks: fused kernels, FP8 products, CUDA graphs, compilation."""

@@ -1,4 +1,4 @@
-"""The fast forms of a transformer and a VAE, put in place in the order that works; each can be left out."""
+"""Apply the fast forms of a transformer and a VAE in an order in which they combine."""
 
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -19,35 +19,33 @@ from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.vae import CausalVideoVAE
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionWork, apply_attention
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionSpec, apply_attention
 from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8
 from livetalk.streaming.color import MatchColor, match_color
 
 AUTO: Final = "auto"
 
-SPEECH_SHARE = 4
-"""One part in so many of the memory that is free on a GPU may hold what speech was multiplied into."""
+ABSORB_MEMORY_DIVISOR = 4
+"""Absorbed speech may take 1 / this of a GPU's free memory; the rest is for activations."""
 
-LEAST_OUTPUTS = 128
-"""Channels that one tile of a GPU's convolution makes; cuDNN is slower at 96 than at 128."""
+MIN_CONV_CHANNELS = 128
+"""Output channels of one tile of cuDNN's convolutions, which are slower at 96 channels than at 128."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccelerationConfig:
-    """The fast forms that a model computes with; the default is none.
+    """The fast forms that a model uses; the default is none.
 
     Attributes:
-        fast: put the fast forms in place that change numbers by rounding only: one product for queries, keys
-            and values, fused kernels for the elementwise work of the blocks and the VAE, and speech that is
-            absorbed into a chunk's projections where memory allows it.
-        float8: run the matrix products of the blocks in FP8, see `livetalk.placement.float8`; brings the
-            forms of `fast` with it.
-        attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" leaves it to PyTorch.
-            It brings no other fast form with it.
-        kernels: of the elementwise work of `fast`; "auto" is Triton where it can run and the plain blocks
-            elsewhere.
-        graphs: where several GPUs share the work, replay the blocks of `fast` from CUDA graphs.
+        fast: forms that change results by rounding only: one product for queries, keys and values, fused
+            elementwise kernels in the blocks and the VAE, and absorbed speech within the memory budget.
+        float8: compute the matrix products of the blocks in FP8, see `livetalk.placement.float8`; implies
+            `fast`.
+        attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" leaves the choice to
+            PyTorch.
+        kernels: fused elementwise kernels; "auto" is Triton if it can run, else the plain layers.
+        graphs: with several GPUs, replay the blocks of `fast` from CUDA graphs.
     """
 
     fast: bool = False
@@ -57,11 +55,6 @@ class AccelerationConfig:
     graphs: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse unknown names, and kernels of forms that are not asked for.
-
-        Raises:
-            InputError: see above.
-        """
         if self.attention not in (AUTO, *ATTENTION_KERNELS):
             raise InputError(
                 f"attention {self.attention!r}: choose auto or one of {', '.join(ATTENTION_KERNELS)}"
@@ -69,32 +62,30 @@ class AccelerationConfig:
         if self.kernels not in KERNEL_CHOICES:
             raise InputError(f"kernels {self.kernels!r}: choose one of {', '.join(KERNEL_CHOICES)}")
         if self.kernels != AUTO and not self.fused:
-            raise InputError(
-                f"kernels {self.kernels}: are part of the fast forms; ask for fast or float8, too"
-            )
+            raise InputError(f"kernels {self.kernels}: belong to the fast forms; set fast or float8 as well")
 
     @property
     def fused(self) -> bool:
-        """The forms of `fast` are put in place."""
+        """Whether the forms of `fast` are applied."""
         return self.fast or self.float8
 
     @property
     def plain(self) -> bool:
-        """Nothing is put in place."""
+        """Whether no fast form is applied."""
         return not self.fused and self.attention == AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceleration:
-    """What was put in place.
+    """The fast forms that were applied.
 
     Attributes:
-        attention: kernel that self-attention runs on, by its name.
-        float8_layers: linear layers that were made to multiply in FP8.
+        attention: name of the self-attention kernel.
+        float8_layers: number of linear layers that multiply in FP8.
         kernels: "plain", "torch" or "triton".
-        graphs: blocks can be replayed from CUDA graphs, and shall be where several GPUs share the work.
-        reference: the FP8 products are computed by their plain twin.
-        match_color: gives frames the colours of the reference, on the kernels of the others.
+        graphs: whether blocks are to be replayed from CUDA graphs if several GPUs share the work.
+        reference: whether FP8 products run on their plain twin.
+        match_color: matches colours on the same kernels.
     """
 
     attention: str
@@ -105,7 +96,7 @@ class Acceleration:
     match_color: MatchColor = field(default=match_color, compare=False, repr=False)
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Summarise the forms in one line."""
         products = f", {self.float8_layers} layers in FP8" if self.float8_layers else ""
         return (
             f"attention {self.attention}, {self.kernels} kernels{products}"
@@ -114,16 +105,11 @@ class Acceleration:
 
 
 def acceleration_problem(
-    config: AccelerationConfig, work: AttentionWork, *, allow_reference: bool = False
+    config: AccelerationConfig, work: AttentionSpec, *, allow_reference: bool = False
 ) -> str | None:
-    """Say in one line what of a configuration cannot run on a device; None where all of it can.
+    """Return in one line why a configuration cannot run on a device, or None; imports and computes nothing.
 
-    Nothing is imported or computed.
-
-    Args:
-        config: what would be put in place.
-        work: of the self-attention on the device that computes.
-        allow_reference: as for `accelerate`.
+    `work` describes the self-attention on the device; `allow_reference` is as for `accelerate`.
     """
     if config.attention != AUTO:
         problem = ATTENTION_KERNELS[config.attention].problem(work)
@@ -147,25 +133,24 @@ def accelerate(
     *,
     allow_reference: bool = False,
 ) -> Acceleration:
-    """Put the fast forms in place.
+    """Apply the fast forms to loaded networks.
 
-    Comes after loading, before the networks are spread over ranks or compiled, and before anything is
-    prepared for a session.
+    Call this before the networks are parallelized or compiled, and before constants are prepared.
 
     Args:
-        dit: on `device`, in its final precision, the weights of its blocks whole or stored in bytes; changed
-            in place, for inference. Blocks may be offloaded where neither `fast` nor `float8` is asked for.
-        vae: likewise.
-        device: that computes.
-        config: what to put in place.
-        allow_reference: where the fused kernels or the FP8 products cannot run, let their plain twins
-            compute, so that the same numbers are rounded: for comparing numerics.
+        dit: on `device`, in its final precision, with block weights in full precision or FP8; modified in
+            place, for inference. Blocks may be offloaded only if neither `fast` nor `float8` is set.
+        vae: on `device`, in its final precision; modified in place.
+        device: the device that computes.
+        config: the forms to apply.
+        allow_reference: compute on plain twins where fused kernels or FP8 products cannot run, with the same
+            rounding; for comparing numerics.
 
     Raises:
-        InputError: something that was asked for cannot run on this device, or there are fused kernels and the
-            VAE's decoder warps a reference; the networks are unchanged.
+        InputError: a requested form cannot run on this device, or fused kernels are requested for a decoder
+            that warps a reference; the networks are unchanged.
     """
-    work = AttentionWork(device, dit.dtype, dit.config.head_dim, dit.config.num_heads)
+    work = AttentionSpec(device, dit.dtype, dit.config.head_dim, dit.config.num_heads)
     problem = acceleration_problem(config, work, allow_reference=allow_reference)
     if problem is not None:
         raise InputError(problem)
@@ -177,16 +162,17 @@ def accelerate(
         )
     if config.fused:
         fuse_qkv(dit)
+    # Order: joined projections are quantised as one layer, and fused blocks need the final layers.
     float8_layers = 0
     if config.float8:
         float8_layers = apply_float8(dit, PREPARED_KEEP, allow_reference=allow_reference)
-        # Layers whose weights were stored in bytes could not be joined before.
+        # fuse_qkv joins plain linear layers only; layers stored in FP8 are joined here.
         join_float8_qkv(dit)
     if config.attention != AUTO:
         apply_attention(dit, kernels.attention, ("self_attention",))
     if kernels.fused is not None:
         fuse_blocks(dit, kernels.fused)
-        fuse_vae(vae, kernels.fused, least_outputs=LEAST_OUTPUTS if device.type == "cuda" else 0)
+        fuse_vae(vae, kernels.fused, min_channels=MIN_CONV_CHANNELS if device.type == "cuda" else 0)
     return Acceleration(
         attention=kernels.attention.name,
         float8_layers=float8_layers,
@@ -200,7 +186,7 @@ def accelerate(
 def _choose_fused(
     config: AccelerationConfig, device: torch.device, *, allow_reference: bool
 ) -> KernelChoice | None:
-    """Return which kernels the fused forms run on; None where the layers stay plain."""
+    """Return the kernels of the fused forms; None keeps the plain layers."""
     if not config.fused:
         return None
     if config.kernels == AUTO and triton_problem(device) is not None:
@@ -208,17 +194,13 @@ def _choose_fused(
     return config.kernels
 
 
-def keep_more_speech(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:
-    """Let speech be multiplied into a chunk's projections once, not in each step, where there is room for it.
+def raise_absorb_budget(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:
+    """Let absorbed speech take a share of the GPU memory that is free once the model is loaded.
 
-    For the published model that is 9.4 GB, alive while a chunk is denoised and gone when it is decoded.
-
-    Args:
-        plan: as it is.
-        device: that holds the model already; one that is no GPU leaves `plan` as it is.
-        num_layers: blocks of the transformer.
+    The products are then computed once per chunk instead of once per step. The published model needs 9.4 GB
+    for them, from the first step of a chunk until its last. Without a GPU the plan is returned unchanged.
     """
     if device.type != "cuda":
         return plan
-    room = torch.cuda.mem_get_info(device)[0] // SPEECH_SHARE // num_layers
-    return replace(plan, max_absorbed_bytes=max(plan.max_absorbed_bytes, room))
+    available = torch.cuda.mem_get_info(device)[0] // ABSORB_MEMORY_DIVISOR // num_layers
+    return replace(plan, max_absorbed_bytes=max(plan.max_absorbed_bytes, available))

@@ -1,6 +1,6 @@
-"""Self-attention between fused kernels: from a linear layer's input to what its output projection reads.
+"""Self-attention between fused kernels, from the input projections to the input of the output projection.
 
-Shapes: B batch · L a rank's tokens · N heads · E head width · D model width.
+Shapes: B batch · L tokens of a rank · N heads · E head width · D model width.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.ops.attention_float8 import QuantizedAttention
-from livetalk.ops.backends import KernelCore, takes_bytes
+from livetalk.ops.backends import KernelCore, accepts_float8_heads
 from livetalk.ops.kernels.interface import FusedKernels, HeadNorm
 from livetalk.ops.kernels.projected import Projected, attend_projected
 from livetalk.ops.matmul import QuantizedRows
@@ -24,17 +24,10 @@ from livetalk.placement.float8 import Float8Linear
 def attend_to_tokens(
     attention: nn.Module, kernels: FusedKernels, x: Tensor | QuantizedRows, rope: RopeTables
 ) -> Tensor | Sequence[Tensor]:
-    """Let tokens see one another.
+    """Run a block's self-attention, in any form, without its output projection.
 
-    Args:
-        attention: a block's self-attention, in any form.
-        kernels: that work between its layers.
-        x: normed tokens, `[B, L, D]`; in one byte only if its input projection takes that.
-        rope: tables of the L tokens.
-
-    Returns:
-        What the output projection reads, see `attend_projected`; in the memory of several GPUs only if the
-        projection takes rows of one byte, which `FusedKernels.quantize_rows` makes of it.
+    `x` `[B, L, D]` holds normalised tokens, quantised only if the input projection accepts that. The result
+    is that of `attend_projected`; it stays in peer buffers only if the output projection accepts FP8 rows.
     """
     parts = _project_tokens(attention, x, rope)
     found = attend_projected(
@@ -42,13 +35,12 @@ def attend_to_tokens(
         parts,
         cast(int, attention.num_heads),
         kernels,
-        by_rank=takes_rows(attention.get_submodule("out")),
+        by_rank=accepts_float8_rows(attention.get_submodule("out")),
     )
     return found.type_as(parts[0].product) if isinstance(found, Tensor) else found
 
 
 def _project_tokens(attention: nn.Module, x: Tensor | QuantizedRows, rope: RopeTables) -> list[Projected]:
-    """Return queries, keys and values."""
     if isinstance(attention, FusedSelfAttention):
         product, bias = multiply(attention.qkv, x)
         biases = (None,) * 3 if bias is None else bias.chunk(3)
@@ -64,23 +56,20 @@ def _project_tokens(attention: nn.Module, x: Tensor | QuantizedRows, rope: RopeT
     ]
 
 
-def takes_rows(layer: nn.Module) -> bool:
-    """Tell whether a layer wants its input in one byte."""
+def accepts_float8_rows(layer: nn.Module) -> bool:
+    """Return whether a layer reads its input as FP8 rows."""
     return isinstance(layer, Float8Linear)
 
 
 def multiply(layer: nn.Module, x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
-    """Apply a linear layer without its bias where that can be left out.
+    """Apply a linear layer, without its bias if the layer allows that.
 
-    Args:
-        layer: linear; stored in any form.
-        x: its input, `[..., in]`; in one byte only if `takes_rows`.
-
-    Returns:
-        The product `[..., out]`, and the bias `[out]` that is still to be added, or None.
+    `x` `[..., in]` is quantised only if the layer `accepts_float8_rows`. Returns the product `[..., out]` and
+    the bias `[out]` that is still to be added, or None.
     """
     if isinstance(layer, Float8Linear):
         return layer.without_bias(x), layer.bias
+    # A subclass may compute its output differently, so only the plain class is taken apart.
     if type(layer) is nn.Linear:
         assert isinstance(x, Tensor)
         return F.linear(x, layer.weight), layer.bias
@@ -88,17 +77,17 @@ def multiply(layer: nn.Module, x: Tensor | QuantizedRows) -> tuple[Tensor, Tenso
 
 
 def fuse_rounding(attention: nn.Module, kernels: FusedKernels) -> None:
-    """Let FP8 attention round on fused kernels what it is given in 16 bits, as ranks give each other."""
+    """Quantise the 16-bit input of FP8 attention on fused kernels."""
     core = attention.core
-    if isinstance(core, KernelCore) and takes_bytes(core):
+    if isinstance(core, KernelCore) and accepts_float8_heads(core):
         attention.core = core.quantizing(partial(quantize_attention_fused, kernels))
 
 
 def quantize_attention_fused(
     kernels: FusedKernels, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor
 ) -> tuple[QuantizedAttention, Tensor]:
-    """Do what `quantize_attention` does on fused kernels; see there."""
-    spread = kernels.measure_heads(k_BSNE)
+    """Compute `quantize_attention` on fused kernels."""
+    head_range = kernels.measure_heads(k_BSNE)
     q, v = (kernels.quantize_heads(x, kernels.measure_heads(x), centre=False) for x in (q_BLNE, v_BSNE))
-    k = kernels.quantize_heads(k_BSNE, spread, centre=True)
-    return QuantizedAttention(q, k, v), spread.mean[:, None]
+    k = kernels.quantize_heads(k_BSNE, head_range, centre=True)
+    return QuantizedAttention(q, k, v), head_range.mean[:, None]

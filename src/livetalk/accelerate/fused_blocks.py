@@ -1,8 +1,8 @@
-"""Blocks of the transformer on fused kernels, put in place from outside.
+"""Transformer blocks on fused kernels.
 
-A block stays where it is, with its parts, hooks and state dict, and has its fast form beside its plain
-`forward`. Linear layers that multiply in FP8 get their input in one byte from the kernel before them, and
-leave their bias to the kernel after them.
+A block keeps its modules, hooks and state dict, and gains a fast form beside its plain `forward`. Linear
+layers that multiply in FP8 read rows that the preceding kernel quantised, and leave their bias to the
+following kernel.
 
 Shapes: B batch · L video tokens · N heads · E head width · D model width.
 """
@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from livetalk.accelerate.fused_attention import attend_to_tokens, fuse_rounding, multiply, takes_rows
+from livetalk.accelerate.fused_attention import accepts_float8_rows, attend_to_tokens, fuse_rounding, multiply
 from livetalk.accelerate.fused_qkv import FusedSelfAttention
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import ContextAttention, DiTBlock, SelfAttention
@@ -29,10 +29,9 @@ from livetalk.placement.float8 import Float8Linear, join_layers
 
 
 class FusedBlock(nn.Module):
-    """The fast form of a block: elementwise work runs in fused kernels between its matrix products."""
+    """The fast form of a block: fused elementwise kernels between its matrix products."""
 
     def __init__(self, kernels: FusedKernels) -> None:
-        """Compute on `kernels`."""
         super().__init__()
         self._kernels = kernels
 
@@ -48,11 +47,12 @@ class FusedBlock(nn.Module):
         """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `DiTBlock`."""
         kernels = self._kernels
         shift1, scale1, gate1, shift2, scale2, gate2 = (block.modulation.float() + modulation).chunk(6, dim=1)
-        quantize = takes_rows(_query_of(block.self_attention))
+        # A kernel quantises its result if the next layer is an FP8 product: no separate pass over the tokens.
+        quantize = accepts_float8_rows(_query_of(block.self_attention))
         x = kernels.layer_norm(tokens, Affine(1 + scale1, shift1), block.self_norm.eps, quantize=quantize)
         branch = self._attend_to_tokens(block.self_attention, x, rope)._replace(gate=gate1)
         if block.context_attention is not None and block.context_norm is not None:
-            quantize = takes_rows(block.context_attention.q)
+            quantize = accepts_float8_rows(block.context_attention.q)
             tokens, x = kernels.add_layer_norm(
                 tokens, branch, _affine(block.context_norm), block.context_norm.eps, quantize=quantize
             )
@@ -63,21 +63,23 @@ class FusedBlock(nn.Module):
         branch = self._attend_to_speech(block.audio_attention, cast(Tensor, x), frame_ids, conditioning)
         widen, narrow = block.ffn[0], block.ffn[2]
         tokens, x = kernels.add_layer_norm(
-            tokens, branch, Affine(1 + scale2, shift2), block.ffn_norm.eps, quantize=takes_rows(widen)
+            tokens,
+            branch,
+            Affine(1 + scale2, shift2),
+            block.ffn_norm.eps,
+            quantize=accepts_float8_rows(widen),
         )
         hidden, bias = multiply(widen, x)
-        x = kernels.gelu(hidden, bias, quantize=takes_rows(narrow))
+        x = kernels.gelu(hidden, bias, quantize=accepts_float8_rows(narrow))
         return kernels.add(tokens, Branch(*multiply(narrow, x), gate2))
 
     def _attend_to_tokens(self, attention: nn.Module, x: Tensor | QuantizedRows, rope: RopeTables) -> Branch:
-        """Return the self-attention of normed tokens."""
         heads = attend_to_tokens(attention, self._kernels, x, rope)
         return self._project(attention.get_submodule("out"), heads)
 
     def _attend_to_context(
         self, attention: ContextAttention, x: Tensor | QuantizedRows, conditioning: BlockConditioning
     ) -> Branch:
-        """Return the attention of normed tokens to text and image."""
         projected, bias = multiply(attention.q, x)
         norm = HeadNorm(attention.norm_q.weight, attention.norm_q.eps)
         q = self._kernels.split_heads(projected, bias, norm, None, (attention.num_heads, 1))[0][0]
@@ -92,7 +94,6 @@ class FusedBlock(nn.Module):
     def _attend_to_speech(
         self, attention: AudioAttention, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning
     ) -> Branch:
-        """Return the attention of normed tokens to the speech of their latent frame."""
         frames = TokenFrames(frame_ids, frame_runs(conditioning.frame_lengths, x.shape[1]))
         return Branch(*conditioning.speech.attend(attention, x, frames, self._weigh_speech))
 
@@ -112,15 +113,15 @@ class FusedBlock(nn.Module):
     def _project(
         self, layer: nn.Module, heads: Tensor | Sequence[Tensor], other: Tensor | None = None
     ) -> Branch:
-        """Apply an output projection to what attention found, or to the sum of two such, `[B, L, N, E]`."""
-        if takes_rows(layer):
+        """Apply an output projection to attention results `[B, L, N, E]`, or to the sum of two."""
+        if accepts_float8_rows(layer):
             return Branch(*multiply(layer, self._kernels.quantize_rows(heads, other)))
         assert isinstance(heads, Tensor)
         return Branch(*multiply(layer, (heads if other is None else heads + other).flatten(2)))
 
 
 class OpaqueFusedBlock(FusedBlock):
-    """A fused block that the compiler leaves alone: nothing is left for it to fuse."""
+    """A fused block excluded from compilation: its kernels leave nothing to fuse."""
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(
@@ -132,24 +133,17 @@ class OpaqueFusedBlock(FusedBlock):
         modulation: Tensor,
         conditioning: BlockConditioning,
     ) -> Tensor:
-        """Return `[B, L, D]` in the dtype of `tokens`; the arguments are those of `DiTBlock`."""
+        """Compute `FusedBlock.forward`."""
         return super().forward(block, tokens, rope, frame_ids, modulation, conditioning)
 
 
 def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
-    """Run the blocks of a transformer on fused kernels.
+    """Give the blocks of a transformer a fast form on fused kernels, for inference; return their number.
 
-    Comes after `fuse_qkv` and the choice of attention kernels. Layers may be quantised before or after.
-
-    Args:
-        dit: changed in place, for inference; its parameters, hooks and state dict stay.
-        kernels: from `livetalk.accelerate.selection`.
-
-    Returns:
-        The blocks that have a fast form now.
+    Call this after `fuse_qkv` and the choice of attention kernels; quantisation may come before or after.
     """
     form = FusedBlock if kernels.name == TorchKernels.name else OpaqueFusedBlock
-    # One for all blocks: it holds nothing of a block.
+    # All blocks share one form, which holds no weights.
     fast_form = form(kernels)
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
@@ -159,13 +153,9 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
 
 
 def join_float8_qkv(dit: DiT) -> int:
-    """Put query, key and value projections that multiply in FP8 into one layer: `fuse_qkv` for such layers.
+    """Join FP8 query, key and value projections into one layer, as `fuse_qkv` does for plain layers.
 
-    Args:
-        dit: changed in place; only one block's projections are in memory twice at any time.
-
-    Returns:
-        The blocks changed.
+    Only one block's projections are in memory twice at any time. Returns the number of blocks changed.
     """
     joined = 0
     for block in dit.blocks.layers:

@@ -1,4 +1,4 @@
-"""Colour matching in two passes over the frames: `livetalk.streaming.color.match_color` on Triton."""
+"""Colour matching on Triton: `livetalk.streaming.color.match_color` in two passes over the frames."""
 
 import functools
 import importlib
@@ -11,19 +11,10 @@ from livetalk.streaming.color import ColorStatistics
 
 
 def match_color_fused(pixels: Tensor, reference: ColorStatistics, strength: float = 1.0) -> Tensor:
-    """Give each frame the mean and deviation of the reference, in Lab.
-
-    Args:
-        pixels: `[B, 3, F, H, W]`, -1..1, on a device that Triton's kernels run on.
-        reference: statistics of one frame, from `measure_color`.
-        strength: 0 leaves the frames alone, 1 matches them fully.
-
-    Returns:
-        `[B, 3, F, H, W]` float32, -1..1.
-    """
+    """Compute `match_color` for `pixels` `[B, 3, F, H, W]`, -1..1, on a GPU; returns float32."""
     if strength == 0:
         return pixels.float()
-    # Not imported at the top: the package works without Triton.
+    # Imported on use, because the package works without Triton.
     kernels = importlib.import_module("livetalk.ops.kernels.color")
     target = kernels.ColorTarget(
         reference.mean.flatten(1), reference.std.flatten(1), color.MIN_DEVIATION, strength

@@ -1,4 +1,4 @@
-"""Queries, keys and values of self-attention from one matrix product: a change of weights from outside.
+"""Queries, keys and values of self-attention from one matrix product.
 
 Shapes: B batch · L video tokens · D model width.
 """
@@ -13,13 +13,10 @@ from livetalk.ops.rope import RopeTables, apply_rope
 
 
 class FusedSelfAttention(nn.Module):
-    """Self-attention whose three input projections are one layer.
-
-    What is quantised for the product is then quantised once; the numbers are those of three layers.
-    """
+    """Self-attention whose three input projections are one layer; the results are those of three layers."""
 
     def __init__(self, attention: SelfAttention, qkv: nn.Module) -> None:
-        """Take over the parts of `attention` but for its three projections, which `qkv` stands for."""
+        """Take over the modules of `attention`, with `qkv` in place of its three input projections."""
         super().__init__()
         self.num_heads = attention.num_heads
         self.qkv = qkv
@@ -38,16 +35,11 @@ class FusedSelfAttention(nn.Module):
 
 
 def fuse_qkv(dit: DiT) -> DiT:
-    """Put the query, key and value projections of every block's self-attention into one layer.
+    """Join the query, key and value projections of every block, and return `dit`.
 
-    Comes after loading and before quantisation, placement and parallelism. The state dict changes: `q`, `k`
-    and `v` become `qkv`. Blocks whose projections are no longer plain linear layers stay as they are.
-
-    Args:
-        dit: altered in place; only one block's projections are in memory twice at any time.
-
-    Returns:
-        `dit`.
+    Call this after loading and before quantisation, placement and parallelism. In the state dict `qkv`
+    replaces `q`, `k` and `v`. Blocks whose projections are not plain linear layers are skipped. Only one
+    block's projections are in memory twice at any time.
     """
     for layer in dit.blocks.layers:
         assert isinstance(layer, DiTBlock)
@@ -61,8 +53,9 @@ def fuse_qkv(dit: DiT) -> DiT:
 
 
 def _stack(layers: tuple[nn.Linear, ...]) -> nn.Linear:
-    """Return one layer whose output is that of several on one device, one after the other."""
+    """Concatenate the outputs of several linear layers into one layer."""
     weight = torch.cat([layer.weight.detach() for layer in layers])
+    # Built on the meta device, so that no memory is allocated for weights that are replaced at once.
     fused = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     learned = layers[0].weight.requires_grad
     fused.weight = nn.Parameter(weight, requires_grad=learned)

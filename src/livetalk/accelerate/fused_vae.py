@@ -1,7 +1,7 @@
-"""The VAE on fused kernels, put in place from outside: norms, residual blocks, the doubling of pictures.
+"""The VAE on fused kernels: norms, residual blocks, upsampling.
 
-A layer stays where it is, with its weights, hooks and state dict, and has its fast form beside its plain
-`forward`. Numbers change by rounding only.
+A layer keeps its weights, hooks and state dict, and gains a fast form beside its plain `forward`. Results
+change by rounding only.
 
 Shapes: B batch · C channels · T frames at the layer's rate · H W height, width.
 """
@@ -23,38 +23,37 @@ from livetalk.ops.kernels.interface import FusedKernels
 
 
 class FusedChannelNorm(nn.Module):
-    """The fast form of a norm of the VAE with its SiLU: one kernel."""
+    """The fast form of a norm and its SiLU: one kernel."""
 
     def __init__(self, kernels: FusedKernels) -> None:
-        """Compute on `kernels`."""
         super().__init__()
         self._kernels = kernels
 
     def forward(self, norm: ChannelNorm, x: Tensor) -> Tensor:
-        """Return a tensor of the shape and dtype of `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
+        """Normalise `x`, `[B, C, T, H, W]` or `[B, C, H, W]`."""
         if x.ndim == 4:
             return self._kernels.channel_norm(x.unsqueeze(2), norm.weight, silu=norm.silu).squeeze(2)
         return self._kernels.channel_norm(x, norm.weight, silu=norm.silu)
 
 
 class FusedResidualBlock(nn.Module):
-    """The fast form of a residual block: norms write where a convolution reads, and biases cost no pass."""
+    """The fast form of a residual block: norms add the preceding bias and write into the padded input."""
 
-    def __init__(self, block: ResidualBlock, kernels: FusedKernels, least_outputs: int = 0) -> None:
-        """Widen the convolutions of `block` where that is faster; for `least_outputs` see `fuse_vae`."""
+    def __init__(self, block: ResidualBlock, kernels: FusedKernels, min_channels: int = 0) -> None:
+        """Prepare padded weights for convolutions that `min_channels` makes faster; see `fuse_vae`."""
         super().__init__()
         self._kernels = kernels
-        self.wide1: Tensor | None
-        self.wide2: Tensor | None
-        for name, conv in (("wide1", block.conv1), ("wide2", block.conv2)):
-            self.register_buffer(name, widen(conv, least_outputs), persistent=False)
+        self.padded1: Tensor | None
+        self.padded2: Tensor | None
+        for name, conv in (("padded1", block.conv1), ("padded2", block.conv2)):
+            self.register_buffer(name, pad_outputs(conv, min_channels), persistent=False)
 
     def forward(self, block: ResidualBlock, x: Tensor, cache: CachePass | None = None) -> Tensor:
         """Return `[B, out_channels, T, H, W]`."""
         y = self._norm(block.norm1, x, None, block.conv1, cache)
-        y = convolve_without_bias(block.conv1, y, self.wide1)
+        y = convolve_without_bias(block.conv1, y, self.padded1)
         y = self._norm(block.norm2, y, block.conv1.bias, block.conv2, cache)
-        y = convolve_without_bias(block.conv2, y, self.wide2)
+        y = convolve_without_bias(block.conv2, y, self.padded2)
         bias = block.conv2.bias
         assert bias is not None
         return self._kernels.add_channels(y, bias, x if block.shortcut is None else block.shortcut(x))
@@ -62,36 +61,37 @@ class FusedResidualBlock(nn.Module):
     def _norm(
         self, norm: ChannelNorm, x: Tensor, bias: Tensor | None, conv: CausalConv, cache: CachePass | None
     ) -> Tensor:
-        """Return the norm of `x + bias` behind the frames that `conv` sees before it."""
+        """Return the norm of `x + bias`, preceded by the past frames in the receptive field of `conv`."""
         num_past = conv.kernel_size[0] - conv.stride[0]
         if not num_past:
             return self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias)
         batch, channels, num_frames, height, width = x.shape
-        room = x.new_empty((batch, num_past + num_frames, height, width, channels))
-        buffer = room.permute(0, 4, 1, 2, 3)
+        # Past and new frames in one buffer: the convolution reads them without a concatenation.
+        memory = x.new_empty((batch, num_past + num_frames, height, width, channels))
+        padded = memory.permute(0, 4, 1, 2, 3)
         history = None if cache is None else cache.history(conv.slot)
         if history is None:
-            buffer[:, :, :num_past].zero_()
+            padded[:, :, :num_past].zero_()
         else:
-            buffer[:, :, :num_past].copy_(history)
-        self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias, out=buffer[:, :, num_past:])
+            padded[:, :, :num_past].copy_(history)
+        self._kernels.channel_norm(x, norm.weight, silu=norm.silu, bias=bias, out=padded[:, :, num_past:])
         if cache is not None:
-            cache.keep(conv.slot, buffer[:, :, -num_past:])
-        return buffer
+            cache.keep(conv.slot, padded[:, :, -num_past:])
+        return padded
 
 
 class FusedSpatialUp(nn.Module):
-    """The fast form of doubling by repetition and a convolution: one convolution of the small picture.
+    """The fast form of nearest-neighbour upsampling and a 3x3 convolution: one convolution before upsampling.
 
-    A pixel of the large picture sees 3x3 pixels of it, which are copies of 2x2 pixels of the small one: which
-    2x2 depends on whether its row and its column are even or odd. Four kernels, one for each case, with the
-    weights of equal pixels added up, take 4/9 of the work, and the repeated picture is never in memory.
+    A 3x3 window of the upsampled frame covers 2x2 distinct pixels, in one of four arrangements (phases) that
+    depend on whether the output row and column are even or odd. Four 2x2 kernels, whose weights are sums of
+    the original ones, take 4/9 of the operations, and the upsampled frame is never stored.
     """
 
     phases: Tensor
 
     def __init__(self, layer: SpatialUp, kernels: FusedKernels) -> None:
-        """Add up the weights of `layer`, once: this is for inference."""
+        """Sum the weights of `layer` once."""
         super().__init__()
         self._kernels = kernels
         self.register_buffer("phases", phase_weight(layer.weight.detach()), persistent=False)
@@ -104,52 +104,41 @@ class FusedSpatialUp(nn.Module):
 
 
 def phase_weight(weight: Tensor) -> Tensor:
-    """Add up the weights of pixels that repetition makes equal.
+    """Sum the weights that upsampling applies to the same input pixel.
 
-    Args:
-        weight: `[C', C, 1, 3, 3]`, of a convolution of pictures doubled by repetition.
-
-    Returns:
-        `[4 * C', C, 2, 2]` in channels_last memory: kernels of even and odd rows, and of even and odd
-        columns, for the picture as it was. See `FusedKernels.join_phases`.
+    Takes `[C', C, 1, 3, 3]` and returns `[4 * C', C, 2, 2]` in channels_last memory: kernels for even and odd
+    rows, and for even and odd columns of each. See `FusedKernels.join_phases`.
     """
+    # Summed in float32 and rounded once.
     kernel = weight.squeeze(2).float()
     phases = [phase for row in _add_equal(kernel, 2) for phase in _add_equal(row, 3)]
     return torch.cat(phases).to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _add_equal(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return two weights in place of three along `dim`, for even and for odd pixels."""
+    """Reduce three weights along `dim` to two, for even and for odd output pixels."""
     first, middle, last = kernel.unbind(dim)
     return torch.stack((first, middle + last), dim), torch.stack((first + middle, last), dim)
 
 
-def widen(conv: CausalConv, least_outputs: int) -> Tensor | None:
-    """Return the weight of a convolution with zeros for more outputs, or None where that brings nothing.
+def pad_outputs(conv: CausalConv, min_channels: int) -> Tensor | None:
+    """Return a convolution's weight padded with zeros to `min_channels` outputs.
 
-    Args:
-        conv: any.
-        least_outputs: that a tile of the device makes in the time of any fewer; half a tile is one, too.
+    None if that is not faster: the device's tiles compute `min_channels` outputs, or half as many, at once.
     """
-    if not least_outputs // 2 < conv.out_channels < least_outputs:
+    if not min_channels // 2 < conv.out_channels < min_channels:
         return None
-    more = least_outputs - conv.out_channels
-    wide = torch.cat((conv.weight.detach(), conv.weight.new_zeros(more, *conv.weight.shape[1:])))
-    return wide.contiguous(memory_format=torch.channels_last_3d)
+    extra = min_channels - conv.out_channels
+    padded = torch.cat((conv.weight.detach(), conv.weight.new_zeros(extra, *conv.weight.shape[1:])))
+    return padded.contiguous(memory_format=torch.channels_last_3d)
 
 
-def convolve_without_bias(conv: CausalConv, x: Tensor, wide: Tensor | None = None) -> Tensor:
-    """Convolve frames that already carry their past, and add no bias.
+def convolve_without_bias(conv: CausalConv, x: Tensor, padded: Tensor | None = None) -> Tensor:
+    """Convolve frames `[B, C, T, H, W]` that include their past, and add no bias.
 
-    Args:
-        conv: the convolution.
-        x: `[B, C, T, H, W]`.
-        wide: from `widen`, to be used in place of its weight.
-
-    Returns:
-        `[B, C', T', H, W]`; with `wide`, the first channels of pixels that have more.
+    With a weight from `pad_outputs` the result is a view of the first channels of a wider tensor.
     """
-    weight = conv.weight if wide is None else wide
+    weight = conv.weight if padded is None else padded
     if conv.kernel_size[0] == 1:
         y = F.conv2d(fold_time(x), weight.squeeze(2), padding=conv.padding[1:])
         y = unfold_time(y, x.shape[0])
@@ -158,32 +147,26 @@ def convolve_without_bias(conv: CausalConv, x: Tensor, wide: Tensor | None = Non
     return y.contiguous(memory_format=torch.channels_last_3d)[:, : conv.out_channels]
 
 
-def fuse_vae(network: nn.Module, kernels: FusedKernels, least_outputs: int = 0) -> int:
-    """Run the elementwise work inside a VAE on fused kernels.
+def fuse_vae(network: nn.Module, kernels: FusedKernels, min_channels: int = 0) -> int:
+    """Give the layers of a VAE fast forms on fused kernels, for inference; return the number of layers.
 
-    Args:
-        network: changed in place, for inference; its parameters and state dict stay.
-        kernels: from `livetalk.accelerate.selection`.
-        least_outputs: convolutions that make fewer channels, but more than half of them, make so many: a
-            device may be slower at fewer. 0 for none.
-
-    Returns:
-        The layers that have a fast form now.
+    Convolutions with fewer than `min_channels` outputs, but more than half as many, compute `min_channels`,
+    which some devices do faster; 0 leaves all as they are.
     """
     fused = 0
     for child in network.children():
-        form = _fast_form(child, kernels, least_outputs)
+        form = _fast_form(child, kernels, min_channels)
         if form is not None:
             child.fast_form = form
             fused += 1
         else:
-            fused += fuse_vae(child, kernels, least_outputs)
+            fused += fuse_vae(child, kernels, min_channels)
     return fused
 
 
-def _fast_form(layer: nn.Module, kernels: FusedKernels, least_outputs: int) -> nn.Module | None:
+def _fast_form(layer: nn.Module, kernels: FusedKernels, min_channels: int) -> nn.Module | None:
     if isinstance(layer, ResidualBlock):
-        return FusedResidualBlock(layer, kernels, least_outputs)
+        return FusedResidualBlock(layer, kernels, min_channels)
     if isinstance(layer, SpatialUp):
         return FusedSpatialUp(layer, kernels)
     if isinstance(layer, ChannelNorm):

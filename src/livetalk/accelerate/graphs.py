@@ -1,7 +1,7 @@
-"""The blocks of a transformer replayed from a CUDA graph: one launch in place of thousands.
+"""Transformer blocks replayed from a CUDA graph, with one launch for thousands of kernels.
 
-Several GPUs compute a step faster than one process can ask for it, kernel by kernel. A graph asks once. It
-reads and writes the same memory at each replay, so what changes between steps is copied there first.
+On several GPUs a step computes faster than one process can launch its kernels. A graph reads and writes the
+same memory at each replay, so inputs that change between steps are copied there first.
 """
 
 import weakref
@@ -19,7 +19,7 @@ from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 
 MAX_GRAPHS = 2
-"""Sizes of windows that have a graph; each keeps its activations and a copy of what it reads."""
+"""Window sizes that get a graph; each graph keeps its activations and a copy of its inputs."""
 
 _log = get_logger(__name__)
 
@@ -27,13 +27,12 @@ BlockInputs = tuple[Tensor, RopeTables, Tensor, Tensor, BlockConditioning | Stac
 
 
 class GraphedBlocks(nn.Module):
-    """The fast form of a stack of blocks: a graph, from the second pass over a size of window on.
+    """The fast form of a stack of blocks: a graph from the second pass over a window size on.
 
-    The result of a pass is overwritten by the next one. No gradients.
+    Each pass overwrites the result of the one before. Gradients are not supported.
     """
 
     def __init__(self) -> None:
-        """Start without a graph."""
         super().__init__()
         self._seen: set[tuple[Any, ...]] = set()
         self._refused: set[tuple[Any, ...]] = set()
@@ -60,29 +59,30 @@ class GraphedBlocks(nn.Module):
         return self._graphs[size].replay(inputs)
 
     def _may_capture(self, size: tuple[Any, ...]) -> bool:
-        """Tell whether a size that has no graph may get one now."""
+        """Return whether a size without a graph may be captured now."""
         if size not in self._seen:
-            # The first pass compiles kernels and opens memory between GPUs: none of that can be captured.
+            # The first pass compiles kernels and opens peer memory, neither of which can be captured.
             self._seen.add(size)
             return False
         if len(self._graphs) < MAX_GRAPHS:
             return True
         if size not in self._refused:
             self._refused.add(size)
-            _log.warning("windows of one more size: launched kernel by kernel, without a CUDA graph")
+            _log.warning("one more window size: its kernels are launched one by one, without a CUDA graph")
         return False
 
     def _capture(self, stack: BlockStack, inputs: BlockInputs) -> "_Graph":
-        room = replace_leaves(inputs, iter([x.clone() for x in _tensors(inputs)]))
-        graph, result = self._record(stack, room)
-        return _Graph(graph, _tensors(room), result, [_NOTHING for _ in _tensors(room)])
+        static_inputs = replace_leaves(inputs, iter([x.clone() for x in _tensors(inputs)]))
+        graph, result = self._record(stack, static_inputs)
+        return _Graph(graph, _tensors(static_inputs), result, [_NOTHING for _ in _tensors(static_inputs)])
 
-    def _record(self, stack: BlockStack, room: BlockInputs) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Return a graph that reads `room`, and what it writes."""
+    def _record(self, stack: BlockStack, static_inputs: BlockInputs) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Return a graph that reads `static_inputs`, and its output tensor."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads copy frames and watch exchanges meanwhile, which is no matter of this graph.
+        # Other threads copy frames and poll NCCL meanwhile; in the default mode their CUDA calls would
+        # invalidate the capture.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = stack.run(*room)
+            result = stack.run(*static_inputs)
         return graph, result
 
 
@@ -90,6 +90,7 @@ def _nothing() -> None:
     return None
 
 
+# Stands for a reference to a freed tensor: no input is it, so the first replay copies all inputs.
 _NOTHING = cast("weakref.ref[Tensor]", _nothing)
 
 
@@ -98,22 +99,22 @@ class _Graph:
     """A captured pass.
 
     Attributes:
-        graph: launches it.
-        room: what it reads.
-        result: what it writes.
-        copied: the tensors that were last copied to the room.
+        graph: the CUDA graph.
+        static_inputs: the tensors that it reads.
+        result: the tensor that it writes.
+        copied: for each input, the tensor last copied there.
     """
 
     graph: torch.cuda.CUDAGraph
-    room: list[Tensor]
+    static_inputs: list[Tensor]
     result: Tensor
     copied: list["weakref.ref[Tensor]"]
 
     def replay(self, inputs: BlockInputs) -> Tensor:
-        """Copy what is not in the room yet, and run."""
-        for index, (target, x) in enumerate(zip(self.room, _tensors(inputs), strict=True)):
-            # The constants of a session and of a chunk come again as the same objects. An address would not
-            # do: other numbers may lie there by now.
+        """Copy the inputs that changed, and replay."""
+        for index, (target, x) in enumerate(zip(self.static_inputs, _tensors(inputs), strict=True)):
+            # Constants of a session and a chunk are the same objects in every step. Addresses would not
+            # identify them, because freed memory is reused.
             if self.copied[index]() is not x:
                 target.copy_(x)
                 self.copied[index] = weakref.ref(x)
@@ -122,7 +123,7 @@ class _Graph:
 
 
 def walk_leaves(tree: object) -> Iterator[object]:
-    """Yield what nested tuples hold, from left to right."""
+    """Yield the leaves of nested tuples from left to right."""
     if isinstance(tree, tuple):
         for branch in tree:
             yield from walk_leaves(branch)
@@ -131,7 +132,7 @@ def walk_leaves(tree: object) -> Iterator[object]:
 
 
 def replace_leaves(tree: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return nested tuples of the same types with other tensors in the places of theirs."""
+    """Return nested tuples of the same types with their tensors replaced in order."""
     if isinstance(tree, tuple):
         branches = [replace_leaves(branch, tensors) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
@@ -143,13 +144,10 @@ def _tensors(inputs: BlockInputs) -> list[Tensor]:
 
 
 def graph_blocks(dit: DiT) -> None:
-    """Replay the blocks of a transformer from CUDA graphs.
+    """Replay the blocks of a transformer on a GPU from CUDA graphs, for inference.
 
-    Hooks of the stack, such as those of ranks, run outside the graph, and hooks of a block only while it is
-    captured. Blocks must not wait for the device or be moved to it.
-
-    Args:
-        dit: on a GPU; changed in place, for inference; its parameters and state dict stay.
+    Hooks of the stack run outside the graph; hooks of a block run only during capture. Blocks must not
+    synchronise with the host or be offloaded.
     """
     dit.blocks.fast_form = GraphedBlocks()
     _log.info("blocks: replayed from CUDA graphs")

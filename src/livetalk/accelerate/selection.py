@@ -1,6 +1,6 @@
-"""The kernels that a model runs on: every choice among them is made here.
+"""Selection of the attention and fused kernels of a model.
 
-What is asked for by name runs, or an error says why it cannot; no kernel stands in for another.
+A kernel requested by name runs or raises an error; it is never replaced silently.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import torch
 from livetalk.accelerate.fused_color import match_color_fused
 from livetalk.errors import InputError
 from livetalk.log import get_logger
-from livetalk.ops.backends import ATTENTION_KERNELS, AttentionKernel, AttentionWork, pytorch_choice
+from livetalk.ops.backends import ATTENTION_KERNELS, AttentionKernel, AttentionSpec, pytorch_choice
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.kernels.reference import TorchKernels
 from livetalk.streaming.color import MatchColor, match_color
@@ -24,18 +24,18 @@ PLAIN = "plain"
 TRITON = "triton"
 
 MIN_CAPABILITY = (8, 9)
-"""First NVIDIA generation with e4m3 conversions."""
+"""Compute capability of the first NVIDIA GPUs with e4m3 conversions."""
 
 _log = get_logger(__name__)
 
 
 class Kernels(NamedTuple):
-    """All that a model runs on.
+    """The kernels of a model.
 
     Attributes:
-        attention: of the self-attention.
-        fused: of the elementwise work; None leaves the layers plain.
-        match_color: gives frames the colours of the reference.
+        attention: kernel of the self-attention.
+        fused: fused elementwise kernels; None keeps the plain layers.
+        match_color: function that matches colours.
     """
 
     attention: AttentionKernel
@@ -44,20 +44,15 @@ class Kernels(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the elementwise kernels: "plain", "torch" or "triton"."""
+        """ "plain", "torch" or "triton"."""
         return PLAIN if self.fused is None else self.fused.name
 
 
-def select_kernels(work: AttentionWork, attention: str, fused: KernelChoice | None) -> Kernels:
-    """Find the kernels to run on and make them ready.
-
-    Args:
-        work: of the self-attention, on the device that computes.
-        attention: as for `select_attention`.
-        fused: as for `select_fused`; None leaves the layers plain.
+def select_kernels(work: AttentionSpec, attention: str, fused: KernelChoice | None) -> Kernels:
+    """Select and load all kernels; `attention` and `fused` are as for the functions below, None is plain.
 
     Raises:
-        InputError: something that was asked for by name cannot run here.
+        InputError: a kernel requested by name cannot run on the device.
     """
     found = None if fused is None else select_fused(fused, work.device)
     on_triton = found is not None and found.name == TRITON
@@ -69,15 +64,11 @@ def select_kernels(work: AttentionWork, attention: str, fused: KernelChoice | No
     )
 
 
-def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
-    """Find the attention kernel of a name and make it ready.
-
-    Args:
-        name: a key of `ATTENTION_KERNELS`, or "auto" for PyTorch's first choice.
-        work: that it will do.
+def select_attention(name: str, work: AttentionSpec) -> AttentionKernel:
+    """Return the attention kernel of a name, loaded; "auto" is PyTorch's first choice.
 
     Raises:
-        InputError: there is no such kernel, or it cannot do this work here.
+        InputError: the kernel does not exist or does not support the device, dtype or sizes.
     """
     if name == "auto":
         name = pytorch_choice(work)
@@ -94,14 +85,10 @@ def select_attention(name: str, work: AttentionWork) -> AttentionKernel:
 
 
 def select_fused(choice: KernelChoice, device: torch.device) -> FusedKernels:
-    """Find the kernels of the elementwise work.
-
-    Args:
-        choice: "torch", "triton", or "auto" for Triton where it can run.
-        device: that computes.
+    """Return the fused kernels; "auto" is Triton if it can run, else PyTorch.
 
     Raises:
-        InputError: Triton was asked for and cannot run here.
+        InputError: Triton was requested and cannot run on the device.
     """
     problem = triton_problem(device)
     if choice == TRITON and problem is not None:
@@ -109,7 +96,7 @@ def select_fused(choice: KernelChoice, device: torch.device) -> FusedKernels:
     if choice == "torch" or problem is not None:
         kernels: FusedKernels = TorchKernels()
     else:
-        # Not imported at the top: the package works without Triton.
+        # Imported on use, because the package works without Triton.
         module = importlib.import_module("livetalk.ops.kernels.triton_kernels")
         kernels = cast(FusedKernels, module.KERNELS)
     _log.info("fused kernels: %s", kernels.name)
@@ -117,7 +104,7 @@ def select_fused(choice: KernelChoice, device: torch.device) -> FusedKernels:
 
 
 def triton_problem(device: torch.device) -> str | None:
-    """Say in a few words why Triton's kernels cannot run on a device; None where they can."""
+    """Return in a few words why Triton kernels cannot run on a device, or None."""
     if device.type != "cuda":
         return "they need a CUDA device"
     if torch.cuda.get_device_capability(device) < MIN_CAPABILITY:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from livetalk.accelerate.apply import AccelerationConfig, accelerate, keep_more_speech
+from livetalk.accelerate.apply import AccelerationConfig, accelerate, raise_absorb_budget
 from livetalk.accelerate.compile import compile_transformer
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.native import load_native, read_native_spec
@@ -121,7 +121,7 @@ def accelerate_model(
     _log.info("%s: %s", model.name, acceleration)
     plan = executor.plan
     if config.fused and plan is not None:
-        plan = keep_more_speech(plan, networks.device, networks.dit.config.num_layers)
+        plan = raise_absorb_budget(plan, networks.device, networks.dit.config.num_layers)
     executor = replace(executor, match_color=acceleration.match_color, plan=plan)
     return replace(model, executor=executor, acceleration=acceleration)
 

@@ -22,7 +22,7 @@ from livetalk.models.clip_vision import prepare_clip_pixels
 from livetalk.models.dit import DiT
 from livetalk.models.dit_plan import ExecutionPlan
 from livetalk.models.text_tokenizer import load_text_tokenizer
-from livetalk.placement.apply import DiTPlacement, EncoderPlace, PlacementConfig
+from livetalk.placement.apply import DiTPlacement, EncoderPlacement, PlacementConfig
 from livetalk.placement.linear import quantize_linears
 from livetalk.streaming.executor import Executor
 from livetalk.streaming.networks import Networks
@@ -176,7 +176,7 @@ class PublishedPromptEncoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        place: EncoderPlace,
+        place: EncoderPlacement,
     ) -> None:
         """Read the tokenizer; no weight is read.
 

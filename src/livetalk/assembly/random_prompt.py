@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder, prepare_clip_pixels
 from livetalk.models.umt5 import UMT5Config, UMT5Encoder
-from livetalk.placement.apply import EncoderPlace
+from livetalk.placement.apply import EncoderPlacement
 from livetalk.types import PromptEmbeds
 
 TEXT_TOKENS = 64
@@ -52,7 +52,7 @@ class RandomEncoders:
         *,
         text_len: int,
         dtype: torch.dtype,
-        place: EncoderPlace,
+        place: EncoderPlacement,
         seed: int,
     ) -> None:
         """Draw nothing yet.

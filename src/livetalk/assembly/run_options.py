@@ -14,7 +14,7 @@ from livetalk.assembly.session import SIZES, SessionOptions
 from livetalk.assembly.source import ModelSource
 from livetalk.device import PRECISIONS
 from livetalk.ops.backends import ATTENTION_KERNELS
-from livetalk.placement.apply import ENCODER_PLACES, WEIGHT_FORMS, PlacementConfig
+from livetalk.placement.apply import ENCODER_PLACEMENTS, WEIGHT_FORMS, PlacementConfig
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +170,7 @@ def _add_placement_options(group: "argparse._ArgumentGroup") -> None:
     )
     group.add_argument(
         "--encoders",
-        choices=ENCODER_PLACES,
+        choices=ENCODER_PLACEMENTS,
         default="cpu-after-use",
         help="where text and image encoder live between sessions (default: cpu-after-use)",
     )

@@ -8,7 +8,7 @@ from livetalk.accelerate.selection import select_attention
 from livetalk.assembly.build import build_model
 from livetalk.assembly.model import AvatarModel
 from livetalk.bench.options import BenchOptions
-from livetalk.ops.backends import AttentionWork
+from livetalk.ops.backends import AttentionSpec
 
 
 def build_measured(options: BenchOptions, device: torch.device) -> AvatarModel:
@@ -28,5 +28,5 @@ def build_measured(options: BenchOptions, device: torch.device) -> AvatarModel:
 def name_attention(model: AvatarModel, options: BenchOptions) -> str:
     """Return the kernel that the self-attention runs on."""
     config = model.executor.networks.dit.config
-    work = AttentionWork(model.executor.device, model.dtype, config.head_dim, config.num_heads)
+    work = AttentionSpec(model.executor.device, model.dtype, config.head_dim, config.num_heads)
     return select_attention(options.run.acceleration.attention, work).name

@@ -23,7 +23,7 @@ from livetalk.doctor.memory import (
     plan_memory,
 )
 from livetalk.errors import InputError
-from livetalk.ops.backends import AttentionBackend, AttentionWork, find_attention_backends
+from livetalk.ops.backends import AttentionBackend, AttentionSpec, find_attention_backends
 
 CARD_GIBIBYTES = (16, 24, 32, 48, 80)
 """Memory of usual GPUs, for a machine that has none."""
@@ -146,7 +146,7 @@ def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
     """Refuse fast forms that cannot run on a device that is there; of an imagined one nothing is known."""
     if device.type == request.run.device:
         size = request.spec.dit
-        work = AttentionWork(device, request.dtype, size.head_dim, size.num_heads)
+        work = AttentionSpec(device, request.dtype, size.head_dim, size.num_heads)
         problem = acceleration_problem(request.run.acceleration, work)
         if problem is not None:
             raise InputError(problem)

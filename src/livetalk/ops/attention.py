@@ -1,4 +1,4 @@
-"""Scaled dot-product attention in the package's one layout, `[B, L, N, E]`.
+"""Scaled dot-product attention in layout `[B, L, N, E]`.
 
 Shapes: B batch · L queries · S keys · N heads · E head width.
 """
@@ -10,16 +10,10 @@ from livetalk.ops.attention_lse import attention_with_lse
 
 
 def attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend from every query to every key.
+    """Attend from every query to every key; return `[B, L, N, E]` in the dtype of `v_BSNE`.
 
-    Args:
-        q_BLNE: queries, `[B, L, N, E]`; rounded to the dtype of `v_BSNE` first, as fused kernels do.
-        k_BSNE: keys, `[B, S, N, E]`; rounded likewise.
-        v_BSNE: values, `[B, S, N, E]`.
-        mask: `[L, S]` bool, true where a query may look; None for everywhere.
-
-    Returns:
-        `[B, L, N, E]`, in the dtype of `v_BSNE`.
+    Queries and keys are first rounded to that dtype, as fused kernels do. `mask`, `[L, S]` bool, is true
+    where a query may attend.
     """
     q = q_BLNE.type_as(v_BSNE).transpose(1, 2)
     k = k_BSNE.type_as(v_BSNE).transpose(1, 2)
@@ -27,12 +21,12 @@ def attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | Non
 
 
 class AttentionCore(nn.Module):
-    """The product of queries, keys and values as a module, so that another core can take its place."""
+    """Attention as a module, which a network's fast or parallel form may replace."""
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `attention(q, k, v, mask)`; see there for shapes."""
+        """Return `attention(q, k, v, mask)`."""
         return attention(q_BLNE, k_BSNE, v_BSNE, mask)
 
     def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return output and log-sum-exp as `attention_with_lse` does; the core of a ring calls this."""
+        """Return `attention_with_lse(q, k, v)`, as ring attention needs it."""
         return attention_with_lse(q_BLNE, k_BSNE, v_BSNE)

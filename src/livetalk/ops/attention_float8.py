@@ -1,7 +1,7 @@
-"""Attention on queries, keys and values of one byte, with a scale for each head.
+"""Attention with queries, keys and values in FP8 (e4m3) and one scale per head.
 
-Keys lose their mean over the tokens first. Softmax does not see what all keys have in common, but e4m3 would
-spend its range on it.
+The mean of the keys over the tokens is subtracted before quantisation: softmax is invariant to it, and it
+would take up part of the range of e4m3.
 
 Shapes: B batch · L queries · S keys · N heads · E head width.
 """
@@ -15,14 +15,14 @@ from torch import Tensor
 from livetalk.ops.attention_lse import reference_attention_with_lse
 from livetalk.ops.fa3 import fa3, fa3_into
 from livetalk.ops.low_precision import FLOAT8, FLOAT8_MAX
-from livetalk.ops.matmul import LEAST_SCALE
+from livetalk.ops.matmul import MIN_SCALE
 
 FLOAT8_ATTENTION_ERROR = 0.06
-"""Norm of the error over norm of the output, for normally distributed queries, keys and values."""
+"""Relative error (norm over norm) for normally distributed queries, keys and values."""
 
 
 class QuantizedHeads(NamedTuple):
-    """Queries, keys or values of one byte.
+    """Queries, keys or values in FP8.
 
     Attributes:
         levels: `[B, S, N, E]` e4m3.
@@ -38,13 +38,7 @@ class QuantizedHeads(NamedTuple):
 
 
 class QuantizedAttention(NamedTuple):
-    """All that attention in one byte reads.
-
-    Attributes:
-        q: queries, `[B, L, N, E]`.
-        k: keys without their mean, `[B, S, N, E]`.
-        v: values, `[B, S, N, E]`.
-    """
+    """Inputs of attention in FP8: queries, keys without their mean, values."""
 
     q: QuantizedHeads
     k: QuantizedHeads
@@ -52,23 +46,17 @@ class QuantizedAttention(NamedTuple):
 
 
 def quantize_heads(x_BSNE: Tensor) -> QuantizedHeads:
-    """Round so that each head uses the full range of e4m3; `x_BSNE` is `[B, S, N, E]`, any float dtype."""
+    """Quantise `[B, S, N, E]` so that each head uses the full range of e4m3."""
     wide = x_BSNE.float()
-    scale = (wide.abs().amax(dim=(1, 3)) / FLOAT8_MAX).clamp_min(LEAST_SCALE)
+    scale = (wide.abs().amax(dim=(1, 3)) / FLOAT8_MAX).clamp_min(MIN_SCALE)
     levels = (wide / scale[:, None, :, None]).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8)
     return QuantizedHeads(levels, scale)
 
 
 def quantize_attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[QuantizedAttention, Tensor]:
-    """Quantise what attention reads.
+    """Quantise queries, keys and values of any float dtype; S is at least 1.
 
-    Args:
-        q_BLNE: queries, `[B, L, N, E]`, any float dtype.
-        k_BSNE: keys, `[B, S, N, E]`, likewise; S is at least 1.
-        v_BSNE: values, `[B, S, N, E]`, likewise.
-
-    Returns:
-        The three in one byte, and the mean of the keys, `[B, 1, N, E]` float32.
+    Also returns the mean of the keys, `[B, 1, N, E]` float32.
     """
     keys = k_BSNE.float()
     mean = keys.mean(1, keepdim=True)
@@ -80,15 +68,10 @@ Quantize = Callable[[Tensor, Tensor, Tensor], tuple[QuantizedAttention, Tensor]]
 
 
 def restore_lse(lse_BNL: Tensor, q_BLNE: Tensor, key_mean_B1NE: Tensor) -> Tensor:
-    """Add to a log-sum-exp what taking the mean off the keys took away.
+    """Convert a log-sum-exp over keys without their mean to one over the original keys.
 
-    Args:
-        lse_BNL: log-sum-exp over keys without their mean, `[B, N, L]` float32.
-        q_BLNE: the queries as they were before quantisation.
-        key_mean_B1NE: `[B, 1, N, E]` float32.
-
-    Returns:
-        `[B, L, N]` float32.
+    `lse_BNL` is `[B, N, L]`, the result `[B, L, N]`, both float32; `q_BLNE` are the queries before
+    quantisation.
     """
     offset: Tensor = torch.linalg.vecdot(q_BLNE.float(), key_mean_B1NE) * q_BLNE.shape[-1] ** -0.5
     return lse_BNL.transpose(1, 2) + offset
@@ -101,18 +84,10 @@ def float8_attention(
     quantize: Quantize = quantize_attention,
     restore: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Attend in FP8 on FlashAttention 3.
+    """Attend in FP8 on FlashAttention 3; return output and log-sum-exp as `attention_with_lse`, in bfloat16.
 
-    Args:
-        q_BLNE: queries, as for `attention_with_lse`.
-        k_BSNE: keys.
-        v_BSNE: values.
-        quantize: does what `quantize_attention` does.
-        restore: whether the log-sum-exp is of the keys as given; for those who want the output alone it may
-            be of the keys without their mean, which saves a pass over the queries.
-
-    Returns:
-        What `attention_with_lse` returns, in bfloat16.
+    `quantize` replaces `quantize_attention`. Without `restore` the log-sum-exp is that of the keys without
+    their mean, which saves a pass over the queries for callers that need the output only.
     """
     (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = fa3(q.levels, k.levels, v.levels, q.scale, k.scale, v.scale)
@@ -126,21 +101,16 @@ def float8_attention_reference(
     quantize: Quantize = quantize_attention,
     restore: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Quantise, dequantise and attend in float32: `float8_attention` but for the kernel's own rounding."""
+    """Quantise, dequantise and attend in float32: `float8_attention` without the kernel's rounding."""
     (q, k, v), mean = quantize(q_BLNE, k_BSNE, v_BSNE)
     out, lse = reference_attention_with_lse(q.dequantize(), k.dequantize(), v.dequantize())
     return out.type_as(v_BSNE), restore_lse(lse.transpose(1, 2), q_BLNE, mean) if restore else lse
 
 
 def attend_quantized(parts: QuantizedAttention, out: Tensor | None = None) -> Tensor:
-    """Attend to what a kernel quantised already; on a CPU the plain twin computes.
+    """Attend to quantised inputs, on a CPU with the plain twin; return `[B, L, N, E]` bfloat16.
 
-    Args:
-        parts: what attention reads.
-        out: where to write, `[B, L, N, E]` bfloat16 with a contiguous last axis. None for a new tensor.
-
-    Returns:
-        `[B, L, N, E]` bfloat16.
+    The result is written to `out` if given, whose last dimension must be contiguous.
     """
     q, k, v = parts
     if out is None:

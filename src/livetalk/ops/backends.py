@@ -1,4 +1,4 @@
-"""The kernels that attention can run on: what they are called, where they run, what PyTorch would choose."""
+"""Registry of attention kernels: names, requirements, and PyTorch's own choice."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -28,12 +28,12 @@ Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(queries `[B, L, N, E]`, keys, values `[B, S, N, E]`) -> (output, log-sum-exp `[B, L, N]`)."""
 
 
-class AttentionWork(NamedTuple):
-    """What attention is asked to do.
+class AttentionSpec(NamedTuple):
+    """Device, dtype and sizes for which an attention kernel is chosen.
 
     Attributes:
         device: CPU or CUDA.
-        dtype: of queries, keys and values.
+        dtype: dtype of queries, keys and values.
         head_dim: width of a head.
         num_heads: heads on this device.
     """
@@ -46,30 +46,28 @@ class AttentionWork(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttentionKernel:
-    """One way of computing attention.
+    """A named implementation of attention.
 
     Attributes:
-        name: what it is asked for by.
+        name: key in `ATTENTION_KERNELS`.
         attend: computes output and log-sum-exp.
-        problem: says in a few words why it cannot do some work; None if it can.
-        float8: it rounds its input to e4m3. `attend` then takes `quantize` and `restore` as does
-            `float8_attention`, and `attend_quantized` does its work on input that is rounded already. The
-            others round to the precision of their input and no further.
-        load: makes it ready before the first call; None where there is nothing to do.
+        problem: returns in a few words why the kernel cannot run for a spec, or None.
+        float8: whether inputs are quantised to e4m3. `attend` then accepts `quantize` and `restore` as
+            `float8_attention` does, and `attend_quantized` runs it on quantised inputs.
+        load: loads the kernel before the first call; None if nothing is to be loaded.
     """
 
     name: str
     attend: Attend
-    problem: Callable[[AttentionWork], str | None]
+    problem: Callable[[AttentionSpec], str | None]
     float8: bool = False
     load: Callable[[], object] | None = None
 
 
 class KernelCore(AttentionCore):
-    """Attention on one named kernel, in the place of the core that lets PyTorch choose."""
+    """An attention core on one named kernel, in place of PyTorch's choice."""
 
     def __init__(self, kernel: AttentionKernel) -> None:
-        """Attend on `kernel`."""
         super().__init__()
         self.kernel = kernel
 
@@ -77,15 +75,15 @@ class KernelCore(AttentionCore):
         """Return `[B, L, N, E]` in the dtype of `v_BSNE`.
 
         Raises:
-            ValueError: there is a mask, which a named kernel does not take.
+            ValueError: a mask is given; named kernels do not support masks.
         """
         if mask is not None:
             raise ValueError(f"attention kernel {self.kernel.name} takes no mask")
-        spared = {"restore": False} if self.kernel.float8 else {}
-        return self._attend(partial(self.kernel.attend, **spared), q_BLNE, k_BSNE, v_BSNE)[0]
+        options = {"restore": False} if self.kernel.float8 else {}
+        return self._attend(partial(self.kernel.attend, **options), q_BLNE, k_BSNE, v_BSNE)[0]
 
     def quantizing(self, quantize: Quantize) -> "KernelCore":
-        """Return this core of a kernel that `takes_bytes`, with its input rounded by `quantize`."""
+        """Return a core of the same FP8 kernel whose inputs are quantised by `quantize`."""
         attend = cast(Callable[..., tuple[Tensor, Tensor]], self.kernel.attend)
         return KernelCore(replace(self.kernel, attend=partial(attend, quantize=quantize)))
 
@@ -102,27 +100,19 @@ class KernelCore(AttentionCore):
         return attend(q, k, v_BSNE)
 
     def extra_repr(self) -> str:
-        """Name the kernel."""
         return self.kernel.name
 
 
-def takes_bytes(core: nn.Module) -> bool:
-    """Tell whether attention runs on a kernel whose input the kernel before it can write in one byte."""
+def accepts_float8_heads(core: nn.Module) -> bool:
+    """Return whether an attention core can read heads that a preceding kernel quantised."""
     return isinstance(core, KernelCore) and core.kernel.float8
 
 
 def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collection[str]) -> int:
-    """Let attention inside a network run on one kernel.
+    """Run attention inside a network on one loaded kernel; return the number of cores replaced.
 
-    Cores that another scheme has put in place are left alone: it wraps the core that it found there.
-
-    Args:
-        module: changed in place.
-        kernel: ready to be called.
-        parts: names of the modules whose `core` is replaced, such as "self_attention".
-
-    Returns:
-        The cores replaced.
+    `parts` names the modules whose `core` is replaced, such as "self_attention". Cores of other classes, such
+    as parallel ones, keep theirs.
     """
     owners = [owner for name, owner in module.named_modules() if name.rpartition(".")[2] in parts]
     replaced = 0
@@ -135,13 +125,13 @@ def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collectio
 
 @dataclass(frozen=True, slots=True)
 class AttentionBackend:
-    """One kernel as this machine sees it.
+    """Availability of a kernel on this machine.
 
     Attributes:
-        name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" another package's.
-        available: this device can run it.
-        chosen: attention runs on it unless another is asked for.
-        reason: in a few words, why it is chosen or not.
+        name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" belong to fa3-fwd.
+        available: whether it can run here.
+        chosen: whether it is the default.
+        reason: why it is chosen or not, in a few words.
     """
 
     name: str
@@ -153,20 +143,13 @@ class AttentionBackend:
 def find_attention_backends(
     device: torch.device, dtype: torch.dtype, head_dim: int, num_heads: int
 ) -> tuple[AttentionBackend, ...]:
-    """Ask what attention can run on here, and what it runs on by itself; nothing is computed or imported.
-
-    Args:
-        device: CPU or CUDA.
-        dtype: of queries, keys and values.
-        head_dim: width of a head.
-        num_heads: heads.
-    """
-    work = AttentionWork(device, dtype, head_dim, num_heads)
+    """List all kernels with their availability and the default; computes and imports nothing."""
+    work = AttentionSpec(device, dtype, head_dim, num_heads)
     chosen = pytorch_choice(work)
     return tuple(_describe(kernel, work, chosen) for kernel in ATTENTION_KERNELS.values())
 
 
-def _describe(kernel: AttentionKernel, work: AttentionWork, chosen: str) -> AttentionBackend:
+def _describe(kernel: AttentionKernel, work: AttentionSpec, chosen: str) -> AttentionBackend:
     if kernel.name == chosen:
         return AttentionBackend(
             kernel.name, True, True, "PyTorch's first choice for this device and precision"
@@ -179,12 +162,12 @@ def _describe(kernel: AttentionKernel, work: AttentionWork, chosen: str) -> Atte
     return AttentionBackend(kernel.name, True, False, reason)
 
 
-def pytorch_choice(work: AttentionWork) -> str:
-    """Return the name of PyTorch's first choice for some work."""
+def pytorch_choice(work: AttentionSpec) -> str:
+    """Return the name of PyTorch's first choice."""
     return _PYTORCH_NAMES[_chosen_kernel(work)]
 
 
-def _chosen_kernel(work: AttentionWork) -> SDPBackend:
+def _chosen_kernel(work: AttentionSpec) -> SDPBackend:
     chosen: SDPBackend = choose_kernel(work.device, work.dtype, work.num_heads, work.head_dim)
     return chosen
 
@@ -204,8 +187,8 @@ def _on_fa3(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Ten
 
 def _pytorch_problem(
     kernel: SDPBackend, can_use: Callable[[SDPAParams], bool]
-) -> Callable[[AttentionWork], str | None]:
-    def problem(work: AttentionWork) -> str | None:
+) -> Callable[[AttentionSpec], str | None]:
+    def problem(work: AttentionSpec) -> str | None:
         if work.device.type != "cuda":
             if kernel == SDPBackend.FLASH_ATTENTION and _chosen_kernel(work) == kernel:
                 return None
@@ -220,11 +203,11 @@ def _pytorch_problem(
     return problem
 
 
-def _runs_everywhere(work: AttentionWork) -> str | None:
+def _runs_everywhere(work: AttentionSpec) -> str | None:
     return None
 
 
-def _fa3_problem(work: AttentionWork) -> str | None:
+def _fa3_problem(work: AttentionSpec) -> str | None:
     return fa3_problem(work.device, work.dtype, work.head_dim)
 
 

@@ -1,6 +1,6 @@
-"""FlashAttention 3 from the package `fa3-fwd`, for Hopper GPUs: bfloat16 and FP8.
+"""FlashAttention 3 from the package `fa3-fwd`, for Hopper GPUs, in bfloat16 and FP8.
 
-The kernels are one opaque operator to the compiler, and are loaded when it is first called.
+To the compiler the kernels are an opaque operator. They are loaded at the first call.
 """
 
 import importlib
@@ -19,7 +19,7 @@ MAX_HEAD_DIM = 256
 
 
 def fa3_problem(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Say in a few words why FlashAttention 3 cannot run here; None where it can. Nothing is imported."""
+    """Return in a few words why FlashAttention 3 cannot run, or None; imports nothing."""
     if device.type != "cuda":
         return "needs a CUDA device"
     if torch.cuda.get_device_capability(device) != CAPABILITY:
@@ -54,18 +54,10 @@ def fa3(
     k_scale: Tensor | None = None,
     v_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attend on FlashAttention 3.
+    """Attend on FlashAttention 3; return the output in bfloat16 and the log-sum-exp `[B, N, L]` float32.
 
-    Args:
-        q_BLNE: queries `[B, L, N, E]`, bfloat16 or e4m3; the last axis is contiguous, here and below.
-        k_BSNE: keys `[B, S, N, E]`, likewise.
-        v_BSNE: values `[B, S, N, E]`, likewise.
-        q_scale: `[B, N]` float32 that e4m3 queries are to be multiplied by, one for each head.
-        k_scale: the same for keys.
-        v_scale: the same for values.
-
-    Returns:
-        The output `[B, L, N, E]` bfloat16 and the log-sum-exp `[B, N, L]` float32.
+    Inputs are bfloat16 or e4m3 with contiguous last dimensions. The scales, `[B, N]` float32, are the factors
+    of e4m3 inputs.
     """
     return _run(q_BLNE, k_BSNE, v_BSNE, (q_scale, k_scale, v_scale), None)
 
@@ -113,15 +105,5 @@ def fa3_into(
     v_scale: Tensor | None,
     out_BLNE: Tensor,
 ) -> None:
-    """Attend on FlashAttention 3 and write the output where it is wanted.
-
-    Args:
-        q_BLNE: as for `fa3`.
-        k_BSNE: likewise.
-        v_BSNE: likewise.
-        q_scale: likewise.
-        k_scale: likewise.
-        v_scale: likewise.
-        out_BLNE: the output `[B, L, N, E]` bfloat16; the last axis is contiguous.
-    """
+    """Compute `fa3` and write the output to `out_BLNE`, bfloat16 with a contiguous last dimension."""
     _run(q_BLNE, k_BSNE, v_BSNE, (q_scale, k_scale, v_scale), out_BLNE)

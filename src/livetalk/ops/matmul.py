@@ -1,4 +1,4 @@
-"""Matrix products of FP8 numbers: rows of activations times output channels of a weight, each with its scale.
+"""FP8 matrix products with one scale per activation row and per output channel.
 
 Shapes: M rows · K input channels · N output channels.
 """
@@ -12,15 +12,14 @@ from torch import Tensor
 from livetalk.ops.low_precision import FLOAT8, FLOAT8_MAX
 
 FLOAT8_MULTIPLE = 16
-"""FP8 tensor cores take input and output channels in multiples of this."""
+"""FP8 tensor cores require input and output channels to be multiples of this."""
 
-
-LEAST_SCALE = 1e-12
-"""Scale of a row of zeros; its levels are zeros."""
+MIN_SCALE = 1e-12
+"""Lower bound of scales, so that rows of zeros do not divide by zero."""
 
 
 class QuantizedRows(NamedTuple):
-    """Activations of one byte.
+    """Activations in FP8.
 
     Attributes:
         levels: `[..., K]` e4m3.
@@ -31,26 +30,23 @@ class QuantizedRows(NamedTuple):
     scale: Tensor
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return `[..., K]`, multiplied in float32 and rounded to `dtype` once."""
+        """Return `[..., K]`, multiplied in float32 and rounded once to `dtype`."""
         return (self.levels.float() * self.scale).to(dtype)
 
 
 def quantize_rows(x: Tensor) -> QuantizedRows:
-    """Round every row so that it uses the full range of e4m3.
+    """Quantise finite activations `[..., K]` so that each row uses the full range of e4m3.
 
-    An entry x comes back within `FLOAT8_RELATIVE_ERROR * |x|` or `FLOAT8_LEAST_ERROR * scale`, whichever is
-    more.
-
-    Args:
-        x: `[..., K]`, any float dtype, finite.
+    An entry x is restored within `FLOAT8_RELATIVE_ERROR * |x|` or `FLOAT8_MIN_ERROR * scale`, whichever is
+    larger.
     """
     wide = x.float()
-    scale = (wide.abs().amax(-1, keepdim=True) / FLOAT8_MAX).clamp_min(LEAST_SCALE)
+    scale = (wide.abs().amax(-1, keepdim=True) / FLOAT8_MAX).clamp_min(MIN_SCALE)
     return QuantizedRows((wide * scale.reciprocal()).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
 
 
 def float8_problem(device: torch.device) -> str | None:
-    """Say why `scaled_matmul` cannot use FP8 tensor cores on this device; None where it can."""
+    """Return why `scaled_matmul` cannot use FP8 tensor cores on a device, or None."""
     if device.type != "cuda":
         return f"FP8 tensor cores need a CUDA device, not {device.type}"
     if torch.cuda.get_device_capability(device) < (9, 0):
@@ -61,20 +57,10 @@ def float8_problem(device: torch.device) -> str | None:
 def scaled_matmul(
     rows: QuantizedRows, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Multiply quantised activations by a quantised weight.
+    """Multiply quantised activations by a quantised weight; return `[..., N]` in `dtype`.
 
-    On CUDA the tensor cores sum in the reduced precision of "fast accumulation" (about 14 bits, which e4m3
-    does not notice); elsewhere `scaled_matmul_reference` computes.
-
-    Args:
-        rows: `[..., K]`.
-        weight: `[N, K]` e4m3, contiguous; K and N are multiples of 16 on CUDA.
-        weight_scale: `[N, 1]` float32.
-        bias: `[N]`, or None.
-        dtype: of the result; bfloat16 on CUDA.
-
-    Returns:
-        `[..., N]`.
+    Other devices than CUDA run `scaled_matmul_reference`. CUDA requires K and N to be multiples of 16 and a
+    bfloat16 result. `weight` is `[N, K]` e4m3, contiguous, `weight_scale` `[N, 1]` float32.
     """
     if weight.device.type != "cuda":
         return scaled_matmul_reference(rows, weight, weight_scale, bias, dtype)
@@ -86,6 +72,7 @@ def scaled_matmul(
         scale_b=weight_scale.t(),
         bias=None if bias is None else bias.to(dtype),
         out_dtype=dtype,
+        # Sums keep about 14 bits, which is finer than the 4 significant bits of e4m3 inputs.
         use_fast_accum=True,
     )
     return y.view(*rows.levels.shape[:-1], -1)
@@ -94,6 +81,6 @@ def scaled_matmul(
 def scaled_matmul_reference(
     rows: QuantizedRows, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Compute `scaled_matmul` as a float32 product of the dequantised factors, rounded to `dtype` once."""
+    """Compute `scaled_matmul` as a float32 product of the dequantised factors, rounded once to `dtype`."""
     y = F.linear(rows.dequantize(), weight.float() * weight_scale)
     return (y if bias is None else y + bias.float()).to(dtype)

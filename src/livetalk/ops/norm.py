@@ -1,6 +1,6 @@
-"""Normalisation and modulation with the rounding rules of the published networks.
+"""Normalisation and modulation with the rounding of the published networks.
 
-Statistics and modulation are float32 whatever the dtype of the tokens; each norm rounds back to that dtype.
+Statistics and modulation are float32 for every dtype of the tokens; each norm rounds back to that dtype.
 """
 
 import torch
@@ -11,10 +11,7 @@ CHANNEL_NORM_MIN = 1e-12
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square over the last axis, then scale by a learned weight.
-
-    The normalised value is rounded to the input's dtype before it meets the weight.
-    """
+    """Root mean square norm over the last dimension with a learned weight."""
 
     def __init__(self, dim: int, eps: float) -> None:
         """Normalise vectors of width `dim`; `eps` is added to the mean square."""
@@ -24,51 +21,34 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[..., dim]` in the wider of the input's and the weight's dtype."""
+        # The published networks round the normalised value before they multiply by the weight.
         return F.rms_norm(x.float(), self.weight.shape, None, self.eps).type_as(x) * self.weight
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation that always returns the dtype it was given, under autocast too."""
+    """Layer norm that returns the dtype of its input, also under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `[..., dim]` in the dtype of `x`."""
         return super().forward(x).type_as(x)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Return `x * (1 + scale) + shift`, computed in float32.
-
-    Args:
-        x: normalised tokens `[B, L, D]`, any float dtype.
-        shift: `[B, 1, D]` float32.
-        scale: `[B, 1, D]` float32.
-    """
+    """Return `x * (1 + scale) + shift` in float32, for `x` `[B, L, D]`, `shift` and `scale` `[B, 1, D]`."""
     return torch.addcmul(shift, x.float(), 1 + scale)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """Return `x + y * gate`, computed in float32 and rounded to the dtype of `x`.
-
-    Args:
-        x: residual stream `[B, L, D]`.
-        y: branch output `[B, L, D]`.
-        gate: `[B, 1, D]` float32.
-    """
+    """Return `x + y * gate`, computed in float32 and rounded to the dtype of `x`; `gate` is `[B, 1, D]`."""
     return torch.addcmul(x.float(), y.float(), gate).type_as(x)
 
 
 def channel_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Divide each position by the root mean square of its channels and scale by `weight`.
+    """Divide each position of `x` `[B, C, ...]`, channels last, by its RMS, and scale by `weight` `[C]`.
 
-    Args:
-        x: `[B, C, ...]` with channels last in memory; all-zero positions stay zero.
-        weight: `[C]`.
-
-    Returns:
-        The shape and dtype of `x`.
+    All-zero positions stay zero.
     """
     weight = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
-    # A wider result would make the CPU copy all of x; it sums in float32 anyway and rounds only the norm.
+    # On a CPU, dtype=float32 would copy x; vector_norm sums in float32 there anyway and rounds only the norm.
     dtype = None if x.device.type == "cpu" else torch.float32
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype).clamp_min(CHANNEL_NORM_MIN)
     y: torch.Tensor = x * (x.shape[1] ** 0.5 / norm).to(x.dtype)

@@ -1,6 +1,6 @@
 """Three-dimensional rotary position embedding with interleaved pairs.
 
-Angles are computed in float64 from integer positions; the rotation itself runs in float32.
+Angles are computed in float64 from integer positions; the rotation runs in float32.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class RopeTables(NamedTuple):
-    """Rotation of every token: `cos` and `sin`, each `[L, E / 2]` float32."""
+    """Cosines and sines of every token's angles, each `[L, E / 2]` float32."""
 
     cos: Tensor
     sin: Tensor
@@ -29,32 +29,25 @@ def axis_widths(head_dim: int) -> tuple[int, int, int]:
 
 
 def grid_positions(num_frames: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """List the (time, row, column) of every token of a grid, frame by frame.
-
-    Returns:
-        `[num_frames * height * width, 3]` int64.
-    """
+    """Return the (time, row, column) of every token of a grid in raster order, `[tokens, 3]` int64."""
     axes = [torch.arange(size, device=device) for size in (num_frames, height, width)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
 
 
 def rope_tables(positions_L3: Tensor, head_dim: int, theta: float = 10_000.0) -> RopeTables:
-    """Compute the rotation of each token from its integer position.
+    """Compute the rotation of each token from its integer (time, row, column), `[L, 3]`.
 
-    Args:
-        positions_L3: `[L, 3]` integers, the (time, row, column) of each token.
-        head_dim: width E of one attention head.
-        theta: base of the geometric frequency ladder.
+    `theta` is the base of the geometric series of frequencies.
     """
     cos, sin = _rotations(positions_L3, list(axis_widths(head_dim)), theta).unbind(0)
     return RopeTables(cos, sin)
 
 
-# Opaque to the compiler: fused into its users, the float64 trigonometry would run again in every kernel that
-# rotates, which doubled a training step.
+# An opaque operator: the compiler would fuse the float64 trigonometry into every kernel that rotates, and
+# repeat it there, which doubled the time of a training step.
 @torch.library.custom_op("livetalk::rotations", mutates_args=())
 def _rotations(positions_L3: Tensor, widths: list[int], theta: float) -> Tensor:
-    """Cosines and sines of all pairs, `[2, L, E / 2]` float32."""
+    """Return cosines and sines of all pairs, `[2, L, E / 2]` float32."""
     angles = []
     for axis, width in enumerate(widths):
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions_L3.device) / width
@@ -69,28 +62,20 @@ def _(positions_L3: Tensor, widths: list[int], theta: float) -> Tensor:
 
 
 def apply_rope(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
-    """Rotate each pair (2i, 2i + 1) of every head by its token's angles.
-
-    Args:
-        x_BLNE: queries or keys, `[B, L, N, E]`, any float dtype.
-        rope: tables of the same L tokens.
-
-    Returns:
-        `[B, L, N, E]` float32.
-    """
+    """Rotate each pair (2i, 2i + 1) of heads `[B, L, N, E]` by its token's angles; return float32."""
     if torch.compiler.is_compiling():
         return rotate_real(x_BLNE, rope)
     return rotate_complex(x_BLNE, rope)
 
 
 def rotate_real(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
-    """Rotate by real arithmetic, which a compiler fuses; arguments as for `apply_rope`."""
+    """Compute `apply_rope` in real arithmetic, which a compiler fuses."""
     cos, sin = rope.cos[:, None], rope.sin[:, None]
     even, odd = x_BLNE.float().reshape(*x_BLNE.shape[:-1], -1, 2).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 def rotate_complex(x_BLNE: Tensor, rope: RopeTables) -> Tensor:
-    """Rotate by one complex product, the fastest form without a compiler; arguments as for `apply_rope`."""
+    """Compute `apply_rope` as one complex product, the fastest form without a compiler."""
     pairs = torch.view_as_complex(x_BLNE.float().reshape(*x_BLNE.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * torch.complex(rope.cos, rope.sin)[:, None]).flatten(-2)

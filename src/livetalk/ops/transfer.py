@@ -1,21 +1,17 @@
-"""Small tensors from the host to a device, without waiting for what the device is at."""
+"""Non-blocking copies of small tensors from host to device."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device.
+    """Copy a tensor to a device; from host memory to a GPU without blocking the host.
 
-    From ordinary host memory PyTorch lets the host wait until a GPU has done all it was given before and the
-    copy as well. From pinned memory it lets nobody wait; PyTorch keeps that memory for the next copies, and
-    does not give it away before this one is done.
-
-    Args:
-        x: on any device.
-        device: where to.
+    A copy from pageable memory blocks the host until the GPU has finished all earlier work and the copy. A
+    copy from pinned memory does not. PyTorch caches pinned memory and reuses it only after the copy has
+    finished.
     """
     if device.type != "cuda" or x.device.type != "cpu" or torch.compiler.is_compiling():
-        # The compiler knows no pinned memory.
+        # The compiler does not support pinned memory.
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from livetalk.errors import InputError
 from livetalk.ops.attention_float8 import QuantizedAttention, QuantizedHeads, attend_quantized
-from livetalk.ops.backends import takes_bytes
+from livetalk.ops.backends import accepts_float8_heads
 from livetalk.ops.kernels.interface import FusedKernels, HeadRange
 from livetalk.ops.kernels.projected import KEYS, Projected, ProjectedCore, attend_split, measure_heads
 from livetalk.ops.low_precision import FLOAT8
@@ -106,7 +106,7 @@ class UlyssesAttention(ProjectedCore):
         """Split projections directly into the send buffer, in FP8 if the inner core attends in FP8."""
         if not self.has_equal_heads:
             return attend_split(self, parts, num_heads, kernels)
-        if takes_bytes(self.core):
+        if accepts_float8_heads(self.core):
             return self._attend_in_bytes(parts, num_heads, kernels, by_rank=by_rank)
         batch, _, width = parts[0].product.shape
         buffer = self.open_send_buffer(batch, width // num_heads, parts[0].product.dtype)

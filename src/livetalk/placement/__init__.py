@@ -1,1 +1,1 @@
-"""How weights are stored and where they are: one-byte storage, offload to host memory."""
+"""Placement and storage of weights: one byte per entry, offload to host memory."""

@@ -1,7 +1,6 @@
-"""Where the weights of a model are and in what form, decided from outside; the networks do not know.
+"""Placement of a model's weights: storage format, device of the encoders, offloaded transformer blocks.
 
-The steps are separate and each can be left out: bytes instead of words, encoders off the device when they
-are not needed, transformer blocks that wait in host memory.
+The networks themselves do not depend on their placement, and each part of it is optional.
 """
 
 from dataclasses import dataclass
@@ -13,57 +12,49 @@ from torch import nn
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.placement.linear import quantize_linears
-from livetalk.placement.offload import BlockOffload, PackedBlock, open_lane, pack_block
+from livetalk.placement.offload import BlockOffload, PackedBlock, open_copy_stream, pack_block
 
 WeightForm = Literal["full", "float8", "int8"]
 WEIGHT_FORMS: tuple[WeightForm, ...] = get_args(WeightForm)
 
-EncoderPlace = Literal["resident", "cpu-after-use", "cpu"]
-ENCODER_PLACES: tuple[EncoderPlace, ...] = get_args(EncoderPlace)
+EncoderPlacement = Literal["resident", "cpu-after-use", "cpu"]
+ENCODER_PLACEMENTS: tuple[EncoderPlacement, ...] = get_args(EncoderPlacement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementConfig:
-    """How a model is spread over its device and the host.
+    """Placement of a model on a device and its host.
 
     Attributes:
-        weights: of the transformer's blocks: "full" in the precision of the computation, "float8" or "int8"
-            one byte each with a scale per output channel, see `livetalk.placement.linear`.
-        encoders: of text and image: "resident" stay on the device, "cpu-after-use" leave it between
-            sessions, "cpu" never come to it.
-        resident_blocks: transformer blocks that stay on the device; the others wait in host memory and are
-            copied over while the one before them computes. None keeps all.
+        weights: format of the transformer blocks: "full" is the compute precision; "float8" and "int8" take
+            one byte per entry and a scale per output channel, see `livetalk.placement.linear`.
+        encoders: placement of the text and image encoders: "resident" on the device, "cpu-after-use" on the
+            host between sessions, "cpu" always on the host.
+        resident_blocks: number of transformer blocks that stay on the device; the others are prefetched from
+            host memory while the preceding block computes. None keeps all.
     """
 
     weights: WeightForm = "full"
-    encoders: EncoderPlace = "cpu-after-use"
+    encoders: EncoderPlacement = "cpu-after-use"
     resident_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of blocks."""
         if self.resident_blocks is not None and self.resident_blocks < 0:
             raise InputError(f"resident blocks {self.resident_blocks}: at least 0 is needed")
 
     def offloaded_blocks(self, num_layers: int) -> tuple[int, ...]:
-        """Return which of `num_layers` blocks wait in host memory: spread evenly, so that every copy has
-        the computation of resident blocks to hide behind.
-        """
+        """Return the indices of offloaded blocks, with resident blocks evenly between them."""
+        # Even spacing gives every copy the computation of resident blocks to overlap with.
         num_resident = num_layers if self.resident_blocks is None else min(self.resident_blocks, num_layers)
         resident = {(2 * index + 1) * num_layers // (2 * num_resident) for index in range(num_resident)}
         return tuple(index for index in range(num_layers) if index not in resident)
 
 
 class DiTPlacement:
-    """Places a transformer block by block, so that loading never holds it twice."""
+    """Places a transformer block by block, so that loading never holds all weights twice."""
 
     def __init__(self, dit: DiT, placement: PlacementConfig, device: torch.device) -> None:
-        """Decide where each block of `dit` goes; nothing is moved yet.
-
-        Args:
-            dit: in its final precision; its weights may still be on the meta device.
-            placement: where to and in what form.
-            device: that computes.
-        """
+        """Plan the placement of `dit`, in its final precision; its weights may be on the meta device."""
         self._dit = dit
         self._placement = placement
         self._device = device
@@ -71,48 +62,40 @@ class DiTPlacement:
         self._packed: dict[int, tuple[nn.Module, PackedBlock]] = {}
 
     def place_block(self, index: int) -> None:
-        """Bring one block, wherever its weights are, to its form and place."""
+        """Convert one block, on any device, to its format and move it."""
         block = self._dit.blocks.layers[index]
         if self._placement.weights != "full":
-            # Offloaded blocks too are quantised on the device, which is faster at it.
+            # Offloaded blocks are also quantised on the device, which is faster.
             block.to(self._device)
             quantize_linears(block, self._placement.weights)
         if index in self._offloaded:
             packed = pack_block(block, pin=self._device.type == "cuda")
-            # Its device memory is free for the next block from here on.
+            # Frees the block's device memory before the next block.
             packed.view_from(packed.data)
             self._packed[index] = block, packed
         else:
             block.to(self._device)
 
     def finish(self) -> frozenset[int]:
-        """Bring everything outside the blocks to the device and start the copies, if any block waits.
+        """Move all other modules to the device and start prefetching; return the indices of offloaded blocks.
 
-        Returns:
-            Places in the stack of the blocks that wait in host memory, for the `ExecutionPlan`.
+        The `ExecutionPlan` needs these indices.
         """
         for name, child in self._dit.named_children():
             if name != "blocks":
                 child.to(self._device)
         if self._packed:
-            # The blocks' hooks keep it.
-            BlockOffload(self._packed, self._device, open_lane(self._device))
+            # The hooks on the blocks keep the object alive.
+            BlockOffload(self._packed, self._device, open_copy_stream(self._device))
         return frozenset(self._packed)
 
 
 def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) -> frozenset[int]:
-    """Bring a loaded transformer to its form and place.
+    """Place a loaded transformer, in place; return the indices of offloaded blocks for the `ExecutionPlan`.
 
-    Args:
-        dit: in its final precision, on any device; changed in place. With blocks in host memory its state
-            dict no longer holds its weights, and its `to` must not be called.
-        placement: where to and in what form.
-        device: that computes.
-
-    Returns:
-        Places in the stack of the blocks that wait in host memory, for the `ExecutionPlan`.
+    With offloaded blocks the state dict no longer contains all weights, and `to` must not be called.
     """
-    work = DiTPlacement(dit, placement, device)
+    placer = DiTPlacement(dit, placement, device)
     for index in range(dit.config.num_layers):
-        work.place_block(index)
-    return work.finish()
+        placer.place_block(index)
+    return placer.finish()

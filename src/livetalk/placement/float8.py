@@ -1,4 +1,4 @@
-"""Linear layers that multiply in FP8: a scale per output channel of the weight, one per activation row."""
+"""Linear layers that multiply in FP8, with a scale per output channel and per activation row."""
 
 import itertools
 from collections.abc import Collection, Sequence
@@ -24,28 +24,24 @@ PREPARED_KEEP = (
     "blocks.layers.*.context_attention.text",
     "blocks.layers.*.context_attention.image",
 )
-"""What the steps do not run where speech is absorbed and keys and values are made once: rounding the weights
-would cost precision and save memory only.
+"""Modules that prepared steps do not run, because speech is absorbed and keys and values are computed once.
+
+Quantising them would cost precision and save only memory.
 """
 
 
 class Float8Linear(ByteLinear):
     """A linear layer whose product runs in FP8.
 
-    Activations arrive in 16 or 32 bits and are quantised here, or as `QuantizedRows` from a kernel that wrote
-    them in one byte already.
+    It quantises 16-bit or 32-bit activations, and accepts `QuantizedRows` from a preceding kernel.
     """
 
     def __init__(
         self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
-        """Wrap a quantised weight.
+        """Wrap levels `[out, in]` e4m3 with scales `[out, 1]` float32.
 
-        Args:
-            weight: levels `[out, in]` e4m3, both multiples of 16.
-            weight_scale: `[out, 1]` float32.
-            bias: `[out]`, or None.
-            dtype: of the result for quantised activations, which do not say where they come from.
+        `dtype` is the dtype of the result for activations that arrive quantised.
 
         Raises:
             ValueError: the weight is not e4m3, or its sizes are not multiples of 16.
@@ -63,10 +59,7 @@ class Float8Linear(ByteLinear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear | QuantizedLinear) -> "Float8Linear":
-        """Quantise a layer where it is, or take over weights that are stored in e4m3 already.
-
-        The layer is not changed and its bias is shared.
-        """
+        """Quantise a layer's weight, or share one that is stored in e4m3; the bias is shared."""
         bias = None if linear.bias is None else linear.bias.detach()
         if isinstance(linear, QuantizedLinear):
             dtype = torch.bfloat16 if bias is None else bias.dtype
@@ -75,11 +68,11 @@ class Float8Linear(ByteLinear):
         return cls(weight, scale, bias, linear.weight.dtype)
 
     def forward(self, x: Tensor | QuantizedRows) -> Tensor:
-        """Return `[..., out]`, in the dtype of `x` or, for quantised `x`, in the layer's."""
+        """Return `[..., out]`, in the dtype of `x`, or in that of the layer for quantised `x`."""
         return self._multiply(x, self.bias)
 
     def without_bias(self, x: Tensor | QuantizedRows) -> Tensor:
-        """Return the product alone, for a kernel after it that adds the bias."""
+        """Return the product alone; a later kernel adds the bias."""
         return self._multiply(x, None)
 
     def _multiply(self, x: Tensor | QuantizedRows, bias: Tensor | None) -> Tensor:
@@ -91,17 +84,13 @@ class Float8Linear(ByteLinear):
 def apply_float8(
     module: nn.Module, keep: Collection[str] = DIT_KEEP, *, allow_reference: bool = False
 ) -> int:
-    """Let the linear layers inside a network multiply in FP8.
-
-    Layers of other kinds, and those whose sizes are no multiples of 16, stay as they are.
+    """Replace linear layers inside a network by FP8 layers; return their number.
 
     Args:
-        module: changed in place, layer by layer; on the device that will compute.
-        keep: qualified names of parts to leave alone, with all that is in them; * stands for any characters.
-        allow_reference: replace on a device without FP8 tensor cores too, where the plain twin computes.
-
-    Returns:
-        The layers replaced.
+        module: modified in place, layer by layer, on the device that computes. Layers whose sizes are not
+            multiples of 16 stay.
+        keep: qualified names of modules to leave unchanged; * matches any characters.
+        allow_reference: also replace on devices without FP8 tensor cores, where the plain twin computes.
 
     Raises:
         InputError: the device has no FP8 tensor cores.
@@ -118,24 +107,21 @@ def apply_float8(
 
 
 def find_linears(module: nn.Module, keep: Collection[str]) -> list[str]:
-    """Name the linear layers inside a network that can multiply in FP8; for `keep` see `apply_float8`."""
+    """Return the names of the layers that `apply_float8` would replace."""
     linears = [name for name, child in module.named_modules() if name and can_be_float8(child)]
     return [name for name in linears if not _is_kept(name, keep)]
 
 
 def join_layers(layers: Sequence[Float8Linear]) -> Float8Linear:
-    """Make one layer whose output is that of several, one after the other; exact, for scales are per channel.
-
-    Args:
-        layers: of one input width, all with a bias or all without.
+    """Concatenate the outputs of FP8 layers into one layer; exact, because scales are per output channel.
 
     Raises:
-        ValueError: some have a bias and some have not.
+        ValueError: only some layers have a bias.
     """
     biases = [layer.bias for layer in layers if layer.bias is not None]
     if len(biases) not in (0, len(layers)):
         raise ValueError("layers with and without a bias cannot be joined")
-    # Concatenation does not know e4m3 on every device; bytes it does.
+    # torch.cat does not support e4m3 on every device, so the levels are joined as uint8.
     levels = torch.cat([layer.weight.view(torch.uint8) for layer in layers]).view(FLOAT8)
     scale = torch.cat([layer.weight_scale for layer in layers])
     return Float8Linear(levels, scale, torch.cat(biases) if biases else None, layers[0].dtype)
@@ -147,14 +133,14 @@ def _device_of(module: nn.Module) -> torch.device:
 
 
 def _is_kept(name: str, keep: Collection[str]) -> bool:
-    """Tell whether a module, or one that it is in, is among the kept."""
+    """Return whether a pattern matches a module or one of its parents."""
     parts = name.split(".")
     prefixes = [".".join(parts[: length + 1]) for length in range(len(parts))]
     return any(fnmatchcase(prefix, pattern) for prefix in prefixes for pattern in keep)
 
 
 def can_be_float8(module: nn.Module) -> bool:
-    """Tell whether a module is a linear layer that `Float8Linear` can stand for."""
+    """Return whether `Float8Linear` can replace a module."""
     if type(module) is not nn.Linear and not (
         isinstance(module, QuantizedLinear) and module.weight.dtype == FLOAT8
     ):

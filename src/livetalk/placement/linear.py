@@ -1,4 +1,4 @@
-"""Linear layers whose weights are stored in one byte and widened where they are used."""
+"""Linear layers whose weights are stored in one byte per entry and dequantised on use."""
 
 from collections.abc import Collection
 
@@ -15,26 +15,22 @@ DIT_KEEP = (
     "audio_projection",
     "head",
 )
-"""Parts of the transformer outside its blocks: 2 % of the weights, through which every number passes.
-
-The modulation of the blocks is no linear layer and stays as it is, too.
-"""
+"""Modules outside the transformer's blocks: 2 % of the weights, on the path of every token."""
 
 
 class QuantizedLinear(ByteLinear):
-    """A linear layer whose weight is widened to the precision of the input for each call.
+    """A linear layer that dequantises its weight to the dtype of the input in each call.
 
-    It is multiplied in that precision: this saves memory, not time.
+    The product runs in that dtype: this saves memory, not time.
     """
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, byte_format: ByteFormat) -> "QuantizedLinear":
-        """Quantise a layer where it is; it is not changed, and its bias is shared."""
+        """Quantise a copy of a layer's weight; the bias is shared."""
         weight, scale = quantize_channels(linear.weight.detach(), byte_format)
         return cls(weight, scale, None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `[..., out]` in the dtype of `x`, `[..., in]`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dense_weight(x.dtype), bias)
 
@@ -42,15 +38,9 @@ class QuantizedLinear(ByteLinear):
 def quantize_linears(
     module: nn.Module, byte_format: ByteFormat = "float8", keep: Collection[str] = DIT_KEEP
 ) -> int:
-    """Replace the linear layers inside a network by quantised ones, one after the other.
+    """Replace linear layers inside a network by quantised ones, one at a time; return their number.
 
-    Args:
-        module: changed in place; layers of other kinds, norms and parameters of its own stay.
-        byte_format: of the new weights.
-        keep: qualified names of parts to leave alone, with all that is in them.
-
-    Returns:
-        The layers replaced.
+    `keep` lists the qualified names of modules to leave unchanged.
     """
     replaced = 0
     for name, child in list(module.named_children()):
@@ -66,7 +56,7 @@ def quantize_linears(
 
 
 def count_weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of a network's parameters and buffers, shared ones once."""
+    """Return the bytes of a network's parameters and buffers, shared storage counted once."""
     storages = {
         (tensor.untyped_storage().data_ptr() or id(tensor)): tensor.nbytes
         for tensor in (*module.parameters(), *module.buffers())

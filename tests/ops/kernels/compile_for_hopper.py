@@ -1,4 +1,4 @@
-"""Compile every Triton kernel for a Hopper GPU, which needs none; print what each one uses as JSON lines.
+"""Compile every Triton kernel for Hopper, without a GPU; print the resources of each as JSON lines.
 
     python tests/ops/kernels/compile_for_hopper.py
 
@@ -26,10 +26,10 @@ HOPPER = GPUTarget("cuda", 90, 32)
 BF16, F32, F8, INT = "*bf16", "*fp32", "*fp8e4nv", "i32"
 SPACE, LINE = tuple(float(index) for index in range(9)), (0.008856, 7.787, 0.138)
 WIDE_LOAD = re.compile(r"ld\.global\S*\.v4\.b32|cp\.async\.cg\S+ .*, 0x10")
-"""To registers or to shared memory."""
+"""Vectorised loads to registers or to shared memory."""
 
 GPUS = 2
-"""That heads are written to and read from."""
+"""GPUs that heads are written to and read from."""
 
 FRAMES = {"frames": INT, **{f"{name}_stride": INT for name in ("batch", "channel", "frame", "pixel")}}
 
@@ -90,7 +90,7 @@ def cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
 
 
 def head_cases() -> list[tuple[Any, dict[str, Any], dict[str, Any], int]]:
-    """List the same of the kernels between a projection and attention."""
+    """List the kernels between a projection and attention."""
     found = []
     split = {name: BF16 for name in ("x", "bias", "weight")} | {name: F32 for name in ("cos", "sin")}
     split |= {name: INT for name in ("x_batch_stride", "x_row_stride")}
@@ -130,7 +130,7 @@ def compile_kernel(
 ) -> dict[str, Any]:
     """Compile one kernel down to machine code."""
     names = kernel.arg_names
-    # What a launch finds out by itself: where tensors start and how long their rows are.
+    # The alignment and divisibility that a launch would derive from its arguments.
     aligned = []
     for name, kind in types.items():
         if isinstance(kind, tuple):

@@ -1,4 +1,4 @@
-"""Triton's kernels run on the GPU where there is one, and under Triton's interpreter elsewhere."""
+"""Triton kernels run on a GPU if there is one, else under Triton's interpreter."""
 
 import importlib
 import importlib.util
@@ -17,14 +17,14 @@ ON_GPU = torch.cuda.is_available()
 
 @pytest.fixture
 def device() -> torch.device:
-    """Where Triton's kernels run."""
+    """Device of the Triton kernels."""
     return torch.device("cuda" if ON_GPU else "cpu")
 
 
-@pytest.fixture(params=[parts.LEAST_PART, 16])
+@pytest.fixture(params=[parts.MIN_PART, 16])
 def least_part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut narrow rows into one part, and into several, as wide ones are cut."""
-    monkeypatch.setattr(parts, "LEAST_PART", request.param)
+    """Split narrow rows into one part and into several, as wide rows are split."""
+    monkeypatch.setattr(parts, "MIN_PART", request.param)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def round_to_nearest(cuts: Any, x: Any, source: Any, target: Any, mode: Any) -> Any:
-    """Narrow numbers as a GPU does. The interpreter cuts digits off, or loses the carry when it rounds."""
+    """Convert to narrow dtypes as a GPU does; the interpreter truncates or loses a carry."""
     if str(source) != "fp32" or str(target) not in ("bf16", "fp8e4nv"):
         return cuts(x, source, target, mode)
     wide = torch.from_numpy(np.ascontiguousarray(x))

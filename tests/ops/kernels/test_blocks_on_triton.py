@@ -27,7 +27,7 @@ def test_the_transformer_runs_on_triton(triton: FusedKernels, device: torch.devi
 @torch.no_grad()
 def test_the_transformer_runs_in_fp8_on_triton(triton: FusedKernels, device: torch.device) -> None:
     inputs = [None if x is None else x.to(device) for x in dit_inputs(PROMPT)]
-    # The tensor cores of a GPU write bfloat16 only.
+    # FP8 products on a GPU are bfloat16 only.
     plain, fused = tiny_dit(PROMPT).to(device), tiny_dit(PROMPT).to(device, torch.bfloat16)
     apply_float8(fused, allow_reference=True)
     apply_attention(fused, ATTENTION_KERNELS["fp8-reference"], ("self_attention",))

@@ -41,6 +41,6 @@ def test_colours_are_matched(device: torch.device, layout: str, dtype: torch.dty
     assert_near(out, expected, 12.92 * rounding(x.shape[-2] * x.shape[-1] + 16))
 
 
-def test_without_strength_frames_stay(device: torch.device) -> None:
+def test_zero_strength_leaves_frames_unchanged(device: torch.device) -> None:
     x = frames(device).bfloat16()
     assert torch.equal(match_color_fused(x, measure_color(x[:, :, :1]), 0), x.float())

@@ -18,11 +18,11 @@ TORCH = TorchKernels()
 HEADS, WIDTH, TOKENS = 6, 96, 21
 DTYPES = [torch.float32, torch.bfloat16]
 STEP = torch.finfo(FLOAT8).eps
-"""Where a value lies between two levels of one byte, either may be taken."""
+"""A value halfway between two e4m3 levels may be rounded to either."""
 
 
 def tokens(device: torch.device, dtype: torch.dtype = torch.float32, parts: int = 3) -> torch.Tensor:
-    """Draw `[2, L, D]` out of the middle of a wider product, as queries, keys and values lie."""
+    """Draw a slice `[2, L, D]` of a wider product, like queries, keys and values."""
     rng = torch.Generator().manual_seed(parts)
     wide = torch.randn(2, TOKENS, parts * WIDTH, generator=rng) + 0.5
     return wide.to(device, dtype).chunk(parts, -1)[parts // 2]
@@ -36,9 +36,9 @@ def parts_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def measured(x: torch.Tensor) -> tuple[Sequence[torch.Tensor], HeadRange]:
-    heads, spread = TORCH.split_heads(x, None, None, None, (HEADS, 1), measure=True)
-    assert spread is not None
-    return heads, spread
+    heads, head_range = TORCH.split_heads(x, None, None, None, (HEADS, 1), measure=True)
+    assert head_range is not None
+    return heads, head_range
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -50,24 +50,24 @@ def test_split_heads(
     x = tokens(device, dtype)
     assert not x.is_contiguous()
     arguments = {name: value if name in used else None for name, value in parts_of(device, dtype).items()}
-    out, spread = triton.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
-    expected, expected_spread = TORCH.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
+    out, head_range = triton.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
+    expected, expected_range = TORCH.split_heads(x, **arguments, heads=(HEADS, groups), measure=True)
     unmeasured, nothing = triton.split_heads(x, **arguments, heads=(HEADS, groups))
     assert all(map(torch.equal, unmeasured, out)) and nothing is None
-    assert spread is not None and expected_spread is not None
+    assert head_range is not None and expected_range is not None
     assert [x.shape for x in out] == groups * [(2, TOKENS, HEADS // groups, WIDTH // HEADS)]
     for group, expected_group in zip(out, expected, strict=True):
         assert group.dtype == expected_group.dtype == dtype
         assert_near(group, expected_group, rounding(WIDTH + 8, dtype))
-    assert_near(spread.bounds, expected_spread.bounds, rounding(WIDTH + 8 + TOKENS, dtype))
+    assert_near(head_range.bounds, expected_range.bounds, rounding(WIDTH + 8 + TOKENS, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centre", [False, True])
 def test_quantize_heads(triton: FusedKernels, device: torch.device, dtype: torch.dtype, centre: bool) -> None:
-    x, spread = measured(tokens(device, dtype))
-    levels, scale = triton.quantize_heads(x[0], spread, centre=centre)
-    expected = TORCH.quantize_heads(x[0], spread, centre=centre)
+    x, head_range = measured(tokens(device, dtype))
+    levels, scale = triton.quantize_heads(x[0], head_range, centre=centre)
+    expected = TORCH.quantize_heads(x[0], head_range, centre=centre)
     # On a GPU, PyTorch divides by a constant by multiplying by its reciprocal.
     torch.testing.assert_close(scale, expected.scale, rtol=rounding(2), atol=0)
     steps = (levels.float() - expected.levels.float()).abs()
@@ -76,11 +76,11 @@ def test_quantize_heads(triton: FusedKernels, device: torch.device, dtype: torch
 
 
 @pytest.mark.parametrize("centre", [False, True])
-def test_the_known_range_gives_what_looking_gives(centre: bool) -> None:
-    x, spread = measured(tokens(torch.device("cpu")))
+def test_a_known_range_gives_the_levels_of_a_measured_one(centre: bool) -> None:
+    x, head_range = measured(tokens(torch.device("cpu")))
     heads = x[0]
     looked = quantize_heads(heads - heads.mean(1, keepdim=True) if centre else heads)
-    known = TORCH.quantize_heads(heads, spread, centre=centre)
+    known = TORCH.quantize_heads(heads, head_range, centre=centre)
     torch.testing.assert_close(known.scale, looked.scale, rtol=rounding(TOKENS), atol=0)
     assert_near(known.dequantize(), looked.dequantize(), STEP)
 
@@ -91,13 +91,13 @@ def test_the_twin_is_what_self_attention_computes() -> None:
     norm = RMSNorm(WIDTH, 1e-6)
     norm.weight.data = parts["norm"].weight
     expected = apply_rope(norm(x + parts["bias"]).unflatten(-1, (HEADS, -1)), parts["rope"])
-    out, spread = TORCH.split_heads(x, **parts, heads=(HEADS, 2), measure=True)
-    assert spread is not None
+    out, head_range = TORCH.split_heads(x, **parts, heads=(HEADS, 2), measure=True)
+    assert head_range is not None
     assert_near(torch.cat([*out], 2), expected, rounding(WIDTH + 8))
-    assert_near(spread.highest, expected.amax(1), rounding(WIDTH + 8))
+    assert_near(head_range.highest, expected.amax(1), rounding(WIDTH + 8))
 
 
-def test_an_exchange_of_heads_finds_its_groups_in_order(triton: FusedKernels, device: torch.device) -> None:
+def test_heads_are_split_into_groups_in_order(triton: FusedKernels, device: torch.device) -> None:
     x = tokens(device)
     whole = triton.split_heads(x, None, None, None, (HEADS, 1))[0][0]
     groups = triton.split_heads(x, None, None, None, (HEADS, 3))[0]
@@ -105,40 +105,38 @@ def test_an_exchange_of_heads_finds_its_groups_in_order(triton: FusedKernels, de
         assert torch.equal(group, whole[:, :, 2 * rank : 2 * rank + 2])
 
 
-def test_heads_of_an_exchange_are_measured_and_rounded_where_they_lie(
-    triton: FusedKernels, device: torch.device
-) -> None:
-    # What queries, keys and values that travelled together look like: neither contiguous nor in order.
+def test_strided_heads_are_measured_and_quantised(triton: FusedKernels, device: torch.device) -> None:
+    # The strides of exchanged queries, keys and values: neither contiguous nor in order.
     wide = tokens(device).view(2, TOKENS, HEADS, -1).transpose(0, 1).repeat(1, 1, 2, 1)
     for x in (wide[:, :, :HEADS].transpose(0, 1), wide.transpose(0, 1)[:, :, ::2]):
         assert not x.is_contiguous()
-        spread, expected = triton.measure_heads(x), TORCH.measure_heads(x)
-        assert_near(spread.bounds, expected.bounds, rounding(TOKENS))
+        head_range, expected = triton.measure_heads(x), TORCH.measure_heads(x)
+        assert_near(head_range.bounds, expected.bounds, rounding(TOKENS))
         heads, wanted_heads = (k.quantize_heads(x, expected, centre=True) for k in (triton, TORCH))
         torch.testing.assert_close(heads.scale, wanted_heads.scale, rtol=rounding(2), atol=0)
         assert_near(heads.dequantize(), wanted_heads.dequantize(), STEP)
         assert heads.levels.is_contiguous()
 
 
-def rooms(device: torch.device, groups: int) -> list[torch.Tensor]:
-    """Make what ranks have for heads: tokens of others, too, samples, queries / keys / values, heads."""
+def buffers(device: torch.device, groups: int) -> list[torch.Tensor]:
+    """Build the peer buffers of the ranks: tokens of all ranks, samples, queries / keys / values, heads."""
     shape = (TOKENS + 4, 2, 3, HEADS // groups, WIDTH // HEADS)
     return [torch.full(shape, 7.0, device=device) for _ in range(groups)]
 
 
-def targets(rooms: Sequence[torch.Tensor], part: int) -> list[torch.Tensor]:
-    """Return the places in rooms of the tokens that are tested: all but three before and one behind."""
-    return [room[3 : 3 + TOKENS, :, part].transpose(0, 1) for room in rooms]
+def targets(buffers: Sequence[torch.Tensor], part: int) -> list[torch.Tensor]:
+    """Return the views of the tested tokens in peer buffers: all but the first three and the last."""
+    return [room[3 : 3 + TOKENS, :, part].transpose(0, 1) for room in buffers]
 
 
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_they_are_written_where_ranks_want_them(
+def test_heads_are_written_to_peer_buffers(
     kernels: str, groups: int, device: torch.device, request: pytest.FixtureRequest
 ) -> None:
     fused = TORCH if kernels == "torch" else request.getfixturevalue("triton")
     parts = [tokens(device) * scale for scale in (1.0, 2.0, 3.0)]
-    found, expected = rooms(device, groups), rooms(device, groups)
+    found, expected = buffers(device, groups), buffers(device, groups)
     for index, part in enumerate(parts):
         places = targets(found, index)
         written, _ = fused.split_heads(part, None, None, None, (HEADS, groups), out=places)
@@ -160,16 +158,16 @@ def test_ranges_of_ranks_join_to_that_of_all_tokens(triton: FusedKernels, device
 
 @pytest.mark.parametrize("centre", [False, True])
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_bytes_are_written_where_ranks_want_them(
+def test_fp8_heads_are_written_to_peer_buffers(
     triton: FusedKernels, device: torch.device, centre: bool, groups: int
 ) -> None:
-    heads, spread = measured(tokens(device))
+    heads, head_range = measured(tokens(device))
     for kernels in (triton, TORCH):
-        expected = kernels.quantize_heads(heads[0], spread, centre=centre)
-        found = [room.to(FLOAT8) for room in rooms(device, groups)]
-        scale = kernels.quantize_heads_into(heads[0], spread, targets(found, 1), centre=centre)
+        expected = kernels.quantize_heads(heads[0], head_range, centre=centre)
+        found = [room.to(FLOAT8) for room in buffers(device, groups)]
+        scale = kernels.quantize_heads_into(heads[0], head_range, targets(found, 1), centre=centre)
         assert torch.equal(scale, expected.scale)
-        untouched = rooms(device, groups)
+        untouched = buffers(device, groups)
         for target, group in zip(targets(untouched, 1), expected.levels.chunk(groups, dim=2), strict=True):
             target.copy_(group)
         assert all(torch.equal(one.float(), other) for one, other in zip(found, untouched, strict=True))
@@ -195,11 +193,11 @@ def test_targets_that_the_kernel_cannot_write_to_are_refused(
     make: Callable[[torch.device], list[torch.Tensor]],
     groups: int,
 ) -> None:
-    with pytest.raises(ValueError, match="side by side"):
+    with pytest.raises(ValueError, match="contiguous heads"):
         triton.split_heads(tokens(device), None, None, None, (HEADS, groups), out=make(device))
 
 
-def test_targets_for_bytes_are_looked_at_too(triton: FusedKernels, device: torch.device) -> None:
-    heads, spread = measured(tokens(device))
-    with pytest.raises(ValueError, match="side by side"):
-        triton.quantize_heads_into(heads[0], spread, torn_apart(device), centre=False)
+def test_targets_for_fp8_are_checked(triton: FusedKernels, device: torch.device) -> None:
+    heads, head_range = measured(tokens(device))
+    with pytest.raises(ValueError, match="contiguous heads"):
+        triton.quantize_heads_into(heads[0], head_range, torn_apart(device), centre=False)

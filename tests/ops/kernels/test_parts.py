@@ -1,6 +1,6 @@
 import pytest
 
-from livetalk.ops.kernels.parts import LEAST_PART, MAX_PARTS, split_width
+from livetalk.ops.kernels.parts import MAX_PARTS, MIN_PART, split_width
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from livetalk.ops.kernels.parts import LEAST_PART, MAX_PARTS, split_width
         (100_000, ((0, 65_536), (65_536, 32_768), (98_304, 1024), (99_328, 1024))),
     ],
 )
-def test_rows_are_cut_into_powers_of_two(width: int, expected: tuple[tuple[int, int], ...]) -> None:
+def test_rows_are_split_into_powers_of_two(width: int, expected: tuple[tuple[int, int], ...]) -> None:
     assert split_width(width) == expected
 
 
 @pytest.mark.parametrize("width", [*range(1, 300), *range(511, 20_000, 997)])
-def test_parts_cover_a_row_and_little_more(width: int) -> None:
+def test_parts_cover_a_row_with_few_idle_lanes(width: int) -> None:
     parts = split_width(width)
     assert 1 <= len(parts) <= MAX_PARTS
     end = 0
@@ -28,4 +28,4 @@ def test_parts_cover_a_row_and_little_more(width: int) -> None:
         assert start == end < width and size & (size - 1) == 0
         end = start + size
     assert width <= end < 2 * width
-    assert end - width < max(LEAST_PART, parts[-1][1])
+    assert end - width < max(MIN_PART, parts[-1][1])

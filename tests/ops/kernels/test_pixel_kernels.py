@@ -39,7 +39,7 @@ def test_channel_norm(
 
 
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
-def test_it_writes_behind_the_past_of_a_buffer(
+def test_it_writes_after_the_past_frames_of_a_buffer(
     kernels: str, device: torch.device, request: pytest.FixtureRequest
 ) -> None:
     fused = TORCH if kernels == "torch" else request.getfixturevalue("triton")
@@ -82,9 +82,7 @@ def test_bias_and_shortcut_are_added(
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_the_first_channels_of_wider_pixels_are_read_where_they_lie(
-    triton: FusedKernels, device: torch.device
-) -> None:
+def test_a_view_of_the_first_channels_is_read_in_place(triton: FusedKernels, device: torch.device) -> None:
     wide, bias = pixels(device, torch.float32, 24)
     first, bias = wide[:, :18], bias[:18]
     copy = first.contiguous(memory_format=torch.channels_last_3d)

@@ -19,9 +19,9 @@ DTYPES = [torch.float32, torch.bfloat16]
 
 
 def close(a: Any, b: Any, dtype: torch.dtype = torch.float32) -> None:
-    """Compare numbers but for the last place, and rows of one byte but for a level here and there."""
+    """Compare values up to rounding, and FP8 rows up to one level for a few entries."""
     if isinstance(b, QuantizedRows):
-        # The largest of a row comes from a norm and an activation over it, in float32.
+        # The peak of a row is the result of a norm and an activation in float32.
         torch.testing.assert_close(a.scale, b.scale, rtol=rounding(WIDTH + 8), atol=0)
         steps = (a.levels.float() - b.levels.float()).abs()
         assert (steps <= b.levels.float().abs() / 8 + 2.0**-9).all()
@@ -33,7 +33,7 @@ def close(a: Any, b: Any, dtype: torch.dtype = torch.float32) -> None:
 
 
 class Case:
-    """Tokens and all that is added to and mapped over them."""
+    """Tokens with the branch and the affine map for them."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, shared: bool, width: int = WIDTH) -> None:
         rng = torch.Generator().manual_seed(width)
@@ -90,7 +90,7 @@ def test_gelu(triton: FusedKernels, case: Case, quantize: bool, bias: bool) -> N
 def test_quantize_rows(triton: FusedKernels, case: Case, both: bool) -> None:
     width = case.x.shape[-1]
     heads, other = (x.view(*x.shape[:2], -1, width // 4) for x in (case.x, case.branch.output))
-    # One as tokens lie, one as kernels leave it that write all tokens of a head side by side.
+    # One in token order, one with the tokens of each head contiguous, as some attention kernels store it.
     other = other.transpose(1, 2).contiguous().transpose(1, 2) if both else None
     rows = triton.quantize_rows(heads, other)
     close(rows, TORCH.quantize_rows(heads, other))
@@ -101,19 +101,21 @@ def test_quantize_rows(triton: FusedKernels, case: Case, both: bool) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("both", [False, True])
-def test_rows_of_heads_that_lie_apart(triton: FusedKernels, case: Case, groups: int, both: bool) -> None:
+def test_rows_from_separate_groups_of_heads(
+    triton: FusedKernels, case: Case, groups: int, both: bool
+) -> None:
     heads, added = (x.unflatten(-1, (4, -1)) for x in (case.x, case.branch.output))
     other = added if both else None
-    # As ranks find them: tokens first, and more of them than are wanted.
-    rooms = [torch.cat([part, part]).transpose(0, 1).contiguous() for part in heads.chunk(groups, dim=2)]
-    parts = [room[:, : heads.shape[0]].transpose(0, 1) for room in rooms]
+    # The layout of peer buffers: tokens first, and more of them than are read.
+    buffers = [torch.cat([part, part]).transpose(0, 1).contiguous() for part in heads.chunk(groups, dim=2)]
+    parts = [room[:, : heads.shape[0]].transpose(0, 1) for room in buffers]
     for kernels in (triton, TORCH):
         close(kernels.quantize_rows(parts, other), kernels.quantize_rows(heads, other))
 
 
 def test_groups_of_heads_of_other_strides_are_refused(triton: FusedKernels, case: Case) -> None:
     heads = case.x.unflatten(-1, (4, -1))
-    with pytest.raises(ValueError, match="alike in strides"):
+    with pytest.raises(ValueError, match="differ in shape or strides"):
         triton.quantize_rows([heads, heads.transpose(1, 2).contiguous().transpose(1, 2)])
 
 

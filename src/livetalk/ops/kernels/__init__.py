@@ -1,1 +1,1 @@
-"""Several operations in one pass over memory: plain twins, Triton kernels, and the choice between them."""
+"""Fused kernels: their interface, a plain twin in PyTorch, and Triton."""

@@ -1,6 +1,6 @@
-"""Triton kernels that give frames the Lab mean and deviation of a reference: measure a frame, then map it."""
+"""Triton kernels that match the Lab mean and deviation of frames to a reference: measure, then map."""
 
-# A kernel is handed every pointer and stride by itself, untyped.
+# Kernels take every pointer and stride as an untyped argument.
 # ruff: noqa: PLR0913
 # mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
@@ -12,18 +12,18 @@ import triton.language as tl
 from torch import Tensor
 
 PIXELS = 1024
-"""Pixels of one program."""
+"""Pixels per program."""
 
 
 class LabSpace(NamedTuple):
-    """Numbers of the conversion between sRGB and Lab.
+    """Constants of the conversion between sRGB and Lab.
 
     Attributes:
-        to_xyz: nine entries, row by row, of the matrix from linear RGB to XYZ over the white point.
-        to_rgb: of its inverse.
-        cube_threshold: above it Lab takes the cube root.
-        slope: of the line below it.
-        offset: of the line below it.
+        to_xyz: the matrix from linear RGB to XYZ divided by the white point, nine entries in row order.
+        to_rgb: its inverse.
+        cube_threshold: Lab takes the cube root above it, and a line below it.
+        slope: slope of the line.
+        offset: offset of the line.
     """
 
     to_xyz: tuple[float, ...]
@@ -34,13 +34,13 @@ class LabSpace(NamedTuple):
 
 
 class ColorTarget(NamedTuple):
-    """Where the colours of frames shall go.
+    """Statistics that frames are matched to.
 
     Attributes:
         mean: of the reference in Lab, `[B, 3]` float32.
-        std: likewise.
-        min_deviation: a frame that deviates less is not stretched.
-        strength: 0 leaves the frames alone, 1 matches them fully.
+        std: of the shape of `mean`.
+        min_deviation: frames with a smaller deviation are not scaled.
+        strength: 0 leaves frames unchanged, 1 matches them fully.
     """
 
     mean: Tensor
@@ -51,7 +51,7 @@ class ColorTarget(NamedTuple):
 
 @triton.jit
 def _linear(value):
-    """From a pixel, -1..1, to linear light."""
+    """Convert a pixel value, -1..1, to linear light."""
     unit = tl.clamp((value + 1) / 2, 0.0, 1.0)
     curve = tl.exp2(2.4 * tl.log2((tl.maximum(unit, 0.04045) + 0.055) / 1.055))
     return tl.where(unit > 0.04045, curve, unit / 12.92)
@@ -59,7 +59,7 @@ def _linear(value):
 
 @triton.jit
 def _lab_part(x, THRESHOLD: tl.constexpr, SLOPE: tl.constexpr, OFFSET: tl.constexpr):
-    """From X, Y or Z to the number that Lab is a sum of."""
+    """Apply Lab's compression to X, Y or Z."""
     x = tl.clamp(x, 0.0, 1.0)
     root = tl.exp2(tl.log2(tl.maximum(x, THRESHOLD)) / 3)
     return tl.where(x > THRESHOLD, root, SLOPE * x + OFFSET)
@@ -67,7 +67,7 @@ def _lab_part(x, THRESHOLD: tl.constexpr, SLOPE: tl.constexpr, OFFSET: tl.conste
 
 @triton.jit
 def _load_lab(x, at, channel_stride, inside, SPACE: tl.constexpr, LINE: tl.constexpr):
-    """Load pixels and convert them; returns them as they were, too."""
+    """Load pixels; return their Lab values and the original values."""
     red = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     green = tl.load(x + at + channel_stride, mask=inside, other=0.0).to(tl.float32)
     blue = tl.load(x + at + 2 * channel_stride, mask=inside, other=0.0).to(tl.float32)
@@ -80,7 +80,7 @@ def _load_lab(x, at, channel_stride, inside, SPACE: tl.constexpr, LINE: tl.const
 
 @triton.jit
 def _store_moments(out, value, inside, count):
-    """Write the mean of some numbers and the sum of their squared deviations."""
+    """Store the mean of values and the sum of their squared deviations."""
     mean = tl.sum(tl.where(inside, value, 0.0), 0) / count
     deviation = tl.where(inside, value - mean, 0.0)
     tl.store(out, mean)
@@ -101,7 +101,7 @@ def _measure_kernel(
     LINE: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Measure one piece of a frame."""
+    """Compute the moments of one tile of a frame."""
     frame = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = pixel < num_pixels
@@ -125,7 +125,7 @@ def _xyz_part(f, THRESHOLD: tl.constexpr, SLOPE: tl.constexpr, OFFSET: tl.conste
 
 @triton.jit
 def _store_pixel(out, at, inside, linear, before, strength):
-    """Write linear light as a pixel, -1..1, as far as the strength goes."""
+    """Blend linear light, converted to a pixel value -1..1, with the original value and store it."""
     linear = tl.clamp(linear, 0.0, 1.0)
     curve = 1.055 * tl.exp2(tl.log2(tl.maximum(linear, 1e-8)) / 2.4) - 0.055
     value = tl.where(linear > 0.0031308, curve, 12.92 * linear) * 2 - 1
@@ -150,7 +150,7 @@ def _map_kernel(
     LINE: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Map one piece of a frame."""
+    """Map one tile of a frame."""
     frame = tl.program_id(1).to(tl.int64)
     pixel = (tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)).to(tl.int64)
     inside = pixel < num_pixels
@@ -175,13 +175,7 @@ def _map_kernel(
 def match_color_on_triton(pixels: Tensor, target: ColorTarget, space: LabSpace) -> Tensor:
     """Give each frame the mean and deviation of a target, in Lab.
 
-    Args:
-        pixels: `[B, 3, F, H, W]`, -1..1, any float dtype; rows of a frame follow each other in memory.
-        target: where the colours shall go.
-        space: the conversion.
-
-    Returns:
-        `[B, 3, F, H, W]` float32, contiguous, -1..1.
+    `pixels` are `[B, 3, F, H, W]`, -1..1, any float dtype. Returns float32, contiguous, -1..1.
     """
     batch, _, frames, height, width = pixels.shape
     if pixels.stride(3) != width * pixels.stride(4):
@@ -218,7 +212,7 @@ def match_color_on_triton(pixels: Tensor, target: ColorTarget, space: LabSpace) 
 
 
 def _join_moments(moments: Tensor, num_pixels: int) -> tuple[Tensor, Tensor]:
-    """Join the moments of pieces, `[B, F, pieces, 3, 2]`, into mean and deviation of frames, `[B, F, 3]`."""
+    """Merge the moments of tiles, `[B, F, tiles, 3, 2]`, into mean and deviation of frames, `[B, F, 3]`."""
     means, squares = moments.unbind(-1)
     pieces = torch.arange(means.shape[2], device=means.device) * PIXELS
     counts = (num_pixels - pieces).clamp_max(PIXELS)[:, None].float()

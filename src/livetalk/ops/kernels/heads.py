@@ -1,6 +1,6 @@
-"""Triton kernels between a projection and attention: bias, norm, rotation, layout, rounding to one byte."""
+"""Triton kernels between a projection and attention: bias, norm, rotation, layout, FP8 quantisation."""
 
-# A kernel is handed every pointer and stride by itself, untyped; parts of a row join a tuple one by one.
+# Kernels take every pointer and stride as an untyped argument, and extend tuples of parts by concatenation.
 # ruff: noqa: PLR0913, RUF005
 # mypy: disable-error-code="assignment,import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
@@ -19,12 +19,12 @@ from livetalk.ops.low_precision import FLOAT8
 from livetalk.ops.rope import RopeTables
 
 SPLIT_WARPS, ROUND_WARPS = 4, 4
-"""Of a program that takes tokens to their heads, and of one that rounds them: the fastest on an H100."""
+"""Warps of the programs that split and that quantise heads: the fastest on an H100."""
 
 
 @triton.jit
 def _store_groups(out, at, column, inside, y, GROUP: tl.constexpr):
-    """Write some of a token's heads, each group of them to a tensor of its own."""
+    """Store part of a token, each group of heads to its own tensor."""
     for group in tl.static_range(len(out)):
         own = inside & (column >= group * GROUP) & (column < (group + 1) * GROUP)
         tl.store(out[group] + at + (column - group * GROUP), y, mask=own)
@@ -32,7 +32,7 @@ def _store_groups(out, at, column, inside, y, GROUP: tl.constexpr):
 
 @triton.jit
 def _rotate(y, cos, sin, PAIRS: tl.constexpr):
-    """Turn neighbouring numbers by an angle each."""
+    """Rotate interleaved pairs."""
     even, odd = tl.split(tl.reshape(y, (PAIRS, 2)))
     return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (2 * PAIRS,))
 
@@ -58,7 +58,7 @@ def _split_heads_kernel(
     NORM: tl.constexpr,
     ROPE: tl.constexpr,
 ):
-    """Take one token of a sample to its heads."""
+    """Add a bias to one token, normalise, rotate and store it."""
     token, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     start = sample * x_batch_stride + token * x_row_stride
     at = sample * out_batch_stride + token * out_row_stride
@@ -95,7 +95,7 @@ def _head_scale_kernel(
     BLOCK: tl.constexpr,
     CENTRE: tl.constexpr,
 ):
-    """Find what one head is divided by: its largest number over that of e4m3."""
+    """Compute the scale of one head: its largest magnitude over that of e4m3."""
     head, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     width = tl.num_programs(0) * HEAD
     channel = tl.arange(0, BLOCK)
@@ -129,7 +129,7 @@ def _quantize_heads_kernel(
     GROUP: tl.constexpr,
     CENTRE: tl.constexpr,
 ):
-    """Round one token's heads to e4m3."""
+    """Quantise one token's heads to e4m3."""
     row = tl.program_id(0).to(tl.int64)
     sample, token = row // num_tokens, row % num_tokens
     start = sample * x_batch_stride + token * x_row_stride
@@ -155,10 +155,10 @@ def split_heads_on_triton(
     measure: bool = False,
     out: Sequence[Tensor] | None = None,
 ) -> tuple[Sequence[Tensor], HeadRange | None]:
-    """Compute `FusedKernels.split_heads`; see there.
+    """Compute `FusedKernels.split_heads`.
 
     Raises:
-        ValueError: `out` has other shapes or several strides, or the heads of a group are not side by side.
+        ValueError: `out` has other shapes or different strides, or the heads of a group are not contiguous.
     """
     batch, num_tokens, width = x.shape
     num_heads, groups = heads
@@ -194,31 +194,31 @@ def split_heads_on_triton(
 
 
 def measure_heads_on_triton(x: Tensor) -> HeadRange:
-    """Compute `FusedKernels.measure_heads`; see there."""
+    """Compute `FusedKernels.measure_heads`."""
     rows = x.flatten(2)
     return find_range_on_triton([rows if rows.stride(-1) == 1 else rows.contiguous()], x.shape[2])
 
 
-def quantize_heads_on_triton(x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
-    """Compute `FusedKernels.quantize_heads`; see there."""
+def quantize_heads_on_triton(x: Tensor, head_range: HeadRange, *, centre: bool) -> QuantizedHeads:
+    """Compute `FusedKernels.quantize_heads`."""
     levels = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-    return QuantizedHeads(levels, quantize_heads_into_on_triton(x, spread, (levels,), centre=centre))
+    return QuantizedHeads(levels, quantize_heads_into_on_triton(x, head_range, (levels,), centre=centre))
 
 
 def quantize_heads_into_on_triton(
-    x: Tensor, spread: HeadRange, out: Sequence[Tensor], *, centre: bool
+    x: Tensor, head_range: HeadRange, out: Sequence[Tensor], *, centre: bool
 ) -> Tensor:
-    """Compute `FusedKernels.quantize_heads_into`; see there.
+    """Compute `FusedKernels.quantize_heads_into`.
 
     Raises:
-        ValueError: `out` has other shapes or several strides, or the heads of a group are not side by side.
+        ValueError: `out` has other shapes or different strides, or the heads of a group are not contiguous.
     """
     batch, num_tokens, num_heads, head = x.shape
     groups, width = len(out), num_heads * head
     _check_groups(out, groups, (batch, num_tokens, num_heads // groups, head))
-    scale, inverse = spread.bounds.new_empty((2, batch, num_heads)).unbind(0)
+    scale, inverse = head_range.bounds.new_empty((2, batch, num_heads)).unbind(0)
     _head_scale_kernel[(num_heads, batch)](
-        spread.bounds,
+        head_range.bounds,
         scale,
         inverse,
         HEAD=head,
@@ -231,7 +231,7 @@ def quantize_heads_into_on_triton(
     _quantize_heads_kernel[(batch * num_tokens,)](
         rows,
         inverse,
-        spread.bounds,
+        head_range.bounds,
         tuple(out),
         num_tokens,
         rows.stride(0),
@@ -251,6 +251,4 @@ def _check_groups(out: Sequence[Tensor], groups: int, shape: tuple[int, ...]) ->
     strides = (*out[0].stride()[:2], shape[-1], 1)
     if len(out) != groups or any(x.shape != shape or x.stride() != strides for x in out):
         found = [[*x.shape] for x in out]
-        raise ValueError(
-            f"out {found} is not {groups} x {[*shape]} with heads side by side, alike in strides"
-        )
+        raise ValueError(f"out {found} is not {groups} x {[*shape]} with contiguous heads and equal strides")

@@ -1,4 +1,4 @@
-"""What fused kernels compute, whoever computes it.
+"""Interface of the fused kernels, with a plain and a Triton implementation.
 
 Shapes: B batch · L tokens · D model width · N heads · E head width · P groups of heads · C channels.
 """
@@ -14,11 +14,11 @@ from livetalk.ops.rope import RopeTables
 
 
 class Branch(NamedTuple):
-    """What a branch of a block adds to the tokens: `(output + bias) * gate`.
+    """The output of a block's branch, to be added to the tokens as `(output + bias) * gate`.
 
     Attributes:
-        output: `[B, L, D]`, of the branch's last linear layer.
-        bias: `[D]` that the layer left out; None where it is in already.
+        output: `[B, L, D]`, product of the branch's last linear layer.
+        bias: `[D]` that the layer left out; None if the product includes it.
         gate: `[B, 1, D]` float32; None for 1.
     """
 
@@ -52,36 +52,36 @@ class HeadNorm(NamedTuple):
 
 
 class HeadRange(NamedTuple):
-    """What tokens take on in every channel of every head.
+    """Range of every channel of every head over the tokens.
 
     Attributes:
-        bounds: `[B, 3, N, E]` float32, contiguous: the lowest, the highest and the mean over the tokens.
+        bounds: `[B, 3, N, E]` float32, contiguous: minimum, maximum and mean over the tokens.
     """
 
     bounds: Tensor
 
     @property
     def lowest(self) -> Tensor:
-        """The lowest over the tokens, `[B, N, E]`."""
+        """Minimum over the tokens, `[B, N, E]`."""
         return self.bounds[:, 0]
 
     @property
     def highest(self) -> Tensor:
-        """The highest over the tokens, `[B, N, E]`."""
+        """Maximum over the tokens, `[B, N, E]`."""
         return self.bounds[:, 1]
 
     @property
     def mean(self) -> Tensor:
-        """The mean over the tokens, `[B, N, E]`."""
+        """Mean over the tokens, `[B, N, E]`."""
         return self.bounds[:, 2]
 
 
 class FusedKernels(Protocol):
-    """All fused operations. Everything between reading and writing is float32 and is rounded once."""
+    """All fused operations. Each computes in float32 and rounds once when it stores its result."""
 
     @property
     def name(self) -> str:
-        """Return "torch" or "triton"."""
+        """ "torch" or "triton"."""
 
     def split_heads(
         self,
@@ -94,60 +94,49 @@ class FusedKernels(Protocol):
         measure: bool = False,
         out: Sequence[Tensor] | None = None,
     ) -> tuple[Sequence[Tensor], HeadRange | None]:
-        """Add a bias, normalise, rotate, and lay out by groups of heads: a projection's way to attention.
+        """Add a bias, normalise, rotate, and lay out a projection by groups of heads, as attention reads it.
 
         Args:
-            x: `[B, L, D]`, of a linear layer; rows may be apart (a part of a wider tensor).
+            x: `[B, L, D]`, output of a linear layer; rows may be strided (a slice of a wider tensor).
             bias: `[D]`, or None.
-            norm: of queries and keys, or None.
+            norm: for queries and keys, or None.
             rope: tables of the L tokens, or None.
-            heads: N, and the groups P that they are split into.
-            measure: note the range of the result, which rounding to one byte needs.
-            out: where to write each group, P times `[B, L, N / P, E]`, all of the same strides and with heads
-                side by side: in the memory of several GPUs, say. None for new, contiguous tensors.
+            heads: N and the number of groups P.
+            measure: also return the range of the rounded result, which quantisation needs.
+            out: tensors to write, P times `[B, L, N / P, E]` with equal strides and contiguous heads,
+                possibly on peer GPUs. None allocates contiguous tensors.
 
         Returns:
-            P times `[B, L, N / P, E]` in the dtype of `x` or of `out`: group p is what rank p of an exchange
-            of heads gets. And the range of these rounded numbers, or None.
+            P times `[B, L, N / P, E]` in the dtype of `x` or `out`, where group p is for rank p of a head
+            exchange; and the range, or None.
         """
 
     def measure_heads(self, x: Tensor) -> HeadRange:
-        """Find the range of heads that come from elsewhere; `x` is `[B, L, N, E]`, of any strides."""
+        """Return the range of heads `[B, L, N, E]` of any strides."""
 
     def join_ranges(self, bounds: Tensor) -> HeadRange:
-        """Join the ranges that several ranks found, each of its own tokens.
+        """Merge the ranges of P ranks' tokens.
 
-        Args:
-            bounds: `[P, B, 3, N, E]` float32, of P ranks: lowest, highest, and the mean times the rank's
-                share of the tokens, so that these add up to the mean of all.
+        `bounds` is `[P, B, 3, N, E]` float32: minimum, maximum, and the mean weighted with the rank's share
+        of the tokens, so that the sum over ranks is the mean over all tokens.
         """
 
-    def quantize_heads(self, x: Tensor, spread: HeadRange, *, centre: bool) -> QuantizedHeads:
-        """Round heads to e4m3 by their known range.
+    def quantize_heads(self, x: Tensor, head_range: HeadRange, *, centre: bool) -> QuantizedHeads:
+        """Quantise heads `[B, L, N, E]`, of any strides, to e4m3 by their range.
 
-        Args:
-            x: `[B, L, N, E]`, of any strides.
-            spread: of `x`, and of further tokens perhaps.
-            centre: take the mean off first, as keys want.
+        The range may be that of more tokens than those of `x`. `centre` subtracts the mean, as for keys.
         """
 
     def quantize_heads_into(
-        self, x: Tensor, spread: HeadRange, out: Sequence[Tensor], *, centre: bool
+        self, x: Tensor, head_range: HeadRange, out: Sequence[Tensor], *, centre: bool
     ) -> Tensor:
-        """Do what `quantize_heads` does, with the levels written by groups of heads.
+        """Compute `quantize_heads` and write the levels by groups of heads.
 
-        Args:
-            x: as above.
-            spread: as above.
-            out: e4m3, P times `[B, L, N / P, E]`, as for `split_heads`.
-            centre: as above.
-
-        Returns:
-            The scale of all heads, `[B, N]` float32.
+        `out` holds e4m3 tensors as for `split_heads`. Returns the scales of all heads, `[B, N]` float32.
         """
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
-        """Normalise and map `[B, L, D]`; the result is in the dtype of `x`, or e4m3 rows."""
+        """Normalise and map `[B, L, D]`; return the dtype of `x`, or FP8 rows."""
 
     def add(self, x: Tensor, branch: Branch) -> Tensor:
         """Add a branch to the tokens `[B, L, D]`."""
@@ -158,66 +147,48 @@ class FusedKernels(Protocol):
         """Add a branch, then normalise the rounded sum for the next branch; return both."""
 
     def gelu(self, x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
-        """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or e4m3 rows."""
+        """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x`, or FP8 rows."""
 
     def quantize_rows(self, x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
-        """Round what attention found, or the sum of two such, to e4m3 rows.
+        """Quantise attention results `[B, L, N, E]`, or the sum of two, to FP8 rows `[B, L, N * E]`.
 
-        Args:
-            x: `[B, L, N, E]`, of any strides: some kernels write all tokens of a head side by side. Or groups
-                of heads, P times `[B, L, N / P, E]` of the same strides: in the memory of several GPUs, say.
-            other: `[B, L, N, E]`, of any strides.
-
-        Returns:
-            Rows `[B, L, N * E]`.
+        `x` may have any strides, since some kernels store the tokens of a head contiguously. It may also be
+        groups of heads, P times `[B, L, N / P, E]` with equal strides, possibly on peer GPUs.
         """
 
     def softmax_heads(self, products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
-        """Turn what absorbed speech was multiplied by into weights: the softmax of `products * scale + bias`.
+        """Return the softmax of `products * scale + bias` over the S speech tokens of each head.
 
-        Args:
-            products: `[B, T, P, N * S]`, for P tokens of T latent frames and S speech tokens of each.
-            bias: `[B, T, 1, N * S]` float32.
-            scale: of the products.
-            num_heads: N; each head's S weights add up to 1.
-
-        Returns:
-            The shape and dtype of `products`.
+        `products` and the result are `[B, T, P, N * S]` for P tokens of each of T latent frames; `bias` is
+        `[B, T, 1, N * S]` float32.
         """
 
     def channel_norm(
         self, x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
+        """Divide each pixel by the RMS of its channels, scale, and optionally apply SiLU.
 
         Args:
             x: `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor; all-zero
                 pixels stay zero.
             weight: `[C]`.
-            silu: apply it.
-            bias: `[C]` to add first: of the convolution before, which left it out.
-            out: where to write, of the shape and layout of `x` but for the distance between samples: the end
-                of a longer buffer, say. None for a new tensor.
+            silu: whether to apply SiLU.
+            bias: `[C]`, added first: the bias that the preceding convolution left out.
+            out: tensor to write, with the shape and layout of `x` except for the stride between samples, such
+                as the end of a longer buffer. None allocates one.
         """
 
     def add_channels(self, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
-        """Add a bias and a shortcut to what a convolution made, which may be overwritten.
+        """Add a bias `[C]` and a shortcut to the output of a convolution, which may be overwritten.
 
-        Args:
-            x: `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor.
-            bias: `[C]`.
-            skip: of the shape of `x`.
+        `x` is `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor.
         """
 
     def join_phases(self, phases: Tensor, bias: Tensor) -> Tensor:
-        """Put together a picture of twice the size from its four phases, and add a bias.
+        """Interleave the four phases of an upsampled frame and add a bias `[C]`.
 
-        Args:
-            phases: `[N, 4 * C, H + 1, W + 1]` in channels_last memory, of one convolution with a 2x2 kernel:
-                by row, column and channel, what even and odd rows and columns see. The window that starts at
-                pixel i - 1 is that of the even pixel 2 i and of the odd pixel 2 i - 1.
-            bias: `[C]`.
-
-        Returns:
-            `[N, C, 2 * H, 2 * W]` in channels_last memory.
+        `phases`, `[N, 4 * C, H + 1, W + 1]` in channels_last memory, is the output of one convolution with
+        2x2 kernels; channels are ordered by even and odd rows, even and odd columns, and channel. The window
+        that starts at pixel i - 1 belongs to the even output pixel 2 i and to the odd output pixel 2 i - 1.
+        Returns `[N, C, 2 * H, 2 * W]` in channels_last memory.
         """

@@ -1,6 +1,6 @@
-"""Triton kernels over pixels whose channels lie side by side: what stands between the VAE's convolutions."""
+"""Triton kernels over pixels with contiguous channels: the operations between the VAE's convolutions."""
 
-# A kernel is handed every pointer and stride by itself, untyped.
+# Kernels take every pointer and stride as an untyped argument.
 # ruff: noqa: PLR0913
 # mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 VALUES = 4096
-"""Numbers of one program: a pixel alone has too few to keep the memory busy."""
+"""Values per program; a single pixel has too few to saturate memory bandwidth."""
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def _channel_norm_kernel(
     HAS_BIAS: tl.constexpr,
     SILU: tl.constexpr,
 ):
-    """Add a bias to some pixels of a sample, normalise, scale and activate them."""
+    """Add a bias to pixels of a sample, normalise, scale and activate them."""
     sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, BLOCK)
@@ -62,7 +62,7 @@ def _add_channels_kernel(
     BLOCK: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Add a bias and a shortcut to some pixels of a sample."""
+    """Add a bias and a shortcut to pixels of a sample."""
     sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, BLOCK)
@@ -86,7 +86,7 @@ def _join_phases_kernel(
     BLOCK: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    """Write some pixels of one row of a doubled picture."""
+    """Store pixels of one row of an upsampled frame."""
     line = tl.program_id(1).to(tl.int64)
     picture, row = line // (2 * height), line % (2 * height)
     column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
@@ -101,16 +101,16 @@ def _join_phases_kernel(
     tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-# The compiler may be given the layers around these.
+# Excluded from compilation, because the layers around may be compiled.
 @torch.compiler.disable
 def channel_norm_on_triton(
     x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Compute `FusedKernels.channel_norm`; see there.
+    """Compute `FusedKernels.channel_norm`.
 
     Raises:
-        ValueError: `out` does not have the shape of `x`, or a sample of it is not one piece of memory with
-            its channels last.
+        ValueError: `out` does not have the shape of `x`, or its samples are not contiguous with channels
+            last.
     """
     x = _with_even_pixels(x)
     if out is None:
@@ -138,9 +138,9 @@ def channel_norm_on_triton(
 
 @torch.compiler.disable
 def add_channels_on_triton(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
-    """Compute `FusedKernels.add_channels`; see there."""
+    """Compute `FusedKernels.add_channels`."""
     x = _with_even_pixels(x)
-    # Where a convolution made nothing but these channels, they are not needed again.
+    # The convolution's output may be overwritten if it has no padded channels.
     in_place = x.is_contiguous(memory_format=torch.channels_last_3d)
     out = x if in_place else torch.empty_like(x, memory_format=torch.channels_last_3d)
     num_pixels, sizes = x[0, 0].numel(), _sizes(x.shape[1])
@@ -160,7 +160,7 @@ def add_channels_on_triton(x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
 
 
 def _with_even_pixels(x: Tensor) -> Tensor:
-    """Return `x`, copied if its channels are not side by side or its pixels not all equally far apart."""
+    """Return `x`, copied unless its channels are contiguous and its pixels evenly strided."""
     height, width = x.shape[3:]
     step = x.stride(4)
     even = (1, height * width * step, width * step, step)
@@ -169,7 +169,7 @@ def _with_even_pixels(x: Tensor) -> Tensor:
 
 @torch.compiler.disable
 def join_phases_on_triton(phases: Tensor, bias: Tensor) -> Tensor:
-    """Compute `FusedKernels.join_phases`; see there."""
+    """Compute `FusedKernels.join_phases`."""
     phases = phases.contiguous(memory_format=torch.channels_last)
     count, channels = phases.shape[0], phases.shape[1] // 4
     height, width = phases.shape[2] - 1, phases.shape[3] - 1
@@ -187,6 +187,6 @@ def join_phases_on_triton(phases: Tensor, bias: Tensor) -> Tensor:
 
 
 def _sizes(channels: int) -> dict[str, int]:
-    """Return what a program's pixels and channels are."""
+    """Return the block sizes of a program."""
     block = triton.next_power_of_2(channels)
     return {"CHANNELS": channels, "BLOCK": block, "PIXELS": max(1, VALUES // block)}

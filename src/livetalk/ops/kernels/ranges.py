@@ -1,10 +1,10 @@
-"""Triton kernels that find what every channel takes on over the tokens: lowest, highest, mean.
+"""Triton kernels that compute the range of every channel over the tokens: minimum, maximum, mean.
 
-Programs read tiles of a few channels and many tokens. A program that has whole tokens in its registers, as
-norms want them, has no room there for the ranges of all their channels.
+Programs read tiles of few channels and many tokens. A program that holds whole tokens in registers, as norms
+need them, has no registers left for the ranges of all channels.
 """
 
-# A kernel is handed every pointer and stride by itself, untyped.
+# Kernels take every pointer and stride as an untyped argument.
 # ruff: noqa: PLR0913
 # mypy: disable-error-code="import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
@@ -18,10 +18,10 @@ from torch import Tensor
 from livetalk.ops.kernels.interface import HeadRange
 
 TOKENS, COLUMNS, TILES, STAGES, WARPS = 16, 128, 8, 3, 2
-"""Of a tile; the tiles that a program reads, how many of them at once; its warps. The fastest on an H100."""
+"""Size of a tile, tiles and pipeline stages per program, and its warps: the fastest on an H100."""
 
 JOINED_PARTS, JOINED_COLUMNS = 64, 32
-"""Ranges that a program reads at a time, and the channels that it joins: 160 programs for 5,120 channels."""
+"""Ranges read at a time, and channels per program: 160 programs for 5,120 channels."""
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _note_ranges_kernel(
     HAS_BIAS: tl.constexpr,
     STORE: tl.constexpr,
 ):
-    """Note the range of some channels over some tokens of a sample, and write what has it elsewhere."""
+    """Store the range of some channels over some tokens of a sample, and optionally the rounded tokens."""
     part, sample = tl.program_id(1), tl.program_id(2).to(tl.int64)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     added = tl.zeros((COLUMNS,), tl.float32)
@@ -86,7 +86,7 @@ def _join_ranges_kernel(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Join ranges of parts of a sample's tokens, for some channels: lowest, highest, mean."""
+    """Merge the ranges of parts of a sample's tokens for some channels."""
     sample = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
     lowest = tl.full((PARTS, BLOCK), float("inf"), tl.float32)
@@ -109,13 +109,10 @@ def _join_ranges_kernel(
 def find_range_on_triton(
     parts: Sequence[Tensor], num_heads: int, bias: Tensor | None = None, out: Sequence[Tensor] | None = None
 ) -> HeadRange:
-    """Find the range of tokens, and optionally write them.
+    """Compute the range of tokens, and optionally store them.
 
-    Args:
-        parts: the channels of the tokens in order, each part `[B, L, D / P]` with channels side by side.
-        num_heads: N, of all parts.
-        bias: `[D]` to add first; only if they are written.
-        out: of the shapes and dtype of `parts`. None where they stay as they are.
+    `parts` are the channels in order, each `[B, L, D / P]` with contiguous channels. With `out`, tensors of
+    the same shapes, the tokens are stored there after `bias` `[D]` is added.
     """
     batch, num_tokens, width = parts[0].shape
     num_parts, total = triton.cdiv(num_tokens, TOKENS * TILES), width * len(parts)
@@ -146,14 +143,14 @@ def find_range_on_triton(
 
 
 def join_ranges_on_triton(bounds: Tensor) -> HeadRange:
-    """Compute `FusedKernels.join_ranges`; see there."""
+    """Compute `FusedKernels.join_ranges`."""
     bounds = bounds.contiguous()
     ranks, batch = bounds.shape[:2]
     return _join(bounds, (bounds.stride(1), bounds.stride(0)), (batch, ranks), 1)
 
 
 def _join(ranges: Tensor, strides: tuple[int, ...], sizes: tuple[int, int], divisor: int) -> HeadRange:
-    """Join ranges `[..., 3, N, E]`; `strides` and `sizes` are those of samples and of parts."""
+    """Merge ranges `[..., 3, N, E]`; `strides` and `sizes` are those of samples and parts."""
     batch, num_parts = sizes
     num_heads, head = ranges.shape[-2:]
     width = num_heads * head

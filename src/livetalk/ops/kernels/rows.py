@@ -1,10 +1,10 @@
-"""Triton kernels over rows of tokens: a program keeps a row in registers from reading to writing.
+"""Triton kernels over rows of tokens: a program holds one row in registers from load to store.
 
-Rows pass through the cache of a processor, and leave the vectors there that all rows are mapped by: those are
-more bytes than a row.
+Rows are loaded with evict-first policy, so that the vectors shared by all rows, more bytes than a row, stay
+in the cache.
 """
 
-# A kernel is handed every pointer and stride by itself, untyped; parts of a row join a tuple one by one.
+# Kernels take every pointer and stride as an untyped argument, and extend tuples of parts by concatenation.
 # ruff: noqa: PLR0913, RUF005
 # mypy: disable-error-code="assignment,import-not-found,import-untyped,no-untyped-def,untyped-decorator"
 
@@ -23,24 +23,24 @@ from livetalk.ops.matmul import QuantizedRows
 
 WIDE_ROW = 8192
 WARPS, WIDE_WARPS = 4, 16
-"""Of a program for a row, and for one that is wider than `WIDE_ROW`. The fastest on an H100."""
+"""Warps per row, and per row wider than `WIDE_ROW`: the fastest on an H100."""
 
 
 @triton.jit
 def _load_row(pointers, inside):
-    """Read what only this program reads."""
+    """Load values that only this program reads."""
     return tl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_first").to(tl.float32)
 
 
 @triton.jit
 def _load_shared(pointers, inside):
-    """Read a vector that every program reads."""
+    """Load a vector that every program reads."""
     return tl.load(pointers, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
 
 
 @triton.jit
 def _store_row(out, out_scale, row, ys, WIDTH: tl.constexpr, PARTS: tl.constexpr, QUANTIZE: tl.constexpr):
-    """Write a row, given in parts, in the dtype of `out`, or in e4m3 with its scale."""
+    """Store a row, given in parts, in the dtype of `out`, or in e4m3 with its scale."""
     inverse = 1.0
     if QUANTIZE:
         peak = 0.0
@@ -72,7 +72,7 @@ def _add_branch(
     HAS_BRANCH_BIAS: tl.constexpr,
     HAS_GATE: tl.constexpr,
 ):
-    """Return some of a token's numbers with a branch added, and write them if one was."""
+    """Return part of a token with a branch added, and store it if there is a branch."""
     y = _load_row(x + at + column, inside)
     if HAS_BRANCH:
         added = _load_row(branch + at + column, inside)
@@ -109,7 +109,7 @@ def _tokens_kernel(
     NORM: tl.constexpr,
     QUANTIZE: tl.constexpr,
 ):
-    """Add a branch to a token, write the sum, normalise it, map it, write that."""
+    """Add a branch to a token, store the sum, normalise and map it, store the result."""
     row = tl.program_id(0).to(tl.int64)
     sample = row // num_tokens
     own_gate = gate + sample * gate_stride
@@ -160,7 +160,7 @@ def _gelu_kernel(
     HAS_BIAS: tl.constexpr,
     QUANTIZE: tl.constexpr,
 ):
-    """Add a bias to a row, apply the tanh GELU, write it."""
+    """Add a bias to a row, apply the tanh GELU, store it."""
     row = tl.program_id(0).to(tl.int64)
     ys = ()
     for part in tl.static_range(len(PARTS)):
@@ -192,7 +192,7 @@ def _quantize_rows_kernel(
     GROUP: tl.constexpr,
     HAS_OTHER: tl.constexpr,
 ):
-    """Round a token's heads, each group of them from a tensor of its own, or a sum, to one row of e4m3."""
+    """Quantise a token's heads, each group in its own tensor, or a sum, to one e4m3 row."""
     row = tl.program_id(0).to(tl.int64)
     sample, token = row // num_tokens, row % num_tokens
     x_start = sample * x_batch_stride + token * x_row_stride
@@ -224,7 +224,7 @@ def _softmax_heads_kernel(
     HEADS_BLOCK: tl.constexpr,
     KEYS_BLOCK: tl.constexpr,
 ):
-    """Weigh the keys of every head of one token."""
+    """Compute the softmax over the keys of every head of one token."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, HEADS_BLOCK)[:, None]
     key = tl.arange(0, KEYS_BLOCK)[None, :]
@@ -240,19 +240,19 @@ def _softmax_heads_kernel(
 
 
 def layer_norm_on_triton(x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
-    """Compute `FusedKernels.layer_norm`; see there."""
+    """Compute `FusedKernels.layer_norm`."""
     return cast(Tensor | QuantizedRows, _map_tokens(x, None, affine, eps, quantize=quantize)[1])
 
 
 def add_on_triton(x: Tensor, branch: Branch) -> Tensor:
-    """Compute `FusedKernels.add`; see there."""
+    """Compute `FusedKernels.add`."""
     return _map_tokens(x, branch, None, 0.0, quantize=False)[0]
 
 
 def add_layer_norm_on_triton(
     x: Tensor, branch: Branch, affine: Affine, eps: float, *, quantize: bool
 ) -> tuple[Tensor, Tensor | QuantizedRows]:
-    """Compute `FusedKernels.add_layer_norm`; see there."""
+    """Compute `FusedKernels.add_layer_norm`."""
     total, norm = _map_tokens(x, branch, affine, eps, quantize=quantize)
     return total, cast(Tensor | QuantizedRows, norm)
 
@@ -260,17 +260,9 @@ def add_layer_norm_on_triton(
 def _map_tokens(
     x: Tensor, branch: Branch | None, affine: Affine | None, eps: float, *, quantize: bool
 ) -> tuple[Tensor, Tensor | QuantizedRows | None]:
-    """Add a branch to tokens, normalise the sum, or both.
+    """Add a branch to tokens `[B, L, D]`, normalise the sum, or both; None omits either.
 
-    Args:
-        x: `[B, L, D]`.
-        branch: to add; None for none.
-        affine: after the norm; None for no norm.
-        eps: of the norm.
-        quantize: return the norm as e4m3 rows.
-
-    Returns:
-        The sum (`x` itself without a branch) and the norm (None without one).
+    Returns the sum (`x` itself without a branch) and the norm (None without `affine`).
     """
     x = x.contiguous()
     total = x if branch is None else torch.empty_like(x)
@@ -307,7 +299,7 @@ def _map_tokens(
 
 
 def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor | QuantizedRows:
-    """Return the tanh GELU of `x + bias`, `[..., D]`, in the dtype of `x` or as e4m3 rows."""
+    """Compute `FusedKernels.gelu`."""
     x = x.contiguous()
     out = torch.empty_like(x, dtype=FLOAT8 if quantize else x.dtype)
     scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32) if quantize else x
@@ -325,15 +317,15 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
 
 
 def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
-    """Compute `FusedKernels.quantize_rows`; see there.
+    """Compute `FusedKernels.quantize_rows`.
 
     Raises:
-        ValueError: groups of heads have several shapes or strides.
+        ValueError: groups of heads differ in shape or strides.
     """
     groups = tuple(_with_unit_stride(part) for part in ((x,) if isinstance(x, Tensor) else x))
     first = groups[0]
     if any((part.shape, part.stride()) != (first.shape, first.stride()) for part in groups):
-        raise ValueError(f"groups of heads {[[*part.shape] for part in groups]} are not alike in strides")
+        raise ValueError(f"groups of heads {[[*part.shape] for part in groups]} differ in shape or strides")
     added = first if other is None else _with_unit_stride(other)
     batch, num_tokens, num_heads, head = first.shape
     width = len(groups) * num_heads * head
@@ -360,7 +352,7 @@ def _with_unit_stride(x: Tensor) -> Tensor:
 
 
 def softmax_heads_on_triton(products: Tensor, bias: Tensor, scale: float, num_heads: int) -> Tensor:
-    """Compute `FusedKernels.softmax_heads`; see there."""
+    """Compute `FusedKernels.softmax_heads`."""
     products = products.contiguous()
     out = torch.empty_like(products)
     num_keys = products.shape[-1] // num_heads
@@ -384,7 +376,7 @@ def _row_options(width: int) -> dict[str, int | Parts]:
 
 
 def _per_sample(vector: Tensor, x: Tensor) -> tuple[Tensor, int]:
-    """Return `[D]` or `[B, 1, D]` with unit stride, and the distance from one sample to the next."""
+    """Return `[D]` or `[B, 1, D]` contiguous, and the stride between samples."""
     width = x.shape[-1]
     flat = vector.reshape(-1, width).contiguous()
     return flat, 0 if flat.shape[0] == 1 else width

@@ -24,7 +24,7 @@ from livetalk.ops.kernels.rows import (
 
 
 class TritonKernels:
-    """Each fused operation as one kernel; see `FusedKernels` for the arguments."""
+    """Each fused operation as one kernel; see `FusedKernels`."""
 
     name = "triton"
     split_heads = staticmethod(split_heads_on_triton)
