@@ -1,9 +1,9 @@
-"""Measure the host memory that loading a published model takes, part by part, each in a process of its own.
+"""Measure the host memory that loading a published model needs, each part in a new process.
 
     python benchmarks/load_memory.py MODEL_DIR [--transfer discard|cpu|cuda]
 
-`discard` reads every weight as loading onto a GPU does and drops it instead of keeping it there; `cpu` keeps
-the network in host memory; `cuda` is the real thing. The last line is JSON.
+`discard` reads every weight as loading to a GPU does and then drops it; `cpu` keeps the network in host
+memory; `cuda` loads it to the GPU. The last line of output is JSON.
 """
 
 # ruff: noqa: T201, a program that prints its results
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from livetalk.bench.host_memory import FIELDS, HostMemoryWatch
+from livetalk.bench.host_memory import FIELDS, HostMemoryMonitor
 from livetalk.checkpoints.layouts import find_published
 from livetalk.checkpoints.published import PART_NAMES, PartName, open_part
 from livetalk.checkpoints.streaming_load import match_entries, stream_weights
@@ -26,15 +26,15 @@ TRANSFERS = ("discard", "cpu", "cuda")
 
 
 def measure(model_dir: Path, part: PartName, transfer: str) -> dict[str, Any]:
-    """Load one part and return what it took."""
+    """Load one part and return its sizes, the time in seconds and the rise of host memory in bytes."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if transfer == "cuda" else "cpu")
     if transfer == "cuda":
-        # The driver's own host memory is no cost of loading.
+        # Creates the CUDA context now, so that its host memory does not count as loading.
         torch.zeros(1, device=device)
     opened = open_part(part, find_published(model_dir))
     dtype = torch.float32 if part == "audio_encoder" else torch.bfloat16
-    watch, started = HostMemoryWatch(), monotonic()
+    monitor, started = HostMemoryMonitor(), monotonic()
     if transfer == "discard":
         network = opened.build_empty()
         entries = match_entries(network, opened.adapter, opened.index)
@@ -43,7 +43,7 @@ def measure(model_dir: Path, part: PartName, transfer: str) -> dict[str, Any]:
     else:
         opened.load(device=device, dtype=dtype)
     seconds = monotonic() - started
-    rise = watch.finish()
+    rise = monitor.finish()
     sizes = {entry.file: entry.file.stat().st_size for entry in opened.index.entries.values()}
     return {
         "part": part,
@@ -58,13 +58,13 @@ def measure(model_dir: Path, part: PartName, transfer: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every part and print a table."""
-    parser = argparse.ArgumentParser(description="Measure the host memory that loading takes.")
+    parser = argparse.ArgumentParser(description="Measure the host memory of loading a published model.")
     parser.add_argument("model_dir", type=Path)
     parser.add_argument("--transfer", choices=TRANSFERS, default="discard")
     args = parser.parse_args()
     results = []
     context = multiprocessing.get_context("spawn")
-    print("| part | files | in all | largest file | largest weight | resident | anonymous | mapped | s |")
+    print("| part | files | total | largest file | largest weight | resident | anonymous | mapped | s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for part in PART_NAMES:
         with context.Pool(1) as pool:

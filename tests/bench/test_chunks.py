@@ -152,7 +152,7 @@ def test_the_picture_is_in_range_and_nowhere_flat() -> None:
     [
         ({"chunks": 1}, "chunks 1: at least 2"),
         ({"warm_up": 1}, "warm-up 1: at least 2"),
-        ({"commit": "main"}, "commit main: is not one"),
+        ({"commit": "main"}, "commit main: is not 40 hexadecimal digits"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(options: dict[str, object], message: str) -> None:

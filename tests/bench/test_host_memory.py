@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from livetalk.bench.host_memory import FIELDS, HostMemoryWatch, read_host_memory
+from livetalk.bench.host_memory import FIELDS, HostMemoryMonitor, read_host_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -17,7 +17,7 @@ def test_resident_memory_is_its_parts() -> None:
 
 
 def test_memory_that_was_given_back_still_counts() -> None:
-    watch = HostMemoryWatch()
+    watch = HostMemoryMonitor()
     ballast = torch.ones(64 * 2**20, dtype=torch.uint8)
     held = watch.finish()
     del ballast
@@ -26,7 +26,7 @@ def test_memory_that_was_given_back_still_counts() -> None:
 
 def test_a_peak_between_start_and_end_is_seen() -> None:
     seen = 0
-    watch = HostMemoryWatch()
+    watch = HostMemoryMonitor()
     for _ in range(200):
         # Written anew each time, so that the thread has time to look.
         seen = int(torch.ones(64 * 2**20, dtype=torch.uint8)[-1])

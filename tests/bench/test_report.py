@@ -52,8 +52,8 @@ def test_what_runs_beside_other_chunks_is_no_part_of_a_gpus_sum() -> None:
 
 def test_the_first_frame_is_told_both_ways_as_far_as_they_were_measured() -> None:
     lines = describe_record(RECORD)
-    assert "565.0 ms from a new stream's sound in hand to its first frame" in lines
-    assert "401.5 ms where frames leave as they are decoded" in lines
+    assert "565.0 ms from the audio of a new stream to its first frame" in lines
+    assert "401.5 ms with progressive decoding" in lines
     older = describe_record(dataclasses.replace(RECORD, first_frame_progressive_ms=None))
     assert len(older) == len(lines) - 1 and not any("decoded" in line for line in older)
 

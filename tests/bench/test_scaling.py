@@ -41,7 +41,7 @@ def test_processes_stand_for_gpus_on_a_cpu(runner: Runner) -> None:
     assert runner.asked == ["1", "2", "4", "8"]
     assert announced == ["1 process", "2 processes", "4 processes", "8 processes"]
     assert found.records == (RECORD,) * 3
-    assert found.skipped == {4: "it ended with exit code 2, see above"}
+    assert found.skipped == {4: "exit code 2, see the output above"}
 
 
 def test_numbers_that_are_not_there_are_skipped_and_named(

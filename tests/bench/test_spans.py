@@ -90,7 +90,7 @@ def test_a_trace_from_before_the_engine_had_its_name_is_read(tmp_path: Path) -> 
 @pytest.mark.parametrize("text", ["", "[]", '{"traceEvents": [{"ph": "X"}]}', '{"traceEvents": 3}'])
 def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "trace.json").write_text(text)
-    with pytest.raises(InputError, match="is not one that livetalk bench"):
+    with pytest.raises(InputError, match="was not written by livetalk bench"):
         Trace.load(tmp_path / "trace.json")
 
 

@@ -47,7 +47,7 @@ def test_it_prints_a_table_and_keeps_record_and_trace(
         ([*TINY, "--steps", "0"], "steps 0: at least 1 is needed"),
         ([*TINY, "--attention", "fa3"], "attention fa3 cannot run here"),
         ([*TINY, "--output", "nowhere/record.json"], "nowhere/record.json: there is no such folder"),
-        ([*TINY, "--commit", "main"], "commit main: is not one"),
+        ([*TINY, "--commit", "main"], "commit main: is not 40 hexadecimal digits"),
         ([*TINY, "--scaling", "--output", "record.json"], "scaling: makes several records"),
         (["bench", "--model", "nowhere"], "weights nowhere: no such folder"),
         (["bench", "--device", "cuda:99"], "device cuda:99: there are"),

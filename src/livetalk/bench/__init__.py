@@ -1,1 +1,1 @@
-"""How fast a model runs: the one place in the package that reads a clock and waits for a device."""
+"""Measurement of speed and memory: the only package that reads a clock and synchronises with a device."""

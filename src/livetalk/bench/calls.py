@@ -1,4 +1,4 @@
-"""How long one call takes by itself: kernels, layers, anything that is no stream."""
+"""Timing of single calls: kernels, layers, and everything else outside a stream."""
 
 import statistics
 from collections.abc import Callable
@@ -9,14 +9,10 @@ from livetalk.bench.spans import SpanTimer, wait_for
 
 
 def time_call(call: Callable[[], object], device: torch.device, *, repeats: int, warm_up: int) -> float:
-    """Return the median time of a call, milliseconds.
+    """Return the median time of a call in milliseconds, after `warm_up` untimed calls.
 
-    Args:
-        call: what is timed; on a GPU the time is the device's, from an idle start, so that a kernel shorter
-            than its launch takes as long as the launch.
-        device: that does the work.
-        repeats: calls that are timed.
-        warm_up: calls before them.
+    On a GPU it is device time from an idle start: a kernel shorter than its launch counts as long as the
+    launch.
     """
     for _ in range(warm_up):
         call()
@@ -25,5 +21,6 @@ def time_call(call: Callable[[], object], device: torch.device, *, repeats: int,
     for _ in range(repeats):
         with timer("call"):
             call()
+        # Each call starts on an idle device, so that calls do not overlap.
         wait_for(device)
     return statistics.median(span.duration_ms for span in timer.read())

@@ -1,15 +1,16 @@
-"""How much host memory this process takes while something runs."""
+"""Host memory of this process over time. Linux only."""
 
 import threading
 from pathlib import Path
 
 POLL_SECONDS = 0.005
+
 FIELDS = ("VmRSS", "RssAnon", "RssFile")
-"""Of the kernel's account: resident memory, its anonymous share, and the share that shows files."""
+"""Fields of /proc/self/status: resident memory, its anonymous part, and its file-backed part."""
 
 
 def read_host_memory() -> dict[str, int]:
-    """Return each of `FIELDS` now, bytes. Linux only."""
+    """Return the current value of each of `FIELDS` in bytes."""
     found = {}
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
@@ -18,8 +19,8 @@ def read_host_memory() -> dict[str, int]:
     return found
 
 
-class HostMemoryWatch:
-    """Polls the kernel's account in a thread and keeps the highest values."""
+class HostMemoryMonitor:
+    """Polls the host memory of this process in a thread and keeps the peaks."""
 
     def __init__(self) -> None:
         """Start polling."""
@@ -30,16 +31,16 @@ class HostMemoryWatch:
         self._thread.start()
 
     def finish(self) -> dict[str, int]:
-        """Stop polling and return how far each of `FIELDS` rose, bytes."""
+        """Stop polling and return the peak of each of `FIELDS` above its initial value, in bytes."""
         self._stop.set()
         self._thread.join()
-        self._keep_highest()
+        self._update_peak()
         return {name: self._peak[name] - self._before[name] for name in FIELDS}
 
     def _poll(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            self._keep_highest()
+            self._update_peak()
 
-    def _keep_highest(self) -> None:
+    def _update_peak(self) -> None:
         now = read_host_memory()
         self._peak = {name: max(self._peak[name], now[name]) for name in FIELDS}

@@ -1,4 +1,4 @@
-"""What a measurement ran on: machine, versions, clocks, source. Needs neither PyAV nor any other extra."""
+"""Hardware, versions, clocks and commit of a measurement. Needs neither PyAV nor any other extra."""
 
 import os
 import platform
@@ -21,11 +21,11 @@ _SMI_FIELDS = (
     "power.limit",
     "temperature.gpu",
 )
-_PATIENCE_SECONDS = 20
+_TIMEOUT_SECONDS = 20
 
 
 def describe_system() -> dict[str, str]:
-    """Return versions and settings of this process by name."""
+    """Return versions and hardware by name."""
     described = {
         "livetalk": livetalk.__version__,
         "python": platform.python_version(),
@@ -35,7 +35,7 @@ def describe_system() -> dict[str, str]:
         "cores": str(_count_cores()),
     }
     if hasattr(os, "getloadavg"):
-        # Of the whole machine over the last minute, own work included: tells whether something else was busy.
+        # Average over the last minute, including this process: shows whether other processes were busy.
         described["load average"] = f"{os.getloadavg()[0]:.2f}"
     if torch.cuda.is_available():
         described["cuda"] = str(torch.version.cuda)
@@ -44,10 +44,11 @@ def describe_system() -> dict[str, str]:
 
 
 def describe_clocks(device: torch.device) -> dict[str, str]:
-    """Ask the driver for clocks, power and temperature of a GPU now; nothing without one."""
+    """Return the current clocks, power and temperature of a GPU from the driver; empty for a CPU."""
     if device.type != "cuda":
         return {}
     identity = str(torch.cuda.get_device_properties(device).uuid)
+    # By UUID, because nvidia-smi ignores CUDA_VISIBLE_DEVICES and numbers GPUs differently.
     command = [
         "nvidia-smi",
         f"--id=GPU-{identity}",
@@ -60,12 +61,12 @@ def describe_clocks(device: torch.device) -> dict[str, str]:
 
 
 def name_device(device: torch.device) -> str:
-    """Return the name of a GPU, or of the processor."""
+    """Return the name of a GPU, or of the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else name_cpu()
 
 
 def name_cpu() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the name of the CPU as the system reports it."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -74,10 +75,10 @@ def name_cpu() -> str:
 
 
 def find_commit() -> str:
-    """Return the commit of the source that runs, "-dirty" behind it where tracked files were changed."""
+    """Return the commit of the running source, with the suffix "-dirty" if tracked files are modified."""
     source = Path(livetalk.__file__)
     git = ["git", "-C", str(source.parent)]
-    # An installed copy may lie within somebody else's repository.
+    # An installed copy may lie within an unrelated repository.
     if not _ask([*git, "ls-files", "--error-unmatch", source.name]):
         return UNKNOWN_COMMIT
     commit = _ask([*git, "rev-parse", "HEAD"])
@@ -86,20 +87,20 @@ def find_commit() -> str:
 
 
 def peak_process_gb() -> float:
-    """Return the most memory that this process has ever had resident, 10^9 bytes."""
+    """Return the peak resident memory of this process since its start, in 10^9 bytes."""
+    # macOS reports bytes, Linux KiB.
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _count_cores() -> int:
-    """Return the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _ask(command: Sequence[str]) -> str:
-    """Return what a program answers, empty where there is no such program or it fails."""
+    """Return the output of a program; empty if it is missing, fails or times out."""
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""

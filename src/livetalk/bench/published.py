@@ -1,21 +1,21 @@
-"""What others have reported for the published model, to stand beside what is measured here."""
+"""Times that the authors of SoulX-FlashTalk published, for comparison with our records."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedTiming:
-    """A row of a published table, milliseconds; None where it does not say.
+    """A row of a published table; None where the table has no value.
 
     Attributes:
-        source: where it stands.
+        source: paper and table.
         gpu: name of the GPU.
-        num_gpus: GPUs that shared a stream.
-        speech_ms: of a chunk.
-        step_ms: of one denoising step.
-        decode_ms: of a window.
-        encode_ms: of the motion frames.
-        chunk_ms: of a whole chunk of 28 frames.
+        num_gpus: GPUs per stream.
+        speech_ms: speech encoding of a chunk.
+        step_ms: one denoising step.
+        decode_ms: decoding of a window.
+        encode_ms: encoding of the motion frames.
+        chunk_ms: a whole chunk of 28 frames.
     """
 
     source: str
@@ -43,7 +43,7 @@ TABLE_4 = (
         source=f"{PAPER}, table 4", gpu="H800", num_gpus=8, step_ms=193, decode_ms=192, encode_ms=21
     ),
 )
-"""Its rows for 2 and 4 GPUs are not known to us."""
+"""Without FlashAttention 3. The rows for 2 and 4 GPUs are not known to us."""
 
 FIGURE_6 = PublishedTiming(
     source=f"{PAPER}, figure 6",
@@ -55,6 +55,6 @@ FIGURE_6 = PublishedTiming(
     encode_ms=14,
     chunk_ms=876,
 )
-"""With FlashAttention 3; table 4 is without."""
+"""With FlashAttention 3."""
 
 PUBLISHED = (*TABLE_4, FIGURE_6)

@@ -1,4 +1,4 @@
-"""The record of one measurement, as it is kept in a file: complete, dated, read back strictly."""
+"""The record of one measurement, as JSON that is parsed strictly."""
 
 import dataclasses
 import json
@@ -18,43 +18,31 @@ _SIZE = re.compile(r"[1-9]\d*x[1-9]\d*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRecord:
-    """What was measured, on what, and how.
+    """Results, hardware and settings of one measurement.
 
-    Times are milliseconds; gigabytes are 10^9 bytes, of the first GPU, or of the process where there is none.
+    Gigabytes are 10^9 bytes, of the first GPU, or of the process on a CPU.
 
     Attributes:
-        model: its name.
-        random_weights: the weights were random numbers.
-        gpu: name of the GPU, or of the processor where `num_gpus` is 0.
-        num_gpus: GPUs that shared the stream.
-        num_workers: processes that shared it.
-        threads: CPU threads of a process.
-        size: of the picture, HEIGHTxWIDTH.
+        gpu: name of the GPU, or of the CPU if `num_gpus` is 0.
+        num_workers: processes per stream.
+        threads: CPU threads of each process.
+        size: HEIGHTxWIDTH.
         precision: of the transformer and the VAE.
-        weights: form of the transformer's weights.
-        attention: kernel of the self-attention.
-        options: everything else that was asked for, as on the command line.
-        steps: denoising steps.
-        window_frames: frames of a window.
-        chunk_frames: new frames of a chunk.
-        chunks: chunks that were measured, after `warm_up` others.
-        warm_up: chunks before them.
-        fps: frames made in a second, over all measured chunks.
-        real_time_factor: time of computing over time of playing; below 1 is live.
-        chunk_ms_median: from frames in host memory to the next chunk's frames in host memory.
-        chunk_ms_p95: 19 of 20 chunks take no longer.
-        first_frame_ms: from the sound of a stream's first chunk in hand to its frames in host memory, median.
-        first_frame_progressive_ms: likewise, to the first of them where they leave as they are decoded; None
-            in records that are older than this.
-        stages: of a single call each.
-        peak_memory_gb: at the peak of the measured chunks; without a GPU of the process's whole life.
-        peak_reserved_gb: that the process took from the GPU, loading included; None without one.
-        memory_growth_gb: more at the end of the measured chunks than at their start; None without a GPU.
-        load_seconds: to build the model.
-        system: operating system, PyTorch, CUDA, driver, clocks, by name.
-        commit: of the source, 40 hexadecimal digits, "-dirty" behind them where files were changed, or
-            "unknown".
-        date: UTC, to the second.
+        weights: storage of the transformer's weights.
+        options: all other options, as on the command line.
+        fps: frames computed per second, over all measured chunks.
+        real_time_factor: compute time divided by playing time; below 1 is live.
+        chunk_ms_median: from one chunk's frames in host memory to the next chunk's.
+        first_frame_ms: from the audio of a stream's first chunk to its frames in host memory, median.
+        first_frame_progressive_ms: from the same audio to the first decoded piece, median; None in records
+            older than the field.
+        stages: times of single calls, by stage.
+        peak_memory_gb: during the measured chunks; without a GPU, since the start of the process.
+        peak_reserved_gb: reserved by the process on the GPU, including loading; None without a GPU.
+        memory_growth_gb: from the start to the end of the measured chunks; None without a GPU.
+        system: operating system, PyTorch, CUDA, driver and clocks, by name.
+        commit: 40 hexadecimal digits, with the suffix "-dirty" if files were modified, or "unknown".
+        date: ISO 8601 with a time zone, to the second.
     """
 
     model: str
@@ -89,7 +77,11 @@ class BenchRecord:
     date: str
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be: it would be quoted."""
+        """Refuse impossible values, because the documentation quotes records.
+
+        Raises:
+            InputError: a value is impossible.
+        """
         require_commit(self.commit)
         if not _SIZE.fullmatch(self.size):
             raise InputError(f"bench record: size {self.size} is not HEIGHTxWIDTH")
@@ -97,7 +89,7 @@ class BenchRecord:
         if self.first_frame_progressive_ms is not None:
             positive.append(self.first_frame_progressive_ms)
         if min(positive) <= 0 or self.chunk_ms_p95 < self.chunk_ms_median or not self.stages:
-            raise InputError("bench record: its times cannot be")
+            raise InputError("bench record: its times are impossible")
         when = datetime.fromisoformat(self.date)
         if when.utcoffset() is None:
             raise InputError(f"bench record: date {self.date} names no time zone")
@@ -108,15 +100,15 @@ class BenchRecord:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+        """Parse the output of `to_json`.
 
         Raises:
-            InputError: a field is missing, unknown, of another type, or cannot be.
+            InputError: a field is missing, unknown, of another type, or impossible.
         """
         try:
             read = json.loads(text)
             hints = get_type_hints(cls)
-            # A field that has a default came later than the first records.
+            # Fields with a default were added after the first records were written.
             needed = {each.name for each in dataclasses.fields(cls) if each.default is dataclasses.MISSING}
             if not isinstance(read, dict) or not needed <= read.keys() <= hints.keys():
                 raise InputError("bench record: its fields are not those of a record")
@@ -129,16 +121,16 @@ class BenchRecord:
             raise InputError(f"bench record: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the record, and nothing else, to a file."""
+        """Write the record to a file, and create its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file that `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            InputError: it cannot be read, or is no record.
+            InputError: the file cannot be read, or is not a record.
         """
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
@@ -147,23 +139,23 @@ class BenchRecord:
 
 
 def require_commit(commit: str) -> None:
-    """Refuse what is not 40 hexadecimal digits, with or without "-dirty" behind them, or "unknown".
+    """Check that a commit is 40 hexadecimal digits, optionally with the suffix "-dirty", or "unknown".
 
     Raises:
-        InputError: it is not.
+        InputError: it is neither.
     """
     if not _COMMIT.fullmatch(commit):
-        raise InputError(f"commit {commit}: is not one, 40 hexadecimal digits")
+        raise InputError(f"commit {commit}: is not 40 hexadecimal digits")
 
 
 def now() -> str:
-    """Return the time as a record's date."""
+    """Return the current UTC time in the format of `BenchRecord.date`."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _require_type(name: str, value: object, hint: Any) -> None:
-    """Refuse a value that is not what a field of a record holds."""
     kinds = {float: (float, int), float | None: (float, int, type(None))}
+    # JSON has no difference between 1 and 1.0, and a bool is an int in Python.
     wanted = kinds.get(hint) or (getattr(hint, "__origin__", hint),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise InputError(f"bench record: {name} cannot be {value!r}")
@@ -172,5 +164,5 @@ def _require_type(name: str, value: object, hint: Any) -> None:
 def _stage(value: dict[str, Any]) -> StageTiming:
     stage = StageTiming(**value)
     if not 0 <= stage.median_ms <= stage.p95_ms or stage.per_chunk < 1 or stage.chunk_ms < 0:
-        raise InputError("bench record: the times of a stage cannot be")
+        raise InputError("bench record: the times of a stage are impossible")
     return stage

@@ -1,4 +1,4 @@
-"""A measurement in lines for people."""
+"""Text output of a measurement."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ _WIDTHS = (6, 26, 9, 9, 9, 9, 8, 0)
 
 
 def describe_plan(options: BenchOptions, system: Mapping[str, str]) -> list[str]:
-    """Return lines about what will run on what, before it runs."""
+    """Return the versions and options that are printed before a measurement."""
     lines = [f"{name:{_LABEL}}{value}" for name, value in system.items()]
     return [
         *lines,
@@ -25,7 +25,7 @@ def describe_plan(options: BenchOptions, system: Mapping[str, str]) -> list[str]
 
 
 def describe_subject(record: BenchRecord) -> str:
-    """Say in a line what was measured on what."""
+    """Return one line with the model, its settings and the hardware."""
     where = f"{record.num_gpus} x {record.gpu}" if record.num_gpus else record.gpu
     return (
         f"{record.model}{', random weights' if record.random_weights else ''}: {record.size}, "
@@ -34,7 +34,7 @@ def describe_subject(record: BenchRecord) -> str:
 
 
 def describe_record(record: BenchRecord) -> list[str]:
-    """Return the table of stages and what else a reader wants to know."""
+    """Return the table of stages, the speed, the time to the first frame and the memory."""
     lines = [
         describe_subject(record),
         "",
@@ -42,12 +42,12 @@ def describe_record(record: BenchRecord) -> list[str]:
     ]
     names = [name for name in _ORDER if name in record.stages]
     names += [name for name in record.stages if name not in names]
-    # On a GPU the copy runs on a side stream, under the next chunk.
-    beside = ("copy",) if record.num_gpus else ()
+    # On a GPU the copy runs on a side stream, concurrently with the next chunk.
+    concurrent = ("copy",) if record.num_gpus else ()
     accounted = 0.0
     for name in names:
         stage = record.stages[name]
-        accounted += 0.0 if name in beside else stage.chunk_ms
+        accounted += 0.0 if name in concurrent else stage.chunk_ms
         times = (stage.median_ms, stage.p95_ms, stage.chunk_ms)
         lines.append(f"{_NAMES.get(name, name):{_LABEL}}" + "".join(f"{time:10.2f}" for time in times))
     rest = record.chunk_ms_median - accounted
@@ -58,7 +58,7 @@ def describe_record(record: BenchRecord) -> list[str]:
         "",
         f"{record.fps:.2f} frames/s, real-time factor {record.real_time_factor:.3f} "
         f"({'live' if record.real_time_factor < 1 else 'not live'})",
-        f"{record.first_frame_ms:.1f} ms from a new stream's sound in hand to its first frame",
+        f"{record.first_frame_ms:.1f} ms from the audio of a new stream to its first frame",
         *_progressive(record),
         f"{record.peak_memory_gb:.2f} GB at the peak, {record.load_seconds:.1f} s to load",
     ]
@@ -70,12 +70,12 @@ def describe_record(record: BenchRecord) -> list[str]:
 def describe_scaling(
     records: Sequence[BenchRecord], skipped: Mapping[int, str], published: Sequence[PublishedTiming]
 ) -> list[str]:
-    """Return a table of what was measured with several numbers of GPUs, and what others have reported.
+    """Return a table of records by number of GPUs, followed by published rows and the numbers not measured.
 
     Args:
-        records: measured, one for each number.
-        skipped: numbers that were not measured, and why.
-        published: rows of others.
+        records: one for each number of GPUs.
+        skipped: number of GPUs -> reason why it was not measured.
+        published: rows of other projects.
     """
     lines = [_row(_COLUMNS)]
     for record in records:
@@ -94,7 +94,7 @@ def describe_scaling(
 def _progressive(record: BenchRecord) -> list[str]:
     if record.first_frame_progressive_ms is None:
         return []
-    return [f"{record.first_frame_progressive_ms:.1f} ms where frames leave as they are decoded"]
+    return [f"{record.first_frame_progressive_ms:.1f} ms with progressive decoding"]
 
 
 def _time(record: BenchRecord, name: str, *, per_call: bool) -> str:

@@ -1,4 +1,4 @@
-"""The same measurement with several numbers of GPUs, each in processes of its own."""
+"""One measurement repeated with several numbers of GPUs, each in new processes."""
 
 import dataclasses
 import subprocess
@@ -19,11 +19,10 @@ COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What came of it.
+    """Records by number of GPUs.
 
     Attributes:
-        records: one for each number that was measured.
-        skipped: numbers that were not, and why.
+        skipped: number of GPUs -> reason why it was not measured.
     """
 
     records: tuple[BenchRecord, ...]
@@ -31,22 +30,22 @@ class Scaling:
 
 
 def bench_command(options: BenchOptions, *more: str) -> list[str]:
-    """Return program and arguments that measure what `options` say, in another process."""
+    """Return the command line that runs a measurement in another process."""
     return [sys.executable, "-m", "livetalk", "bench", *options.to_arguments(), *more]
 
 
 def measure_scaling(
     options: BenchOptions, counts: Sequence[int] = COUNTS, announce: Callable[[str], None] = lambda line: None
 ) -> Scaling:
-    """Measure with each number of GPUs that this machine has.
+    """Measure with each number of GPUs that this machine has, or with as many processes on a CPU.
 
     Args:
-        options: of the measurement; its own number is not used. With device "cpu", processes stand for GPUs.
+        options: of the measurement; `options.run.gpus` is replaced.
         counts: numbers of GPUs.
-        announce: told what begins.
+        announce: called with one line before each measurement.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the device does not exist.
     """
     device = choose_device(options.run.device)
     records, skipped = [], {}
@@ -56,6 +55,7 @@ def measure_scaling(
             continue
         unit = ("GPU", "GPUs") if device.type == "cuda" else ("process", "processes")
         announce(f"{count} {unit[count > 1]}")
+        # A new process per number: CUDA contexts and process groups of the previous one are gone.
         with tempfile.TemporaryDirectory(prefix="livetalk-bench-") as folder:
             path = Path(folder) / "record.json"
             run = dataclasses.replace(options.run, gpus=count)
@@ -64,5 +64,5 @@ def measure_scaling(
             if code == 0:
                 records.append(BenchRecord.load(path))
             else:
-                skipped[count] = f"it ended with exit code {code}, see above"
+                skipped[count] = f"exit code {code}, see the output above"
     return Scaling(tuple(records), skipped)

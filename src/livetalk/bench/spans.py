@@ -1,4 +1,4 @@
-"""When each span of the library began and ended, without changing the work or waiting amid it."""
+"""Start and end of the library's spans, measured without synchronising within the work."""
 
 import contextlib
 import json
@@ -15,24 +15,18 @@ import torch
 from livetalk.errors import InputError
 
 CHUNK_SPAN = "engine.chunk"
-"""Surrounds all of a chunk but the copy of its frames."""
+"""Span of a whole chunk, except the copy of its frames."""
 
 SURROUNDING_SPANS = frozenset({CHUNK_SPAN, "step.denoise"})
-"""Spans that hold other spans; they are no stages, whose times add up to that of a chunk."""
+"""Spans that contain other spans. They are not stages: the times of stages add up to that of a chunk."""
 
 _FORMER_PACKAGES = {"runtime": "engine"}
-"""Packages by whose former name older traces call their spans."""
+"""Former package name in the spans of older traces -> present name."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedSpan:
-    """One stretch of work.
-
-    Attributes:
-        name: of the span.
-        start_ms: milliseconds after the start of the measurement.
-        end_ms: likewise.
-    """
+    """One span; `start_ms` and `end_ms` count from the start of the measurement."""
 
     name: str
     start_ms: float
@@ -40,20 +34,19 @@ class TimedSpan:
 
     @property
     def duration_ms(self) -> float:
-        """Milliseconds from start to end."""
+        """Duration in milliseconds."""
         return self.end_ms - self.start_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTiming:
-    """How long one stage takes.
+    """Times of one stage.
 
     Attributes:
-        median_ms: of a single call, milliseconds.
-        p95_ms: 19 of 20 calls take no longer.
-        per_chunk: calls in a chunk.
-        sum_ms: of all calls in a chunk, mean over the chunks, milliseconds; None in records that are older
-            than this.
+        median_ms: of single calls.
+        p95_ms: 95th percentile of single calls.
+        per_chunk: number of calls in a chunk.
+        sum_ms: sum over the calls of a chunk, averaged over chunks; None in records older than the field.
     """
 
     median_ms: float
@@ -63,63 +56,58 @@ class StageTiming:
 
     @property
     def chunk_ms(self) -> float:
-        """Milliseconds of a chunk: of all calls, which may differ, as the pieces of a window do."""
+        """Time per chunk in milliseconds, over all calls, which may differ as the pieces of a window do."""
         return self.median_ms * self.per_chunk if self.sum_ms is None else self.sum_ms
 
 
 class SpanTimer:
-    """An observer of spans: on a GPU it leaves marks among the work, elsewhere it reads the clock.
+    """An observer of spans that records CUDA events on a GPU and reads the clock elsewhere.
 
-    On a GPU a span lasts from when the device comes to it to when the device is done with it, whatever the
-    host is at meanwhile.
+    On a GPU, span times are device times, independent of when the host launched the work.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Start the time that spans are measured in.
-
-        Args:
-            device: that does the work; a GPU must be idle.
-        """
+        """Set the origin of time. A GPU must be idle."""
         self._device = device
         self._began = perf_counter()
-        self._origin = self._mark_device() if device.type == "cuda" else None
-        self._marks: list[tuple[str, _Mark, _Mark]] = []
+        self._origin = self._record_event() if device.type == "cuda" else None
+        self._spans: list[tuple[str, _Moment, _Moment]] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time a block."""
-        start = self._mark()
+        start = self._now()
         try:
             yield
         finally:
-            self._marks.append((name, start, self._mark()))
+            self._spans.append((name, start, self._now()))
 
     def read(self) -> list[TimedSpan]:
-        """Wait for the device, and return all spans in the order in which they ended on the host."""
+        """Synchronise with the device, and return all spans in the order in which they ended on the host."""
         wait_for(self._device)
-        return [TimedSpan(name, self._read(start), self._read(end)) for name, start, end in self._marks]
+        return [TimedSpan(name, self._read(start), self._read(end)) for name, start, end in self._spans]
 
-    def _mark(self) -> "_Mark":
-        return perf_counter() if self._origin is None else self._mark_device()
+    def _now(self) -> "_Moment":
+        return perf_counter() if self._origin is None else self._record_event()
 
-    def _mark_device(self) -> torch.cuda.Event:
+    def _record_event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        # Of the stream that the work goes to, which need not be the one that the timer was made on.
+        # The current stream of the work may differ from the stream on which the timer was created.
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def _read(self, mark: "_Mark") -> float:
-        if isinstance(mark, float):
-            return 1000 * (mark - self._began)
+    def _read(self, moment: "_Moment") -> float:
+        if isinstance(moment, float):
+            return 1000 * (moment - self._began)
         assert self._origin is not None
-        return float(self._origin.elapsed_time(mark))
+        return float(self._origin.elapsed_time(moment))
 
 
-_Mark = float | torch.cuda.Event
+_Moment = float | torch.cuda.Event
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Synchronise with a GPU; return at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -128,8 +116,8 @@ def summarize_stages(spans: Iterable[TimedSpan], num_chunks: int) -> dict[str, S
     """Return the timing of each stage, named by the last part of its span's name.
 
     Args:
-        spans: of several whole chunks.
-        num_chunks: how many.
+        spans: of complete chunks.
+        num_chunks: number of these chunks.
     """
     durations: dict[str, list[float]] = {}
     for span in spans:
@@ -153,34 +141,29 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """Spans of several chunks, to be looked at.
-
-    Attributes:
-        title: what was run.
-        spans: in any order.
-    """
+    """Spans of several chunks, in any order, for drawing."""
 
     title: str
     spans: tuple[TimedSpan, ...]
 
     def save(self, path: Path) -> None:
-        """Write the trace in the format of browsers' trace viewers: microseconds, one row for each name."""
+        """Write the trace-event format of browsers' trace viewers: microseconds, one row per span name."""
         rows = {name: row for row, name in enumerate(dict.fromkeys(span.name for span in self.spans))}
         events: list[dict[str, object]] = [
             {"ph": "M", "name": "thread_name", "pid": 0, "tid": row, "args": {"name": name}}
             for name, row in rows.items()
         ]
         for span in self.spans:
-            place = {"pid": 0, "tid": rows[span.name], "ts": 1000 * span.start_ms}
-            events.append({"ph": "X", "name": span.name, **place, "dur": 1000 * span.duration_ms})
+            position = {"pid": 0, "tid": rows[span.name], "ts": 1000 * span.start_ms}
+            events.append({"ph": "X", "name": span.name, **position, "dur": 1000 * span.duration_ms})
         path.write_text(json.dumps({"otherData": {"title": self.title}, "traceEvents": events}) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a trace that `save` wrote, now or while packages had other names.
+        """Read a file written by `save`, also by versions with other package names.
 
         Raises:
-            InputError: there is none.
+            InputError: the file cannot be read, or is not such a trace.
         """
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
@@ -193,7 +176,7 @@ class Trace:
             )
             return cls(title=str(read["otherData"]["title"]), spans=spans)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"trace {path}: is not one that livetalk bench --trace wrote") from error
+            raise InputError(f"trace {path}: was not written by livetalk bench --trace") from error
 
 
 def _current_name(name: str) -> str:
