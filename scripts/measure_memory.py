@@ -24,6 +24,7 @@ from livetalk.assembly.source import ModelSource
 from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import Precision
 from livetalk.doctor.allocation import AllocationTracker
+from livetalk.doctor.dry_run import run_observed
 from livetalk.doctor.memory import (
     GIB,
     WORKSPACE_BYTES,
@@ -32,11 +33,10 @@ from livetalk.doctor.memory import (
     describe_size,
     plan_memory,
 )
-from livetalk.doctor.rehearsal import run_observed
 from livetalk.placement.apply import PlacementConfig
 
 TOLERANCE = 0.10
-REHEARSED_STEPS = 2
+DRY_RUN_STEPS = 2
 
 
 class Meter:
@@ -220,7 +220,7 @@ def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterato
 def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
     """Run two chunks of a grey portrait and silence."""
     settings = model.settings
-    few = replace(settings, sampler=replace(settings.sampler, num_steps=REHEARSED_STEPS))
+    few = replace(settings, sampler=replace(settings.sampler, num_steps=DRY_RUN_STEPS))
     picture = torch.zeros(3, model.spec.portrait.height, model.spec.portrait.width, device=device)
     assert model.prompt_encoder is not None
     with meter.stage("prompt"):

@@ -64,7 +64,7 @@ def test_placements_move_what_they_say(flashtalk: ModelSpec) -> None:
     text, image = 2 * 5_680_910_336, 2 * 611_086_080
     assert resident.weight_bytes - usual.weight_bytes == pytest.approx(text + image, rel=0.01)
     assert host.host_bytes - usual.host_bytes == pytest.approx(text + image, rel=0.01)
-    assert usual.visitor_bytes == text
+    assert usual.transient_bytes == text
     assert usual.stages["prompt"] > text and "prompt" not in host.stages
     assert small.weight_bytes < 0.55 * usual.weight_bytes
     block = usual.weights["40 transformer blocks"] // 40
@@ -74,10 +74,10 @@ def test_placements_move_what_they_say(flashtalk: ModelSpec) -> None:
 
 def test_an_encoder_that_finds_no_room_computes_on_the_host(flashtalk: ModelSpec) -> None:
     plan = plan_memory(request(flashtalk))
-    assert plan.settle(80 * GIB) is plan
-    settled = plan.settle(plan.weight_bytes + 8 * GIB)
-    assert settled.stages == {name: size for name, size in plan.stages.items() if name != "prompt"}
-    assert settled.host_bytes - plan.host_bytes == plan.visitor_bytes
+    assert plan.resolve(80 * GIB) is plan
+    resolved = plan.resolve(plan.weight_bytes + 8 * GIB)
+    assert resolved.stages == {name: size for name, size in plan.stages.items() if name != "prompt"}
+    assert resolved.host_bytes - plan.host_bytes == plan.transient_bytes
 
 
 def test_several_gpus_share_the_tokens_but_not_the_weights(flashtalk: ModelSpec) -> None:

@@ -1,6 +1,6 @@
-"""Memory that a computation needs, found by running it on the meta device: shapes only, no numbers.
+"""Memory of a computation, measured by a dry run on the meta device, whose tensors have shapes and no data.
 
-The code that runs is the product's own, so its temporaries live exactly as long here as they do on a GPU.
+The dry run executes the code of real streams, so temporaries have the same lifetime as on a GPU.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GRANULE = 512
-"""CUDA's allocator hands out multiples of this many bytes."""
+"""Allocation granularity of PyTorch's CUDA allocator in bytes."""
 
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class AllocationTracker(contextlib.ExitStack):
-    """Counts the bytes of all tensors made inside its `with` block, for as long as each of them lives.
+    """Counts the bytes of live tensors that are created inside its `with` block, on the meta device.
 
-    Weights and whatever else was there before are left out. Use it around code that works on the meta
-    device. Kernels that a GPU has in one piece are counted so: attention without its matrix of scores, the
-    root-mean-square norm without its squares, convolutions in the layout of their input. Work space that
-    libraries take inside a kernel is not seen.
+    Tensors from before the block, such as weights, are not counted. Operations that a GPU runs as one kernel
+    are counted without intermediate results: attention without its score matrix, the root-mean-square norm
+    without squares. Convolutions keep the memory layout of their input. Workspace inside library kernels is
+    invisible.
     """
 
     def __init__(self) -> None:
@@ -35,36 +35,31 @@ class AllocationTracker(contextlib.ExitStack):
         super().__init__()
         self.live_bytes = 0
         self.peak_bytes = 0
-        # References, for an address is used again once its owner is gone.
+        # Weak references beside the ids, because an id is reused after its object is freed.
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __enter__(self) -> "AllocationTracker":
         """Start counting."""
         super().__enter__()
-        self.enter_context(_StorageWatch(self._meet, self._count))
+        self.enter_context(_StorageObserver(self._ignore, self._count))
         self.enter_context(FusedKernels())
         return self
 
     @contextlib.contextmanager
     def stage(self, peaks: dict[str, int], name: str) -> Iterator[None]:
-        """Note the peak of a stretch of work, what lived before it included.
-
-        Args:
-            peaks: where to; a higher value that is already there stays.
-            name: under which.
-        """
+        """Store the peak of a block in `peaks[name]`, including tensors from before; keep a higher value."""
         self.peak_bytes = self.live_bytes
         yield
         peaks[name] = max(peaks.get(name, 0), self.peak_bytes)
 
-    def _meet(self, tensor: Tensor) -> None:
-        """Leave out what an operator is given and nobody has seen being made: it was there before."""
+    def _ignore(self, tensor: Tensor) -> None:
+        """Mark an input that was created before tracking as not counted."""
         storage = tensor.untyped_storage()
         if not self._knows(storage):
             self._known[id(storage)] = weakref.ref(storage)
 
     def _count(self, tensor: Tensor) -> None:
-        """Count what an operator returns, unless it only shows something known."""
+        """Count an output, unless it is a view of a known storage."""
         storage = tensor.untyped_storage()
         if self._knows(storage):
             return
@@ -86,12 +81,12 @@ class AllocationTracker(contextlib.ExitStack):
         return forget
 
 
-class _StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows what every operator is given and what it returns to two callables."""
+class _StorageObserver(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Passes the inputs and outputs of every operator to two callables."""
 
-    def __init__(self, meet: Callable[[Tensor], None], count: Callable[[Tensor], None]) -> None:
+    def __init__(self, ignore: Callable[[Tensor], None], count: Callable[[Tensor], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._meet = meet
+        self._ignore = ignore
         self._count = count
 
     def __torch_dispatch__(
@@ -103,8 +98,9 @@ class _StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
-                self._meet(leaf)
+                self._ignore(leaf)
         result = func(*args, **(kwargs or {}))
+        # The meta device returns contiguous results, where cuDNN keeps the channels-last layout of its input.
         if func is torch.ops.aten.convolution.default:
             result = _in_layout_of(result, args[0])
         for leaf in tree_leaves(result):
@@ -114,7 +110,7 @@ class _StorageWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class FusedKernels(TorchFunctionMode):
-    """Replaces functions that the meta device takes apart and a GPU does not."""
+    """Replaces functions that are decomposed on the meta device and are one kernel on a GPU."""
 
     def __torch_function__(
         self,
@@ -124,7 +120,7 @@ class FusedKernels(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is F.scaled_dot_product_attention:
-            # Fused kernels answer in the layout of the queries; heads are as wide as values throughout.
+            # Fused kernels return the layout of the queries. All values are as wide as their queries here.
             return torch.empty_like(args[0])
         if func is F.rms_norm:
             return torch.empty_like(args[0])
@@ -132,7 +128,6 @@ class FusedKernels(TorchFunctionMode):
 
 
 def _in_layout_of(result: Tensor, like: Tensor) -> Tensor:
-    """Return an empty tensor of the shape of `result` with channels last where those of `like` are."""
     layout = _LAYOUTS.get(like.ndim)
     if layout is None or not like.is_contiguous(memory_format=layout):
         return result

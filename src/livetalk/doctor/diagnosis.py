@@ -1,4 +1,4 @@
-"""Will a model run here? The answer from its sizes and a look at the machine, before anything is loaded."""
+"""Diagnosis whether a model fits a machine, from its configuration, before anything is loaded."""
 
 from dataclasses import dataclass, field, replace
 
@@ -26,21 +26,19 @@ from livetalk.errors import InputError
 from livetalk.ops.backends import AttentionBackend, AttentionSpec, find_attention_backends
 
 CARD_GIBIBYTES = (16, 24, 32, 48, 80)
-"""Memory of usual GPUs, for a machine that has none."""
+"""Memory sizes of common GPUs, for the answer on a machine without one."""
 
 _UNKNOWN_HOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a user wants to know.
+    """A model, how it would run, and optionally on which GPU.
 
     Attributes:
-        source: which model, see `read_spec`.
-        run: how it would run. The device "auto" is a GPU if there is one or several are asked for, and the
-            CPU otherwise.
-        size: picture size, see `parse_size`; None for the model's own.
-        gpu_bytes: memory of each GPU, as if there were such; None for what is there.
+        run: device "auto" is a GPU if one exists or several are requested, and the CPU otherwise.
+        size: frame size, see `parse_size`; None for the model's own.
+        gpu_bytes: memory of each of hypothetical GPUs; None for the GPUs of this machine.
     """
 
     source: ModelSource = field(default_factory=ModelSource)
@@ -51,20 +49,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """The answer.
+    """The answer to a question.
 
     Attributes:
-        plan: memory of the setting that was asked about.
-        backends: attention kernels of the device that would compute, or of the CPU where it is not there.
-        backends_of: "cuda" or "cpu", the device that was asked.
-        gpu_bytes: memory that each GPU has for it; 0 for the CPU.
-        host_bytes: memory that the host has for it.
-        fits: yes or no.
-        problem: why not, in one line; None where it fits.
-        suggestion: the first setting that would fit on this machine; None where there is none or none is
-            needed.
-        by_card: where the CPU cannot do it, for usual sizes of GPU memory in GiB the first setting that would
-            fit, or None.
+        plan: forecast for the setting in the question.
+        backends: attention kernels of the computing device, or of the CPU if that device is absent.
+        backends_of: the device of `backends`, "cuda" or "cpu".
+        gpu_bytes: memory available on each GPU; 0 for the CPU.
+        host_bytes: memory available on the host.
+        problem: why it does not fit, in one line; None if it fits.
+        suggestion: the first setting that would fit on this machine; None if there is none or none is needed.
+        by_card: if the CPU does not fit, GPU memory in GiB -> first setting that would fit, or None.
     """
 
     plan: MemoryPlan
@@ -82,17 +77,18 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
     """Answer a question for a machine.
 
     Raises:
-        WeightsError: there is no such model.
-        InputError: a size that the model cannot make, or a fast form that cannot run on this machine.
+        WeightsError: the model does not exist.
+        InputError: the model cannot generate the size, or a fast form cannot run on this machine.
     """
     spec = read_spec(question.source)
     request = _request(question, spec, environment)
     gpu_bytes = _gpu_bytes(question, environment) if request.num_gpus else 0
     host_bytes = _UNKNOWN_HOST_BYTES if environment.host_bytes is None else environment.host_bytes
-    plan = plan_memory(request).settle(gpu_bytes)
+    plan = plan_memory(request).resolve(gpu_bytes)
     problem = _find_problem(plan, question, environment, gpu_bytes, host_bytes)
     suggestion = None
     if problem is not None:
+        # The suggestion is for one GPU, because the machine may have fewer than were requested.
         reachable = replace(request, run=replace(request.run, gpus=1))
         suggestion = first_fit(reachable, gpu_bytes, host_bytes)
     device = torch.device("cuda" if request.num_gpus and environment.gpus else "cpu")
@@ -111,7 +107,7 @@ def diagnose(question: Question, environment: Environment) -> Diagnosis:
 
 
 def describe_options(plan: MemoryPlan) -> str:
-    """Return the options of the command line that choose a plan's setting; those left out are defaults."""
+    """Return the command-line options of a plan's setting, without those that are defaults."""
     request = plan.request
     size = ["--size", describe_size(request.portrait)] if request.spec.any_size else []
     run = request.run if request.num_gpus == 0 else replace(request.run, device="auto")
@@ -122,12 +118,12 @@ def _request(question: Question, spec: ModelSpec, environment: Environment) -> M
     return MemoryRequest(
         spec=spec,
         portrait=spec.portrait if question.size is None else parse_size(question.size),
-        run=_settle(question, environment),
+        run=_resolve_run(question, environment),
     )
 
 
-def _settle(question: Question, environment: Environment) -> RunConfig:
-    """Name the kind of device and the precision that a run comes to on a machine."""
+def _resolve_run(question: Question, environment: Environment) -> RunConfig:
+    """Replace "auto" by the kind of device and the precision that the machine leads to."""
     run, device = question.run, parse_device(question.run.device)
     if device is None:
         on_gpu = bool(environment.gpus) or question.gpu_bytes is not None or run.gpus > 1
@@ -135,7 +131,7 @@ def _settle(question: Question, environment: Environment) -> RunConfig:
         on_gpu = device.type != "cpu"
     kind = "cuda" if on_gpu else "cpu"
     if on_gpu and not environment.gpus:
-        # A GPU that is only imagined is one that computes in bfloat16.
+        # A hypothetical GPU is assumed to compute in bfloat16.
         precision: Precision = "float32" if run.precision == "float32" else "bfloat16"
     else:
         precision = name_precision(run.precision, torch.device(kind))
@@ -143,7 +139,7 @@ def _settle(question: Question, environment: Environment) -> RunConfig:
 
 
 def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
-    """Refuse fast forms that cannot run on a device that is there; of an imagined one nothing is known."""
+    """Refuse fast forms that cannot run on the device; a hypothetical device is not checked."""
     if device.type == request.run.device:
         size = request.spec.dit
         work = AttentionSpec(device, request.dtype, size.head_dim, size.num_heads)
@@ -153,12 +149,12 @@ def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
 
 
 def _gpu_bytes(question: Question, environment: Environment) -> int:
-    """Return the memory of the fullest GPU that would be used, what this process takes of it given back."""
     if question.gpu_bytes is not None:
         return question.gpu_bytes
     device = parse_device(question.run.device)
     first = 0 if device is None or device.index is None else device.index
     used = environment.gpus[first : first + question.run.gpus]
+    # The context of this process counts as free, because the forecast includes one context.
     return min((min(gpu.total_bytes, gpu.free_bytes + CONTEXT_BYTES) for gpu in used), default=0)
 
 
@@ -176,6 +172,6 @@ def _find_problem(
 
 
 def _try_cards(request: MemoryRequest) -> dict[int, MemoryPlan | None]:
-    """Find what would fit usual GPUs, on a host with memory to spare."""
+    # The host of the hypothetical GPU is assumed to have enough memory.
     on_gpu = replace(request, run=replace(request.run, device="cuda", precision="bfloat16"))
     return {size: first_fit(on_gpu, size * GIB, _UNKNOWN_HOST_BYTES) for size in CARD_GIBIBYTES}

@@ -1,4 +1,4 @@
-"""What this machine has: interpreter, PyTorch, GPUs, processor, memory, FFmpeg, optional packages."""
+"""Inspection of the machine: interpreter, PyTorch, GPUs, CPU, memory, FFmpeg, optional packages."""
 
 import importlib.metadata
 import platform
@@ -22,14 +22,7 @@ _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuInfo:
-    """One CUDA device.
-
-    Attributes:
-        name: as the driver calls it.
-        capability: such as "9.0".
-        total_bytes: of its memory.
-        free_bytes: of it now.
-    """
+    """One CUDA device; `capability` is its compute capability, such as "9.0"."""
 
     name: str
     capability: str
@@ -39,24 +32,18 @@ class GpuInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What was found.
+    """Versions, hardware and packages of this machine; None for what is absent or unknown.
 
     Attributes:
-        livetalk: version of the package.
-        python: version of the interpreter.
-        system: operating system and machine.
-        torch: version of PyTorch.
-        cuda: version of CUDA that PyTorch was built for, or None.
-        cudnn: version of cuDNN, or None.
-        driver: version of the NVIDIA driver, or None where there is none to be seen.
-        gpus: CUDA devices.
-        cpu: name of the processor.
+        system: operating system and architecture.
+        cuda: version of CUDA that PyTorch was built for.
+        driver: version of the NVIDIA driver.
         cpu_cores: physical cores.
-        cpu_features: of `WANTED_CPU_FEATURES`, those that there are.
-        host_bytes: memory that programs can have now, or None where the system does not say.
-        ffmpeg: version of the FFmpeg that comes with PyAV.
-        video_encoders: of `VIDEO_ENCODERS`, those that there are.
-        missing_packages: of each optional extra of this package, what is not installed.
+        cpu_features: the available ones of `WANTED_CPU_FEATURES`.
+        host_bytes: memory that is available to programs now.
+        ffmpeg: version of the FFmpeg in PyAV.
+        video_encoders: the available ones of `VIDEO_ENCODERS`.
+        missing_packages: optional extra of this package -> its packages that are not installed.
     """
 
     livetalk: str
@@ -77,7 +64,7 @@ class Environment:
 
 
 def inspect_environment() -> Environment:
-    """Look at this machine; with GPUs it starts CUDA, which takes a second."""
+    """Inspect this machine. With GPUs this creates a CUDA context, which takes about a second."""
     capabilities = torch.cpu.get_capabilities()
     return Environment(
         livetalk=__version__,
@@ -99,11 +86,7 @@ def inspect_environment() -> Environment:
 
 
 def find_missing_packages(requirements: list[str]) -> dict[str, tuple[str, ...]]:
-    """Return, by extra, which of a distribution's optional requirements are not installed.
-
-    Args:
-        requirements: as `importlib.metadata.requires` gives them.
-    """
+    """Return extra -> packages that are not installed, from the output of `importlib.metadata.requires`."""
     missing: dict[str, list[str]] = {}
     for requirement in requirements:
         match = _REQUIREMENT.match(requirement)
@@ -116,10 +99,10 @@ def find_missing_packages(requirements: list[str]) -> dict[str, tuple[str, ...]]
 
 
 def _requirements() -> list[str]:
-    """Return what the installed distribution asks for; nothing where it is run from its source."""
     try:
         return importlib.metadata.requires("livetalk") or []
     except importlib.metadata.PackageNotFoundError:
+        # The package runs from its source and is not installed.
         return []
 
 

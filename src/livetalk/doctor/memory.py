@@ -1,7 +1,7 @@
-"""What a model takes of a GPU and of the host, and the first setting that fits, before anything is loaded.
+"""Forecast of the memory of a model on GPU and host, and search for a setting that fits, before loading.
 
-Weights are counted, temporaries rehearsed on the meta device; what drivers and libraries take besides is
-estimated by the constants below, which `scripts/measure_memory.py` checks on a GPU.
+Weights are counted, temporaries come from a dry run on the meta device. Memory of drivers and libraries is
+estimated by the constants below, which `scripts/measure_memory.py` compares with a real GPU.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from livetalk.accelerate.apply import AccelerationConfig
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import choose_dtype
-from livetalk.doctor.rehearsal import REHEARSED_LAYERS, constant_bytes, rehearse, weight_bytes
+from livetalk.doctor.dry_run import DRY_RUN_LAYERS, constant_bytes, dry_run, weight_bytes
 from livetalk.errors import InputError
 from livetalk.placement.apply import PlacementConfig, WeightForm
 from livetalk.placement.offload import NUM_SLOTS
@@ -22,25 +22,25 @@ from livetalk.placement.offload import NUM_SLOTS
 GIB = 2**30
 
 CONTEXT_BYTES = 600 * 2**20
-"""What the CUDA driver takes for a process that has loaded the kernels of PyTorch's libraries."""
+"""CUDA context of a process that has loaded the kernels of PyTorch's libraries."""
 
 WORKSPACE_BYTES = 96 * 2**20
-"""Work space of the matrix libraries, which the allocator counts as allocated."""
+"""Workspace of the matrix libraries, which the allocator counts as allocated."""
 
 CACHE_SHARE = 0.10
-"""Of the temporaries: what the caching allocator holds beyond them, in pieces too small to use again."""
+"""Fragmentation of the caching allocator, as a share of the temporaries."""
 
 HOST_BYTES = 3 * GIB
-"""Of a process with the libraries of PyTorch and CUDA loaded, before any weight."""
+"""Host memory of a process with the libraries of PyTorch and CUDA, without weights."""
 
 HOST_CPU_BYTES = GIB
-"""Of a process that computes on the CPU."""
+"""Host memory of a process that computes on the CPU, without weights."""
 
 SPLIT_OVERHEAD = 1.15
-"""Several GPUs: the temporaries of a share of the tokens, with the buffers of the exchange."""
+"""Factor on a rank's share of the temporaries, for the send and peer buffers of several GPUs."""
 
-VISITOR_ROOM_BYTES = 2 * GIB
-"""An encoder visits the GPU only where it leaves this much free."""
+ENCODER_RESERVE_BYTES = 2 * GIB
+"""A prompt encoder runs on the GPU only if this much memory remains free."""
 
 PROMPT_STAGE = "prompt"
 ENCODER_PARTS = ("text encoder", "image encoder")
@@ -48,13 +48,9 @@ ENCODER_PARTS = ("text encoder", "image encoder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRequest:
-    """What is asked about.
+    """A model and a resolved run: the device is "cpu" or "cuda", the precision is not "auto".
 
-    Attributes:
-        spec: of the model.
-        portrait: picture size.
-        run: how it runs, settled: the device is "cpu" or "cuda", the precision is named. Fast forms are not
-            part of the forecast.
+    The forecast ignores the fast forms of the run.
     """
 
     spec: ModelSpec
@@ -63,7 +59,7 @@ class MemoryRequest:
 
     @property
     def num_gpus(self) -> int:
-        """GPUs that share the tokens of one stream; 0 for the CPU."""
+        """Number of GPUs that share the tokens of one stream; 0 for the CPU."""
         return self.run.gpus if self.run.device == "cuda" else 0
 
     @property
@@ -73,26 +69,26 @@ class MemoryRequest:
 
     @property
     def placement(self) -> PlacementConfig:
-        """Form and place of the weights."""
+        """Storage of the weights, and where blocks and encoders are."""
         return self.run.placement
 
     def with_placement(self, placement: PlacementConfig) -> Self:
-        """Return the same request with other weights; offloaded blocks leave the fused forms out."""
+        """Return the request with another placement; offloaded blocks exclude the fused forms."""
         acceleration = self.run.acceleration
         if placement.resident_blocks is not None:
             acceleration = AccelerationConfig(attention=acceleration.attention)
         return replace(self, run=replace(self.run, placement=placement, acceleration=acceleration))
 
     def __post_init__(self) -> None:
-        """Refuse pictures that the model cannot make, and runs that are not settled.
+        """Refuse sizes that the model cannot generate, and unresolved runs.
 
         Raises:
-            InputError: the size does not divide, the model makes another one only, or several processes would
-                share a CPU.
+            InputError: the size is not a multiple of the model's, the model has one fixed size, or several
+                processes would share a CPU.
             ValueError: the device is neither "cpu" nor "cuda", or the precision is "auto".
         """
         if self.run.device not in ("cpu", "cuda") or self.run.precision == "auto":
-            raise ValueError(f"a forecast is for a settled run, not {self.run.device} {self.run.precision}")
+            raise ValueError(f"a forecast needs a resolved run, not {self.run.device} {self.run.precision}")
         if self.run.device == "cpu" and self.run.gpus > 1:
             raise InputError(f"gpus {self.run.gpus}: the forecast for a CPU is of one process; leave it out")
         spec, portrait, multiple = self.spec, self.portrait, self.spec.size_multiple
@@ -109,122 +105,108 @@ class MemoryRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """The answer, in bytes. On the CPU (`num_gpus` 0) everything is host memory.
+    """Forecast in bytes. On the CPU (`num_gpus` 0) all memory is host memory.
 
     Attributes:
-        request: what was asked.
-        weights: of each part that stays on a GPU.
-        stages: peak of each stage beyond those weights.
-        host_bytes: of the host.
-        visitor_bytes: the largest encoder that visits the GPU during the stage "prompt", 0 if none does.
+        weights: weights that stay on a GPU, by part.
+        stages: peak of each stage in addition to those weights.
+        host_bytes: memory that the host needs.
+        transient_bytes: the largest encoder that is on the GPU only during the stage "prompt"; 0 if none is.
     """
 
     request: MemoryRequest
     weights: dict[str, int]
     stages: dict[str, int]
     host_bytes: int
-    visitor_bytes: int = 0
+    transient_bytes: int = 0
 
     @property
     def weight_bytes(self) -> int:
-        """Weights that stay on a GPU."""
+        """Sum of the weights that stay on a GPU."""
         return sum(self.weights.values())
 
     @property
     def peak_stage(self) -> str:
-        """Name of the stage that takes most."""
+        """Name of the stage with the highest peak."""
         return max(self.stages, key=lambda name: self.stages[name])
 
     @property
     def allocated_bytes(self) -> int:
-        """Peak of what PyTorch allocates on a GPU, as `torch.cuda.max_memory_allocated` counts."""
+        """Peak of allocated memory on a GPU, comparable with `torch.cuda.max_memory_allocated`."""
         return self.weight_bytes + self.stages[self.peak_stage] + WORKSPACE_BYTES
 
     @property
     def gpu_bytes(self) -> int:
-        """What a GPU must have free: allocations, the allocator's cache and the driver's context."""
+        """Free memory that a GPU needs: allocations, the allocator's cache and the CUDA context."""
         cache = round(CACHE_SHARE * self.stages[self.peak_stage])
         return self.allocated_bytes + cache + CONTEXT_BYTES
 
-    def settle(self, gpu_bytes: int) -> "MemoryPlan":
-        """Return the plan on a GPU of so many free bytes: encoders that find no room compute on the host."""
-        room = gpu_bytes - self.weight_bytes - CONTEXT_BYTES - VISITOR_ROOM_BYTES
-        if not self.visitor_bytes or self.visitor_bytes <= room:
+    def resolve(self, gpu_bytes: int) -> "MemoryPlan":
+        """Return the plan for GPUs with `gpu_bytes` free: encoders that do not fit run on the host."""
+        available = gpu_bytes - self.weight_bytes - CONTEXT_BYTES - ENCODER_RESERVE_BYTES
+        if not self.transient_bytes or self.transient_bytes <= available:
             return self
         return replace(
             self,
             stages={name: size for name, size in self.stages.items() if name != PROMPT_STAGE},
-            host_bytes=self.host_bytes + self.visitor_bytes,
-            visitor_bytes=0,
+            host_bytes=self.host_bytes + self.transient_bytes,
+            transient_bytes=0,
         )
 
     def fits(self, gpu_bytes: int, host_bytes: int) -> bool:
-        """Tell whether a machine can do it.
-
-        Args:
-            gpu_bytes: free memory of each GPU; not used on the CPU.
-            host_bytes: free memory of the host.
-        """
+        """Return whether the plan fits the free memory of each GPU (unused on the CPU) and of the host."""
         return self.host_bytes <= host_bytes and (self.request.num_gpus == 0 or self.gpu_bytes <= gpu_bytes)
 
 
 def plan_memory(request: MemoryRequest) -> MemoryPlan:
-    """Predict the memory of a setting."""
+    """Forecast the memory of a request."""
     spec, placement = request.spec, request.placement
     parts = weight_bytes(spec, request.dtype, placement.weights)
-    stages = dict(rehearse(spec, request.portrait, request.dtype, placement.weights))
+    stages = dict(dry_run(spec, request.portrait, request.dtype, placement.weights))
     block = parts.pop("block")
     encoders = {name: parts.pop(name) for name in ENCODER_PARTS if name in parts}
-    num_waiting = len(placement.offloaded_blocks(spec.dit.num_layers))
-    num_resident = spec.dit.num_layers - num_waiting
-    _add_constants(stages, request, num_resident - REHEARSED_LAYERS)
+    num_offloaded = len(placement.offloaded_blocks(spec.dit.num_layers))
+    num_resident = spec.dit.num_layers - num_offloaded
+    _add_constants(stages, request, num_resident - DRY_RUN_LAYERS)
     weights = {f"{num_resident} transformer blocks": num_resident * block, **parts}
     if request.num_gpus == 0:
         weights |= encoders
-        needed = sum(weights.values()) + num_waiting * block + max(stages.values())
+        needed = sum(weights.values()) + num_offloaded * block + max(stages.values())
         return MemoryPlan(request=request, weights=weights, stages=stages, host_bytes=needed + HOST_CPU_BYTES)
-    if num_waiting:
-        weights["slots for waiting blocks"] = min(NUM_SLOTS, num_waiting) * block
+    if num_offloaded:
+        weights["slots for offloaded blocks"] = min(NUM_SLOTS, num_offloaded) * block
     if placement.encoders == "resident":
         weights |= encoders
-    visitor = max(encoders.values(), default=0) if placement.encoders == "cpu-after-use" else 0
-    at_home = sum(encoders.values()) if placement.encoders == "cpu" else 0
+    transient = max(encoders.values(), default=0) if placement.encoders == "cpu-after-use" else 0
+    on_host = sum(encoders.values()) if placement.encoders == "cpu" else 0
     return MemoryPlan(
         request=request,
         weights=weights,
-        stages=_adapt_stages(request, stages, visitor),
-        host_bytes=HOST_BYTES + num_waiting * pinned_bytes(block) + at_home,
-        visitor_bytes=visitor,
+        stages=_adapt_stages(request, stages, transient),
+        host_bytes=HOST_BYTES + num_offloaded * pinned_bytes(block) + on_host,
+        transient_bytes=transient,
     )
 
 
 def first_fit(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> MemoryPlan | None:
-    """Try settings from the one asked for to ever more frugal ones.
+    """Return the first setting that fits the free memory of each GPU and of the host, or None.
 
-    First what costs no speed or quality, then one-byte weights, then blocks that wait in host memory, then
-    smaller pictures.
-
-    Args:
-        request: where to start.
-        gpu_bytes: free memory of each GPU.
-        host_bytes: free memory of the host.
-
-    Returns:
-        The first setting that fits, or None.
+    Tries the requested setting, then settings without cost in speed or quality, then one-byte weights, then
+    blocks in host memory, then smaller frames.
     """
     if _is_hopeless(request, gpu_bytes, host_bytes):
         return None
     for portrait in (request.portrait, *smaller_sizes(request.spec, request.portrait)):
         sized = replace(request, portrait=portrait)
         for placement in _frugal_placements(sized, gpu_bytes):
-            plan = plan_memory(sized.with_placement(placement)).settle(gpu_bytes)
+            plan = plan_memory(sized.with_placement(placement)).resolve(gpu_bytes)
             if plan.fits(gpu_bytes, host_bytes):
                 return plan
     return None
 
 
 def smaller_sizes(spec: ModelSpec, portrait: PortraitConfig) -> list[PortraitConfig]:
-    """List smaller pictures of about the same shape, largest first: 85, 70, 60 and 50 % of the sides."""
+    """List smaller sizes of about the same shape, largest first: 85, 70, 60 and 50 % of the sides."""
     if not spec.any_size:
         return []
     multiple = spec.size_multiple
@@ -239,26 +221,26 @@ def smaller_sizes(spec: ModelSpec, portrait: PortraitConfig) -> list[PortraitCon
 
 
 def pinned_bytes(num_bytes: int) -> int:
-    """Return what the host's allocator takes to lock so many bytes: the next power of two."""
+    """Return the size of a pinned allocation: PyTorch's host allocator rounds up to a power of two."""
     return 1 << max(0, num_bytes - 1).bit_length()
 
 
 def describe_size(portrait: PortraitConfig) -> str:
-    """Name a picture size as the command line does."""
+    """Return a size as HEIGHTxWIDTH, as on the command line."""
     return f"{portrait.height}x{portrait.width}"
 
 
 def _add_constants(stages: dict[str, int], request: MemoryRequest, num_blocks: int) -> None:
-    """Add what blocks that were not rehearsed are given for a session and a chunk."""
+    """Add the constants that `num_blocks` blocks outside the dry run keep for a session and a chunk."""
     session, chunk = constant_bytes(request.spec, request.portrait, request.dtype)
     for name in stages.keys() - {PROMPT_STAGE}:
         stages[name] += max(0, num_blocks) * (session + chunk * (name == "transformer"))
 
 
-def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) -> dict[str, int]:
-    """Change the rehearsed stages for where the encoders are and for the number of GPUs."""
-    if visitor:
-        stages[PROMPT_STAGE] += visitor
+def _adapt_stages(request: MemoryRequest, stages: dict[str, int], transient: int) -> dict[str, int]:
+    """Adapt the stages of the dry run to the encoders' device and to the number of GPUs."""
+    if transient:
+        stages[PROMPT_STAGE] += transient
     elif request.placement.encoders != "resident":
         del stages[PROMPT_STAGE]
     if request.num_gpus > 1:
@@ -267,7 +249,7 @@ def _adapt_stages(request: MemoryRequest, stages: dict[str, int], visitor: int) 
 
 
 def _is_hopeless(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> bool:
-    """Tell whether the smallest form of the weights leaves no room for any picture."""
+    """Return whether even the smallest storage of the weights does not fit, so that no search is needed."""
     form: WeightForm = "float8" if request.placement.weights == "full" else request.placement.weights
     parts = weight_bytes(request.spec, request.dtype, form)
     block = parts.pop("block")
@@ -278,33 +260,35 @@ def _is_hopeless(request: MemoryRequest, gpu_bytes: int, host_bytes: int) -> boo
 
 
 def _frugal_placements(request: MemoryRequest, gpu_bytes: int) -> Iterator[PlacementConfig]:
-    """Yield placements, the one asked for first, each more frugal with the GPU than the one before."""
+    """Yield placements, the requested one first, each with less GPU memory than the one before."""
     asked = request.placement
     yield asked
     forms: tuple[WeightForm, ...] = ("full", "float8") if asked.weights == "full" else (asked.weights,)
     if request.num_gpus == 0:
         yield from (replace(asked, weights=form) for form in forms)
         return
+    # Skip the search if the smallest placement does not fit.
     least = PlacementConfig(weights=forms[-1], resident_blocks=0)
-    if plan_memory(request.with_placement(least)).settle(gpu_bytes).gpu_bytes > gpu_bytes:
+    if plan_memory(request.with_placement(least)).resolve(gpu_bytes).gpu_bytes > gpu_bytes:
         return
     for form in forms:
         yield PlacementConfig(weights=form, resident_blocks=asked.resident_blocks)
+    # One-byte weights come first, because more of their blocks fit.
     for form in reversed(forms):
         yield from _offloaded(request, form, gpu_bytes)
 
 
 def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iterator[PlacementConfig]:
-    """Yield the placement with as many resident blocks as fit, if any number does."""
+    """Yield the placement with the largest number of resident blocks that fits, if there is one."""
     bare = PlacementConfig(weights=form, encoders="cpu", resident_blocks=0)
     plan = plan_memory(request.with_placement(bare))
-    block = plan.weights["slots for waiting blocks"] // NUM_SLOTS
+    block = plan.weights["slots for offloaded blocks"] // NUM_SLOTS
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
         most = request.spec.dit.num_layers - NUM_SLOTS - 1
-        # A resident block brings its constants with it, which a few blocks less make room for.
+        # Constants of the resident blocks need memory, too, so fewer blocks may fit than `spare // block`.
         for resident in range(max(0, min(most, spare // block)), -1, -1):
             placement = PlacementConfig(weights=form, resident_blocks=resident)
-            if plan_memory(request.with_placement(placement)).settle(gpu_bytes).gpu_bytes <= gpu_bytes:
+            if plan_memory(request.with_placement(placement)).resolve(gpu_bytes).gpu_bytes <= gpu_bytes:
                 yield placement
                 return

@@ -1,4 +1,4 @@
-"""The stages of a stream run on the meta device, to learn what memory each of them takes."""
+"""Dry run of a stream on the meta device, which measures the memory of each stage."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -43,37 +43,37 @@ STAGE_OF_SPAN = {
     "step.color": "decode",
     "step.encode": "decode",
 }
-"""Spans of the streaming code, by the stage that a forecast names."""
+"""Span of the streaming code -> stage of the forecast."""
 
 StageObserver = Callable[[str], AbstractContextManager[object]]
-"""Is told the name of a stage, and returns what surrounds its work."""
+"""Returns a context manager that surrounds the work of the named stage."""
 
-REHEARSED_STEPS = 2
-REHEARSED_LAYERS = 2
-"""Blocks of one network are alike, and their temporaries die with them: two tell what forty need.
+DRY_RUN_STEPS = 2
+DRY_RUN_LAYERS = 2
+"""Blocks of a network are alike and release their temporaries, so two give the peak of all.
 
-What each block keeps is another matter, see `constant_bytes`.
+Constants that every block keeps are counted separately, see `constant_bytes`.
 """
 
 
 @functools.lru_cache(maxsize=64)
-def rehearse(
+def dry_run(
     spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
 ) -> Mapping[str, int]:
-    """Run a session's start and its first chunks without numbers.
+    """Run the start of a session and its first chunks on the meta device.
 
     Args:
-        spec: of the model.
-        portrait: picture size; both sides multiples of `spec.size_multiple`.
+        spec: sizes of the model.
+        portrait: frame size; both sides are multiples of `spec.size_multiple`.
         dtype: of the transformer and the VAE.
-        weights: form of the transformer's weights, which are widened where they are used.
+        weights: storage of the transformer's weights, which are converted to `dtype` at use.
 
     Returns:
-        Bytes at the peak of each stage besides weights, with all that outlives it: "prompt", "reference",
-        "speech", "transformer", "decode".
+        Stage -> peak in bytes without weights, including tensors that outlive the stage. Stages are "prompt",
+        "reference", "speech", "transformer" and "decode".
     """
     executor = Executor(networks=_build_networks(spec, dtype, weights))
-    settings = replace(spec.settings, sampler=replace(spec.settings.sampler, num_steps=REHEARSED_STEPS))
+    settings = replace(spec.settings, sampler=replace(spec.settings.sampler, num_steps=DRY_RUN_STEPS))
     encoders = _build_prompt_encoders(spec)
     peaks: dict[str, int] = {}
     with torch.no_grad(), AllocationTracker() as tracker:
@@ -89,21 +89,22 @@ def rehearse(
 def run_observed(
     executor: Executor, settings: StreamSettings, picture: Tensor, embeds: PromptEmbeds, stage: StageObserver
 ) -> None:
-    """Start a stream and make its first chunks, on any device, the meta device included.
+    """Start a stream and compute its first chunks, on any device including the meta device.
 
     Args:
         executor: runs the networks.
-        settings: of the stream; the level of the audio is left alone.
+        settings: of the stream; loudness adjustment is switched off.
         picture: `[3, H, W]`, -1..1, the portrait.
-        embeds: of the prompt.
-        stage: surrounds the work of each stage: "reference", "speech", "transformer" or "decode".
+        embeds: the encoded prompt.
+        stage: called with "reference", "speech", "transformer" or "decode" around the work of each stage.
     """
+    # Loudness depends on the values of the samples, which the meta device does not have.
     settings = replace(settings, loudness=LoudnessMode.OFF)
     samples = torch.zeros(settings.geometry.chunk_samples, device=executor.device)
     with observe_spans(_by_stage(stage)):
         prepared = prepare_stream(executor, settings, picture, embeds)
         state = create_state(executor, settings, prepared, seed=0)
-        # A second chunk needs more than the first only where it remembers the last frame of that.
+        # The second chunk needs more memory than the first only with seam correction, which keeps a frame.
         for _ in range(2 if settings.seam.enabled else 1):
             chunk, state = generate_chunk(executor, settings, prepared, samples, state, torch.empty_like)
             with stage("decode"):
@@ -120,13 +121,7 @@ def _by_stage(stage: StageObserver) -> SpanObserver:
 
 @functools.lru_cache(maxsize=64)
 def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Return the bytes made for each block that is resident: for a session, and for a chunk.
-
-    Args:
-        spec: of the model.
-        portrait: picture size.
-        dtype: of the transformer.
-    """
+    """Return the bytes of the constants that one resident block keeps: for a session, and for a chunk."""
     config, geometry = spec.dit, spec.settings.geometry
     dit = _build_dit(spec, dtype, "full", num_layers=1)
     sides = (side // spec.vae.spatial_stride for side in (portrait.height, portrait.width))
@@ -134,9 +129,9 @@ def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype
     condition = torch.empty(1, channels, geometry.window_latents, *sides, device=META)
     text, image = _encode_prompt(spec, None, None)
     audio = config.audio
-    heard = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
+    context_shape = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
     session = prepare_session(dit, ExecutionPlan(), condition, (0.0,), text, image)
-    speech = dit.project_audio(torch.empty(heard, device=META))
+    speech = dit.project_audio(torch.empty(context_shape, device=META))
     chunk = prepare_chunk(dit, ExecutionPlan(), session, speech)
     block = chunk.conditioning.layers[0]
     return _count_bytes((block.text, block.image)), _count_bytes(block.speech)
@@ -147,9 +142,9 @@ def _count_bytes(values: object) -> int:
 
 
 def weight_bytes(spec: ModelSpec, dtype: torch.dtype, weights: WeightForm) -> dict[str, int]:
-    """Return the bytes of each part of a model, "block" standing for one of the transformer's.
+    """Return part -> bytes of its weights; "block" is a single block of the transformer.
 
-    The speech encoder computes in float32; text and image encoder in two bytes a number.
+    The speech encoder is float32, text and image encoder are bfloat16.
     """
     dit = _build_dit(spec, dtype, weights, num_layers=1)
     block = count_weight_bytes(dit.blocks)
@@ -170,7 +165,7 @@ def _build_networks(spec: ModelSpec, dtype: torch.dtype, weights: WeightForm) ->
     vae = _on_meta(lambda: CausalVideoVAE(spec.vae)).to(dtype)
     vae.use_channels_last()
     return Networks(
-        dit=_build_dit(spec, dtype, weights, min(REHEARSED_LAYERS, spec.dit.num_layers)),
+        dit=_build_dit(spec, dtype, weights, min(DRY_RUN_LAYERS, spec.dit.num_layers)),
         vae=vae,
         audio_encoder=_build_speech(spec.speech),
     )
@@ -205,15 +200,15 @@ def _on_meta(build: Callable[[], ModuleT]) -> ModuleT:
 def _build_prompt_encoders(spec: ModelSpec) -> tuple[UMT5Encoder | None, CLIPVisionEncoder | None]:
     text, image = spec.text, spec.image
     return (
-        None if text is None else _build_text(replace(text, num_layers=REHEARSED_LAYERS)),
-        None if image is None else _build_image(replace(image, num_layers=REHEARSED_LAYERS)),
+        None if text is None else _build_text(replace(text, num_layers=DRY_RUN_LAYERS)),
+        None if image is None else _build_image(replace(image, num_layers=DRY_RUN_LAYERS)),
     )
 
 
 def _encode_prompt(
     spec: ModelSpec, text_encoder: UMT5Encoder | None, image_encoder: CLIPVisionEncoder | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Run what encodes the prompt and the portrait, or make the shapes of it where there is no encoder."""
+    """Return text and image embeddings from the encoders, or empty ones of their shapes without encoders."""
     text = image = None
     if text_encoder is not None:
         tokens = torch.empty(1, spec.dit.text_len, dtype=torch.int64, device=META)

@@ -3,16 +3,16 @@ import torch
 from livetalk.assembly.build import read_spec
 from livetalk.assembly.source import ModelSource
 from livetalk.assembly.spec import PortraitConfig
-from livetalk.doctor.rehearsal import rehearse, weight_bytes
+from livetalk.doctor.dry_run import dry_run, weight_bytes
 
 STAGES = {"prompt", "reference", "speech", "transformer", "decode"}
 
 
-def test_every_model_can_be_rehearsed_in_every_form() -> None:
+def test_every_model_has_a_dry_run_in_every_form() -> None:
     for name in ("tiny",):
         spec = read_spec(ModelSource(model=name))
-        full = rehearse(spec, spec.portrait, torch.float32, "full")
-        half = rehearse(spec, spec.portrait, torch.bfloat16, "full")
+        full = dry_run(spec, spec.portrait, torch.float32, "full")
+        half = dry_run(spec, spec.portrait, torch.bfloat16, "full")
         assert full.keys() == half.keys() == STAGES
         assert 0 < half["decode"] < full["decode"]
 
@@ -20,7 +20,7 @@ def test_every_model_can_be_rehearsed_in_every_form() -> None:
 def test_the_decode_grows_with_the_picture() -> None:
     spec = read_spec(ModelSource(model="tiny"))
     small, large = (
-        rehearse(spec, PortraitConfig(height=side, width=side), torch.bfloat16, "full")["decode"]
+        dry_run(spec, PortraitConfig(height=side, width=side), torch.bfloat16, "full")["decode"]
         for side in (64, 128)
     )
     assert 3.5 < large / small < 4.5
