@@ -222,7 +222,7 @@ def test_infinitetalk_weights_are_laid_over_a_base_model(tmp_path: Path) -> None
 
 
 def test_parts_of_published_models_do_not_fit_our_own() -> None:
-    with pytest.raises(InputError, match="embedded brings all its parts"):
+    with pytest.raises(InputError, match="embedded includes every network"):
         Avatar.load(ModelSource(wav2vec_dir=Path("somewhere")), RunConfig(device="cpu"))
 
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_used_is_one_line(options: SessionOptions, message: str) 
 
 def test_a_model_of_one_size_without_a_prompt_says_so() -> None:
     assert plan_session(PLAIN, SessionOptions(size="48x32")).portrait == PLAIN.spec.portrait
-    with pytest.raises(InputError, match="plain makes 48x32 pictures only"):
+    with pytest.raises(InputError, match="plain generates 48x32 only"):
         plan_session(PLAIN, SessionOptions(size="64x64"))
     with pytest.raises(InputError, match="plain takes none"):
         plan_session(PLAIN, SessionOptions(prompt="a cat"))

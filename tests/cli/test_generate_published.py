@@ -183,7 +183,7 @@ def test_an_option_of_another_kind_of_model_is_refused(
     inputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments(inputs, "--prompt", "a cat")) == 2
-    assert "the model embedded makes 256x256 pictures only" in capsys.readouterr().err
+    assert "the model embedded generates 256x256 only" in capsys.readouterr().err
     assert main([*arguments(inputs, "--prompt", "a cat"), "--size", "256x256"]) == 2
     assert "the model embedded takes none; leave --prompt out" in capsys.readouterr().err
 

@@ -1,1 +1,1 @@
-"""Assembly: from a checkpoint or random weights to a model in memory."""
+"""Assembly: builds a model in memory from a checkpoint or from random weights."""

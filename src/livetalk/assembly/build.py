@@ -1,4 +1,4 @@
-"""From a model's name to networks ready to run: load, place, compile, warm up, each step visible."""
+"""Build a model that is ready to run: load it, place its weights, install fast forms, compile."""
 
 from dataclasses import replace
 from importlib import resources
@@ -27,18 +27,15 @@ _log = get_logger(__name__)
 def build_model(
     source: ModelSource, run: RunConfig | None = None, *, progress: LoadProgress | None = None
 ) -> AvatarModel:
-    """Load a model and make it ready to run.
+    """Load a model and prepare it to run on one device; None for `run` is `RunConfig()`.
 
-    Args:
-        source: which model.
-        run: how it runs; None is `RunConfig()`. The model is not spread over several GPUs here: each of their
-            processes builds it on its own device.
-        progress: is told the bytes of a published transformer read so far and the bytes to read.
+    With several GPUs, each rank builds the model on its own device. `progress` is called with the bytes of a
+    published transformer read so far and its total.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged or does not fit.
-        InputError: there is no such device or graph, a fast form cannot run here, or an option that this kind
-            of model does not have.
+        InputError: the device or the graph does not exist, a fast form cannot run on the device, or this
+            kind of model lacks an option that was given.
     """
     run = run or RunConfig()
     return finish_model(load_model(source, run, progress=progress), run)
@@ -47,19 +44,13 @@ def build_model(
 def load_model(
     source: ModelSource, run: RunConfig, *, seed: int = 0, progress: LoadProgress | None = None
 ) -> AvatarModel:
-    """Load a model, or draw random weights for it, and place its weights; every operation is plain.
+    """Load a model or draw its random weights, and place the weights; no fast form is installed.
 
     Sets the number of CPU threads of the process.
 
-    Args:
-        source: as for `build_model`.
-        run: as for `build_model`; its fast forms are not put in place.
-        seed: of random weights.
-        progress: as for `build_model`.
-
     Raises:
-        WeightsError: as for `build_model`.
-        InputError: as for `build_model`.
+        WeightsError: the checkpoint is missing, damaged or does not fit.
+        InputError: the device or the graph does not exist, or this kind of model lacks an option.
     """
     set_threads(run.threads)
     device = choose_device(run.device)
@@ -83,18 +74,14 @@ def load_model(
 
 
 def finish_model(model: AvatarModel, run: RunConfig, *, allow_reference: bool = False) -> AvatarModel:
-    """Put the fast forms of a configuration in place, and compile if it says so.
-
-    Args:
-        model: from `load_model`; its networks are changed in place.
-        run: how it runs.
-        allow_reference: see `accelerate`.
+    """Install the fast forms that `run` names, and compile if it says so; networks change in place.
 
     Raises:
-        InputError: something that was asked for cannot run on the model's device.
+        InputError: a fast form cannot run on the model's device.
     """
     model = accelerate_model(model, run.acceleration, allow_reference=allow_reference)
     if run.compile:
+        # Last, so that the compiler traces the fast forms.
         compile_transformer(model.executor.networks.dit, run.compile_cache)
     return model
 
@@ -102,15 +89,12 @@ def finish_model(model: AvatarModel, run: RunConfig, *, allow_reference: bool = 
 def accelerate_model(
     model: AvatarModel, config: AccelerationConfig, *, allow_reference: bool = False
 ) -> AvatarModel:
-    """Put fast forms in place, and log which.
+    """Install fast forms in the networks and log which; `allow_reference` is that of `accelerate`.
 
-    Args:
-        model: its networks are changed in place; not compiled or spread yet, no session prepared.
-        config: what to put in place.
-        allow_reference: see `accelerate`.
+    The model must be neither compiled nor parallelized, and no stream prepared.
 
     Raises:
-        InputError: something that was asked for cannot run on the model's device.
+        InputError: a fast form cannot run on the model's device.
     """
     if config.plain:
         return model
@@ -127,15 +111,13 @@ def accelerate_model(
 
 
 def read_spec(source: ModelSource) -> ModelSpec:
-    """Read what a model is, without its weights.
+    """Read the specification of a model; no weight is read.
 
-    Args:
-        source: which model; `flashtalk-14b` and the others of `RANDOM_MODELS`, which are known without any
-            file, may be named as the model, too.
+    `source.model` may also name one of `RANDOM_MODELS`, such as `flashtalk-14b`, which need no files.
 
     Raises:
-        WeightsError: there is no such model, or a file cannot be read.
-        InputError: there is no such graph.
+        WeightsError: the model does not exist, or a file cannot be read.
+        InputError: the graph does not exist.
     """
     if source.random_weights is not None:
         return random_spec(source.random_weights)
@@ -149,10 +131,10 @@ def read_spec(source: ModelSource) -> ModelSpec:
 
 
 def find_checkpoint(model: str | Path) -> Path:
-    """Return the folder of a shipped model, or the folder given.
+    """Return the folder of a shipped model, or `model` itself where it is a folder.
 
     Raises:
-        WeightsError: there is neither.
+        WeightsError: `model` is neither.
     """
     if model in _SHIPPED_MODELS:
         return Path(str(resources.files("livetalk"))) / "weights" / str(model)

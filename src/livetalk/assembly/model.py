@@ -15,18 +15,14 @@ from livetalk.streaming.settings import StreamSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvatarModel:
-    """A model in memory.
+    """A model in memory: its specification, its networks and how they run.
 
     Attributes:
-        spec: what the model is.
-        version: of its weights.
-        executor: the networks, and how they are run.
         dtype: precision of the transformer and the VAE.
-        image_dtype: precision in which a portrait's pixels are scaled; the published code does it in the
-            transformer's.
-        prompt_encoder: for a transformer with a text or an image branch.
-        random_weights: the weights are noise, and so are the pictures; results must say so.
-        acceleration: the fast forms that were put in place; None for none.
+        image_dtype: precision in which a portrait's pixels are scaled; published code uses the transformer's.
+        prompt_encoder: None for a transformer without a text and an image branch.
+        random_weights: the frames are noise, and every result must say so.
+        acceleration: the installed fast forms; None for none.
     """
 
     spec: ModelSpec
@@ -40,12 +36,12 @@ class AvatarModel:
 
     @property
     def name(self) -> str:
-        """Name of the model."""
+        """Name from the specification."""
         return self.spec.name
 
     @property
     def settings(self) -> StreamSettings:
-        """Settings of its streams, where the user asks for nothing else."""
+        """Default settings of a stream."""
         return self.spec.settings
 
     @property
@@ -55,19 +51,15 @@ class AvatarModel:
 
     @property
     def title(self) -> str:
-        """What runs where and how, in a line."""
+        """Name, device, precision and fast forms in one line."""
         how = f", {self.acceleration}" if self.acceleration is not None else ""
         return f"{self.name} on {self.executor.device} in {self.precision}{how}"
 
 
 def prepare_portrait(model: AvatarModel, settings: StreamSettings, image: Tensor, prompt: str) -> Prepared:
-    """Encode what stays the same through a stream.
+    """Encode the conditioning that is constant through a stream.
 
-    Args:
-        model: whose encoders are used.
-        settings: of the stream.
-        image: `[3, H, W]`, -1..1, the framed portrait.
-        prompt: for the text branch; not used by a model without one.
+    `image` is the framed portrait, `[3, H, W]`, -1..1. A model without a text branch ignores `prompt`.
     """
     executor, embeds = model.executor, None
     if model.prompt_encoder is not None:

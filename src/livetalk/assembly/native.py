@@ -1,4 +1,4 @@
-"""Models in our own checkpoint format: what they are, how they are loaded and saved."""
+"""Read, load and save models in the native checkpoint format."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def read_native_spec(folder: Path) -> ModelSpec:
-    """Read what the model of a checkpoint folder is; no weight is read.
+    """Read the specification of a checkpoint folder; no weight is read.
 
     Raises:
         WeightsError: a file is missing or damaged.
@@ -46,24 +46,17 @@ def load_native(
     dtype: torch.dtype,
     placement: PlacementConfig,
 ) -> AvatarModel:
-    """Load a checkpoint of our own format.
-
-    Args:
-        folder: of the checkpoint.
-        source: may name no other part: such a checkpoint has all of them.
-        device: where to.
-        dtype: precision of the transformer and the VAE.
-        placement: of the transformer's weights.
+    """Load a native checkpoint; `dtype` is the precision of the transformer and the VAE.
 
     Raises:
         WeightsError: the checkpoint is damaged.
-        InputError: another part is named.
+        InputError: `source` names files of a published model, which a native checkpoint does not use.
     """
     checkpoint = load_checkpoint(folder)
     spec = _spec_of(folder, checkpoint.manifest)
     for option, value in (("wav2vec-dir", source.wav2vec_dir), ("infinitetalk", source.infinitetalk)):
         if value is not None:
-            raise InputError(f"{option} {value}: the model {spec.name} brings all its parts; leave it out")
+            raise InputError(f"{option} {value}: the model {spec.name} includes every network; leave it out")
     return AvatarModel(
         spec=spec,
         version=checkpoint.manifest.version,
@@ -81,15 +74,9 @@ def save_model(
     vae: CausalVideoVAE,
     storage: tuple[Storage, Storage] = ("int8", "float16"),
 ) -> None:
-    """Write a checkpoint folder that `build_model` loads; the speech encoder's file must already be there.
+    """Write a checkpoint that `build_model` loads into a folder that already holds `SPEECH_ENCODER_FILE`.
 
-    Args:
-        directory: where to.
-        spec: of the model; its speech encoder is that of the file.
-        version: of the weights.
-        dit: the trained transformer.
-        vae: the trained VAE.
-        storage: how the weights of the transformer and of the VAE are stored.
+    `storage` gives the storage form of the transformer's and of the VAE's weights, in this order.
 
     Raises:
         WeightsError: the speech encoder's file is missing.
@@ -138,6 +125,7 @@ def _load_executor(
     dtype: torch.dtype,
     placement: PlacementConfig,
 ) -> Executor:
+    # On the CPU first: placement decides block by block what the device must hold.
     dit = load_module(
         lambda: DiT(spec.dit),
         checkpoint.state_dict("dit"),

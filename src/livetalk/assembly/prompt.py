@@ -1,4 +1,4 @@
-"""The encoders of a model with a text or an image branch."""
+"""Interface of the encoders for a text and an image branch."""
 
 from typing import Protocol
 
@@ -8,15 +8,7 @@ from livetalk.types import PromptEmbeds
 
 
 class PromptEncoder(Protocol):
-    """The text and the image encoder of a model, wherever they are kept between sessions."""
+    """The text and the image encoder of a model, wherever their weights are between calls."""
 
     def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
-        """Encode what a session starts with.
-
-        Args:
-            prompt: what the video shall show.
-            image: `[1, 3, H, W]`, -1..1, the framed portrait, on the transformer's device.
-
-        Returns:
-            The embeddings on the device of `image`.
-        """
+        """Encode a prompt and a framed portrait `[1, 3, H, W]`, -1..1; embeddings are on its device."""

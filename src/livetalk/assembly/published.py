@@ -1,4 +1,4 @@
-"""The published model, assembled from the files that its owners have."""
+"""Load the published model from the files that its authors released."""
 
 import dataclasses
 from pathlib import Path
@@ -39,21 +39,21 @@ PUBLISHED_DEFAULTS = SessionDefaults(
 """Seed, framing and prompt of the published program."""
 
 PUBLISHED_SETTINGS = StreamSettings(loudness=LoudnessMode.RUNNING)
-"""The published program's, but for the loudness, see docs/compatibility.md."""
+"""Settings of the published program except for loudness, see docs/compatibility.md."""
 
 PUBLISHED_VERSION = "published"
 
 _BLOCKS = "blocks.layers."
 
-_ROOM_BYTES = 2 << 30
-"""Device memory that an encoder needs besides its weights, generously."""
+_ENCODER_SPARE_BYTES = 2 << 30
+"""Upper bound on the device memory that an encoder needs besides its weights."""
 
 
 def read_published_spec(files: PublishedFiles) -> ModelSpec:
-    """Read what a published model is; no weight is read.
+    """Read the specification of a published model; no weight is read.
 
     Raises:
-        WeightsError: a file cannot be read, or two of them do not belong together.
+        WeightsError: a file cannot be read, or two files belong to different models.
     """
     dit, text, image = (
         open_dit(files).config,
@@ -93,22 +93,15 @@ def load_published(
     infinitetalk: Path | None = None,
     progress: LoadProgress | None = None,
 ) -> AvatarModel:
-    """Load a published model, or one exported to our format.
+    """Load a published model; `dtype` is the precision of the transformer and the VAE.
 
-    The text and the image encoder stay on disk until a session needs them.
-
-    Args:
-        model_dir: folder of the model.
-        device: where to.
-        dtype: precision of the transformer and the VAE.
-        placement: how the transformer's weights are stored and spread, and where the encoders live.
-        wav2vec_dir: folder of the speech encoder, or None to look for it beside the model.
-        infinitetalk: audio weights to lay over the model, or None to look for them where they are needed.
-        progress: is told the bytes of the transformer read so far and the bytes to read.
+    The text and the image encoder stay on disk until a stream needs them. None for `wav2vec_dir` and
+    `infinitetalk` (audio weights that replace those of a base model) searches beside `model_dir`. `progress`
+    is called with the bytes of the transformer read so far and its total.
 
     Raises:
         WeightsError: files are missing, damaged or do not belong together; the message names them.
-        LivetalkError: a package that reads the tokenizer is not installed.
+        LivetalkError: the package that reads the tokenizer is not installed.
     """
     files = find_published(model_dir, wav2vec_dir=wav2vec_dir, infinitetalk=infinitetalk)
     spec = read_published_spec(files)
@@ -137,12 +130,9 @@ def load_dit(
     placement: PlacementConfig,
     progress: LoadProgress | None = None,
 ) -> tuple[DiT, frozenset[int]]:
-    """Load the transformer; each block goes to its form and place as soon as its weights have arrived.
+    """Load the transformer, placing each block once its weights are read; return it and its offloaded blocks.
 
-    Weights that are stored as bytes stay bytes: "full" means as they are stored.
-
-    Returns:
-        The transformer, and which of its blocks wait in host memory.
+    Placement "full" keeps the stored form of the weights, float8 and int8 included.
 
     Raises:
         WeightsError: a file is damaged or does not fit.
@@ -164,9 +154,9 @@ def load_dit(
 
 
 class PublishedPromptEncoder:
-    """Text and image encoder of a published model, read from disk when a session needs them.
+    """Text and image encoder of a published model, read from disk on demand.
 
-    A prompt is encoded once; another session with the same prompt needs no text encoder.
+    The last prompt's embeddings are cached: encoding the same prompt again does not load the text encoder.
     """
 
     def __init__(
@@ -178,15 +168,10 @@ class PublishedPromptEncoder:
         dtype: torch.dtype,
         place: EncoderPlacement,
     ) -> None:
-        """Read the tokenizer; no weight is read.
+        """Read the tokenizer; `device` and `dtype` are the transformer's.
 
-        Args:
-            files: of the model.
-            spec: of the model.
-            device: of the transformer.
-            dtype: of the transformer.
-            place: "resident" keeps the encoders on the device, "cpu" on the host; "cpu-after-use" forgets
-                them after each session, for the system keeps files that were read in memory it can spare.
+        "resident" keeps the encoders on the device, "cpu" on the host, "cpu-after-use" frees them after use
+        and relies on the operating system's file cache for the next one.
         """
         self._files = files
         self._device = device
@@ -205,29 +190,29 @@ class PublishedPromptEncoder:
         if text_embeds is None:
             with span("assembly.encode_text"):
                 text_embeds = self._encode_text(prompt).to(image.device)
-            # One prompt only: a service may see any number of them.
+            # One entry only: a service encodes an unbounded number of prompts.
             self._texts = {prompt: text_embeds}
         with span("assembly.encode_image"):
             image_embeds = self._encode_image(image).to(image.device)
         if self._place == "cpu-after-use" and self._device.type == "cuda":
-            # The encoders lay in pieces that the larger tensors of a stream cannot use.
+            # Return the cached blocks that the encoders left: a stream's larger tensors do not fit in them.
             torch.cuda.empty_cache()
         return PromptEmbeds(text_embeds=text_embeds, image_embeds=image_embeds)
 
     def _encode_image(self, image: Tensor) -> Tensor:
-        encoder = self._borrow("image_encoder")
+        encoder = self._get("image_encoder")
         pixels = prepare_clip_pixels(image, self._image_size)
         embeds: Tensor = encoder(pixels.to(_device_of(encoder)))
         return embeds
 
     def _encode_text(self, prompt: str) -> Tensor:
-        encoder = self._borrow("text_encoder")
+        encoder = self._get("text_encoder")
         token_ids, mask = self._tokenizer(prompt)
         embeds: Tensor = encoder(token_ids.to(_device_of(encoder)), mask.to(_device_of(encoder)))
         return embeds
 
-    def _borrow(self, part: str) -> nn.Module:
-        """Return an encoder, from memory or from disk; only the caller keeps it unless it shall stay."""
+    def _get(self, part: str) -> nn.Module:
+        """Return an encoder from memory or disk; with "cpu-after-use" only the caller holds it."""
         if part in self._kept:
             return self._kept[part]
         encoder: nn.Module
@@ -245,11 +230,11 @@ class PublishedPromptEncoder:
         return encoder
 
     def _place_for(self, num_bytes: int) -> torch.device:
-        """Return the device, or the host where the device is too full for so many bytes of weights."""
+        """Return the device if it has memory for `num_bytes` of weights, otherwise the CPU."""
         if self._place == "cpu" or self._device.type != "cuda":
             return torch.device("cpu")
         free, _ = torch.cuda.mem_get_info(self._device)
-        fits = self._place == "resident" or free > num_bytes + _ROOM_BYTES
+        fits = self._place == "resident" or free > num_bytes + _ENCODER_SPARE_BYTES
         return self._device if fits else torch.device("cpu")
 
 

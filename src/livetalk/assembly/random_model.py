@@ -1,6 +1,6 @@
-"""Whole models with random weights: the same graph and the same memory as the real ones, no files.
+"""Models with random weights: graph and memory of the real ones without files.
 
-For benchmarks, rehearsals and comparisons of numerics. What they make is noise.
+For benchmarks, dry runs and comparisons of numerics; the frames they generate are noise.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ from livetalk.streaming.networks import Networks
 from livetalk.streaming.settings import AudioConfig, SamplerConfig, StreamSettings
 
 RANDOM_VERSION = "random"
-"""Version of every model made here; no released weights carry it."""
+"""Version of every model with random weights; no released weights carry it."""
 
 
 def flashtalk_14b_spec() -> ModelSpec:
-    """Return the published model: 18.9 billion parameters."""
+    """Return the specification of the published model: 18.9 billion parameters."""
     return ModelSpec(
         name="flashtalk-14b",
         dit=published_dit_config(),
@@ -50,7 +50,7 @@ def flashtalk_14b_spec() -> ModelSpec:
 
 
 def tiny_spec() -> ModelSpec:
-    """Return a model of the published form, every branch included, that a CPU runs in an instant."""
+    """Return a model with every branch of the published one, small enough for tests on a CPU."""
     return ModelSpec(
         name="tiny",
         dit=DiTConfig(
@@ -97,10 +97,10 @@ RANDOM_MODELS = tuple(_SPECS)
 
 
 def random_spec(name: str) -> ModelSpec:
-    """Return what a model in `RANDOM_MODELS` is.
+    """Return the specification of a model in `RANDOM_MODELS`.
 
     Raises:
-        InputError: there is no such model.
+        InputError: `name` is not one of them.
     """
     if name not in _SPECS:
         raise InputError(f"random weights {name}: is not one of {', '.join(_SPECS)}")
@@ -117,21 +117,21 @@ def build_random_model(
     portrait: PortraitConfig | None = None,
     with_encoders: bool = False,
 ) -> AvatarModel:
-    """Build a model with random weights, drawn where they stay: nothing passes through host memory.
+    """Build a model with random weights, drawn on their device without a copy in host memory.
 
     Args:
         name: one of `RANDOM_MODELS`.
         device: of the networks.
         dtype: of the transformer and the VAE; the speech encoder is float32.
-        seed: of the weights. Equal on one kind of device for every dtype: all weights are bfloat16 numbers,
-            as published ones are.
-        placement: of the transformer, which is placed block by block as it is drawn; None keeps it whole.
-        portrait: picture size, or None for the model's own.
-        with_encoders: encode prompts with the networks of the real encoders, drawn when a session starts;
-            otherwise embeddings are drawn.
+        seed: of the weights, which are bfloat16 numbers in every dtype, as published ones are: one seed gives
+            equal weights for all dtypes on one kind of device.
+        placement: of the transformer's blocks; None keeps all of them on the device in full precision.
+        portrait: frame size; None for the model's own.
+        with_encoders: encode prompts with networks of the real encoders' sizes, drawn when a stream
+            starts; otherwise embeddings are drawn.
 
     Raises:
-        InputError: there is no such model.
+        InputError: `name` is not in `RANDOM_MODELS`.
     """
     spec = random_spec(name)
     if portrait is not None:
@@ -143,6 +143,7 @@ def build_random_model(
         speech = Wav2Vec2Encoder(spec.speech)
     placement = placement or PlacementConfig()
     placing = DiTPlacement(dit, placement, device)
+    # Block by block: the whole transformer in full precision may exceed the device.
     for index, block in enumerate(dit.blocks.layers):
         draw_weights(block, device=device, dtype=dtype, rng=rng)
         placing.place_block(index)

@@ -1,4 +1,4 @@
-"""What stands for the text and the image encoder in a model with random weights."""
+"""Stand-ins for the text and the image encoder in models with random weights."""
 
 import torch
 from torch import Tensor, nn
@@ -10,27 +10,20 @@ from livetalk.placement.apply import EncoderPlacement
 from livetalk.types import PromptEmbeds
 
 TEXT_TOKENS = 64
-"""Length of every prompt, unless the text encoder's padding is shorter."""
+"""Tokens of every prompt, or fewer where the text encoder pads to fewer."""
 
 
 class RandomPromptEncoder:
-    """Random embeddings, whatever the prompt and the portrait; there is no network."""
+    """Returns random embeddings that ignore prompt and portrait, without a network."""
 
     def __init__(self, text: UMT5Config, image: CLIPVisionConfig, text_len: int, seed: int) -> None:
-        """Draw what encoders of these sizes would return.
-
-        Args:
-            text: size of the text encoder.
-            image: size of the image encoder.
-            text_len: rows that prompts are padded to.
-            seed: of the numbers, which are equal every time.
-        """
+        """Use the shapes that encoders of these sizes return, with text padded to `text_len` rows."""
         self._text_shape = (1, min(TEXT_TOKENS, text_len), text.dim)
         self._image_shape = (1, image.num_tokens, image.dim)
         self._seed = seed
 
     def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
-        """Draw embeddings on the device of `image`; see `PromptEncoder` for their shapes."""
+        """Draw embeddings on the device of `image`, equal on every call."""
         rng = torch.Generator(image.device).manual_seed(self._seed)
         text_embeds, image_embeds = (
             torch.randn(shape, generator=rng, device=image.device)
@@ -40,10 +33,7 @@ class RandomPromptEncoder:
 
 
 class RandomEncoders:
-    """The networks of both encoders with random weights, drawn when a session starts.
-
-    They take the memory of the real ones at the same moments.
-    """
+    """Both encoders with random weights, drawn on demand: they use memory when the real ones do."""
 
     def __init__(
         self,
@@ -55,15 +45,10 @@ class RandomEncoders:
         place: EncoderPlacement,
         seed: int,
     ) -> None:
-        """Draw nothing yet.
+        """Store sizes; weights are drawn by `encode`.
 
-        Args:
-            text: size of the text encoder.
-            image: size of the image encoder.
-            text_len: rows that prompts are padded to.
-            dtype: of their weights.
-            place: where they live; only "resident" keeps them between sessions.
-            seed: of the weights and of the tokens of every prompt.
+        Only `place` "resident" keeps them between calls. `seed` is that of the weights and of the tokens of
+        every prompt; prompts are padded to `text_len` rows.
         """
         self._text = text
         self._image = image
@@ -77,21 +62,21 @@ class RandomEncoders:
     def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
         """Encode random tokens and the portrait; the embeddings are on the device of `image`."""
         device = torch.device("cpu") if self._place == "cpu" else image.device
-        text_embeds = self._borrow("text", device)(*self._tokens(device))
+        text_embeds = self._get("text", device)(*self._tokens(device))
         pixels = prepare_clip_pixels(image, self._image.image_size).to(device)
-        image_embeds = self._borrow("image", device)(pixels)
+        image_embeds = self._get("image", device)(pixels)
         return PromptEmbeds(
             text_embeds=text_embeds.to(image.device), image_embeds=image_embeds.to(image.device)
         )
 
     def _tokens(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, `[1, text_len]`."""
+        """Return token ids and mask, `[1, text_len]`, the same for every prompt."""
         rng = torch.Generator().manual_seed(self._seed)
         tokens = torch.randint(self._text.vocabulary, (1, self._text_len), generator=rng)
         mask = torch.arange(self._text_len)[None] < TEXT_TOKENS
         return tokens.to(device), mask.to(device)
 
-    def _borrow(self, name: str, device: torch.device) -> nn.Module:
+    def _get(self, name: str, device: torch.device) -> nn.Module:
         if name in self._kept:
             return self._kept[name]
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Random weights drawn where they stay, each layer keeping about the size of its input."""
+"""Random weights, drawn on their device and scaled so that each layer roughly keeps its input's variance."""
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,10 @@ NORM_STD = 0.1
 def draw_weights(
     module: nn.Module, *, device: torch.device, dtype: torch.dtype, rng: torch.Generator
 ) -> None:
-    """Give a network from the meta device random weights; nothing passes through host memory.
+    """Replace the parameters of `module` that are on the meta device by random ones on `device`.
 
-    Args:
-        module: its parameters that are on the meta device are replaced; the rest stays. It comes back in
-            evaluation mode, without gradients.
-        device: where they shall be.
-        dtype: of the weights, which are bfloat16 numbers in every dtype.
-        rng: on `device`.
+    Weights are bfloat16 numbers, whatever `dtype` stores them. `rng` is on `device`. The module ends in
+    evaluation mode without gradients.
     """
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -31,6 +27,7 @@ def _draw(name: str, shape: torch.Size, rng: torch.Generator) -> Tensor:
     noise = torch.randn(shape, generator=rng, device=rng.device)
     if name == "modulation":
         return noise.mul_(shape[-1] ** -0.5)
+    # One-dimensional weights are gains of norms, whose neutral value is 1.
     if name == "weight" and len(shape) == 1:
         return noise.mul_(NORM_STD).add_(1)
     if len(shape) == 1:

@@ -1,6 +1,6 @@
-"""How a model runs: one configuration for the Python API, every command, bench, doctor and numerics.
+"""`RunConfig`, how a model runs: shared by the Python API and all commands.
 
-The options of the command line are in `livetalk.assembly.run_options`.
+The command-line options for it are in `livetalk.assembly.run_options`.
 """
 
 import re
@@ -18,19 +18,16 @@ from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How a model runs, whichever model it is.
+    """How a model runs, independent of which model it is.
 
     Attributes:
-        device: "auto", or what `torch.device` takes, such as "cpu" or "cuda:1"; "auto" prefers a GPU.
-        precision: of the transformer and the VAE; "auto" takes bfloat16 where the device computes it natively
-            and float32 elsewhere.
+        device: "auto", which prefers a GPU, or a device of `torch.device`, such as "cpu" or "cuda:1".
+        precision: of the transformer and the VAE; "auto" selects bfloat16 where the device computes it
+            natively and float32 elsewhere.
         threads: CPU threads of each process; None leaves PyTorch's choice.
-        gpus: GPUs that share a stream, one process each; with device "cpu" that many processes.
-        compile: compile the blocks of the transformer; the first chunk then takes minutes, the others less
-            time.
-        compile_cache: folder that compiled code is kept in, see `compile_transformer`; None is the usual one.
-        placement: how the transformer's weights are stored and spread, and where text and image encoder live.
-        acceleration: the fast forms that are put in place.
+        gpus: GPUs that share a stream, one process each; with device "cpu", the number of processes.
+        compile: compile the transformer's blocks: the first chunk takes minutes, later ones are faster.
+        compile_cache: folder for compiled code; None for the default of `compile_transformer`.
     """
 
     device: str = AUTO
@@ -43,11 +40,11 @@ class RunConfig:
     acceleration: AccelerationConfig = field(default_factory=AccelerationConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what no machine can do; what this machine cannot do is found when a model is built.
+        """Check what does not depend on the machine; `build_model` checks the rest.
 
         Raises:
             InputError: the device or the precision is unknown, a number is below 1, or placement and fast
-                forms do not go together.
+                forms exclude each other.
         """
         parse_device(self.device)
         if self.precision not in PRECISIONS:
@@ -82,17 +79,15 @@ _WORDS = (
 
 
 def parse_run(words: str, base: RunConfig | None = None) -> RunConfig:
-    """Read a configuration from words joined by hyphens, such as "fp8-fa3fp8-bfloat16".
+    """Parse a configuration from words joined by hyphens, such as "fp8-fa3fp8-bfloat16".
 
-    Args:
-        words: in any order, each kind at most once: "eager" or "compile"; "full", "float8" or "int8" for the
-            stored weights; "offload" or "offloadN", where N blocks stay on the device; "float32" or
-            "bfloat16"; "plain", "fast" or "fp8" for the fast forms; the name of an attention kernel without
-            its hyphens.
-        base: what the words leave open; None is `RunConfig()`.
+    The words may stand in any order, one of each kind: "eager" or "compile"; "full", "float8" or "int8" for
+    stored weights; "offload" or "offloadN" with N resident blocks; "float32" or "bfloat16"; "plain", "fast"
+    or "fp8" for fast forms; an attention kernel without its hyphens. `base` gives the options that no word
+    sets; None is `RunConfig()`.
 
     Raises:
-        InputError: a word is unknown or its kind is given twice, or words do not go together.
+        InputError: a word is unknown, its kind is given twice, or two words exclude each other.
     """
     found: dict[str, Any] = {}
     for word in words.split("-"):

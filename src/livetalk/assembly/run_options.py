@@ -1,4 +1,4 @@
-"""The options of the command line that say which model runs and how: the same for every command."""
+"""Command-line options for `ModelSource`, `RunConfig` and a chunk's size, shared by every command."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ from livetalk.placement.apply import ENCODER_PLACEMENTS, WEIGHT_FORMS, Placement
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `model_source` reads."""
-    group = parser.add_argument_group("which model")
+    group = parser.add_argument_group("model")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
         "--model",
@@ -29,35 +29,35 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--random-weights",
         choices=RANDOM_MODELS,
-        help="the graph of a model without its weights, for dry runs and benchmarks; it makes noise",
+        help="graph of a model with random weights, for dry runs and benchmarks; the frames are noise",
     )
     group.add_argument("--wav2vec-dir", type=Path, help="speech encoder of a published model")
     group.add_argument(
-        "--infinitetalk", type=Path, help="audio weights to lay over a published base model (file or folder)"
+        "--infinitetalk", type=Path, help="audio weights for a published base model (file or folder)"
     )
 
 
 def model_source(args: argparse.Namespace) -> ModelSource:
-    """Return what the options of `add_model_options` say.
+    """Build a `ModelSource` from the options of `add_model_options`.
 
     Raises:
-        InputError: they do not go together.
+        InputError: two options exclude each other.
     """
     return ModelSource(**{name: getattr(args, name) for name, _ in _flatten(ModelSource())})
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `run_config` reads."""
-    _add_device_options(parser.add_argument_group("where it runs"))
-    _add_placement_options(parser.add_argument_group("where its weights are"))
+    _add_device_options(parser.add_argument_group("device"))
+    _add_placement_options(parser.add_argument_group("weights"))
     _add_speed_options(parser.add_argument_group("fast forms"))
 
 
 def run_config(args: argparse.Namespace) -> RunConfig:
-    """Return what the options of `add_run_options` say.
+    """Build a `RunConfig` from the options of `add_run_options`.
 
     Raises:
-        InputError: they do not go together, or no machine could do it.
+        InputError: a value is out of range, or two options exclude each other.
     """
     return RunConfig(
         device=args.device,
@@ -80,11 +80,11 @@ def run_config(args: argparse.Namespace) -> RunConfig:
 
 
 def add_chunk_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a stream that decide how much a chunk computes, for `chunk_options`."""
-    group = parser.add_argument_group("what a chunk is")
+    """Add the options that decide how much a chunk computes; `chunk_options` reads them."""
+    group = parser.add_argument_group("size of a chunk's work")
     group.add_argument(
         "--size",
-        help="of the picture: HEIGHTxWIDTH in pixels, such as 720x416, or "
+        help="frame size: HEIGHTxWIDTH in pixels, such as 720x416, or "
         f"{', '.join(SIZES)} (default: the model's own)",
     )
     group.add_argument("--num-steps", "--steps", type=int, help="denoising steps (default: the model's own)")
@@ -92,23 +92,22 @@ def add_chunk_options(parser: argparse.ArgumentParser) -> None:
         "--latents-per-decode",
         type=int,
         metavar="N",
-        help="latent frames, of 4 frames each, that are decoded together (default: the model's own)",
+        help="latent frames (4 frames each) that are decoded together (default: the model's own)",
     )
 
 
 def chunk_options(args: argparse.Namespace) -> SessionOptions:
-    """Return what the options of `add_chunk_options` say; `check_options` checks it."""
+    """Read the options of `add_chunk_options`; `check_options` checks their values."""
     return SessionOptions(
         size=args.size, num_steps=args.num_steps, latents_per_decode=args.latents_per_decode
     )
 
 
 def to_options(config: Any) -> list[str]:
-    """Return the options of the command line that ask for a configuration; defaults are left out.
+    """Return the command-line options that describe `config` without its defaults.
 
-    Args:
-        config: a `RunConfig`, a `ModelSource`, or another dataclass of options whose fields are options by
-            their names, or such dataclasses.
+    `config` is a `RunConfig`, a `ModelSource` or another dataclass whose fields are named as options or are
+    such dataclasses themselves.
     """
     defaults = dict(_flatten(type(config)()))
     options = []
@@ -123,12 +122,12 @@ def to_options(config: Any) -> list[str]:
 
 
 def describe_options(config: Any) -> dict[str, object]:
-    """Return every option of a configuration, see `to_options`, by its name on the command line."""
+    """Return the value of every option of a configuration by its command-line name."""
     return {name.replace("_", "-"): value for name, value in _flatten(config)}
 
 
 def _flatten(config: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a dataclass, and in place of dataclasses among them their fields."""
+    """Yield name and value of every field, with nested dataclasses replaced by their own fields."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -143,7 +142,7 @@ def _add_device_options(group: "argparse._ArgumentGroup") -> None:
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="of the transformer and the VAE (default: auto)",
+        help="precision of the transformer and the VAE (default: auto)",
     )
     group.add_argument("--threads", type=int, help="CPU threads of each process (default: PyTorch's choice)")
     group.add_argument(
@@ -151,7 +150,7 @@ def _add_device_options(group: "argparse._ArgumentGroup") -> None:
         type=int,
         default=1,
         metavar="N",
-        help="GPUs that share a stream, one process each; with --device cpu N processes (default: 1)",
+        help="GPUs that share a stream, one process each; with --device cpu, processes (default: 1)",
     )
 
 
@@ -160,50 +159,50 @@ def _add_placement_options(group: "argparse._ArgumentGroup") -> None:
         "--weights",
         choices=WEIGHT_FORMS,
         default="full",
-        help="form of the transformer's weights; float8 and int8 halve them (default: full, as stored)",
+        help="storage of the transformer's weights; float8 and int8 halve it (default: full, as in files)",
     )
     group.add_argument(
         "--resident-blocks",
         type=int,
         metavar="N",
-        help="keep only N blocks of the transformer on the device, the others in host memory (default: all)",
+        help="blocks of the transformer kept on the device; the others stay in host memory (default: all)",
     )
     group.add_argument(
         "--encoders",
         choices=ENCODER_PLACEMENTS,
         default="cpu-after-use",
-        help="where text and image encoder live between sessions (default: cpu-after-use)",
+        help="where the text and the image encoder are kept between streams (default: cpu-after-use)",
     )
 
 
 def _add_speed_options(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
-        "--fast", action="store_true", help="put the fast forms in place that change numbers by rounding only"
+        "--fast", action="store_true", help="use the fast forms whose results differ by rounding only"
     )
     group.add_argument(
         "--float8",
         action="store_true",
-        help="the forms of --fast, and the matrix products of the blocks in FP8 (Hopper)",
+        help="use the forms of --fast, and FP8 for the matrix products of the blocks (Hopper)",
     )
     group.add_argument(
         "--attention",
         choices=[AUTO, *ATTENTION_KERNELS],
         default=AUTO,
-        help="kernel of the self-attention, and nothing else (default: auto, PyTorch's choice)",
+        help="kernel of the self-attention only (default: auto, PyTorch's choice)",
     )
     group.add_argument(
-        "--kernels", choices=KERNEL_CHOICES, default=AUTO, help="of the fast forms (default: auto)"
+        "--kernels", choices=KERNEL_CHOICES, default=AUTO, help="kernels of the fast forms (default: auto)"
     )
     group.add_argument(
         "--graphs",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="replay the fast forms from CUDA graphs where several GPUs share a stream (default: yes)",
+        help="replay the fast forms from CUDA graphs when several GPUs share a stream (default: yes)",
     )
     group.add_argument("--compile", action="store_true", help="compile the blocks of the transformer")
     group.add_argument(
         "--compile-cache",
         type=Path,
         metavar="DIR",
-        help="keep compiled code here (default: ~/.cache/livetalk/compiled)",
+        help="folder for compiled code (default: ~/.cache/livetalk/compiled)",
     )

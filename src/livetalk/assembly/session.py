@@ -1,4 +1,4 @@
-"""What a user asks of one video, and what it comes to with a given model: checked before anything runs."""
+"""Options of one video or stream, checked and completed with a model's defaults."""
 
 import re
 from dataclasses import dataclass, replace
@@ -18,31 +18,31 @@ SIZES = {
     "square": PortraitConfig(height=640, width=640),
     "square-small": PortraitConfig(height=512, width=512),
 }
-"""Names of usual picture sizes."""
+"""Named frame sizes."""
 
 SIDE_MULTIPLE = 16
-"""Pixels behind one token of a published model: both sides of a picture are multiples of it."""
+"""Both sides of a frame are multiples of this, in pixels: one token of a published model covers 16 x 16."""
 
 MAX_SIDE = 4096
-"""Pixels of the longest side: nothing here was made for more, and a slip of the keyboard fills the memory."""
+"""Longest side, pixels: no model is trained for more, and a typing error must not exhaust memory."""
 
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
 
 class SessionOptions(TypedDict, total=False):
-    """Options of one video or stream; what is left out, or None, is the model's own choice.
+    """Options of one video or stream; an absent option or None selects the model's default.
 
     Attributes:
-        seed: of the noise; the same seed gives the same pictures on the same machine.
-        crop: what of the portrait is used, see `frame_portrait`.
+        seed: of the noise; the same seed gives the same frames on the same machine.
+        crop: part of the portrait that is used, see `frame_portrait`.
         num_steps: denoising steps.
-        size: picture size, "HEIGHTxWIDTH" or a name in `SIZES`.
-        prompt: what the video shall show, for a model with a text branch.
-        audio_mode: "stream" hears the sound as it comes; "whole" waits for all of it, and every frame
-            hears its future too.
+        size: frame size, "HEIGHTxWIDTH" or a name in `SIZES`.
+        prompt: description of the video, for a model with a text branch.
+        audio_mode: "stream" encodes audio as it arrives; "whole" needs the complete recording and encodes
+            each frame with its future.
         loudness: "off", "running" or "published", see `LoudnessMode`.
-        latents_per_decode: latent frames that are decoded together, of 4 frames each; a progressive stream
-            hands over frames after each of these pieces.
+        latents_per_decode: latent frames (4 frames each) of a piece, the unit that a progressive stream
+            delivers.
     """
 
     seed: int | None
@@ -57,16 +57,7 @@ class SessionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """The options of one video, complete and checked.
-
-    Attributes:
-        settings: of its stream.
-        portrait: picture size.
-        seed: of the noise.
-        crop: what of the portrait is used.
-        prompt: for the text branch; empty for a model without one.
-        audio_mode: how the sound is heard.
-    """
+    """Checked options of one video without gaps; `prompt` is empty for a model without a text branch."""
 
     settings: StreamSettings
     portrait: PortraitConfig
@@ -76,7 +67,7 @@ class Session:
     audio_mode: AudioMode
 
     def describe(self) -> dict[str, object]:
-        """Return the options as words and numbers, for a video's metadata."""
+        """Return the options as strings and numbers for a video's metadata."""
         return {
             "seed": self.seed,
             "num_steps": self.settings.sampler.num_steps,
@@ -89,7 +80,7 @@ class Session:
 
 
 def check_options(options: SessionOptions) -> None:
-    """Refuse what no model can do; a moment's work, before a model is loaded.
+    """Check the options that do not depend on the model, before one is loaded.
 
     Raises:
         InputError: an option is out of its range.
@@ -111,10 +102,10 @@ def check_options(options: SessionOptions) -> None:
 
 
 def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
-    """Complete a user's options with the model's own choices.
+    """Check options against a model and complete them with its defaults.
 
     Raises:
-        InputError: an option cannot be used, or not with this model.
+        InputError: an option is out of range or does not exist for this model.
     """
     check_options(options)
     seed, crop = options.get("seed"), options.get("crop")
@@ -129,10 +120,10 @@ def plan_session(model: AvatarModel, options: SessionOptions) -> Session:
 
 
 def parse_size(size: str) -> PortraitConfig:
-    """Read a picture size: a name in `SIZES`, or "HEIGHTxWIDTH" in pixels, both multiples of 16.
+    """Parse a frame size: a name in `SIZES` or "HEIGHTxWIDTH" in pixels, both multiples of 16.
 
     Raises:
-        InputError: it is neither.
+        InputError: `size` is neither, or a side exceeds `MAX_SIDE`.
     """
     if size in SIZES:
         return SIZES[size]
@@ -156,7 +147,7 @@ def _portrait(model: AvatarModel, size: str | None) -> PortraitConfig:
         return model.spec.portrait
     portrait, own = parse_size(size), model.spec.portrait
     if not model.spec.any_size and portrait != own:
-        raise InputError(f"size {size}: the model {model.name} makes {own.height}x{own.width} pictures only")
+        raise InputError(f"size {size}: the model {model.name} generates {own.height}x{own.width} only")
     return portrait
 
 

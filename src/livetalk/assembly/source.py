@@ -1,4 +1,4 @@
-"""Which model: a shipped one, a checkpoint folder, or a graph that is filled with random numbers."""
+"""`ModelSource`, which model is loaded: a shipped one, a checkpoint folder or a graph with random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,11 @@ class ModelSource:
     """Where the weights of a model come from.
 
     Attributes:
-        model: name of a shipped model, or a checkpoint folder, ours or a published one; not used with
+        model: name of a shipped model, or a native or published checkpoint folder; ignored with
             `random_weights`.
-        random_weights: name of a graph in `RANDOM_MODELS`, built without its weights for dry runs and
-            benchmarks; None loads `model`.
-        wav2vec_dir: speech encoder of a published model; None looks for it beside the model.
-        infinitetalk: audio weights to lay over a published base model; None looks for them beside it.
+        random_weights: name of a graph in `RANDOM_MODELS`; None loads `model`.
+        wav2vec_dir: speech encoder of a published model; None searches beside the model.
+        infinitetalk: audio weights for a published base model; None searches beside it.
     """
 
     model: str | Path = "embedded"
@@ -25,10 +24,10 @@ class ModelSource:
     infinitetalk: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse files for random weights.
+        """Check that random weights are not combined with files.
 
         Raises:
-            InputError: see above.
+            InputError: they are.
         """
         if self.random_weights is None:
             return
@@ -38,5 +37,5 @@ class ModelSource:
 
     @property
     def title(self) -> str:
-        """What a user calls the model."""
+        """Name of the model for messages."""
         return str(self.model) if self.random_weights is None else self.random_weights

@@ -1,4 +1,4 @@
-"""What a model is besides its weights."""
+"""`ModelSpec`, the description of a model besides its weights."""
 
 from dataclasses import dataclass, field
 
@@ -14,12 +14,7 @@ from livetalk.streaming.settings import StreamSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortraitConfig:
-    """Size of the pictures that a model makes.
-
-    Attributes:
-        height: rows, pixels.
-        width: columns, pixels.
-    """
+    """Frame size in pixels."""
 
     height: int
     width: int
@@ -27,13 +22,7 @@ class PortraitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionDefaults:
-    """What a session gets where the user asks for nothing else.
-
-    Attributes:
-        seed: of the noise.
-        crop: what of the portrait is used, see `frame_portrait`.
-        prompt: for the text branch; not used by a model without one.
-    """
+    """Defaults for the noise seed, the crop (see `frame_portrait`) and the prompt of a text branch."""
 
     seed: int = 0
     crop: Crop = "face"
@@ -42,19 +31,13 @@ class SessionDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What a model is besides its weights: known before any weight is read, and enough to build its networks.
+    """Description of a model that suffices to build its networks, known before any weight is read.
 
     Attributes:
-        name: of the model.
-        dit: sizes of the transformer.
-        vae: sizes of the VAE.
-        speech: sizes of the speech encoder.
-        text: sizes of the text encoder; None for a model without one.
-        image: sizes of the image encoder; None for a model without one.
-        settings: of its streams, where the user asks for nothing else.
-        portrait: picture size, or the usual one of a model that makes any size.
-        any_size: it makes pictures of any size that `size_multiple` divides.
-        defaults: of its sessions.
+        dit, vae, speech, text, image: sizes of the networks; None for a branch that the model does not have.
+        settings: default settings of a stream.
+        portrait: frame size, the default one with `any_size`.
+        any_size: frames may have any size whose sides are multiples of `size_multiple`.
     """
 
     name: str
@@ -70,5 +53,5 @@ class ModelSpec:
 
     @property
     def size_multiple(self) -> int:
-        """What both sides of a picture must be a multiple of, pixels."""
+        """Pixels of which both sides of a frame must be a multiple."""
         return self.vae.spatial_stride * max(self.dit.patch_size[1:])
