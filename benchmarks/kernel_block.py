@@ -13,8 +13,8 @@ from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.accelerate.selection import select_attention
 from livetalk.assembly.random_weights import draw_weights
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.models.dit_precompute import precompute_chunk, precompute_stream
 from livetalk.ops.backends import ATTENTION_KERNELS, AttentionSpec, apply_attention
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.matmul import float8_problem
@@ -85,8 +85,8 @@ def build_block(
     text = None if config.text_dim is None else draw(1, min(TEXT_TOKENS, config.text_len), config.text_dim)
     image = None if config.image_dim is None else draw(1, bench.sizes.image_tokens, config.image_dim)
     plan = ExecutionPlan(max_absorbed_bytes=1 << 40)
-    session = prepare_session(dit, plan, condition, (TIMESTEP,), text, image)
-    chunk = prepare_chunk(dit, plan, session, dit.project_audio(speech))
+    session = precompute_stream(dit, plan, condition, (TIMESTEP,), text, image)
+    chunk = precompute_chunk(dit, plan, session, dit.project_audio(speech))
     step, tokens = chunk.step(TIMESTEP), draw(1, bench.sizes.tokens, config.dim)
     fuse_qkv(dit)
     if precision == "fp8":

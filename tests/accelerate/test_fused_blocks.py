@@ -8,8 +8,8 @@ from livetalk.accelerate.fused_blocks import FusedBlock, fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
 from livetalk.accelerate.selection import KERNEL_CHOICES, select_fused
 from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.models.dit_precompute import precompute_chunk, precompute_stream
 from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues
 from livetalk.ops.attention import AttentionCore
 from livetalk.ops.backends import ATTENTION_KERNELS, KernelCore, apply_attention
@@ -107,12 +107,12 @@ def test_fp8_layers_read_rows_quantised_by_the_preceding_kernel(
 @pytest.mark.parametrize("plan", list(SPEECH_FORMS))
 def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, plan: ExecutionPlan) -> None:
     # Absorption does not save work at this size, so it is forced.
-    monkeypatch.setattr("livetalk.models.dit_constants.absorption_saves_work", lambda **sizes: True)
+    monkeypatch.setattr("livetalk.models.dit_precompute.absorption_saves_work", lambda **sizes: True)
     plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
     latents, _, condition, audio, text, image = dit_inputs(PROMPT)
     assert latents is not None and condition is not None and audio is not None
-    session = prepare_session(fused, plan, condition, (750.0,), text, image)
-    chunk = prepare_chunk(fused, plan, session, fused.project_audio(audio))
+    session = precompute_stream(fused, plan, condition, (750.0,), text, image)
+    chunk = precompute_chunk(fused, plan, session, fused.project_audio(audio))
     speech = [layer.speech for layer in chunk.conditioning.layers]
     assert {(type(x), getattr(x, "absorb", None)) for x in speech} == {SPEECH_FORMS[plan]}
     prepared = chunk.step(750.0)

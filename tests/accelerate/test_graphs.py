@@ -12,8 +12,8 @@ from livetalk.accelerate.graphs import GraphedBlocks, graph_blocks, replace_leav
 from livetalk.accelerate.selection import select_fused
 from livetalk.models.dit import DiT
 from livetalk.models.dit_blocks import BlockStack
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.models.dit_precompute import precompute_chunk, precompute_stream
 from livetalk.ops.rope import RopeTables
 from tiny import AUDIO, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 
@@ -62,8 +62,8 @@ def velocities(dit: DiT, seed: int, batch: int = 1) -> list[Tensor]:
     latents, _, condition, audio, *embeds = inputs
     assert condition is not None and audio is not None
     plan = ExecutionPlan()
-    session = prepare_session(dit, plan, condition, STEPS, *embeds)
-    chunk = prepare_chunk(dit, plan, session, dit.project_audio(audio))
+    session = precompute_stream(dit, plan, condition, STEPS, *embeds)
+    chunk = precompute_chunk(dit, plan, session, dit.project_audio(audio))
     timesteps = torch.tensor(STEPS, device=device)
     return [
         dit(

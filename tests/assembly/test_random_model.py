@@ -85,9 +85,9 @@ def test_pixels_are_scaled_in_the_precision_of_a_published_model(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    prepare = worker_module.prepare_session
+    prepare = worker_module.precompute_stream
     monkeypatch.setattr(
-        worker_module, "prepare_session", lambda *args: seen.append(args[2]) or prepare(*args)
+        worker_module, "precompute_stream", lambda *args: seen.append(args[2]) or prepare(*args)
     )
     picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     next(Avatar(build(dtype)).stream(picture, [np.zeros(17_920, np.float32)]))

@@ -57,7 +57,7 @@ def make_vae(config: VAEConfig) -> CausalVideoVAE:
 def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
     vae, latents = make_vae(config), draw_latents(config, batch, 5)
     with torch.no_grad():
-        reference = vae.make_reference(draw(batch, 3, HEIGHT, WIDTH))
+        reference = vae.encode_reference(draw(batch, 3, HEIGHT, WIDTH))
         frames, _ = vae.decode(latents, reference=reference)
         assert frames.shape == (batch, 3, 1 + 4 * config.temporal_stride, HEIGHT, WIDTH)
         for counts in ([1, 1, 1, 1, 1], [1, 3, 1], [2, 1, 2], [4, 1]):
@@ -73,10 +73,10 @@ def test_streamed_equals_whole(config: VAEConfig, batch: int) -> None:
 def test_every_sample_has_its_own_reference(config: VAEConfig) -> None:
     vae, latents, pictures = make_vae(config), draw_latents(config, 2, 3), draw(2, 3, HEIGHT, WIDTH)
     with torch.no_grad():
-        both, _ = vae.decode(latents, reference=vae.make_reference(pictures))
+        both, _ = vae.decode(latents, reference=vae.encode_reference(pictures))
         for at in range(2):
             one = slice(at, at + 1)
-            alone, _ = vae.decode(latents[one], reference=vae.make_reference(pictures[one]))
+            alone, _ = vae.decode(latents[one], reference=vae.encode_reference(pictures[one]))
             torch.testing.assert_close(both[one], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(both[0], both[1])
 
@@ -87,7 +87,7 @@ def test_later_latents_never_change_earlier_frames(config: VAEConfig) -> None:
     later = latents.clone()
     later[:, :, 2:] *= -1
     with torch.no_grad():
-        reference = vae.make_reference(draw(1, 3, HEIGHT, WIDTH))
+        reference = vae.encode_reference(draw(1, 3, HEIGHT, WIDTH))
         frames, changed = (vae.decode(x, reference=reference)[0] for x in (latents, later))
     same = 1 + config.temporal_stride
     torch.testing.assert_close(frames[:, :, :same], changed[:, :, :same], atol=1e-5, rtol=1e-5)
@@ -98,7 +98,7 @@ def test_later_latents_never_change_earlier_frames(config: VAEConfig) -> None:
 def test_chosen_and_skipped_frames_are_those_of_the_whole_video(config: VAEConfig) -> None:
     vae, latents = make_vae(config), draw_latents(config, 2, 3)
     with torch.no_grad():
-        reference = vae.make_reference(draw(2, 3, HEIGHT, WIDTH))
+        reference = vae.encode_reference(draw(2, 3, HEIGHT, WIDTH))
         whole, cache = vae.decode(latents, reference=reference)
         rest, after = vae.decode(latents, skip_frames=3, reference=reference)
         frames = torch.tensor([0, 2, whole.shape[2] - 1])
@@ -112,7 +112,7 @@ def test_chosen_and_skipped_frames_are_those_of_the_whole_video(config: VAEConfi
 def test_the_video_is_blended_of_the_parts() -> None:
     vae, picture = make_vae(CONFIGS[2]), draw(1, 3, HEIGHT, WIDTH)
     with torch.no_grad():
-        reference = vae.make_reference(picture)
+        reference = vae.encode_reference(picture)
         parts = vae.decode_parts(draw_latents(vae.config, 1, 3), reference)
     assert parts.flow.shape == (1, 2, 5, HEIGHT // 4, WIDTH // 4)
     assert parts.mask.shape == (1, 1, 5, HEIGHT, WIDTH)
@@ -126,7 +126,7 @@ def test_an_untrained_decoder_keeps_the_picture_still() -> None:
     torch.manual_seed(0)
     vae, picture = CausalVideoVAE(CONFIGS[0]), draw(1, 3, HEIGHT, WIDTH)
     with torch.no_grad():
-        parts = vae.decode_parts(draw_latents(vae.config, 1, 2), vae.make_reference(picture))
+        parts = vae.decode_parts(draw_latents(vae.config, 1, 2), vae.encode_reference(picture))
     assert not parts.flow.any()
     torch.testing.assert_close(parts.warped, picture[:, :, None].expand_as(parts.warped), atol=1e-5, rtol=0)
 
@@ -149,9 +149,9 @@ def test_a_larger_picture_gives_larger_frames_of_the_same_motion() -> None:
     picture = draw(1, 3, 2 * HEIGHT, 2 * WIDTH)
     small = torch.nn.functional.avg_pool2d(picture, 2)
     with torch.no_grad():
-        large = vae.decode_parts(latents, vae.make_reference(picture, scale=2))
-        usual = vae.decode_parts(latents, vae.make_reference(small))
-        video, _ = vae.decode(latents, reference=vae.make_reference(picture, scale=2))
+        large = vae.decode_parts(latents, vae.encode_reference(picture, scale=2))
+        usual = vae.decode_parts(latents, vae.encode_reference(small))
+        video, _ = vae.decode(latents, reference=vae.encode_reference(picture, scale=2))
     torch.testing.assert_close(large.flow, usual.flow)
     torch.testing.assert_close(large.warped, warp(picture, usual.flow))
     torch.testing.assert_close(large.painted, resize(usual.painted, 2 * HEIGHT, 2 * WIDTH))
@@ -162,7 +162,7 @@ def test_a_larger_picture_gives_larger_frames_of_the_same_motion() -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
 def test_gradients_reach_every_parameter(config: VAEConfig) -> None:
     vae, latents = make_vae(config), draw_latents(config, 1, 3)
-    parts = vae.decode_parts(latents, vae.make_reference(draw(1, 3, HEIGHT, WIDTH)))
+    parts = vae.decode_parts(latents, vae.encode_reference(draw(1, 3, HEIGHT, WIDTH)))
     torch.autograd.backward(parts.video.square().mean())
     missing = [
         name for name, p in vae.decoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
@@ -186,7 +186,7 @@ def test_every_activation_keeps_channels_last(config: VAEConfig) -> None:
         if name.count(".") > 0 and not isinstance(module, nn.ModuleList):
             look(name)
     with torch.no_grad():
-        reference = vae.make_reference(draw(1, 3, HEIGHT, WIDTH))
+        reference = vae.encode_reference(draw(1, 3, HEIGHT, WIDTH))
         vae.decode(draw_latents(config, 1, 2), reference=reference)
     assert wrong == []
 
@@ -196,7 +196,7 @@ def test_compiles_without_graph_breaks() -> None:
     latents, frames = draw_latents(vae.config, 1, 2), torch.tensor([1, 3])
 
     def decode(picture: Tensor, latents: Tensor) -> Tensor:
-        return vae.decode_parts(latents, vae.make_reference(picture), frames).video
+        return vae.decode_parts(latents, vae.encode_reference(picture), frames).video
 
     compiled = torch.compile(decode, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -207,8 +207,8 @@ def test_bfloat16_stays_close_to_float32() -> None:
     exact, rounded = make_vae(CONFIGS[0]), make_vae(CONFIGS[0]).to(torch.bfloat16)
     picture, latents = draw(1, 3, HEIGHT, WIDTH), draw_latents(CONFIGS[0], 1, 3)
     with torch.no_grad():
-        expected, _ = exact.decode(latents, reference=exact.make_reference(picture))
-        frames, _ = rounded.decode(latents, reference=rounded.make_reference(picture))
+        expected, _ = exact.decode(latents, reference=exact.encode_reference(picture))
+        frames, _ = rounded.decode(latents, reference=rounded.encode_reference(picture))
     assert frames.dtype is torch.float32
     assert 0 < (frames - expected).norm() / expected.norm() < 0.05
 
@@ -216,7 +216,7 @@ def test_bfloat16_stays_close_to_float32() -> None:
 def test_the_recipe_takes_at_most_two_billion_operations_a_frame() -> None:
     vae, latents = CausalVideoVAE(embedded_reference_vae()).eval(), torch.zeros(1, 32, 9, 16, 16)
     with torch.no_grad():
-        reference = vae.make_reference(torch.zeros(1, 3, 256, 256))
+        reference = vae.encode_reference(torch.zeros(1, 3, 256, 256))
         with FlopCounterMode(display=False) as counter:
             frames, _ = vae.decode(latents, reference=reference)
     assert counter.get_total_flops() / frames.shape[2] < 2e9
@@ -234,17 +234,17 @@ def test_the_layers_shared_with_the_published_decoder_have_its_names() -> None:
 def test_a_reference_is_asked_for_and_refused() -> None:
     warping, painting = make_vae(CONFIGS[0]), tiny_vae(VAE_PATCHED)
     latents, picture = draw_latents(CONFIGS[0], 1, 2), draw(1, 3, HEIGHT, WIDTH)
-    reference: DecoderReference = warping.make_reference(picture)
+    reference: DecoderReference = warping.encode_reference(picture)
     with pytest.raises(ValueError, match="a reference is needed"):
         warping.decode(latents)
     with pytest.raises(ValueError, match="a reference is needed"):
         painting.decode(latents, reference=reference)
     with pytest.raises(ValueError, match="no decoder that warps"):
-        painting.make_reference(picture)
+        painting.encode_reference(picture)
     with pytest.raises(ValueError, match="no decoder that warps"):
         painting.decode_parts(latents, reference)
     with pytest.raises(ValueError, match="multiple of 16"):
-        warping.make_reference(draw(1, 3, 32, 40), scale=2)
+        warping.encode_reference(draw(1, 3, 32, 40), scale=2)
 
 
 def test_forms_without_support_refuse_it() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from livetalk.models.dit_constants import fold_padding
+from livetalk.models.dit_precompute import fold_padding
 from livetalk.ops.attention import attention
 from tolerance import assert_near, distance, rounding
 

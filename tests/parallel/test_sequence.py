@@ -9,9 +9,9 @@ from torch import Tensor
 
 from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.fused_qkv import fuse_qkv
-from livetalk.models import dit_constants
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
+from livetalk.models import dit_precompute
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
+from livetalk.models.dit_precompute import precompute_chunk, precompute_stream
 from livetalk.models.dit_speech import AbsorbedSpeech
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
 from livetalk.ops.kernels.reference import TorchKernels
@@ -96,8 +96,8 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
     velocities = []
     for size in SIZES:
         inputs = draw_inputs(*size)
-        session = prepare_session(dit, plan, inputs[2], [500.0], *inputs[4:])
-        chunk = prepare_chunk(dit, plan, session, dit.project_audio(inputs[3]))
+        session = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
+        chunk = precompute_chunk(dit, plan, session, dit.project_audio(inputs[3]))
         velocities.append(dit(*inputs, prepared=chunk.step(500.0)))
     return velocities
 
@@ -110,13 +110,13 @@ def test_fused_blocks_and_prepared_constants_are_sharded_like_plain_ones(degrees
 def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
     """Predict with absorbed speech; also return the number of latent frames absorbed in each block."""
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
-    dit_constants.absorption_saves_work = lambda **sizes: True
+    dit_precompute.absorption_saves_work = lambda **sizes: True
     dit = fuse_qkv(tiny_dit(DIT_WITH_PROMPT))
     fuse_blocks(dit, TorchKernels())
     plan = ExecutionPlan(tokens=parallelize_dit(dit, build_mesh(config, CPU)))
     inputs = draw_inputs(*SIZES[0])
-    session = prepare_session(dit, plan, inputs[2], [500.0], *inputs[4:])
-    chunk = prepare_chunk(dit, plan, session, dit.project_audio(inputs[3]))
+    session = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
+    chunk = precompute_chunk(dit, plan, session, dit.project_audio(inputs[3]))
     kept = [
         layer.speech.logit_weight.shape[1]
         for layer in chunk.conditioning.layers

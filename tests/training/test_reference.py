@@ -83,7 +83,7 @@ def errors_of_warping(vae: CausalVideoVAE, memory: ClipMemory) -> tuple[float, f
     for frames in memory.frames:
         video = frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         window, picture = video[:, :, :9], video[:, :, -1]
-        parts = vae.decode_parts(vae.encode(window)[0], vae.make_reference(picture))
+        parts = vae.decode_parts(vae.encode(window)[0], vae.encode_reference(picture))
         errors.append([(other - window).abs().mean().item() for other in (picture[:, :, None], parts.warped)])
     still, warped = torch.tensor(errors).mean(0).tolist()
     return still, warped

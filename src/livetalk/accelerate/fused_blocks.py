@@ -95,10 +95,10 @@ class FusedBlock(nn.Module):
         self, attention: AudioAttention, x: Tensor, frame_ids: Tensor, conditioning: BlockConditioning
     ) -> Branch:
         frames = TokenFrames(frame_ids, frame_runs(conditioning.frame_lengths, x.shape[1]))
-        return Branch(*conditioning.speech.attend(attention, x, frames, self._weigh_speech))
+        return Branch(*conditioning.speech.attend(attention, x, frames, self._attend_absorbed))
 
-    def _weigh_speech(self, speech: AbsorbedSpeech, x: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
-        """Compute `livetalk.models.dit_speech.weigh_speech`."""
+    def _attend_absorbed(self, speech: AbsorbedSpeech, x: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
+        """Compute `livetalk.models.dit_speech.attend_absorbed`."""
         found = torch.empty_like(x, memory_format=torch.contiguous_format)
         scale = (x.shape[-1] // speech.num_heads) ** -0.5
         for run in runs:

@@ -16,8 +16,8 @@ from livetalk.doctor.allocation import AllocationTracker
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.clip_vision import CLIPVisionConfig, CLIPVisionEncoder
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import prepare_chunk, prepare_session
 from livetalk.models.dit_plan import ExecutionPlan
+from livetalk.models.dit_precompute import precompute_chunk, precompute_stream
 from livetalk.models.umt5 import UMT5Config, UMT5Encoder
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.models.wav2vec import Wav2Vec2Config, Wav2Vec2Encoder
@@ -130,9 +130,9 @@ def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype
     text, image = _encode_prompt(spec, None, None)
     audio = config.audio
     context_shape = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
-    session = prepare_session(dit, ExecutionPlan(), condition, (0.0,), text, image)
+    session = precompute_stream(dit, ExecutionPlan(), condition, (0.0,), text, image)
     speech = dit.project_audio(torch.empty(context_shape, device=META))
-    chunk = prepare_chunk(dit, ExecutionPlan(), session, speech)
+    chunk = precompute_chunk(dit, ExecutionPlan(), session, speech)
     block = chunk.conditioning.layers[0]
     return _count_bytes((block.text, block.image)), _count_bytes(block.speech)
 

@@ -55,12 +55,12 @@ class SpeechEncoderConfig:
 class LogMel(nn.Module):
     """Log-mel spectrogram on a fixed 10 ms grid: 25 ms Hann windows, Slaney-spaced triangular filters.
 
-    Frame m is centred on sample 160 m + 160. The encoder's strided convolution centres its token t on frame
-    2 t, so the two tokens of video frame f lie symmetrically about the middle of its samples
-    640 f .. 640 f + 639. Only analysis windows wholly inside the waveform are computed; the first frame and
-    the last two repeat their nearest neighbour. A window cut out of a longer spectrogram by `cut_log_mel`
-    therefore equals the spectrogram of the cut waveform: training may cut stored spectrograms while the
-    live path sees waveforms.
+    Frame m is centred on sample 160 m + 160. The encoder's strided convolution centres its token t on frame 2
+    t, so the two tokens of video frame f lie symmetrically about the middle of its samples 640 f .. 640 f +
+    639. Only analysis windows wholly inside the samples are computed; the first frame and the last two repeat
+    their nearest neighbour. A window cut out of a longer spectrogram by `cut_log_mel` therefore equals the
+    spectrogram of the cut samples: training may cut stored spectrograms, while a live stream computes them
+    from samples.
     """
 
     filters: Tensor
@@ -98,18 +98,17 @@ class LogMel(nn.Module):
 
 
 class SpeechEncoder(nn.Module):
-    """First layers of a speech-recognition encoder, read out at 25 frames per second.
+    """First layers of a speech recognition encoder at 25 frames per second.
 
-    Two convolutions and `num_layers` pre-norm transformer layers turn log-mel frames into 50 Hz tokens; the
-    two tokens of a video frame are concatenated and standardised by fixed constants, so features have about
+    Two convolutions and `num_layers` pre-norm transformer layers turn log-mel frames into 50 Hz tokens. The
+    two tokens of a video frame are concatenated and standardised by constants, so that features have about
     zero mean and unit variance on speech. Positions count from the start of the window.
 
-    Level handling: decades of mel power are clamped from below at 8 under the loudest value of the window,
-    as in the training of the published weights, except that the loudest value counts as at least 1.0
-    (speech that peaks near -6 dBFS). Without that floor the clamp follows a quiet window down and shows the
-    hiss of a muted microphone in full contrast; with it, white hiss under about -76 dBFS looks exactly like
-    digital silence, whether or not somebody spoke earlier in the window, and speech that peaks at -40 dBFS
-    still keeps five of its eight decades. No gain is ever applied.
+    Decades of mel power are clamped from below at 8 under the peak of the window, as in the training of the
+    published weights, except that the peak counts as at least 1.0 (speech that peaks near -6 dBFS). Without
+    this floor the clamp would follow a quiet window down and show the hiss of a muted microphone in full
+    contrast. With it, white hiss under about -76 dBFS equals digital silence, also after speech in the same
+    window, and speech that peaks at -40 dBFS keeps five of its eight decades. No gain is applied.
     """
 
     feature_mean: Tensor

@@ -1,4 +1,4 @@
-"""Speech features around each frame -> a few context tokens per latent frame.
+"""Projection of speech features around each frame to context tokens per latent frame.
 
 Shapes: B batch · F frames · T latent frames · S context tokens · D token width.
 """
@@ -36,7 +36,6 @@ class AudioProjectionConfig:
     latent_stride: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse windows without a centre and strides without a first and a last frame."""
         if self.window % 2 == 0 or self.window < 1:
             raise ValueError(f"window must be odd, got {self.window}")
         if self.latent_stride < 2:
@@ -49,15 +48,14 @@ class AudioProjectionConfig:
 
 
 class AudioProjection(nn.Module):
-    """Turn per-frame speech windows into context tokens per latent frame.
+    """Projects per-frame speech windows to context tokens per latent frame.
 
-    The first latent frame stands for one video frame and reads its whole window. Each later one stands for a
-    group: it reads the past half of the group's first window, the centres of the middle ones and the future
+    The first latent frame represents one video frame and reads its whole window. Each later one represents a
+    group of frames: it reads the past half of the first window, the centres of the middle ones and the future
     half of the last.
     """
 
     def __init__(self, config: AudioProjectionConfig) -> None:
-        """Build the projection described by `config`."""
         super().__init__()
         self.config = config
         features = config.num_blocks * config.channels
@@ -68,13 +66,7 @@ class AudioProjection(nn.Module):
         self.norm = LayerNorm(config.output_dim, eps=NORM_EPS)
 
     def forward(self, audio_context: Tensor) -> Tensor:
-        """Project one window of speech.
-
-        Args:
-            audio_context: `[B, F, window, num_blocks, channels]`, F = 1 + stride * (T - 1).
-
-        Returns:
-            `[B, T, S, D]`.
+        """Project `[B, F, window, num_blocks, channels]` to `[B, T, S, D]`, F = 1 + stride * (T - 1).
 
         Raises:
             ValueError: the shape does not fit the configuration.

@@ -42,7 +42,6 @@ class CLIPVisionConfig:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not divide."""
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
@@ -67,7 +66,6 @@ class CLIPVisionEncoder(nn.Module):
     """Vision transformer, read out after its blocks without a final norm."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
-        """Build the network described by `config`."""
         super().__init__()
         self.config = config
         self.patch_embedding = nn.Conv2d(
@@ -105,10 +103,9 @@ class CLIPVisionEncoder(nn.Module):
 
 
 class CLIPBlock(nn.Module):
-    """Self-attention and feed-forward, each normalised before."""
+    """Pre-norm self-attention and feed-forward."""
 
     def __init__(self, config: CLIPVisionConfig) -> None:
-        """Build one block."""
         super().__init__()
         self.num_heads = config.num_heads
         self.attention_norm = LayerNorm(config.dim, eps=config.eps)
@@ -119,7 +116,6 @@ class CLIPBlock(nn.Module):
         self.ffn_out = nn.Linear(config.ffn_dim, config.dim)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        """Return `[B, S, D]`."""
         q, k, v = self.qkv(self.attention_norm(x_BSD)).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         x = x_BSD + self.out(attention(q, k, v).flatten(2))
         total: Tensor = x + self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(x))))
@@ -127,16 +123,9 @@ class CLIPBlock(nn.Module):
 
 
 def prepare_clip_pixels(image: Tensor, image_size: int = 224) -> Tensor:
-    """Bring a picture to what the image encoder was trained on.
+    """Resize images `[B, 3, H, W]`, -1..1, to a square and standardise their colours, in float32.
 
-    The picture is squashed to a square by bicubic interpolation without a low-pass filter, as published.
-
-    Args:
-        image: `[B, 3, H, W]`, -1..1.
-        image_size: side of the result.
-
-    Returns:
-        `[B, 3, image_size, image_size]` float32, standardised per colour.
+    As published, the aspect ratio is not kept and bicubic interpolation runs without a low-pass filter.
     """
     square = F.interpolate(image.float(), (image_size, image_size), mode="bicubic", align_corners=False)
     mean, std = torch.tensor((PIXEL_MEAN, PIXEL_STD), device=image.device).view(2, 1, COLORS, 1, 1)

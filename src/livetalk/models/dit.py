@@ -59,7 +59,6 @@ class DiTConfig:
     audio: AudioProjectionConfig = field(default_factory=AudioProjectionConfig)
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide."""
         if self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         axis_widths(self.head_dim)
@@ -68,20 +67,19 @@ class DiTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
         return self.dim // self.num_heads
 
 
 class StepInputs(NamedTuple):
-    """Everything that a step needs besides the latents; see `dit_constants` for when it can be made before.
+    """All inputs of a step except the latents; `dit_precompute` computes them ahead.
 
     Attributes:
-        condition_patches: `[B, L, C' * patch]`, the condition cut like the latents.
+        condition_patches: `[B, L, C' * patch]`, patches of the condition.
         rope: rotary tables of the L tokens.
         frame_ids: `[L]` int64, the latent frame of each token.
         time: `[B, D]` or `[1, D]` float32, the time embedding.
         modulation: `[B, 6, D]` or `[1, 6, D]` float32.
-        conditioning: what the tokens attend to.
+        conditioning: text, image and speech.
     """
 
     condition_patches: Tensor
@@ -93,10 +91,10 @@ class StepInputs(NamedTuple):
 
 
 class DiT(nn.Module):
-    """Predict the velocity (noise - x0) of a window of latents from speech, a reference and optional text."""
+    """Predicts the velocity (noise - x0) of a window of latents from speech, a reference and text."""
 
     def __init__(self, config: DiTConfig) -> None:
-        """Build the network described by `config` with weights ready for training."""
+        """Build the network with weights to train from."""
         super().__init__()
         self.config = config
         patch = math.prod(config.patch_size)
@@ -184,7 +182,7 @@ class DiT(nn.Module):
         return self._unpatchify(self.head(tokens, prepared.time), grid)
 
     def init_weights(self) -> None:
-        """Draw weights to train from: xavier for linear layers, and a zero head: the first velocity is 0."""
+        """Initialise for training: Xavier for linear layers, zero for the head: the first velocity is 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -203,7 +201,6 @@ class DiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the tokens between the blocks."""
         return self.patch_embedding.weight.dtype
 
     def token_grid(
@@ -241,41 +238,40 @@ class DiT(nn.Module):
         return x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Put `[B, L, patch * out_channels]` back in place: `[B, out_channels, T, H, W]`."""
+        """Invert `patchify`: `[B, L, patch * out_channels]` to `[B, out_channels, T, H, W]`."""
         pt, ph, pw = self.config.patch_size
         x = tokens.reshape(tokens.shape[0], *grid, pt, ph, pw, self.config.out_channels)
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
 
     def project_audio(self, audio_context: Tensor) -> Tensor:
-        """Return the speech tokens `[B, T, S, audio_dim]` of speech features; see `AudioProjection`."""
+        """Project speech features to tokens `[B, T, S, audio_dim]`; see `AudioProjection`."""
         tokens: Tensor = self.audio_projection(audio_context.to(self.dtype))
         return tokens
 
     def pad_text(self, text_embeds: Tensor) -> Tensor:
-        """Append zeros to text embeddings: `[B, text_len, text_dim]`.
+        """Zero-pad text embeddings to `[B, text_len, text_dim]`.
 
-        The padding is projected and attended to like text: the network was trained with it.
+        The padding is projected and attended to like text, as in training.
         """
         return F.pad(text_embeds, (0, 0, 0, self.config.text_len - text_embeds.shape[1]))
 
     def project_text(self, text_embeds: Tensor) -> Tensor:
-        """Bring text embeddings `[B, S, text_dim]` to token width: `[B, S, D]`."""
+        """Project text embeddings `[B, S, text_dim]` to `[B, S, D]`."""
         assert self.text_projection is not None
         tokens: Tensor = self.text_projection(text_embeds.to(self.dtype))
         return tokens
 
     def project_image(self, image_embeds: Tensor) -> Tensor:
-        """Bring image embeddings `[B, S, image_dim]` to token width: `[B, S, D]`."""
+        """Project image embeddings `[B, S, image_dim]` to `[B, S, D]`."""
         assert self.image_projection is not None
         tokens: Tensor = self.image_projection(image_embeds.to(self.dtype))
         return tokens
 
 
 class TimeEmbedding(nn.Module):
-    """Timestep -> embedding for the head and six modulation vectors for the blocks, always in float32."""
+    """Embedding of the timestep for the head and six modulation vectors for the blocks, in float32."""
 
     def __init__(self, freq_dim: int, dim: int) -> None:
-        """Embed through `freq_dim` sinusoids into width `dim`."""
         super().__init__()
         self.freq_dim = freq_dim
         self.mlp = nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -294,7 +290,6 @@ class Head(nn.Module):
     """Modulated projection of tokens to patches of velocity, in float32."""
 
     def __init__(self, dim: int, out_dim: int, eps: float) -> None:
-        """Project width `dim` to `out_dim` values a token."""
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, 2, dim))
         self.norm = LayerNorm(dim, eps=eps, elementwise_affine=False)
@@ -315,8 +310,8 @@ def sinusoids(timesteps: Tensor, dim: int) -> Tensor:
 
 
 def linear_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a linear layer in float32, whatever the dtype of its weights and whatever autocast says."""
+    """Apply a linear layer in float32 for any dtype of its weights, also under autocast."""
     assert isinstance(layer, nn.Linear)
-    # Meta tensors, on which operations are counted, know no autocast.
+    # Autocast does not support the meta device, on which dry runs count memory.
     with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return F.linear(x, layer.weight.float(), layer.bias.float())

@@ -1,7 +1,6 @@
 """Blocks of the diffusion transformer.
 
-Shapes: B batch · L video tokens · S context tokens · N heads · E head width ·
-D model width.
+Shapes: B batch · L video tokens · S context tokens · N heads · E head width · D model width.
 """
 
 from dataclasses import dataclass
@@ -50,7 +49,6 @@ class SelfAttention(nn.Module):
     """Full attention between all tokens of a window, with rotary positions."""
 
     def __init__(self, config: BlockConfig) -> None:
-        """Build the projections and the q/k norms, which span all heads."""
         super().__init__()
         self.num_heads = config.num_heads
         self.q = nn.Linear(config.dim, config.dim)
@@ -62,7 +60,6 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.dim, config.dim)
 
     def forward(self, x_BLD: Tensor, rope: RopeTables) -> Tensor:
-        """Return `[B, L, D]`."""
         q = apply_rope(split_heads(self.norm_q(self.q(x_BLD)), self.num_heads), rope)
         k = apply_rope(split_heads(self.norm_k(self.k(x_BLD)), self.num_heads), rope)
         y: Tensor = self.out(self.core(q, k, split_heads(self.v(x_BLD), self.num_heads)).flatten(2))
@@ -73,7 +70,6 @@ class ContextBranch(nn.Module):
     """Keys and values of one kind of context (text or image)."""
 
     def __init__(self, config: BlockConfig) -> None:
-        """Build the key and value projections."""
         super().__init__()
         self.num_heads = config.num_heads
         self.k = nn.Linear(config.dim, config.dim)
@@ -81,7 +77,7 @@ class ContextBranch(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(self, context: Context) -> KeysValues:
-        """Return the keys and values of context tokens `[B, S, D]`; those that are made already pass."""
+        """Project context tokens `[B, S, D]` to keys and values; prepared ones are returned unchanged."""
         if isinstance(context, KeysValues):
             return context
         tokens, bias = context if isinstance(context, WeightedTokens) else WeightedTokens(context)
@@ -90,10 +86,10 @@ class ContextBranch(nn.Module):
 
 
 class ContextAttention(nn.Module):
-    """Attend to text and to image tokens apart, and add the two results before the output projection."""
+    """Attention to text and to image tokens separately, summed before the output projection."""
 
     def __init__(self, config: BlockConfig) -> None:
-        """Build the branches that `config` names; at least one."""
+        """Build the branches of `config`, at least one."""
         super().__init__()
         self.num_heads = config.num_heads
         self.q = nn.Linear(config.dim, config.dim)
@@ -104,7 +100,7 @@ class ContextAttention(nn.Module):
         self.out = nn.Linear(config.dim, config.dim)
 
     def forward(self, x_BLD: Tensor, text: Context | None, image: Context | None) -> Tensor:
-        """Return `[B, L, D]`; a branch that was not built ignores its context."""
+        """Return `[B, L, D]`; context without a branch is ignored."""
         q = split_heads(self.norm_q(self.q(x_BLD)), self.num_heads)
         total: Tensor | None = None
         for branch, context in ((self.text, text), (self.image, image)):
@@ -120,7 +116,6 @@ class FeedForward(nn.Sequential):
     """Two linear layers around a tanh GELU."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
-        """Widen `dim` to `hidden_dim` and back."""
         super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(approximate="tanh"), nn.Linear(hidden_dim, dim))
 
 
@@ -128,12 +123,10 @@ class DiTBlock(nn.Module):
     """Self-attention, text and image attention, audio attention, feed-forward.
 
     Attributes:
-        fast_form: computes what `forward` returns from the parts of the block, which is its first argument;
-            None for the plain form.
+        fast_form: computes `forward` with the block as its first argument; None for the plain form.
     """
 
     def __init__(self, config: BlockConfig) -> None:
-        """Build one block; without text and image the attention to them and its norm do not exist."""
         super().__init__()
         self.modulation = nn.Parameter(torch.zeros(1, 6, config.dim))
         self.self_norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
@@ -174,15 +167,14 @@ class DiTBlock(nn.Module):
 
 
 class BlockStack(nn.Module):
-    """All blocks. Every per-token fact enters here, so that one hook can slice all of them together.
+    """All blocks. All per-token inputs enter here, so that one hook can shard all of them.
 
     Attributes:
         layers: the blocks.
-        fast_form: computes what `run` returns, given the stack as its first argument; None for `run` itself.
+        fast_form: computes `run` with the stack as its first argument; None for `run` itself.
     """
 
     def __init__(self, config: BlockConfig, num_layers: int) -> None:
-        """Build `num_layers` equal blocks."""
         super().__init__()
         self.layers = nn.ModuleList(DiTBlock(config) for _ in range(num_layers))
         self.fast_form: nn.Module | None = None
@@ -195,17 +187,9 @@ class BlockStack(nn.Module):
         modulation: Tensor,
         conditioning: BlockConditioning | StackConditioning,
     ) -> Tensor:
-        """Run the blocks in order.
+        """Run the blocks in order; return `[B, L, D]` in the dtype of `tokens`.
 
-        Args:
-            tokens: `[B, L, D]`.
-            rope: rotary tables of the L tokens.
-            frame_ids: `[L]` int64, the latent frame of each token.
-            modulation: `[B, 6, D]` float32, from the timestep.
-            conditioning: what the tokens attend to, for all blocks or for each.
-
-        Returns:
-            `[B, L, D]` in the dtype of `tokens`.
+        `rope` and `frame_ids`, `[L]` int64, belong to the L tokens; `modulation` is `[B, 6, D]` float32.
         """
         if self.fast_form is not None:
             fast: Tensor = self.fast_form(self, tokens, rope, frame_ids, modulation, conditioning)
@@ -220,7 +204,7 @@ class BlockStack(nn.Module):
         modulation: Tensor,
         conditioning: BlockConditioning | StackConditioning,
     ) -> Tensor:
-        """Do what `forward` does, without a fast form of the stack."""
+        """Compute `forward` without a fast form of the stack."""
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens, rope, frame_ids, modulation, conditioning.of_layer(index))
         return tokens

@@ -1,4 +1,4 @@
-"""What the tokens of a block attend to besides themselves: as tokens, or prepared for many steps.
+"""Conditioning of a block: text, image and speech, as tokens or prepared for many steps.
 
 Shapes: B batch · S context tokens · N heads · E head width · D model width.
 """
@@ -17,7 +17,7 @@ class KeysValues(NamedTuple):
     Attributes:
         keys: `[B, S, N, E]`.
         values: of the shape of `keys`.
-        bias: `[1, S]`, added to the logits of every query; None for none.
+        bias: `[1, S]`, added to the logits of every query, or None.
     """
 
     keys: Tensor
@@ -26,11 +26,11 @@ class KeysValues(NamedTuple):
 
 
 class WeightedTokens(NamedTuple):
-    """Tokens whose keys count more than once, for a block that makes keys and values itself.
+    """Context tokens with a bias for the logits of their keys.
 
     Attributes:
         tokens: `[B, S, D]`.
-        bias: `[1, S]`, added to the logits of every query; None for none.
+        bias: `[1, S]`, added to the logits of every query, or None.
     """
 
     tokens: Tensor
@@ -42,14 +42,13 @@ Context: TypeAlias = Tensor | WeightedTokens | KeysValues
 
 
 class BlockConditioning(NamedTuple):
-    """What the tokens of a block attend to besides themselves.
+    """Conditioning of one block, or of all.
 
     Attributes:
         speech: in any form.
-        text: `[B, S, D]`, or what is made of it; None when the network has no text branch.
-        image: `[B, S, D]`, or what is made of it; None when the network has no image branch.
-        frame_lengths: how many of the tokens belong to each latent frame, frame by frame; None when nobody
-            counted.
+        text: tokens `[B, S, D]` or a prepared form; None without a text branch.
+        image: tokens `[B, S, D]` or a prepared form; None without an image branch.
+        frame_lengths: number of tokens of each latent frame, or None if unknown.
     """
 
     speech: SpeechContext
@@ -58,11 +57,11 @@ class BlockConditioning(NamedTuple):
     frame_lengths: tuple[int, ...] | None = None
 
     def of_layer(self, index: int) -> "BlockConditioning":
-        """Return what block `index` reads: the same for all."""
+        """Return the conditioning of block `index`."""
         return self
 
     def cut(self, start: int, stop: int) -> "BlockConditioning":
-        """Return what tokens `start` to `stop` (exclusive) read, when only they are kept."""
+        """Return the conditioning of the tokens `start` to `stop`, exclusive."""
         if self.frame_lengths is None:
             return self
         ends = accumulate(self.frame_lengths)
@@ -74,18 +73,13 @@ class BlockConditioning(NamedTuple):
 
 
 class StackConditioning(NamedTuple):
-    """What the tokens of each block attend to, where it was prepared block by block.
-
-    Attributes:
-        layers: one of each block.
-    """
+    """Conditioning prepared for each block."""
 
     layers: tuple[BlockConditioning, ...]
 
     def of_layer(self, index: int) -> BlockConditioning:
-        """Return what block `index` reads."""
         return self.layers[index]
 
     def cut(self, start: int, stop: int) -> "StackConditioning":
-        """Return what tokens `start` to `stop` (exclusive) read, when only they are kept."""
+        """Return the conditioning of the tokens `start` to `stop`, exclusive."""
         return StackConditioning(tuple(layer.cut(start, stop) for layer in self.layers))

@@ -1,6 +1,6 @@
-"""Attention of video tokens to speech, and the forms in which a block may be given the speech.
+"""Attention of video tokens to speech, and the forms in which a block receives the speech.
 
-Every form has `SpeechContext.attend`; a block calls it and need not know which form it has.
+All forms implement `SpeechContext.attend`.
 
 Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S speech tokens of a latent
 frame · N heads · E head width · D model width.
@@ -18,16 +18,10 @@ from livetalk.ops.low_precision import ByteLinear
 
 
 class AudioAttention(nn.Module):
-    """Attention of each latent frame's tokens to that frame's speech tokens."""
+    """Attention of each latent frame's tokens to the speech tokens of that frame."""
 
     def __init__(self, dim: int, num_heads: int, audio_dim: int) -> None:
-        """Build the projections; there is neither q/k norm nor rotation here.
-
-        Args:
-            dim: D.
-            num_heads: N.
-            audio_dim: width of the speech tokens.
-        """
+        """Build the projections; there is no q/k norm and no rotation."""
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
@@ -42,27 +36,24 @@ class AudioAttention(nn.Module):
         speech: "SpeechContext",
         frame_lengths: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """Attend frame by frame.
+        """Attend frame by frame; return `[B, L, D]`.
 
         Args:
             x_BLD: video tokens.
             frame_ids: `[L]` integers, the latent frame of each token.
             speech: in any form.
-            frame_lengths: how many tokens of each latent frame there are, one frame after the other; None, or
-                lengths that do not add up to L, have every token find its frame by `frame_ids`.
-
-        Returns:
-            `[B, L, D]`.
+            frame_lengths: number of tokens of each latent frame in order. If None, or if the sum is not L, a
+                mask from `frame_ids` is used.
 
         Raises:
-            ValueError: absorbed speech, without lengths that add up to L.
+            ValueError: the speech is absorbed, and the lengths do not add up to L.
         """
         frames = TokenFrames(frame_ids, frame_runs(frame_lengths, x_BLD.shape[1]))
-        y, bias = speech.attend(self, x_BLD, frames, weigh_speech)
+        y, bias = speech.attend(self, x_BLD, frames, attend_absorbed)
         return y if bias is None else y + bias
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each `[B, T, S, N, E]`, of speech tokens `[B, T, S, audio_dim]`."""
+        """Project speech tokens `[B, T, S, audio_dim]` to keys and values, each `[B, T, S, N, E]`."""
         keys, values = (split_heads(x, self.num_heads) for x in self.kv(tokens).chunk(2, dim=-1))
         return keys, values
 
@@ -91,37 +82,33 @@ class AudioAttention(nn.Module):
 
 
 class Attended(NamedTuple):
-    """What audio attention found.
+    """Result of audio attention.
 
     Attributes:
         output: `[B, L, D]`.
-        bias: `[D]` that is still to be added; None where it is in the output already.
+        bias: `[D]` that is still to be added; None if the output includes it.
     """
 
     output: Tensor
     bias: Tensor | None = None
 
 
-WeighSpeech: TypeAlias = Callable[["AbsorbedSpeech", Tensor, tuple[FrameRun, ...]], Tensor]
+AttendAbsorbed: TypeAlias = Callable[["AbsorbedSpeech", Tensor, tuple[FrameRun, ...]], Tensor]
 """(absorbed speech, tokens `[B, L, D]`, their frames) -> `[B, L, D]` without the output's bias."""
 
 
 class SpeechContext(Protocol):
-    """The speech of a window, as a block is given it; tokens of latent frame t attend to its part t only."""
+    """The speech of a window; tokens of a latent frame attend only to the speech of that frame."""
 
     def attend(
-        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Let video tokens attend to the speech of their latent frames.
+        """Attend from normalised video tokens to the speech of their latent frames.
 
-        Args:
-            attention: the block's layers.
-            x_BLD: normed video tokens.
-            frames: of the tokens.
-            weigh: computes the attention where the speech is absorbed: `weigh_speech` or a faster form.
+        `attend` computes absorbed attention: `attend_absorbed` or a fast form of it.
 
         Raises:
-            ValueError: the speech is absorbed, and `frames` has no groups.
+            ValueError: the speech is absorbed, and `frames` has no runs.
         """
 
 
@@ -130,27 +117,26 @@ class SpeechTokens(NamedTuple):
 
     Attributes:
         tokens: `[B, T, S, audio_dim]`.
-        absorb: multiply it into the query and output projections, too, each time.
+        absorb: also multiply it into the query and output projections, in each step.
     """
 
     tokens: Tensor
     absorb: bool = False
 
     def attend(
-        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Project, and do what `SpeechKeysValues` does."""
         keys, values = attention.keys_values(self.tokens)
-        return SpeechKeysValues(keys, values, self.absorb).attend(attention, x_BLD, frames, weigh)
+        return SpeechKeysValues(keys, values, self.absorb).attend(attention, x_BLD, frames, attend)
 
 
 class SpeechKeysValues(NamedTuple):
-    """Speech that a block has projected already.
+    """Speech projected to keys and values of a block.
 
     Attributes:
         keys: `[B, T, S, N, E]`.
         values: of the shape of `keys`.
-        absorb: multiply it into the query and output projections each time.
+        absorb: multiply them into the query and output projections in each step.
     """
 
     keys: Tensor
@@ -158,31 +144,30 @@ class SpeechKeysValues(NamedTuple):
     absorb: bool = False
 
     def attend(
-        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Attend to keys and values, or absorb the speech of the frames and attend to that."""
         if self.absorb:
             own = slice(0, self.keys.shape[1])
             if frames.runs:
                 first, last = frames.runs[0], frames.runs[-1]
                 own = slice(first.first_frame, last.first_frame + last.num_frames)
-            return absorb_speech(attention, self, own).attend(attention, x_BLD, frames, weigh)
+            return absorb_speech(attention, self, own).attend(attention, x_BLD, frames, attend)
         return Attended(attention.attend(x_BLD, frames, self.keys, self.values))
 
 
 class AbsorbedSpeech(NamedTuple):
-    """Speech of each latent frame with a block's query and output projections multiplied in.
+    """Speech of each latent frame multiplied into a block's query and output projections.
 
-    Without a norm or a rotation between projection and product, `(x Wq + bq) Kᵀ` is `x (Wq Kᵀ) + bq Kᵀ`, and
-    `(P V) Wo` is `P (V Wo)`: two products of width N * S take the place of two of width D.
+    Without a norm or rotation after the projection, `(x Wq + bq) Kᵀ` is `x (Wq Kᵀ) + bq Kᵀ`, and `(P V) Wo`
+    is `P (V Wo)`: two products of width N * S replace two of width D.
 
     Attributes:
         logit_weight: `[B, T, N * S, D]`.
-        logit_bias: `[B, T, 1, N * S]` float32, scaled already.
+        logit_bias: `[B, T, 1, N * S]` float32, scaled.
         output_weight: `[B, T, N * S, D]`.
         output_bias: `[D]`.
         num_heads: N.
-        first_frame: of the T; those before it are not attended to here.
+        first_frame: index of the first of the T frames in the window.
     """
 
     logit_weight: Tensor
@@ -193,31 +178,28 @@ class AbsorbedSpeech(NamedTuple):
     first_frame: int = 0
 
     def frames_of(self, run: FrameRun) -> slice:
-        """Return where the speech of some frames is."""
+        """Return the indices of a run's frames in the weights."""
         first = run.first_frame - self.first_frame
         return slice(first, first + run.num_frames)
 
     def attend(
-        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, weigh: WeighSpeech
+        self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Weigh the speech; `x_BLD` is in the dtype of the weights."""
+        """Attend to the absorbed speech; `x_BLD` is in the dtype of the weights."""
         if frames.runs is None:
             raise ValueError("absorbed speech must be told the frames of its tokens: cut it as they are cut")
-        return Attended(weigh(self, x_BLD, frames.runs), self.output_bias)
+        return Attended(attend(self, x_BLD, frames.runs), self.output_bias)
 
 
-def weigh_speech(speech: AbsorbedSpeech, x_BLD: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
+def attend_absorbed(speech: AbsorbedSpeech, x_BLD: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
     """Return the weighted sum of the absorbed values of each token's frame, `[B, L, D]`.
 
-    Args:
-        speech: absorbed.
-        x_BLD: normed video tokens, in the dtype of the weights.
-        runs: where the tokens of each latent frame are.
+    `x_BLD` are normalised video tokens in the dtype of the weights.
     """
-    return join_runs([_weigh_run(speech, x_BLD, run) for run in runs])
+    return join_runs([_attend_absorbed_run(speech, x_BLD, run) for run in runs])
 
 
-def _weigh_run(speech: AbsorbedSpeech, x_BLD: Tensor, run: FrameRun) -> Tensor:
+def _attend_absorbed_run(speech: AbsorbedSpeech, x_BLD: Tensor, run: FrameRun) -> Tensor:
     scale = (x_BLD.shape[-1] // speech.num_heads) ** -0.5
     frames = speech.frames_of(run)
     x = run.split(x_BLD)
@@ -228,10 +210,7 @@ def _weigh_run(speech: AbsorbedSpeech, x_BLD: Tensor, run: FrameRun) -> Tensor:
 
 
 def can_absorb(attention: AudioAttention) -> bool:
-    """Tell whether speech can be multiplied into the projections of a block.
-
-    Both must be linear layers of a known kind, `nn.Linear` itself or a `ByteLinear`, with a bias.
-    """
+    """Return whether both projections are an `nn.Linear` or a `ByteLinear`, with a bias."""
     return _is_readable(attention.q) and _is_readable(attention.out)
 
 
@@ -242,13 +221,8 @@ def _is_readable(layer: nn.Module) -> bool:
 def absorb_speech(attention: AudioAttention, speech: SpeechKeysValues, frames: slice) -> AbsorbedSpeech:
     """Multiply the keys and values of some latent frames into the projections of a block.
 
-    Args:
-        attention: of the block, with projections that `can_absorb` is true of.
-        speech: of all latent frames.
-        frames: whose speech is absorbed; its start is a number.
-
     Raises:
-        TypeError: the weight of a projection cannot be read.
+        TypeError: a projection is not of a known linear class.
     """
     keys, values = speech.keys[:, frames], speech.values[:, frames]
     num_heads, width = keys.shape[3:]
@@ -267,7 +241,7 @@ def absorb_speech(attention: AudioAttention, speech: SpeechKeysValues, frames: s
 
 
 def _dense(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weight `[out, in]` of a linear layer in `dtype`, and its bias `[out]` as it is."""
+    """Return the weight `[out, in]` of a linear layer in `dtype`, and its bias `[out]`."""
     if isinstance(layer, ByteLinear) and layer.bias is not None:
         return layer.dense_weight(dtype), layer.bias
     if type(layer) is nn.Linear and layer.bias is not None:
@@ -278,9 +252,8 @@ def _dense(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _multiply_heads(x_BTSNE: Tensor, weight_NED: Tensor) -> Tensor:
     """Multiply each head by its part of a weight: `[B, T, N * S, D]`.
 
-    The product comes out with heads and tokens outermost, so that they are one axis without a copy. A GPU's
-    matrix products take a frame's rows although those of other frames lie between them; a CPU's would copy
-    them in every step.
+    The product has heads and tokens outermost in memory, so that they merge without a copy. GPU matrix
+    products read a frame's strided rows directly; those on a CPU would copy them in every step.
     """
     product = torch.einsum("btsne,ned->nsbtd", x_BTSNE, weight_NED).flatten(0, 1).permute(1, 2, 0, 3)
     return product.contiguous() if product.device.type == "cpu" else product

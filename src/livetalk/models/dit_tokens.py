@@ -1,7 +1,7 @@
 """Tokens of a window by attention head and by latent frame.
 
-Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · N heads · E head width ·
-D model width.
+Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · N heads · E head width · D
+model width.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 class FrameRun(NamedTuple):
-    """Neighbouring latent frames with equally many tokens.
+    """Consecutive latent frames with equally many tokens.
 
     Attributes:
-        first_frame: the first of the frames.
-        num_frames: how many they are.
-        start: the first token of the first frame.
-        stop: the token after the last one of the last frame.
+        first_frame: index of the first frame.
+        num_frames: number of frames.
+        start: index of the first token.
+        stop: index after the last token.
     """
 
     first_frame: int
@@ -38,7 +38,7 @@ class TokenFrames(NamedTuple):
 
     Attributes:
         ids: `[L]` integers.
-        runs: the same as groups of frames in order; None where nobody counted the tokens of each frame.
+        runs: the same as runs of frames in order; None if the tokens per frame are unknown.
     """
 
     ids: Tensor
@@ -46,14 +46,10 @@ class TokenFrames(NamedTuple):
 
 
 def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[FrameRun, ...] | None:
-    """Group latent frames of equal length, so that each group is one product.
+    """Group latent frames of equal length, so that each group is one batched product.
 
-    Args:
-        frame_lengths: tokens of each latent frame, 0 for frames that are elsewhere.
-        num_tokens: that there are.
-
-    Returns:
-        The groups in order, without empty frames; None when the lengths do not tell of these tokens.
+    `frame_lengths` counts the tokens of each frame, 0 for frames on other ranks. Returns None if they do not
+    add up to `num_tokens`.
     """
     if frame_lengths is None or sum(frame_lengths) != num_tokens:
         return None
@@ -67,7 +63,7 @@ def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[
 
 
 def join_runs(parts: Sequence[Tensor]) -> Tensor:
-    """Put the tokens `[B, L, ...]` of all groups of frames one after the other."""
+    """Concatenate the tokens `[B, L, ...]` of all runs."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 

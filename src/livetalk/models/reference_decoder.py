@@ -1,8 +1,8 @@
 """A decoder that warps a reference picture and paints only what the picture lacks.
 
-A portrait is known for a whole session: hair, clothes, skin and background need not be painted out of
-latents. The coarse layers are those of the published decoder. They give a flow, by which the picture and
-features of it are warped; finer layers paint a picture of their own and a mask that blends the two.
+The portrait is known in advance, so hair, clothes, skin and background need not be decoded from latents. The
+coarse layers are those of the published decoder. They predict a flow that warps the picture and its features;
+finer layers paint a picture and a mask that blends both.
 
 Shapes: B batch · C channels · T latent frames · F frames · h w height, width of the latents · H W of frames ·
 s side of a flow cell in pixels.
@@ -32,7 +32,7 @@ COLORS = 3
 FLOW_AXES = 2
 
 MASK_BIAS = -1.0
-"""The mask begins at 0.27: where it is nearly 1 from the start, nothing else learns to paint."""
+"""Initial mask of 0.27; with a mask near 1 the painting layers would receive no gradient."""
 
 _FRAME_KERNEL = (1, 3, 3)
 _FINE_PATCH = 2
@@ -73,10 +73,10 @@ class TrunkLevel:
 
 @dataclass(frozen=True, slots=True)
 class DecoderReference:
-    """What a session's decoding knows of its portrait, made once.
+    """The encoded reference picture.
 
     Attributes:
-        picture: `[B, 3, H, W]`, float32, -1..1, in the size of the frames that are made.
+        picture: `[B, 3, H, W]`, float32, -1..1, in the size of decoded frames.
         features: `[B, feature_channels, H / s, W / s]`, float32, warped like the picture.
         first: `[B, C, 1, h, w]`, added to the input of the coarsest layers.
         last: `[B, C, 1, H / 2s, W / 2s]`, added to their output.
@@ -90,13 +90,13 @@ class DecoderReference:
 
 @dataclass(frozen=True, slots=True)
 class WarpedFrames:
-    """Decoded frames and the parts that they were blended from, all float32.
+    """Decoded frames and their parts, float32.
 
     Attributes:
         video: `[B, 3, F, H, W]`, not clamped.
-        flow: `[B, 2, F, H / s, W / s]`: how far right and down of each cell its pixels are found in the
-            reference, in half widths and half heights of the picture.
-        mask: `[B, 1, F, H, W]`, share of the warped picture, 0..1.
+        flow: `[B, 2, F, H / s, W / s]`, displacement to the right and down into the reference, in half widths
+            and half heights of the picture.
+        mask: `[B, 1, F, H, W]`, weight of the warped picture, 0..1.
         painted: `[B, 3, F, H, W]`.
         warped: `[B, 3, F, H, W]`.
     """
@@ -109,7 +109,7 @@ class WarpedFrames:
 
 
 class ReferenceDecoder(nn.Module):
-    """Latents and a reference -> frames."""
+    """Decodes latents to frames with a reference."""
 
     def __init__(
         self,
@@ -154,15 +154,15 @@ class ReferenceDecoder(nn.Module):
         self.fine = ResidualBlock(config.fine_width, config.fine_width, 1)
         self.norm_out = ChannelNorm(config.fine_width, silu=True)
         self.conv_out = CausalConv(config.fine_width, (COLORS + 1) * _FINE_PATCH**2, _FRAME_KERNEL)
-        self._begin_still()
+        self._init_identity()
 
-    def make_reference(self, picture: Tensor, small: Tensor, latents: Tensor) -> DecoderReference:
-        """Make the reference of a session.
+    def encode_reference(self, picture: Tensor, small: Tensor, latents: Tensor) -> DecoderReference:
+        """Encode a reference.
 
         Args:
-            picture: `[B, 3, H, W]`, float32, -1..1, in the size of the frames to make.
-            small: the same in the size that the latents stand for.
-            latents: of `small`, as the first layer reads them, `[B, C, 1, h, w]`.
+            picture: `[B, 3, H, W]`, float32, -1..1, in the size of decoded frames.
+            small: the same in the size that the latents represent.
+            latents: latents of `small` as input of the first layer, `[B, C, 1, h, w]`.
         """
         features, first, last = self.reference(small, latents)
         return DecoderReference(picture, features, first, last)
@@ -174,7 +174,7 @@ class ReferenceDecoder(nn.Module):
         cache: CachePass | None = None,
         keep: FrameChoice = None,
     ) -> WarpedFrames:
-        """Return the frames of `[B, C, T, h, w]`; only those of `keep`, where given."""
+        """Decode `[B, C, T, h, w]`, or only the frames `keep`."""
         x = self.conv_in(latents, cache) + reference.first
         for layer in self._trunk():
             x = layer(x, cache)
@@ -197,12 +197,12 @@ class ReferenceDecoder(nn.Module):
         return WarpedFrames(torch.lerp(painted, warped, mask), flow, mask, painted, warped)
 
     def _trunk(self) -> list[nn.Module]:
-        """List the layers that the published decoder has too, in order."""
+        """List the layers shared with the published decoder, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]
 
     @torch.no_grad()
-    def _begin_still(self) -> None:
-        """Let the flow be zero and the mask even."""
+    def _init_identity(self) -> None:
+        """Initialise the flow to zero and the mask to a constant."""
         for parameter in self.flow.parameters():
             parameter.zero_()
         bias = self.conv_out.bias
@@ -211,7 +211,7 @@ class ReferenceDecoder(nn.Module):
 
 
 class ReferenceEncoder(nn.Module):
-    """Picture and its latents -> what the decoder knows of them; runs once a session."""
+    """Encodes the reference picture and its latents, once per stream."""
 
     def __init__(self, config: ReferenceDecoderConfig, cell: int, first: tuple[int, int], last: int) -> None:
         """Build layers that add nothing to the trunk until they are trained.
@@ -240,9 +240,7 @@ class ReferenceEncoder(nn.Module):
     def forward(self, picture: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `features`, `first` and `last` of a `DecoderReference`.
 
-        Args:
-            picture: `[B, 3, H, W]`, -1..1.
-            latents: as the decoder's first layer reads them, `[B, C, 1, h, w]`.
+        `picture` is `[B, 3, H, W]`, -1..1; `latents`, `[B, C, 1, h, w]`, are the decoder's first input.
         """
         x = F.pixel_unshuffle(picture, self._cell)[:, :, None].to(self.conv_in.weight.dtype)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last_3d))
@@ -271,7 +269,7 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """Fetch the pixels of every frame from where a flow finds them; beyond the edge, the edge itself.
+    """Sample the pixels of every frame at the positions of a flow, clamped to the border.
 
     Args:
         picture: `[B, C, H, W]`, float32.
@@ -287,9 +285,9 @@ def warp(picture: Tensor, flow: Tensor) -> Tensor:
         (torch.arange(size, device=flow.device, dtype=torch.float32) * 2 + 1) / size - 1
         for size in (height, width)
     )
-    here = torch.stack((across.expand(height, width), down[:, None].expand(height, width)), dim=-1)
-    places = here + resize(flow, height, width).permute(0, 2, 3, 4, 1)
-    # The frames of a video stand one below the other, so that its picture is not copied for each of them.
-    column = places.reshape(batch, num_frames * height, width, 2)
+    grid = torch.stack((across.expand(height, width), down[:, None].expand(height, width)), dim=-1)
+    points = grid + resize(flow, height, width).permute(0, 2, 3, 4, 1)
+    # Frames are stacked vertically, so that the picture is not repeated for each of them.
+    column = points.reshape(batch, num_frames * height, width, 2)
     pixels = F.grid_sample(picture, column, mode="bilinear", padding_mode="border", align_corners=False)
     return pixels.view(batch, channels, num_frames, height, width)

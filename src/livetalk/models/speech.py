@@ -1,4 +1,4 @@
-"""What the engine asks of a speech encoder."""
+"""Interface of speech encoders."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class AudioEncoder(Protocol):
-    """Waveform -> speech features at video rate, one row per frame."""
+    """Encodes audio to speech features at video rate, one row per frame."""
 
     @property
     def num_blocks(self) -> int:

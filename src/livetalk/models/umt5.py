@@ -40,7 +40,6 @@ class UMT5Config:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide."""
         if self.attention_dim % self.num_heads:
             raise ValueError(
                 f"attention_dim {self.attention_dim} is not a multiple of num_heads {self.num_heads}"
@@ -58,7 +57,6 @@ class UMT5Encoder(nn.Module):
     """Bidirectional transformer encoder; every block has its own table of relative positions."""
 
     def __init__(self, config: UMT5Config) -> None:
-        """Build the network described by `config`."""
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocabulary, config.dim)
@@ -78,7 +76,7 @@ class UMT5Encoder(nn.Module):
         return self.encode_padded(token_ids, mask).masked_fill(~mask.bool()[..., None], 0)
 
     def encode_padded(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode prompts as `forward` does, but leave in the rows of padding what the network makes there."""
+        """Compute `forward` without zeroing the rows of padding."""
         cfg = self.config
         x = self.token_embedding(token_ids)
         buckets = distance_buckets(token_ids.shape[1], cfg.num_buckets, cfg.max_distance).to(x.device)
@@ -93,7 +91,6 @@ class UMT5Block(nn.Module):
     """Self-attention with a learned bias by distance, then a gated feed-forward layer."""
 
     def __init__(self, config: UMT5Config) -> None:
-        """Build one block; no layer has a bias."""
         super().__init__()
         self.num_heads = config.num_heads
         self.attention_norm = RMSNorm(config.dim, config.eps)
@@ -108,16 +105,7 @@ class UMT5Block(nn.Module):
         self.ffn_out = nn.Linear(config.ffn_dim, config.dim, bias=False)
 
     def forward(self, x_BSD: Tensor, buckets_SS: Tensor, hidden: Tensor) -> Tensor:
-        """Apply the block.
-
-        Args:
-            x_BSD: tokens.
-            buckets_SS: class of the distance from each query to each key.
-            hidden: `[B, 1, 1, S]` bool, true on keys nobody may look at.
-
-        Returns:
-            `[B, S, D]`.
-        """
+        """Return `[B, S, D]`; `hidden`, `[B, 1, 1, S]` bool, is true on keys that are masked."""
         x = x_BSD + self._attend(self.attention_norm(x_BSD), buckets_SS, hidden)
         y = self.ffn_norm(x)
         y = self.ffn_in(y) * F.gelu(self.ffn_gate(y), approximate="tanh")
@@ -130,7 +118,7 @@ class UMT5Block(nn.Module):
             for layer in (self.q, self.k, self.v)
         )
         bias = self.bias_by_distance(buckets_SS).masked_fill(hidden, torch.finfo(x_BSD.dtype).min)
-        # The lengths of q and k were trained without the usual division by the root of the head width.
+        # The network was trained without the division by the root of the head width.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         projected: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return projected
@@ -142,17 +130,10 @@ class UMT5Block(nn.Module):
 
 
 def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor:
-    """Sort the distances between all pairs of tokens into classes.
+    """Map the distances between all pairs of tokens to buckets, `[S, S]` int64, queries by keys.
 
-    In each direction half of the classes are single distances; the other half grow geometrically.
-
-    Args:
-        length: tokens S.
-        num_buckets: classes for both directions together.
-        max_distance: distance from which on the last class holds.
-
-    Returns:
-        `[S, S]` int64, queries by keys, on the CPU, so that every device agrees at the borders of classes.
+    In each direction half of the buckets are single distances; the others grow geometrically up to
+    `max_distance`. Computed on the CPU, so that all devices agree at the bounds of buckets.
     """
     positions = torch.arange(length, device="cpu")
     offset = positions[None, :] - positions[:, None]

@@ -1,7 +1,7 @@
-"""Causal video VAE: the first frame becomes one latent frame, every later group of frames another.
+"""Causal video VAE: the first frame becomes one latent frame, each later group of frames another.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width ·
-h w latent height, width.
+Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent
+height, width.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,6 @@ class VAEConfig:
     reference: ReferenceDecoderConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse lists of the wrong length."""
         levels = len(self.dim_multipliers)
         if len(self.temporal_downsample) != levels - 1:
             raise ValueError(
@@ -89,7 +88,7 @@ class VAEConfig:
     def trunk_levels(self) -> tuple[TrunkLevel, ...]:
         """Levels that a decoder with a reference shares with the published one, the coarsest first.
 
-        They end with the one that brings the frame rate to the video's.
+        The last one reaches the frame rate of the video.
         """
         upsample = self.temporal_downsample[::-1]
         count = max((level + 1 for level, doubled in enumerate(upsample) if doubled), default=0)
@@ -98,39 +97,36 @@ class VAEConfig:
 
     @property
     def flow_cell(self) -> int:
-        """Pixels along a side of one cell of the flow of a decoder with a reference."""
+        """Side in pixels of one flow cell of a decoder with a reference."""
         return self.spatial_stride // int(2 ** len(self.trunk_levels))
 
     @property
     def level_dims(self) -> tuple[int, ...]:
-        """Channels of each level."""
         return tuple(self.base_dim * multiplier for multiplier in self.dim_multipliers)
 
     @property
     def level_kernels(self) -> tuple[int, ...]:
-        """Temporal kernel size of each level."""
         return self.temporal_kernels or (3,) * len(self.dim_multipliers)
 
     @property
     def temporal_stride(self) -> int:
-        """Frames behind one latent frame (all but the first)."""
+        """Frames per latent frame, except the first."""
         return int(2 ** sum(self.temporal_downsample))
 
     @property
     def spatial_stride(self) -> int:
-        """Side of the pixel square behind one latent position."""
+        """Side of the pixel square per latent position."""
         return int(self.patch_size * 2 ** len(self.temporal_downsample))
 
 
 class CausalVideoVAE(nn.Module):
-    """Encode video to normalised latents and decode it, whole or in pieces.
+    """Encode video to normalised latents and decode it, in one call or several.
 
-    A piece continues the cache that the piece before it returned. The first piece holds 1 + stride * n
-    frames, later ones stride * n, in any split; the results are those of one pass.
+    Each call continues the cache of the one before. The first encodes 1 + stride * n frames, later ones
+    stride * n, in any split; the results equal those of one call.
     """
 
     def __init__(self, config: VAEConfig) -> None:
-        """Build encoder and decoder for `config`."""
         super().__init__()
         self.config = config
         moments = 2 * config.latent_channels
@@ -148,33 +144,27 @@ class CausalVideoVAE(nn.Module):
         self.use_channels_last()
 
     def encode(self, video: Tensor, cache: VAECache | None = None) -> tuple[Tensor, VAECache]:
-        """Encode a video or the next piece of one.
+        """Encode a video or its next frames.
 
         Args:
             video: `[B, 3, F, H, W]`, -1..1; H and W multiples of `spatial_stride`.
-            cache: from the piece before; None for a new video.
+            cache: from the call before; None for a new video.
 
         Returns:
-            The normalised mean `[B, C, T, h, w]` (no sampling) and the cache for the next piece.
+            The normalised mean `[B, C, T, h, w]` (no sampling) and the cache for the next call.
 
         Raises:
-            ValueError: the frames cannot be grouped, or the sides do not divide.
+            ValueError: the number of frames or the frame size is not a multiple of the strides.
         """
         step = CachePass(cache or VAECache.create(self._num_encoder_slots))
         mean, _ = self._encode_moments(video, step)
         return self.normalize(mean), step.finish()
 
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a whole video for training.
-
-        Args:
-            video: `[B, 3, F, H, W]`, -1..1, F = 1 + stride * n.
-
-        Returns:
-            Mean and log variance, each `[B, C, T, h, w]`, not normalised.
+        """Encode a whole video `[B, 3, F, H, W]` to mean and log variance, `[B, C, T, h, w]`, not normalised.
 
         Raises:
-            ValueError: the frames cannot be grouped, or the sides do not divide.
+            ValueError: the number of frames or the frame size is not a multiple of the strides.
         """
         return self._encode_moments(video, None)
 
@@ -185,49 +175,42 @@ class CausalVideoVAE(nn.Module):
         skip_frames: int = 0,
         reference: DecoderReference | None = None,
     ) -> tuple[Tensor, VAECache]:
-        """Decode latents or the next piece of them.
+        """Decode latents or the next of them.
 
         Args:
             latents: normalised, `[B, C, T, h, w]`, any T.
-            cache: from the piece before; None for a new video.
-            skip_frames: leave out so many frames at the start of this piece; they are still remembered, and
-                cost nothing in layers that see one frame at a time.
-            reference: from `make_reference`, for a VAE that has a decoder with a reference, and for no other.
+            cache: from the call before; None for a new video.
+            skip_frames: number of frames to drop at the start; they enter the cache, but layers without
+                temporal context skip them.
+            reference: from `encode_reference`; required exactly if the decoder warps a reference.
 
         Returns:
-            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next piece;
-            with a reference it is float32 and of the size of its picture.
+            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next call; with
+            a reference, float32 in the size of its picture.
 
         Raises:
-            ValueError: the decoder needs a reference and there is none, or the other way round.
+            ValueError: a reference is missing or has no decoder.
         """
         step = CachePass(cache or VAECache.create(self._num_decoder_slots))
         keep = slice(skip_frames, None) if skip_frames else None
         return self._decode(latents, step, keep, reference).clamp(-1, 1), step.finish()
 
     def decode_raw(self, latents: Tensor, frames: Tensor | None = None) -> Tensor:
-        """Decode a whole video for training: as `decode`, without clamping and without a cache.
+        """Decode a whole video for training, without clamping and without a cache.
 
-        Args:
-            latents: normalised, `[B, C, T, h, w]`.
-            frames: indices of the frames wanted, `[K]`; layers that see one frame at a time run on
-                these alone.
-
-        Returns:
-            `[B, 3, F, H, W]`, or `[B, 3, K, H, W]`.
+        With `frames`, indices `[K]`, returns only those; layers without temporal context compute only those.
         """
         return self._decode(latents, None, frames, None)
 
-    def make_reference(self, picture: Tensor, scale: int = 1) -> DecoderReference:
-        """Make of a portrait what its decoder needs, once for all frames that it decodes.
+    def encode_reference(self, picture: Tensor, scale: int = 1) -> DecoderReference:
+        """Encode a portrait for a decoder that warps it.
 
-        Args:
-            picture: `[B, 3, scale * H, scale * W]`, -1..1, for latents that stand for frames of H x W.
-            scale: how many times larger frames shall be than the latents' own: their parts that are warped
-                have the detail of `picture`, those that are painted the detail of H x W.
+        `picture` is `[B, 3, scale * H, scale * W]`, -1..1, for latents of H x W frames. With `scale` above 1
+        decoded frames have the size of `picture`: warped areas with its detail, painted areas with that of H
+        x W.
 
         Raises:
-            ValueError: the VAE has no decoder with a reference, or the sides do not divide.
+            ValueError: the decoder does not warp a reference, or the size is not a multiple of the stride.
         """
         decoder = self._reference_decoder()
         side = scale * self.config.spatial_stride
@@ -235,20 +218,15 @@ class CausalVideoVAE(nn.Module):
             raise ValueError(f"reference size {list(picture.shape[2:])} is not a multiple of {side}")
         small = F.avg_pool2d(picture.float(), scale) if scale > 1 else picture.float()
         mean, _ = self._encode_moments(small[:, :, None], None)
-        return decoder.make_reference(picture.float(), small, self._prepare_latents(self.normalize(mean)))
+        return decoder.encode_reference(picture.float(), small, self._prepare_latents(self.normalize(mean)))
 
     def decode_parts(
         self, latents: Tensor, reference: DecoderReference, frames: Tensor | None = None
     ) -> WarpedFrames:
-        """Decode a whole video and show how it was made: for training and for inspection.
-
-        Args:
-            latents: normalised, `[B, C, T, h, w]`.
-            reference: from `make_reference`.
-            frames: indices of the frames wanted, `[K]`; None for all.
+        """Decode a whole video, or its frames `[K]`, to blended, warped and painted parts.
 
         Raises:
-            ValueError: the VAE has no decoder with a reference.
+            ValueError: the decoder does not warp a reference.
         """
         parts: WarpedFrames = self._reference_decoder()(
             self._prepare_latents(latents), reference, None, frames
@@ -256,17 +234,17 @@ class CausalVideoVAE(nn.Module):
         return parts
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """Bring raw latents `[B, C, T, h, w]` to mean 0 and deviation 1 per channel."""
+        """Normalise raw latents `[B, C, T, h, w]` to mean 0 and deviation 1 per channel."""
         mean, std = self._statistics(latents)
         return (latents - mean) / std
 
     def denormalize(self, latents: Tensor) -> Tensor:
-        """Undo `normalize`."""
+        """Invert `normalize`."""
         mean, std = self._statistics(latents)
         return latents * std + mean
 
     def use_channels_last(self) -> None:
-        """Lay the weights out with channels last, which every convolution here is fastest with."""
+        """Store the weights channels last, the fastest layout for all convolutions here."""
         for parameter in self.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -299,7 +277,7 @@ class CausalVideoVAE(nn.Module):
         return video
 
     def _prepare_latents(self, latents: Tensor) -> Tensor:
-        """Return what the decoder's first layer reads, `[B, C, T, h, w]`, from normalised latents."""
+        """Return the input of the decoder's first layer, `[B, C, T, h, w]`, from normalised latents."""
         x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
         prepared: Tensor = self.latents_conv(x.contiguous(memory_format=torch.channels_last_3d))
         return prepared
@@ -310,7 +288,7 @@ class CausalVideoVAE(nn.Module):
         return self.decoder
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation as `[C, 1, 1, 1]` float32 tensors."""
+        """Return mean and deviation, each `[C, 1, 1, 1]` float32."""
         channels = self.config.latent_channels
         mean = self.config.latents_mean or (0.0,) * channels
         std = self.config.latents_std or (1.0,) * channels
@@ -322,7 +300,6 @@ class Encoder(nn.Module):
     """Frames -> moments of the latents."""
 
     def __init__(self, config: VAEConfig) -> None:
-        """Build the levels from the finest to the coarsest."""
         super().__init__()
         self.patch_size = config.patch_size
         dims, kernels = config.level_dims, config.level_kernels
@@ -357,7 +334,6 @@ class Decoder(nn.Module):
     """Latents -> frames."""
 
     def __init__(self, config: VAEConfig) -> None:
-        """Build the levels from the coarsest to the finest."""
         super().__init__()
         self.patch_size = config.patch_size
         dims, kernels = config.level_dims[::-1], config.level_kernels[::-1]
@@ -380,11 +356,11 @@ class Decoder(nn.Module):
         self.norm_out = ChannelNorm(channels, silu=True)
         self.conv_out = CausalConv(channels, COLORS * config.patch_size**2, (kernels[-1], 3, 3))
         temporal = [index for index, layer in enumerate(self._layers()) if is_temporal(layer)]
-        # The layer after which frames are independent: none where even the last convolution sees several.
+        # Later layers need only the frames to keep; None if the last convolution is temporal.
         self._last_temporal = None if is_temporal(self.conv_out) or not temporal else temporal[-1]
 
     def forward(self, latents: Tensor, cache: CachePass | None = None, keep: FrameChoice = None) -> Tensor:
-        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`; only the frames `keep`, where given."""
+        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`, or only the frames `keep`."""
         x = self.conv_in(latents, cache)
         for index, layer in enumerate(self._layers()):
             x = layer(x, cache)
@@ -396,5 +372,4 @@ class Decoder(nn.Module):
         return channels_to_pixels(x, self.patch_size)
 
     def _layers(self) -> list[nn.Module]:
-        """List the layers between the first and the last convolution, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]

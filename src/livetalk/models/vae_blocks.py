@@ -27,14 +27,14 @@ def unfold_time(x: Tensor, batch: int) -> Tensor:
 
 
 class CausalConv(nn.Conv3d):
-    """Convolution that sees `kernel[0] - 1` past frames, no future ones, and all around a pixel."""
+    """Convolution over `kernel[0] - 1` past frames, the current one and a pixel's neighbourhood."""
 
     slot: int = -1
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], time_stride: int = 1
     ) -> None:
-        """Build a convolution with an odd spatial kernel and, for `time_stride` above 1, fewer frames out."""
+        """Build a convolution with an odd spatial kernel."""
         padding = (0, kernel[1] // 2, kernel[2] // 2)
         super().__init__(in_channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=padding)
 
@@ -45,7 +45,7 @@ class CausalConv(nn.Conv3d):
         return self.convolve(self.extend(x, cache))
 
     def extend(self, x: Tensor, cache: CachePass | None) -> Tensor:
-        """Put the remembered frames (zeros if none) before `x`, and remember its last ones."""
+        """Prepend the cached frames (zeros if none) to `x`, and cache its last ones."""
         num_past = self.kernel_size[0] - self.stride[0]
         history = None if cache is None else cache.history(self.slot)
         if history is None:
@@ -57,9 +57,9 @@ class CausalConv(nn.Conv3d):
         return x
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve frames that already carry their past."""
+        """Convolve frames that include their past."""
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
-        # Small inputs make the CPU choose a kernel that loses the layout; elsewhere this does nothing.
+        # For small inputs the CPU chooses a kernel that returns another layout; otherwise this is a no-op.
         return y.contiguous(memory_format=torch.channels_last_3d)
 
     def _convolve_frames(self, x: Tensor) -> Tensor:
@@ -68,14 +68,12 @@ class CausalConv(nn.Conv3d):
 
 
 class PointConv(nn.Conv3d):
-    """Convolution of each position by itself, as a matrix product."""
+    """1x1x1 convolution as a matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Build a 1x1x1 convolution."""
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `[B, out_channels, T, H, W]`."""
         y = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
         return y.permute(0, 4, 1, 2, 3)
 
@@ -84,11 +82,9 @@ class TemporalConv(CausalConv):
     """Causal convolution over three frames at each position, as one matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        """Build a convolution that makes one frame out of every `stride` frames."""
         super().__init__(in_channels, out_channels, (3, 1, 1), time_stride=stride)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve frames that already carry their past."""
         frames, num_frames = x.permute(0, 2, 3, 4, 1), x.shape[2]
         taps = [frames[:, tap : num_frames - 2 + tap : self.stride[0]] for tap in range(3)]
         weight = self.weight.flatten(2).transpose(1, 2).flatten(1)
@@ -96,27 +92,25 @@ class TemporalConv(CausalConv):
 
 
 class ChannelNorm(nn.Module):
-    """Divide each pixel by the root mean square of its channels, scale, and optionally apply SiLU.
+    """Divide each pixel by the RMS of its channels, scale, and optionally apply SiLU.
 
     Attributes:
-        fast_form: computes what `forward` returns, given the layer as its first argument; None for the plain
-            form. So in the other layers here that have one.
+        fast_form: computes `forward` with the layer as its first argument; None for the plain form. Other
+            layers with this attribute use it in the same way.
     """
 
     def __init__(self, channels: int, *, silu: bool) -> None:
-        """Normalise `channels` channels."""
         super().__init__()
         self.silu = silu
         self.weight = nn.Parameter(torch.ones(channels))
         self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the shape and dtype of `x`, `[B, C, ...]`."""
         if self.fast_form is not None:
             fast: Tensor = self.fast_form(self, x)
             return fast
         y = channel_rms_norm(x, self.weight)
-        # In place is exact, and safe only while nobody will ask for the value before it.
+        # The in-place form would destroy the value that the backward pass needs.
         return F.silu(y, inplace=not torch.is_grad_enabled()) if self.silu else y
 
 
@@ -124,7 +118,7 @@ class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, twice, around a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int) -> None:
-        """Build a block; the shortcut is a 1x1 convolution where the widths differ."""
+        """Build a block; the shortcut is a 1x1 convolution if the widths differ."""
         super().__init__()
         kernel = (temporal_kernel, 3, 3)
         self.norm1 = ChannelNorm(in_channels, silu=True)
@@ -135,7 +129,6 @@ class ResidualBlock(nn.Module):
         self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, out_channels, T, H, W]`."""
         if self.fast_form is not None:
             fast: Tensor = self.fast_form(self, x, cache)
             return fast
@@ -147,17 +140,16 @@ class ResidualBlock(nn.Module):
 
 
 class FrameAttention(nn.Module):
-    """Attention with one head between all pixels of a frame, each frame apart."""
+    """Single-head attention between all pixels of a frame."""
 
     def __init__(self, channels: int) -> None:
-        """Attend over `channels` channels."""
         super().__init__()
         self.norm = ChannelNorm(channels, silu=False)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, T, H, W]`; the cache is not used, since frames do not see each other."""
+        """Return `[B, C, T, H, W]`; the cache is unused, because attention is within a frame."""
         pixels = fold_time(self.norm(x)).permute(0, 2, 3, 1)
         q, k, v = self.qkv(pixels.flatten(1, 2)).unsqueeze(2).chunk(3, dim=-1)
         y = self.out(attention(q, k, v).flatten(2)).view(pixels.shape)
@@ -165,7 +157,7 @@ class FrameAttention(nn.Module):
 
 
 def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
-    """Build the coarsest layers that encoder and decoder share in form."""
+    """Build the coarsest layers, equal in encoder and decoder."""
     return nn.ModuleList(
         (
             ResidualBlock(channels, channels, temporal_kernel),
@@ -176,10 +168,9 @@ def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
 
 
 class SpatialDown(nn.Conv3d):
-    """Halve height and width of every frame by a strided convolution that looks right and down."""
+    """Halve height and width by a strided convolution with padding at the right and bottom."""
 
     def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
         super().__init__(channels, channels, (1, 3, 3), stride=(1, 2, 2))
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
@@ -189,10 +180,9 @@ class SpatialDown(nn.Conv3d):
 
 
 class SpatialUp(nn.Conv3d):
-    """Double height and width of every frame by repetition, then convolve to half the channels."""
+    """Double height and width by nearest-neighbour upsampling, then convolve to half the channels."""
 
     def __init__(self, channels: int) -> None:
-        """Take `channels` channels."""
         super().__init__(channels, channels // 2, (1, 3, 3), padding=(0, 1, 1))
         self.fast_form: nn.Module | None = None
 
@@ -209,18 +199,13 @@ class TemporalDown(TemporalConv):
     """Halve the frame rate; the first frame of a video passes unchanged and alone."""
 
     def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
         super().__init__(channels, channels, stride=2)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Halve the frame rate of a piece.
+        """Halve the frame rate.
 
-        Args:
-            x: `[B, C, 1 + 2 n, H, W]` if it holds the first frame of a video, `[B, C, 2 n, H, W]` if not.
-            cache: of the pass, or None for a whole video.
-
-        Returns:
-            `[B, C, 1 + n, H, W]` or `[B, C, n, H, W]`.
+        `[B, C, 1 + 2 n, H, W]` with the first frame of a video becomes `[B, C, 1 + n, H, W]`; later `[B, C, 2
+        n, H, W]` become `[B, C, n, H, W]`. Without a cache `x` is a whole video.
         """
         if cache is not None and cache.started:
             return self.convolve(self.extend(x, cache))
@@ -232,21 +217,16 @@ class TemporalDown(TemporalConv):
 
 
 class TemporalUp(TemporalConv):
-    """Double the frame rate; the first frame of a video passes unchanged, unseen by the later ones."""
+    """Double the frame rate; the first frame of a video is unchanged and not used by later ones."""
 
     def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
         super().__init__(channels, 2 * channels)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Double the frame rate of a piece.
+        """Double the frame rate.
 
-        Args:
-            x: `[B, C, 1 + n, H, W]` if it holds the first frame of a video, `[B, C, n, H, W]` if not.
-            cache: of the pass, or None for a whole video.
-
-        Returns:
-            `[B, C, 1 + 2 n, H, W]` or `[B, C, 2 n, H, W]`.
+        `[B, C, 1 + n, H, W]` with the first frame of a video becomes `[B, C, 1 + 2 n, H, W]`; later `[B, C,
+        n, H, W]` become `[B, C, 2 n, H, W]`. Without a cache `x` is a whole video.
         """
         if cache is not None and cache.started:
             return self._double(x, cache)
@@ -262,17 +242,17 @@ class TemporalUp(TemporalConv):
 
 
 def temporal_convolutions(network: nn.Module) -> list[CausalConv]:
-    """List the convolutions of a network that see more than one frame."""
+    """List the convolutions of a network over more than one frame."""
     return [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
 
 
 def is_temporal(layer: nn.Module) -> bool:
-    """Say whether the frames of a layer's output depend on earlier frames."""
+    """Return whether output frames of a layer depend on earlier frames."""
     return bool(temporal_convolutions(layer))
 
 
 def assign_slots(network: nn.Module) -> int:
-    """Number the temporal convolutions of a network, and return how many there are."""
+    """Number the temporal convolutions of a network, and return their count."""
     convolutions = temporal_convolutions(network)
     for slot, convolution in enumerate(convolutions):
         convolution.slot = slot
@@ -288,7 +268,7 @@ def pixels_to_channels(video: Tensor, patch_size: int) -> Tensor:
 
 
 def channels_to_pixels(x: Tensor, patch_size: int) -> Tensor:
-    """Undo `pixels_to_channels`."""
+    """Invert `pixels_to_channels`."""
     if patch_size == 1:
         return x
     return unfold_time(F.pixel_shuffle(fold_time(x), patch_size), x.shape[0])

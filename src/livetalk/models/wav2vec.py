@@ -47,7 +47,6 @@ class Wav2Vec2Config:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide and lists of different lengths."""
         for name in ("num_heads", "position_groups"):
             if self.width % getattr(self, name):
                 raise ValueError(f"width {self.width} is not a multiple of {name} {getattr(self, name)}")
@@ -61,14 +60,12 @@ def wav2vec2_base() -> Wav2Vec2Config:
 
 
 class Wav2Vec2Encoder(nn.Module):
-    """Waveform -> the output of every transformer layer at each video frame.
+    """Encodes audio to the output of every transformer layer at each video frame.
 
-    The features of the convolutions (50 Hz) are brought to video rate before the transformer, which
-    therefore thinks in video frames.
+    The convolutional features (50 Hz) are resampled to video rate before the transformer.
     """
 
     def __init__(self, config: Wav2Vec2Config) -> None:
-        """Build the network described by `config`."""
         super().__init__()
         self.config = config
         self.front_end = ConvolutionalFrontEnd(config)
@@ -80,12 +77,11 @@ class Wav2Vec2Encoder(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """Feature vectors per video frame: one of every layer."""
+        """Feature vectors per video frame, one per layer."""
         return self.config.num_layers
 
     @property
     def channels(self) -> int:
-        """Width of a feature vector."""
         return self.config.width
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -104,13 +100,9 @@ class Wav2Vec2Encoder(nn.Module):
         return torch.stack(self.encode_frames(resample_features(features, num_frames))[1:], dim=2)
 
     def encode_frames(self, features_BFC: Tensor) -> list[Tensor]:
-        """Run the transformer.
+        """Run the transformer on convolutional features at video rate.
 
-        Args:
-            features_BFC: convolution features at video rate.
-
-        Returns:
-            `num_layers + 1` tensors `[B, F, D]`: the input of the first layer and the output of each.
+        Returns the input of the first layer and the output of each, `num_layers + 1` tensors `[B, F, D]`.
         """
         x = self.feature_projection(self.feature_norm(features_BFC))
         states = [self.input_norm(x + self.position(x))]
@@ -145,7 +137,7 @@ class ConvolutionalFrontEnd(nn.Module):
 
 
 class PositionConvolution(nn.Module):
-    """Grouped convolution over time that tells a frame where it stands, with a gain for each tap."""
+    """Grouped convolution over time as a position embedding, with a learned gain per tap."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         """Build the convolution; its weight is `direction`, scaled to length `gain` at every tap."""
@@ -167,10 +159,9 @@ class PositionConvolution(nn.Module):
 
 
 class Wav2Vec2Layer(nn.Module):
-    """Self-attention and feed-forward, each normalised after its residual sum."""
+    """Post-norm self-attention and feed-forward."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
-        """Build one layer."""
         super().__init__()
         self.num_heads = config.num_heads
         self.q = nn.Linear(config.width, config.width)
@@ -183,7 +174,6 @@ class Wav2Vec2Layer(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.width, eps=config.eps)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        """Return `[B, F, D]`."""
         q, k, v = (layer(x_BFD).unflatten(2, (self.num_heads, -1)) for layer in (self.q, self.k, self.v))
         x = self.attention_norm(x_BFD + self.out(attention(q, k, v).flatten(2)))
         y: Tensor = self.ffn_norm(x + self.ffn_out(F.gelu(self.ffn_in(x))))
@@ -191,20 +181,12 @@ class Wav2Vec2Layer(nn.Module):
 
 
 def normalize_waveform(waveform: Tensor) -> Tensor:
-    """Bring each waveform `[B, samples]` to mean 0 and deviation 1 in float32; silence stays silence."""
+    """Normalise each waveform `[B, samples]` to mean 0 and deviation 1 in float32; silence stays 0."""
     x = waveform.float()
     variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
     return (x - mean) / (variance + WAVEFORM_VARIANCE_FLOOR).sqrt()
 
 
 def resample_features(features_BCS: Tensor, num_frames: int) -> Tensor:
-    """Interpolate features linearly so that the first and the last stay where they are.
-
-    Args:
-        features_BCS: convolution features.
-        num_frames: video frames F.
-
-    Returns:
-        `[B, F, C]`.
-    """
+    """Interpolate features `[B, C, S]` linearly to `[B, F, C]`, with the first and last positions aligned."""
     return F.interpolate(features_BCS, num_frames, mode="linear", align_corners=True).transpose(1, 2)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 from livetalk.assembly.model import AvatarModel
 from livetalk.diffusion.samplers import NoiseSource
 from livetalk.models.dit import DiT, StepInputs
-from livetalk.models.dit_constants import prepare_step
+from livetalk.models.dit_precompute import precompute_step
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.numerics.configurations import Configuration, describe_form
 from livetalk.streaming.chunk import create_state, generate_chunk
@@ -370,7 +370,7 @@ def _replay(executor: Executor, calls: Mapping[str, Call]) -> dict[str, float]:
         network = networks.dit if call.network == "dit" else networks.vae
         arguments = tree_map_only(Tensor, lambda x: x.to(networks.device), call.arguments)
         plan = executor.plan if call.network == "dit" else None
-        settled = {} if plan is None else {"prepared": prepare_step(networks.dit, plan, *arguments[1:])}
+        settled = {} if plan is None else {"prepared": precompute_step(networks.dit, plan, *arguments[1:])}
         answer = getattr(network, call.method)(*arguments, **settled)
         output = answer if isinstance(answer, Tensor) else answer[0]
         errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)

@@ -26,8 +26,8 @@ class IndexRange:
         return IndexRange(start, max(start, min(self.stop, other.stop)))
 
 
-def split_evenly(total: int, num_pieces: int) -> tuple[IndexRange, ...]:
+def split_evenly(total: int, num_parts: int) -> tuple[IndexRange, ...]:
     """Split `range(total)` into ranges whose sizes differ by at most one, the larger ones first."""
-    size, larger = divmod(total, num_pieces)
-    starts = [index * size + min(index, larger) for index in range(num_pieces + 1)]
+    size, larger = divmod(total, num_parts)
+    starts = [index * size + min(index, larger) for index in range(num_parts + 1)]
     return tuple(IndexRange(start, stop) for start, stop in pairwise(starts))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from livetalk.models.dit_constants import SessionConstants, prepare_session
+from livetalk.models.dit_precompute import StreamConstants, precompute_stream
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.color import ColorStatistics, measure_color
 from livetalk.streaming.denoise import sampler_sigmas, step_timesteps
@@ -32,7 +32,7 @@ class Prepared:
 
     conditioning: Conditioning
     color: ColorStatistics
-    constants: SessionConstants | None
+    constants: StreamConstants | None
 
 
 def prepare_stream(
@@ -62,7 +62,7 @@ def prepare_constants(executor: Executor, settings: StreamSettings, conditioning
     with span("step.reference"):
         constants = None
         if executor.plan is not None:
-            constants = prepare_session(
+            constants = precompute_stream(
                 executor.networks.dit,
                 executor.plan,
                 conditioning.condition,

@@ -10,7 +10,12 @@ from livetalk.diffusion.flow import timesteps_from_sigma
 from livetalk.diffusion.samplers import NoiseSource, PredictVelocity, sample_euler, sample_renoise
 from livetalk.diffusion.schedule import sigmas_from_steps
 from livetalk.models.dit import DiT
-from livetalk.models.dit_constants import SessionConstants, prepare_chunk, prepare_session, with_timesteps
+from livetalk.models.dit_precompute import (
+    StreamConstants,
+    precompute_chunk,
+    precompute_stream,
+    with_timesteps,
+)
 from livetalk.ops.transfer import to_device
 from livetalk.streaming.executor import Executor
 from livetalk.streaming.settings import SamplerConfig, SamplerKind
@@ -39,7 +44,7 @@ def denoise(
 
 
 def build_predictor(
-    executor: Executor, window: WindowInputs, sigmas: Tensor, constants: SessionConstants | None = None
+    executor: Executor, window: WindowInputs, sigmas: Tensor, constants: StreamConstants | None = None
 ) -> PredictVelocity:
     """Return the velocity of one window as a function of latents and sigma.
 
@@ -57,11 +62,11 @@ def build_predictor(
     positions = {float(sigma): index for index, sigma in enumerate(sigmas[:-1])}
     with span("step.prepare"):
         if constants is None:
-            constants = prepare_session(
+            constants = precompute_stream(
                 dit, plan, window.condition, timesteps, window.text_embeds, window.image_embeds
             )
         session = with_timesteps(dit, constants, timesteps)
-        chunk = prepare_chunk(dit, plan, session, dit.project_audio(window.audio_context))
+        chunk = precompute_chunk(dit, plan, session, dit.project_audio(window.audio_context))
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         index = positions[float(sigma)]

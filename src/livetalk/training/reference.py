@@ -103,7 +103,7 @@ class ReferenceObjective(nn.Module):
         with torch.no_grad():
             mean, _ = self.vae.encode_moments(video[:, :, :-1])
             latents = self.vae.normalize(mean) + noise
-        parts = self.vae.decode_parts(latents, self.vae.make_reference(video[:, :, -1]), frames)
+        parts = self.vae.decode_parts(latents, self.vae.encode_reference(video[:, :, -1]), frames)
         target, output = _flat(video[:, :, frames]), _flat(parts.video)
         weights = weights.repeat_interleave(len(frames), 0)
         scalars = {
@@ -244,7 +244,7 @@ def measure_decoding(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 
         window = frames[:, :, :num_frames].contiguous()
         with mixed_precision(frames.device):
             warps = vae.config.reference is not None
-            reference = vae.make_reference(frames[:, :, -1].contiguous()) if warps else None
+            reference = vae.encode_reference(frames[:, :, -1].contiguous()) if warps else None
             output, _ = vae.decode(vae.encode(window)[0], reference=reference)
         output, target = _flat(output.float()), _flat(window)
         masks = clip_masks(memory, clip)

@@ -1,7 +1,6 @@
-"""What stays the same for a session or for a chunk, made once instead of in every step.
+"""Values that are constant over a stream or a chunk, computed once instead of in every step.
 
-The transformer runs the same lines with it and without it. Everything here is exact: the numbers differ from
-the plain ones by rounding only.
+The transformer runs the same code with and without them; results differ by rounding only.
 
 Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S context tokens · N heads ·
 E head width · D model width.
@@ -28,27 +27,26 @@ from livetalk.models.dit_speech import (
 )
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 
-FOLDED_STEP = 64
-"""Folded text has a multiple of so many rows: few lengths to compile for, and none that kernels dislike."""
+FOLDED_MULTIPLE = 64
+"""Row multiple of folded text: few lengths to compile for, all aligned for the kernels."""
 
-FOLDING_KEYS = {torch.bfloat16: 4, torch.float16: 4}
-"""How many keys stand for the padding together, its weight met to one part in a million; 1 elsewhere."""
+NUM_PADDING_KEYS = {torch.bfloat16: 4, torch.float16: 4}
+"""Keys that replace the padding, whose total weight is exact to 1e-6; 1 for other dtypes."""
 
 
-class SessionConstants(NamedTuple):
-    """What all steps of a session share.
+class StreamConstants(NamedTuple):
+    """Values that all steps of a stream share.
 
     Attributes:
-        grid: tokens of a window: latent frames, rows, columns.
+        grid: tokens of a window by latent frames, rows, columns.
         condition_patches: `[B, L, C' * patch]`.
         rope: rotary tables of the L tokens.
         frame_ids: `[L]` int64.
-        timesteps: 0..1000, that `time` and `modulation` are of.
+        timesteps: the timesteps of `time` and `modulation`, 0..1000.
         time: `[len(timesteps), D]` float32.
         modulation: `[len(timesteps), 6, D]` float32.
-        text: keys and values of each block, or tokens for a block that must do its work itself; None without
-            a text branch.
-        image: likewise.
+        text: keys and values of each block, or tokens for offloaded blocks; None without a text branch.
+        image: keys and values of each block, or tokens for offloaded blocks; None without an image branch.
     """
 
     grid: tuple[int, int, int]
@@ -63,63 +61,53 @@ class SessionConstants(NamedTuple):
 
 
 class ChunkConstants(NamedTuple):
-    """What all steps of a chunk share.
+    """Values that all steps of a chunk share: those of its stream, and the conditioning of each block."""
 
-    Attributes:
-        session: of the chunk.
-        conditioning: of each block.
-    """
-
-    session: SessionConstants
+    stream: StreamConstants
     conditioning: StackConditioning
 
     def step(self, timestep: float) -> StepInputs:
         """Return the inputs of a step.
 
         Raises:
-            ValueError: the session was not prepared for this timestep.
+            ValueError: the stream was not prepared for this timestep.
         """
-        session = self.session
-        if timestep not in session.timesteps:
-            raise ValueError(f"timestep {timestep} is not one of {session.timesteps}")
-        index = session.timesteps.index(timestep)
+        stream = self.stream
+        if timestep not in stream.timesteps:
+            raise ValueError(f"timestep {timestep} is not one of {stream.timesteps}")
+        index = stream.timesteps.index(timestep)
         return StepInputs(
-            condition_patches=session.condition_patches,
-            rope=session.rope,
-            frame_ids=session.frame_ids,
-            time=session.time[index : index + 1],
-            modulation=session.modulation[index : index + 1],
+            condition_patches=stream.condition_patches,
+            rope=stream.rope,
+            frame_ids=stream.frame_ids,
+            time=stream.time[index : index + 1],
+            modulation=stream.modulation[index : index + 1],
             conditioning=self.conditioning,
         )
 
 
-def prepare_session(
+def precompute_stream(
     dit: DiT,
     plan: ExecutionPlan,
     condition: Tensor,
     timesteps: Sequence[float],
     text_embeds: Tensor | None = None,
     image_embeds: Tensor | None = None,
-) -> SessionConstants:
-    """Make what all steps of a session share.
+) -> StreamConstants:
+    """Compute the constants of a stream; the weights of `dit` must be final.
 
-    Args:
-        dit: the transformer, its weights and their form final.
-        plan: how it will run.
-        condition: `[B, C', T, H, W]`, on the transformer's device.
-        timesteps: that the steps will be at, 0..1000.
-        text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
-        image_embeds: `[B, S, image_dim]` for a transformer with an image branch.
+    `condition` is `[B, C', T, H, W]` on the transformer's device, `timesteps` are 0..1000. The embeddings,
+    `[B, S, text_dim]` and `[B, S, image_dim]`, are required for the branches of the transformer.
 
     Raises:
-        ValueError: a shape does not fit, or an embedding is missing or not wanted.
+        ValueError: a shape does not fit, or an embedding is missing or has no branch.
     """
     channels = dit.config.in_channels - condition.shape[1]
     latents = condition[:, :1].expand(-1, channels, -1, -1, -1)
     grid = dit.token_grid(latents, condition, text_embeds, image_embeds)
     positions = grid_positions(*grid, device=condition.device)
     time, modulation = _embed_timesteps(dit, timesteps, condition.device)
-    return SessionConstants(
+    return StreamConstants(
         grid=grid,
         condition_patches=dit.patchify(condition),
         rope=rope_tables(positions, dit.config.head_dim),
@@ -132,43 +120,36 @@ def prepare_session(
     )
 
 
-def with_timesteps(dit: DiT, session: SessionConstants, timesteps: Sequence[float]) -> SessionConstants:
-    """Return the constants of a session for other timesteps; the same object for the same ones."""
-    if tuple(timesteps) == session.timesteps:
-        return session
-    time, modulation = _embed_timesteps(dit, timesteps, session.time.device)
-    return session._replace(timesteps=tuple(timesteps), time=time, modulation=modulation)
+def with_timesteps(dit: DiT, stream: StreamConstants, timesteps: Sequence[float]) -> StreamConstants:
+    """Return the constants for other timesteps; the same object for equal ones."""
+    if tuple(timesteps) == stream.timesteps:
+        return stream
+    time, modulation = _embed_timesteps(dit, timesteps, stream.time.device)
+    return stream._replace(timesteps=tuple(timesteps), time=time, modulation=modulation)
 
 
-def prepare_chunk(dit: DiT, plan: ExecutionPlan, session: SessionConstants, audio: Tensor) -> ChunkConstants:
-    """Make what all steps of a chunk share.
-
-    Args:
-        dit: that `session` was made with.
-        plan: likewise.
-        session: of the chunk.
-        audio: speech tokens `[B, T, S, audio_dim]`, from `DiT.project_audio`.
-    """
-    num_frames, rows, columns = session.grid
+def precompute_chunk(dit: DiT, plan: ExecutionPlan, stream: StreamConstants, audio: Tensor) -> ChunkConstants:
+    """Compute the constants of a chunk from its speech tokens `[B, T, S, audio_dim]`."""
+    num_frames, rows, columns = stream.grid
     lengths = (rows * columns,) * num_frames
     frames = _own_frames(plan.tokens, num_frames, rows * columns)
     absorption = _absorption(dit, plan, audio[:, frames], rows * columns)
     layers = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock)
-        prepare = _leave_speech if index in plan.offloaded else _prepare_speech
+        prepare = _keep_speech_tokens if index in plan.offloaded else _project_speech
         layers.append(
             BlockConditioning(
                 speech=prepare(layer, audio, frames, absorption),
-                text=None if session.text is None else session.text[index],
-                image=None if session.image is None else session.image[index],
+                text=None if stream.text is None else stream.text[index],
+                image=None if stream.image is None else stream.image[index],
                 frame_lengths=lengths,
             )
         )
-    return ChunkConstants(session, StackConditioning(tuple(layers)))
+    return ChunkConstants(stream, StackConditioning(tuple(layers)))
 
 
-def prepare_step(
+def precompute_step(
     dit: DiT,
     plan: ExecutionPlan,
     timesteps: Tensor,
@@ -176,29 +157,19 @@ def prepare_step(
     audio_context: Tensor,
     *embeds: Tensor | None,
 ) -> StepInputs:
-    """Make everything for one step that stands alone, from the arguments of the transformer's `forward`.
+    """Compute the inputs of a single step from the arguments of `DiT.forward`.
 
-    Args:
-        dit: the transformer.
-        plan: how it will run.
-        timesteps: `[B]` float32, all the same.
-        condition: `[B, C', T, H, W]`.
-        audio_context: `[B, F, window, num_blocks, channels]`.
-        embeds: of text and image, as far as there are branches.
+    All `timesteps` must be equal. `embeds` are those of text and image, for the branches that exist.
     """
     timestep = timesteps[0].item()
-    session = prepare_session(dit, plan, condition, [timestep], *embeds)
-    return prepare_chunk(dit, plan, session, dit.project_audio(audio_context)).step(timestep)
+    stream = precompute_stream(dit, plan, condition, [timestep], *embeds)
+    return precompute_chunk(dit, plan, stream, dit.project_audio(audio_context)).step(timestep)
 
 
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:
-    """Tell whether audio attention takes fewer multiplications absorbed, even when absorbed in every step.
+    """Return whether absorbed audio attention needs fewer multiplications, even if absorbed in every step.
 
-    Args:
-        frame_tokens: P, video tokens of a latent frame.
-        context_tokens: S, speech tokens of a latent frame.
-        num_heads: N.
-        dim: D.
+    P, S, N and D are the arguments.
     """
     plain = 2 * frame_tokens * dim * (dim + context_tokens)
     absorbed = 2 * frame_tokens * dim * num_heads * context_tokens + 2 * context_tokens * dim * dim
@@ -206,25 +177,25 @@ def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: 
 
 
 def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Let a few keys stand for most of the padding of text embeddings.
+    """Replace most of the padding of text embeddings by a few keys.
 
-    Equal keys share equal weight, so that n of them are one with log(n) added to its logits. That logarithm
-    rounded to bfloat16 would be off by up to 3 %; the few keys have logarithms that `dtype` holds and whose
-    exponentials add up to n.
+    n equal keys equal one key with log(n) added to its logits. Rounded to bfloat16 this logarithm would be
+    off by up to 3 %, so several keys are used, with logarithms that `dtype` represents and exponentials that
+    add up to n.
 
     Args:
-        embeds: `[B, S, text_dim]`; rows of zeros at its end count as padding.
-        length: with the padding, S at least.
-        dtype: of the attention.
+        embeds: `[B, S, text_dim]`; rows of zeros at the end count as padding.
+        length: number of rows with padding, at least S.
+        dtype: dtype of the attention.
 
     Returns:
-        Embeddings with a multiple of `FOLDED_STEP` rows, zeros at their end, and what to add to their logits,
-        `[1, S']` in `dtype`. Where that is no shorter, embeddings with all the padding, and None. Without
-        numbers, on the meta device, zeros are not seen.
+        Embeddings padded to a multiple of `FOLDED_MULTIPLE` rows, and the values to add to their logits, `[1,
+        S']` in `dtype`. If that is no shorter, embeddings with all padding, and None. On the meta device no
+        row counts as padding.
     """
     num_real = embeds.shape[1] if embeds.is_meta else _count_rows(embeds)
-    num_keys = FOLDING_KEYS.get(dtype, 1)
-    num_rows = -(-(num_real + num_keys) // FOLDED_STEP) * FOLDED_STEP
+    num_keys = NUM_PADDING_KEYS.get(dtype, 1)
+    num_rows = -(-(num_real + num_keys) // FOLDED_MULTIPLE) * FOLDED_MULTIPLE
     if num_rows >= length:
         return F.pad(embeds, (0, 0, 0, length - embeds.shape[1])), None
     alone = num_rows - num_real - num_keys
@@ -234,13 +205,13 @@ def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _count_rows(embeds: Tensor) -> int:
-    """Return the number of rows before the zeros at the end; waits for the device, once a session."""
+    """Return the number of rows before the zeros at the end; synchronises with the device."""
     used = embeds.ne(0).any(dim=2).any(dim=0).nonzero()
     return int(used[-1]) + 1 if len(used) else 0
 
 
 def _split_logarithm(total: int, num_parts: int, dtype: torch.dtype) -> list[float]:
-    """Return numbers of `dtype` whose exponentials add up to `total`, the greatest first."""
+    """Return values of `dtype` whose exponentials add up to `total`, in descending order."""
     parts: list[float] = []
     rest = float(total)
     for _ in range(num_parts):
@@ -256,7 +227,7 @@ def _split_logarithm(total: int, num_parts: int, dtype: torch.dtype) -> list[flo
 
 
 def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
-    # One by one, as a plain step does: a product of several rows may round otherwise.
+    # One by one, as in a plain step: a batched product may round differently.
     rows = [dit.time_embedding(torch.tensor([timestep], device=device)) for timestep in timesteps]
     return torch.cat([time for time, _ in rows]), torch.cat([modulation for _, modulation in rows])
 
@@ -273,7 +244,7 @@ def _prepare_image(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Conte
 def _project_in_blocks(
     dit: DiT, plan: ExecutionPlan, name: Literal["text", "image"], tokens: WeightedTokens
 ) -> tuple[Context, ...]:
-    """Return each block's keys and values of one kind of context; the tokens, where it is offloaded."""
+    """Return each block's keys and values of one context, or the tokens for offloaded blocks."""
     context: list[Context] = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock) and layer.context_attention is not None
@@ -284,10 +255,10 @@ def _project_in_blocks(
 
 
 class _Absorption(NamedTuple):
-    """What to do with the speech of a chunk: absorb it at all, and if so keep the products."""
+    """Whether to absorb the speech of a chunk, and whether to store the products."""
 
     wanted: bool
-    kept: bool
+    stored: bool
 
 
 def _absorption(dit: DiT, plan: ExecutionPlan, audio: Tensor, frame_tokens: int) -> _Absorption:
@@ -301,22 +272,24 @@ def _absorption(dit: DiT, plan: ExecutionPlan, audio: Tensor, frame_tokens: int)
 
 
 def _own_frames(tokens: TokenShare, num_frames: int, frame_tokens: int) -> slice:
-    """Return the latent frames of the tokens that the blocks compute."""
+    """Return the latent frames of the tokens that this rank computes."""
     own = tokens.of(num_frames * frame_tokens)
     return slice(own.start // frame_tokens, -(-own.stop // frame_tokens))
 
 
-def _leave_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
-    """Return the speech of a block whose weights are not here: it projects the tokens itself."""
+def _keep_speech_tokens(
+    layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption
+) -> SpeechContext:
+    """Return speech tokens for an offloaded block, which projects them when its weights are present."""
     return SpeechTokens(audio, absorb=absorption.wanted and can_absorb(layer.audio_attention))
 
 
-def _prepare_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
-    """Return the speech of a block with as much of its work done as there is room for."""
+def _project_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
+    """Return the speech of a block, projected, and absorbed within the memory budget."""
     attention = layer.audio_attention
     absorb = absorption.wanted and can_absorb(attention)
     speech = SpeechKeysValues(*attention.keys_values(audio), absorb=absorb)
-    if not (absorb and absorption.kept):
+    if not (absorb and absorption.stored):
         return speech
     absorbed = absorb_speech(attention, speech, frames)
     return absorbed._replace(output_bias=absorbed.output_bias.detach())

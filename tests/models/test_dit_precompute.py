@@ -1,4 +1,4 @@
-"""Constants of a session and of a chunk: a prepared step predicts what a plain one does."""
+"""A step with precomputed constants predicts what a plain step predicts."""
 
 import math
 from collections.abc import Callable
@@ -9,20 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_constants import (
-    ChunkConstants,
-    absorption_saves_work,
-    prepare_chunk,
-    prepare_session,
-    with_timesteps,
-)
 from livetalk.models.dit_context import BlockConditioning
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
-from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues, weigh_speech
-from livetalk.models.dit_tokens import frame_runs
+from livetalk.models.dit_precompute import (
+    ChunkConstants,
+    precompute_chunk,
+    precompute_stream,
+    with_timesteps,
+)
+from livetalk.models.dit_speech import AbsorbedSpeech, SpeechKeysValues
 from livetalk.placement.linear import quantize_linears
 from tiny import DIT, DIT_WITH_PROMPT, dit_inputs, tiny_dit
 from tolerance import assert_near, assert_same_network, expect, relative, rounding
@@ -42,19 +39,21 @@ PREPARED = [
 ]
 KINDS = ["absorbed once", "absorbed in each step", "keys and values"]
 TIMESTEPS = (1000.0, 600.0, 250.0)
-USUAL = ExecutionPlan()
+DEFAULT_PLAN = ExecutionPlan()
 
 
-def prepare(dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = USUAL) -> ChunkConstants:
-    """Make the constants of the inputs of a transformer."""
+def prepare(
+    dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = DEFAULT_PLAN
+) -> ChunkConstants:
+    """Compute the constants for a transformer's inputs."""
     _, _, condition, audio, text, image = inputs
     assert condition is not None and audio is not None
-    session = prepare_session(dit, plan, condition, TIMESTEPS, text, image)
-    return prepare_chunk(dit, plan, session, dit.project_audio(audio))
+    session = precompute_stream(dit, plan, condition, TIMESTEPS, text, image)
+    return precompute_chunk(dit, plan, session, dit.project_audio(audio))
 
 
 def both(
-    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, plan: ExecutionPlan = USUAL
+    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, plan: ExecutionPlan = DEFAULT_PLAN
 ) -> tuple[Tensor, Tensor]:
     """Return the velocity of a plain and of a prepared step."""
     latents, timesteps, *others = at_time(inputs, timestep)
@@ -74,7 +73,7 @@ def at_time(inputs: tuple[Tensor | None, ...], timestep: float) -> tuple[Tensor 
 def assert_is_plain_step(
     prepared: Tensor, dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float
 ) -> None:
-    """Check that a prepared step is a plain one but for rounding."""
+    """Check that a prepared step equals a plain one up to rounding."""
     assert_same_network(prepared, lambda: dit(*at_time(inputs, timestep)), dit)
 
 
@@ -157,59 +156,6 @@ def test_weights_of_one_byte_are_absorbed_as_they_are_used(byte_format: str) -> 
     assert_is_plain_step(prepared, dit, inputs, 600.0)
 
 
-class LargestCopy(TorchDispatchMode):
-    """Notes how many numbers the largest copy among operations writes."""
-
-    size = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = function(*args, **(kwargs or {}))
-        if function in (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default):
-            self.size = max(self.size, out.numel())
-        return out
-
-
-def test_absorbed_speech_is_written_where_a_gpu_reads_it() -> None:
-    # The meta device stands for a GPU: operations run without numbers.
-    dit = tiny_dit(DIT_WITH_PROMPT).to("meta")
-    inputs = tuple(None if x is None else x.to("meta") for x in dit_inputs(DIT_WITH_PROMPT, batch=1))
-    _, _, condition, audio, text, image = inputs
-    session = prepare_session(dit, USUAL, condition, TIMESTEPS, text, image)
-    with LargestCopy() as copies:
-        chunk = prepare_chunk(dit, USUAL, session, dit.project_audio(audio))
-    absorbed = chunk.conditioning.layers[0].speech
-    assert isinstance(absorbed, AbsorbedSpeech)
-    for weight in (absorbed.logit_weight, absorbed.output_weight):
-        assert weight.stride(-1) == 1 and copies.size < weight.numel()
-
-
-def test_rows_of_absorbed_speech_may_lie_apart() -> None:
-    dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    constants = prepare(dit, inputs)
-    x = torch.randn(2, 18, DIT_WITH_PROMPT.dim, generator=torch.Generator().manual_seed(0))
-    runs = frame_runs((6, 6, 6), 18)
-    assert runs is not None
-    for layer in constants.conditioning.layers:
-        speech = layer.speech
-        assert isinstance(speech, AbsorbedSpeech)
-        apart = speech._replace(
-            logit_weight=interleave_frames(speech.logit_weight),
-            output_weight=interleave_frames(speech.output_weight),
-        )
-        assert apart.logit_weight.stride() != speech.logit_weight.stride()
-        found, expected = (weigh_speech(form, x, runs) for form in (apart, speech))
-        # Products with the width of the tokens, a softmax over the keys, products with them.
-        limit = rounding(DIT_WITH_PROMPT.dim + 2 * speech.output_weight.shape[-2])
-        assert_near(found, expected, limit)
-
-
-def interleave_frames(weight: Tensor) -> Tensor:
-    """Lay out `[B, T, N * S, D]` as a GPU makes it: rows outermost in memory."""
-    return weight.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
-
-
 def test_layers_of_unknown_kind_are_not_absorbed() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
@@ -225,7 +171,7 @@ def test_layers_of_unknown_kind_are_not_absorbed() -> None:
 
 
 def test_hooks_on_blocks_change_nothing() -> None:
-    """A profiler, or a scheme that gathers weights, may hook into any block."""
+    """A profiler or sharded weights may register hooks on any block."""
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     expected = prepare(dit, inputs)
     before = both(dit, inputs, 600.0)
@@ -240,26 +186,26 @@ def test_hooks_on_blocks_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
-def test_an_offloaded_block_does_its_work_itself(
+def test_an_offloaded_block_computes_its_own_projections(
     preparation: tuple[ExecutionPlan, type[object]],
 ) -> None:
-    """Its weights are there between its hooks only."""
+    """Its weights exist only between its hooks."""
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     plan = replace(preparation[0], offloaded=frozenset({1}))
     block = dit.blocks.layers[1]
     weights = {name: weight.clone() for name, weight in block.state_dict().items()}
 
-    def bring(module: nn.Module, _inputs: object) -> None:
+    def load(module: nn.Module, _inputs: object) -> None:
         module.load_state_dict(weights)
 
-    def spoil(module: nn.Module, _inputs: object, _output: object) -> None:
+    def invalidate(module: nn.Module, _inputs: object, _output: object) -> None:
         for parameter in module.parameters():
             parameter.data.fill_(math.nan)
 
     plain, prepared = both(dit, inputs, 600.0, plan)
-    spoil(block, None, None)
-    block.register_forward_pre_hook(bring)
-    block.register_forward_hook(spoil)
+    invalidate(block, None, None)
+    block.register_forward_pre_hook(load)
+    block.register_forward_hook(invalidate)
     found = both(dit, inputs, 600.0, plan)
     assert torch.equal(found[0], plain) and torch.equal(found[1], prepared)
 
@@ -267,7 +213,7 @@ def test_an_offloaded_block_does_its_work_itself(
 def test_only_the_speech_of_the_own_tokens_is_absorbed() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     whole = prepare(dit, inputs).conditioning.layers[0].speech
-    # 18 tokens are three latent frames of six: the second of two pieces begins amid the second frame.
+    # Three latent frames of six tokens: the second of two shards begins within the second frame.
     plan = ExecutionPlan(tokens=TokenShare(1, 2))
     own = prepare(dit, inputs, plan).conditioning.layers[0].speech
     assert isinstance(whole, AbsorbedSpeech) and isinstance(own, AbsorbedSpeech)
@@ -290,10 +236,10 @@ def test_compiles_without_graph_breaks(preparation: tuple[ExecutionPlan, type[ob
 
 
 @pytest.mark.parametrize("preparation", PREPARED, ids=KINDS)
-def test_prepared_conditioning_is_cut_with_the_tokens(
+def test_prepared_conditioning_is_sharded_with_the_tokens(
     preparation: tuple[ExecutionPlan, type[object]],
 ) -> None:
-    """Without self-attention tokens do not meet, so every stretch of them gives its part of the whole."""
+    """Without self-attention tokens do not interact, so each range of them gives its part of the result."""
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT, batch=2)
     for name, parameter in dit.named_parameters():
         if name.endswith("self_attention.out.weight"):
@@ -333,7 +279,7 @@ def test_plain_conditioning_is_right_whether_it_is_cut_or_not() -> None:
             assert_near(part, whole[:, :9], limit)
 
 
-def test_absorbed_speech_refuses_tokens_that_it_was_not_cut_for() -> None:
+def test_absorbed_speech_refuses_tokens_of_other_frames() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
     _, rope, frame_ids, _, modulation, conditioning = prepare(dit, inputs).step(600.0)
     cut = type(rope)(*(table[:9] for table in rope))
@@ -349,13 +295,13 @@ def test_constants_hold_no_gradients() -> None:
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
-def test_a_session_knows_its_timesteps() -> None:
+def test_constants_hold_their_timesteps() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
     constants = prepare(dit, inputs)
     with pytest.raises(ValueError, match="timestep 500"):
         constants.step(500.0)
-    assert with_timesteps(dit, constants.session, TIMESTEPS) is constants.session
-    other = with_timesteps(dit, constants.session, (500.0,))
+    assert with_timesteps(dit, constants.stream, TIMESTEPS) is constants.stream
+    other = with_timesteps(dit, constants.stream, (500.0,))
     step = constants._replace(session=other).step(500.0)
     with torch.no_grad():
         time, modulation = dit.time_embedding(torch.tensor([500.0]))
@@ -370,17 +316,9 @@ def test_refuses_shapes_that_do_not_fit() -> None:
     _, _, condition, audio, _, image = inputs
     assert condition is not None and audio is not None
     with pytest.raises(ValueError, match="text_embeds"):
-        prepare_session(dit, USUAL, condition, TIMESTEPS, None, image)
+        precompute_stream(dit, DEFAULT_PLAN, condition, TIMESTEPS, None, image)
     with pytest.raises(ValueError, match="audio_context"):
         dit.project_audio(audio[:, :2])
-
-
-def test_absorption_is_chosen_where_it_saves_work() -> None:
-    published = {"context_tokens": 32, "num_heads": 40, "dim": 5120}
-    assert absorption_saves_work(frame_tokens=1170, **published)
-    assert not absorption_saves_work(frame_tokens=16, **published)
-    assert absorption_saves_work(frame_tokens=64, context_tokens=8, num_heads=7, dim=448)
-    assert not absorption_saves_work(frame_tokens=1000, context_tokens=64, num_heads=12, dim=512)
 
 
 @pytest.mark.gpu
