@@ -42,6 +42,7 @@ TIMESTEPS = (1000.0, 600.0, 250.0)
 DEFAULT_PLAN = ExecutionPlan()
 
 
+@torch.no_grad()
 def prepare(
     dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = DEFAULT_PLAN
 ) -> ChunkConstants:

@@ -148,10 +148,9 @@ def test_fast_forms_change_numbers_by_rounding_only(
     exact, narrow, fast_narrow = (
         against_float32[name] for name in ("fast-float32", "bfloat16", "fast-bfloat16")
     )
-    # Not zero: the fused kernels' twins sum in another order, and both networks run on them.
     for network in ("velocity", "decode"):
         limit = MARGIN * max(own_errors(perturbed[torch.float32], network))
-        assert all(1e-8 < error < limit for error in own_errors(exact, network))
+        assert all(error < limit for error in own_errors(exact, network))
     for plain, fast in zip(own_errors(narrow, "velocity"), own_errors(fast_narrow, "velocity"), strict=True):
         assert 0.3 * plain < fast < 1.5 * plain
 
