@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from livetalk import Avatar
 from livetalk.assembly.model import AvatarModel
@@ -12,7 +13,7 @@ from livetalk.assembly.random_model import (
     random_spec,
 )
 from livetalk.assembly.spec import PortraitConfig
-from livetalk.engine import worker as worker_module
+from livetalk.engine import table
 from livetalk.errors import InputError
 from livetalk.media.image import image_to_tensor
 from livetalk.models.dit import DiT
@@ -85,10 +86,12 @@ def test_pixels_are_scaled_in_the_precision_of_a_published_model(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    prepare = worker_module.precompute_stream
-    monkeypatch.setattr(
-        worker_module, "precompute_stream", lambda *args: seen.append(args[2]) or prepare(*args)
-    )
+
+    def watch(pixels: NDArray[np.uint8], dtype: torch.dtype) -> torch.Tensor:
+        seen.append(image_to_tensor(pixels, dtype))
+        return seen[-1]
+
+    monkeypatch.setattr(table, "image_to_tensor", watch)
     picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     next(Avatar(build(dtype)).stream(picture, [np.zeros(17_920, np.float32)]))
     assert torch.equal(seen[0], image_to_tensor(picture, dtype)) and seen[0].dtype == dtype

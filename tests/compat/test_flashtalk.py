@@ -175,7 +175,7 @@ def test_mistakes_are_named(pipeline: FlashTalkPipeline, files: SyntheticCheckpo
         run_pipeline(pipeline, get_audio_embedding(pipeline, voice(1.0)[0]))
     for name, value, message in (
         ("height", 100, "multiples of 16"),
-        ("sample_steps", 0, "make no schedule"),
+        ("sample_steps", 0, "num_steps must be at least 1"),
         ("motion_frames_num", 6, "motion_frames must be"),
     ):
         infer_params.update({name: value})

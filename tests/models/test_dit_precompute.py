@@ -1,7 +1,7 @@
 """A step with precomputed constants predicts what a plain step predicts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,7 +42,12 @@ TIMESTEPS = (1000.0, 600.0, 250.0)
 DEFAULT_PLAN = ExecutionPlan()
 
 
-@torch.no_grad()
+@pytest.fixture(autouse=True)
+def _no_grad() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
 def prepare(
     dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = DEFAULT_PLAN
 ) -> ChunkConstants:
@@ -288,12 +293,14 @@ def test_absorbed_speech_refuses_tokens_of_other_frames() -> None:
         dit.blocks(torch.zeros(1, 9, DIT.dim), cut, frame_ids[:9], modulation, conditioning)
 
 
-def test_constants_hold_no_gradients() -> None:
+def test_constants_pass_gradients_on_where_they_are_not_switched_off() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    leaves, _ = torch.utils._pytree.tree_flatten(prepare(dit, inputs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    assert len(tensors) > 20
-    assert not any(tensor.requires_grad for tensor in tensors)
+    for learns in (False, True):
+        with torch.set_grad_enabled(learns):
+            leaves, _ = torch.utils._pytree.tree_flatten(prepare(dit, inputs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        assert len(tensors) > 20
+        assert any(tensor.requires_grad for tensor in tensors) == learns
 
 
 def test_constants_hold_their_timesteps() -> None:
