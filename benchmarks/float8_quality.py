@@ -1,13 +1,13 @@
-"""Does FP8 change what a model makes? The same clips in several configurations, for `livetalk evaluate`.
+"""Compare lips and identity of one model in several configurations, such as FP8, on the same clips.
 
     python scripts/make_heldout_clips.py render speech heldout
     python benchmarks/float8_quality.py make heldout bfloat16 fp8-fp8reference-bfloat16 --seeds 0 1 2
-    livetalk evaluate heldout/bfloat16.json --json bfloat16.json              # and so for each configuration
+    livetalk evaluate heldout/bfloat16.json --json bfloat16.json              # for each configuration
     python benchmarks/float8_quality.py compare bfloat16.json fp8.json
 
-`make` lets a model speak each voice of `make_heldout_clips.py` with its portrait, in each configuration
-(words as for `livetalk compare-numerics`) and from each seed, and writes a manifest for each configuration.
-`compare` prints scores side by side, and what they differ by beside what another seed makes of a clip.
+`make` generates a video for each clip of `make_heldout_clips.py`, in each configuration (words as for
+`livetalk compare-numerics`) and with each seed, and writes a manifest for each configuration. `compare`
+prints the scores of two configurations and their difference, beside the difference between two seeds.
 """
 
 # ruff: noqa: T201  a program that measures and prints
@@ -41,7 +41,7 @@ SEED_MARK = " seed "
 
 
 def load(name: str, model: str, base: RunConfig) -> Avatar:
-    """Load a model and put a configuration in place."""
+    """Load a model and apply a configuration."""
     configuration = parse_configuration(name, base)
     loaded = load_model(ModelSource(model=model), configuration.run)
     avatar = Avatar(apply_configuration(loaded, configuration))
@@ -50,7 +50,7 @@ def load(name: str, model: str, base: RunConfig) -> Avatar:
 
 
 def make(args: argparse.Namespace) -> None:
-    """Generate every clip in every configuration from every seed; what is there already stays."""
+    """Generate every clip in every configuration with every seed; keep existing videos."""
     base = RunConfig(device=args.device, threads=args.threads)
     folders = sorted(path.parent for path in args.folder.glob("*/portrait.png"))[: args.clips]
     for name in args.configurations:
@@ -61,20 +61,20 @@ def make(args: argparse.Namespace) -> None:
                 video = folder / f"{name}-{seed}.mp4"
                 if not video.exists():
                     avatar.generate(folder / "portrait.png", folder / "voice.wav", video, seed=seed)
-                    print(f"{video}: made", flush=True)
+                    print(f"{video}: generated", flush=True)
                 clip = f"{folder.name}{SEED_MARK}{seed}"
                 entries.append({"name": clip, "video": f"{folder.name}/{video.name}", **known})
         (args.folder / f"{name}.json").write_text(json.dumps({"clips": entries}, indent=1), encoding="utf-8")
 
 
 def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """Return the measures of each clip in a file of `livetalk evaluate --json`."""
+    """Return the measures of each clip from the output of `livetalk evaluate --json`."""
     clips = json.loads(path.read_text(encoding="utf-8"))["clips"]
     return {clip["name"]: clip for clip in clips}
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Print a table for each measure: every clip in both files, the mean difference, the seeds' spread."""
+    """Print a table for each measure: all clips of both files, the mean difference, and that of seeds."""
     first, second = read_scores(args.first), read_scores(args.second)
     for measure in MEASURES:
         pairs = {
@@ -95,27 +95,27 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def seed_deviation(pairs: dict[str, tuple[float, float]]) -> float:
-    """Return the root mean square of the difference of two seeds of one clip in the first file."""
+    """Return the root mean square difference between two seeds of one clip, in the first file."""
     of_clip = defaultdict(list)
     for name, (one, _) in pairs.items():
         of_clip[name.partition(SEED_MARK)[0]].append(one)
-    # Two independent draws differ by twice the variance of one.
+    # The difference of two independent draws has twice the variance of one draw.
     return math.sqrt(2 * statistics.mean(statistics.variance(scores) for scores in of_clip.values()))
 
 
 def root_mean_square(numbers: list[float]) -> float:
-    """Return the root of the mean of squares."""
+    """Return the square root of the mean of squares."""
     return math.sqrt(statistics.mean(number**2 for number in numbers))
 
 
 def main() -> int:
-    """Run; what the user can mend is one line."""
+    """Run; report errors that the user can fix in one line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     stages = parser.add_subparsers(required=True)
     maker = stages.add_parser("make", help="generate clips and manifests")
-    maker.add_argument("folder", type=Path, help="of `make_heldout_clips.py render`")
+    maker.add_argument("folder", type=Path, help="output of `make_heldout_clips.py render`")
     maker.add_argument("configurations", nargs="+", help="such as bfloat16")
     maker.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     maker.add_argument("--clips", type=int, metavar="N", help="the first N only")
@@ -125,7 +125,7 @@ def main() -> int:
     maker.set_defaults(stage=make)
     comparer = stages.add_parser("compare", help="print scores side by side")
     comparer.add_argument("first", type=Path, help="JSON of livetalk evaluate")
-    comparer.add_argument("second", type=Path, help="likewise")
+    comparer.add_argument("second", type=Path, help="JSON of livetalk evaluate, compared with the first")
     comparer.set_defaults(stage=compare)
     args = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""One transformer block of `kernels.py`, as every next step of speed is added to it."""
+"""Timing of one transformer block for `kernels.py`, in every combination of fast forms."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,14 +21,14 @@ from livetalk.ops.matmul import float8_problem
 from livetalk.placement.float8 import PREPARED_KEEP, apply_float8, find_linears
 
 TEXT_TOKENS = 100
-"""Of a prompt of ordinary length; the rest of the published 512 is padding."""
+"""Length of a typical prompt; the rest of the published 512 tokens is padding."""
 
 TIMESTEP = 750.0
 AUTO = "auto"
 
 
 def time_block(bench: Bench) -> None:
-    """Time one block, speech absorbed, context prepared, queries, keys and values from one product."""
+    """Time one block with absorbed speech, prepared context and a fused QKV projection."""
     config = bench.sizes.config
     work = AttentionSpec(bench.device, bench.dtype, config.head_dim, config.num_heads)
     cpu = bench.device.type == "cpu"
@@ -44,7 +44,7 @@ def time_block(bench: Bench) -> None:
                 label = f"block, attention {name}"
                 form = f"{'plain' if kernels is None else kernels.name} {precision}"
                 bench.add("block", label, form, call, error=relative(change, exact))
-                # Triton's kernels need no compiler around them.
+                # Only PyTorch operations gain from the compiler: Triton kernels are compiled already.
                 if bench.compiled and (kernels is None or kernels.name == "torch"):
                     dit.blocks.layers[0].compile()
                     bench.add("block", label, f"{form} compiled", call)
@@ -59,16 +59,13 @@ def time_block(bench: Bench) -> None:
 def build_block(
     bench: Bench, kernels: FusedKernels | None, precision: str, attention: str
 ) -> tuple[DiT, Callable[[], Tensor], Tensor]:
-    """Build a transformer of one block.
+    """Build a transformer with one block; return it, a call of its block, and the input tokens of the call.
 
     Args:
         bench: sizes and device.
-        kernels: of the elementwise work; None for the plain block.
+        kernels: of elementwise operations; None for the plain block.
         precision: "bf16", "fp8" or "torchao", of the products.
-        attention: kernel of the self-attention, or `AUTO`.
-
-    Returns:
-        The transformer, a call that runs its block with everything prepared, and the tokens it starts from.
+        attention: self-attention kernel, or `AUTO`.
     """
     config = replace(bench.sizes.config, num_layers=1)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What `kernels.py` times and how it reports: sizes, and the lines of one device."""
+"""Sizes and report lines of `kernels.py`."""
 
 # ruff: noqa: T201  a program that measures and prints
 
@@ -23,13 +23,13 @@ WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is timed.
+    """Tensor sizes for timing.
 
     Attributes:
-        config: of the transformer; one block of it is built.
+        config: of the transformer, of which one block is built.
         latents: frames, rows and columns of a window.
-        pixels: (channels, frames, rows, columns) of stages of the VAE's decoder.
-        image_tokens: of the portrait.
+        pixels: (channels, frames, rows, columns) of each stage of the VAE decoder.
+        image_tokens: tokens of the encoded portrait.
     """
 
     config: DiTConfig
@@ -39,13 +39,13 @@ class Sizes:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Tokens of a window: frames, rows, columns."""
+        """Frames, rows and columns of a window's tokens."""
         frames, rows, columns = self.latents
         return frames, rows // 2, columns // 2
 
     @property
     def tokens(self) -> int:
-        """Tokens of a window."""
+        """Number of tokens of a window."""
         frames, rows, columns = self.grid
         return frames * rows * columns
 
@@ -60,10 +60,10 @@ def sizes_of(name: str) -> Sizes:
 
 
 class Bench:
-    """Times calls on one device and keeps what it saw."""
+    """Times calls on one device and collects the results."""
 
     def __init__(self, device: torch.device, sizes: Sizes, repeats: int, *, compiled: bool) -> None:
-        """Time on `device`; each number is the median of `repeats`."""
+        """Prepare timing on `device`; each result is the median of `repeats` calls."""
         self.device = device
         self.sizes = sizes
         self.repeats = repeats
@@ -74,7 +74,7 @@ class Bench:
 
     @property
     def has_torchao(self) -> bool:
-        """Whether torchao's FP8 can be timed."""
+        """Whether torchao's FP8 products can be timed."""
         return self.device.type == "cuda" and importlib.util.find_spec("torchao") is not None
 
     def draw(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -83,21 +83,21 @@ class Bench:
         return noise.to(dtype or self.dtype)
 
     def kernel_sets(self) -> list[FusedKernels]:
-        """Return the plain twins, and Triton's kernels where they can run."""
+        """Return the plain twins, and the Triton kernels if they can run."""
         found: list[FusedKernels] = [TorchKernels()]
         if triton_problem(self.device) is None:
             found.append(select_fused("triton", self.device))
         return found
 
     def add(self, section: str, name: str, form: str, call: Callable[[], object], **facts: float) -> None:
-        """Time a call and print its line; one that fails is reported and the others go on.
+        """Time a call and print one line; a failing call is reported, and timing continues.
 
         Args:
             section: of the report.
-            name: what is computed.
-            form: how.
-            call: computes it.
-            facts: `flop` and `bytes` of the call become TFLOP/s and GB/s; others are kept as they are.
+            name: of the operation.
+            form: implementation of the operation.
+            call: runs it.
+            facts: `flop` and `bytes` of the call are reported as TFLOP/s and GB/s, others unchanged.
         """
         row: dict[str, Any] = {"name": name, "form": form}
         self.rows.setdefault(section, []).append(row)
@@ -118,12 +118,12 @@ class Bench:
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """Norm of the difference over the norm of the second."""
+    """Return the norm of the difference divided by the norm of the second tensor."""
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
 def quantize_with_torchao(network: nn.Module, names: Collection[str]) -> None:
-    """Let torchao's FP8 stand for some linear layers: scales per row and per channel, as ours."""
+    """Replace linear layers by torchao's FP8, with scales per row and per channel as in our product."""
     torchao = importlib.import_module("torchao.quantization")
     config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
     torchao.quantize_(network, config, filter_fn=lambda _module, name: name in names)

@@ -2,11 +2,10 @@
 
     python benchmarks/kernels.py                             # the published sizes, on a GPU
     python benchmarks/kernels.py --sections gemm,attention
-    python benchmarks/kernels.py --compile                   # what torch.compile makes of each, too
-    python benchmarks/kernels.py --sizes tiny --repeats 1    # whether it runs; on a CPU the times say nothing
+    python benchmarks/kernels.py --compile                   # also the forms after torch.compile
+    python benchmarks/kernels.py --sizes tiny --repeats 1    # functional test; CPU times are meaningless
 
-Prints medians as tables, then one line of JSON. torchao is timed beside the package's own FP8 where it is
-installed.
+Prints medians as tables, then one line of JSON. If torchao is installed, its FP8 products are timed, too.
 """
 
 # ruff: noqa: T201  a program that measures and prints
@@ -36,11 +35,11 @@ from livetalk.placement.float8 import Float8Linear
 from livetalk.streaming.color import match_color, measure_color
 
 PLAIN_FORMS = ("math", "fp8-reference")
-"""They hold every logit, which at the published size are tens of gigabytes."""
+"""Forms that store all logits, which at the published size need tens of gigabytes."""
 
 
 def time_products(bench: Bench) -> None:
-    """Time the linear layers of a block, for a whole window and for half of it."""
+    """Time the linear layers of a block, for a whole window and for half of it, as on two GPUs."""
     config = bench.sizes.config
     shapes = {
         "qkv": (config.dim, 3 * config.dim),
@@ -76,7 +75,7 @@ def time_product(bench: Bench, label: str, linear: nn.Linear, x: Tensor) -> None
 
 
 def token_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
-    """Yield (name, call, bytes that must move) of the fused operations on rows of tokens."""
+    """Yield (name, call, bytes of memory traffic) of the fused operations on rows of tokens."""
     config, tokens = bench.sizes.config, bench.sizes.tokens
     x, y, wide = (bench.draw(1, tokens, width) for width in (config.dim, config.dim, config.ffn_dim))
     gate, weight, shift = (bench.draw(1, 1, config.dim, dtype=torch.float32) for _ in range(3))
@@ -114,7 +113,7 @@ def token_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], ob
 
 
 def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
-    """Yield the same of the fused operations between a projection and attention."""
+    """Yield (name, call, bytes) of the fused operations between a projection and attention."""
     config = bench.sizes.config
     x = bench.draw(1, bench.sizes.tokens, 3 * config.dim).chunk(3, -1)[0]
     bias, norm = bench.draw(config.dim), HeadNorm(bench.draw(config.dim), config.eps)
@@ -134,7 +133,7 @@ def head_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], obj
 
 
 def pixel_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], object], float]]:
-    """Yield the same of what stands between the convolutions of the VAE."""
+    """Yield (name, call, bytes) of the fused operations between the convolutions of the VAE."""
     for shape in bench.sizes.pixels:
         x = bench.draw(1, *shape).contiguous(memory_format=torch.channels_last_3d)
         weight = bench.draw(shape[0])
@@ -151,7 +150,7 @@ def pixel_calls(bench: Bench) -> Iterator[tuple[str, Callable[[FusedKernels], ob
 
 
 def time_elementwise(bench: Bench) -> None:
-    """Time every fused operation: its twin, the twin compiled, Triton."""
+    """Time every fused operation: the plain twin, the compiled twin, and Triton."""
     plain, *others = bench.kernel_sets()
     for calls in (token_calls, head_calls, pixel_calls):
         for name, call, size in calls(bench):
@@ -167,7 +166,7 @@ def time_elementwise(bench: Bench) -> None:
 
 
 def time_color(bench: Bench) -> None:
-    """Time colour matching of a window, plain and, where Triton runs, fused."""
+    """Time colour matching of a window: the plain form, and the fused form if Triton runs."""
     _, frames, rows, columns = bench.sizes.pixels[-1]
     pixels = bench.draw(1, 3, frames, rows, columns).clamp(-1, 1)
     pixels = pixels.contiguous(memory_format=torch.channels_last_3d)
@@ -184,7 +183,7 @@ def time_color(bench: Bench) -> None:
 
 
 def largest_error(result: object, expected: object) -> float:
-    """Return the relative error of a result, the worst of its parts."""
+    """Return the largest relative error over the parts of a result."""
     if isinstance(expected, QuantizedRows):
         assert isinstance(result, QuantizedRows)
         return relative(result.dequantize(), expected.dequantize())
@@ -198,7 +197,7 @@ def largest_error(result: object, expected: object) -> float:
 
 
 def time_attention(bench: Bench) -> None:
-    """Time every attention kernel that runs here, with all heads and with half of them."""
+    """Time every available attention kernel, with all heads and with half of them, as on two GPUs."""
     config, tokens = bench.sizes.config, bench.sizes.tokens
     for num_heads in (config.num_heads, config.num_heads // 2):
         work = AttentionSpec(bench.device, bench.dtype, config.head_dim, num_heads)
@@ -242,7 +241,7 @@ def main() -> None:
     parser.add_argument("--sections", default=",".join(SECTIONS), help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--compile", action="store_true", help="time compiled forms, too")
+    parser.add_argument("--compile", action="store_true", help="also time compiled forms")
     args = parser.parse_args()
     sections = args.sections.split(",")
     if unknown := set(sections) - set(SECTIONS):

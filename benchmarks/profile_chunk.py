@@ -1,11 +1,11 @@
-"""Say which kernels a chunk's time goes to, stage by stage, on a GPU.
+"""List the GPU kernels of a chunk with their times, by stage.
 
     python benchmarks/profile_chunk.py --random-weights flashtalk-14b --size 720x416 --float8 --attention fa3
 
-Takes the options of `livetalk bench`. Three chunks warm up, one is recorded by PyTorch's profiler; a kernel
-belongs to the innermost of the library's spans that it ran in. With several GPUs the kernels are the first
-one's, and an exchange lasts from this GPU being there to all being done. Recording makes the host slower,
-not the kernels: stages whose kernels sum to less than `livetalk bench` measures wait for the host.
+Takes the options of `livetalk bench`. After three warm-up chunks, PyTorch's profiler records one chunk. A
+kernel belongs to the innermost span that contains it. With several GPUs the kernels are those of rank 0, and
+the time of an exchange includes waiting for the other ranks. The profiler slows down the host, not the
+kernels: a stage whose kernels sum to less time than `livetalk bench` measures waits for the host.
 """
 
 # ruff: noqa: T201  a program that measures and prints
@@ -39,19 +39,14 @@ KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
 
 @dataclass(slots=True)
 class KernelTime:
-    """How long all runs of one kernel in one stage took.
-
-    Attributes:
-        count: runs.
-        microseconds: of all of them.
-    """
+    """Number of runs of one kernel in one stage, and their total time."""
 
     count: int = 0
     microseconds: float = 0.0
 
 
 def main() -> int:
-    """Run; what the user can mend is one line."""
+    """Run; report errors that the user can fix in one line."""
     try:
         return run(parse_options())
     except LivetalkError as error:
@@ -60,31 +55,31 @@ def main() -> int:
 
 
 def parse_options() -> BenchOptions:
-    """Return the options, those of `livetalk bench`."""
+    """Parse the options of `livetalk bench`."""
     subparsers = argparse.ArgumentParser().add_subparsers()
     add_parser(subparsers)
     return bench_options(subparsers.choices["bench"].parse_args())
 
 
 def run(options: BenchOptions) -> int:
-    """Record and report, in processes of their own if there are several GPUs; return the exit code.
+    """Record and report, with several GPUs in one process each; return the exit code.
 
     Raises:
         LivetalkError: there is no GPU, or the model cannot be built.
     """
     device = choose_worker_device(options.run.device, worker_place())
     if device.type != "cuda":
-        raise InputError(f"device {device}: only a GPU's kernels are told apart")
+        raise InputError(f"device {device}: kernels can be profiled on a GPU only")
     return run_measurement(options, report_kernels)
 
 
 def report_kernels(chunks: ChunkBench, model: AvatarModel, load_seconds: float) -> None:
-    """Record one warm chunk and print where its time goes."""
+    """Record one warm chunk and print its kernels."""
     report(sum_by_stage(record_chunk(chunks)))
 
 
 def record_chunk(chunks: ChunkBench) -> list[dict[str, Any]]:
-    """Return the events of one warm chunk's trace."""
+    """Return the trace events of one warm chunk."""
     profiler = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
     chunks.run_warm_chunk(WARM_UP, profiler)
     with tempfile.TemporaryDirectory(prefix="livetalk-profile-") as folder:
@@ -95,11 +90,7 @@ def record_chunk(chunks: ChunkBench) -> list[dict[str, Any]]:
 
 
 def sum_by_stage(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, KernelTime]]:
-    """Sum the kernels of a trace: stage -> kernel -> time.
-
-    Args:
-        events: of a trace in the format of trace viewers, times in microseconds.
-    """
+    """Return stage -> kernel -> time, from events in the format of trace viewers, in microseconds."""
     events = list(events)
     spans = [
         (event["ts"], event["ts"] + event["dur"], event["name"])
@@ -118,7 +109,7 @@ def sum_by_stage(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, Kernel
 
 
 def report(sums: dict[str, dict[str, KernelTime]]) -> None:
-    """Print each stage's longest kernels, the longest stage first."""
+    """Print the longest kernels of each stage, the longest stage first."""
     totals = {stage: sum(k.microseconds for k in kernels.values()) for stage, kernels in sums.items()}
     for stage in sorted(totals, key=lambda name: -totals[name]):
         print(f"{stage}: {totals[stage] / 1000:.2f} ms of kernels")

@@ -1,6 +1,6 @@
-"""Hold the budget of file lengths: a note above 400 lines, a failure above 600.
+"""Check the length of Python files: a note above 400 lines, a failure above 600.
 
-Functions, parameters and branches have their budgets in ruff's settings; only file length needs a script.
+Ruff checks the lengths of functions and parameter lists, but has no rule for files.
 """
 
 import sys
@@ -12,7 +12,7 @@ FOLDERS = ("src", "tests", "scripts", "benchmarks", "examples")
 
 
 def main() -> int:
-    """Print every Python file above a budget; return 1 when one is above the hard one."""
+    """Print every Python file above a limit; return 1 if one is above the hard limit."""
     root = Path(__file__).resolve().parent.parent
     too_long = False
     for folder in FOLDERS:

@@ -1,8 +1,8 @@
-"""Check that NOTICE names every shipped asset and weight with its right sha256.
+"""Check that NOTICE lists every shipped asset and weight with its correct sha256.
 
 NOTICE is plain text with one stanza per origin. A stanza has `Files:` (a pattern), `Source:`, `Licence:` and
-one indented `<sha256>  <path>` line per file. `--write` rewrites those lines from the files; the words are
-written by people.
+one indented `<sha256>  <path>` line per file. `--write` updates those lines from the files; the other text is
+written by hand.
 
 Usage: python scripts/check_notice.py [--write]
 """
@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 SHIPPED = ("src/livetalk/assets", "src/livetalk/weights")
-# Code, caches and the words beside the data are no assets.
+# Code, caches and documentation beside the data are not assets.
 NOT_ASSETS = ("*.py", "*.pyc", "*.md")
 HASH_LINE = re.compile(r"^  ([0-9a-f]{64})  (\S.*)$")
 REQUIRED = ("Source", "Licence")
@@ -32,7 +32,7 @@ def find_shipped(root: Path) -> dict[str, str]:
 
 
 def find_pattern(path: str, patterns: list[str]) -> str | None:
-    """Return the longest, that is the most specific, of the patterns that match `path`."""
+    """Return the longest, hence most specific, pattern that matches `path`."""
     return max((pattern for pattern in patterns if fnmatch(path, pattern)), key=len, default=None)
 
 
@@ -42,7 +42,7 @@ def list_patterns(notice: str) -> list[str]:
 
 
 def rewrite(notice: str, shipped: dict[str, str]) -> str:
-    """Return NOTICE with the hash lines of every stanza made anew from `shipped`."""
+    """Return NOTICE with the hash lines of every stanza replaced by those of `shipped`."""
     patterns = list_patterns(notice)
     lines = [line for line in notice.splitlines() if not HASH_LINE.match(line)]
     written: list[str] = []
@@ -59,7 +59,7 @@ def rewrite(notice: str, shipped: dict[str, str]) -> str:
 
 
 def find_faults(notice: str, shipped: dict[str, str]) -> list[str]:
-    """Return one line for each file that NOTICE lacks, misquotes or names in vain, and each poor stanza."""
+    """Return a line for each missing, wrong or obsolete file entry and each incomplete stanza of NOTICE."""
     matches = [match for line in notice.splitlines() if (match := HASH_LINE.match(line))]
     listed = {match[2]: match[1] for match in matches}
     patterns = list_patterns(notice)
@@ -70,9 +70,9 @@ def find_faults(notice: str, shipped: dict[str, str]) -> list[str]:
         elif path not in listed:
             faults.append(f"{path}: not listed in NOTICE; run scripts/check_notice.py --write")
         elif listed[path] != digest:
-            faults.append(f"{path}: NOTICE says {listed[path][:12]}.., the file is {digest[:12]}..")
+            faults.append(f"{path}: NOTICE has {listed[path][:12]}.., the file has {digest[:12]}..")
     faults += [
-        f"{path}: listed in NOTICE, but there is no such file" for path in listed if path not in shipped
+        f"{path}: listed in NOTICE, but the file does not exist" for path in listed if path not in shipped
     ]
     for stanza in re.split(r"\n\s*\n", notice):
         if stanza.startswith("Files:"):
@@ -82,7 +82,7 @@ def find_faults(notice: str, shipped: dict[str, str]) -> list[str]:
 
 
 def main() -> int:
-    """Check or rewrite NOTICE; return 1 when something is wrong."""
+    """Check or update NOTICE; return 1 if there is a fault."""
     parser = argparse.ArgumentParser(description="Check the hashes in NOTICE.")
     parser.add_argument("--write", action="store_true", help="rewrite the hash lines from the files")
     write = parser.parse_args().write
@@ -94,7 +94,7 @@ def main() -> int:
         notice = rewrite(notice, shipped)
         path.write_text(notice, encoding="utf-8")
     faults = find_faults(notice, shipped)
-    print("\n".join(faults) if faults else f"NOTICE names all {len(shipped)} shipped files")
+    print("\n".join(faults) if faults else f"NOTICE lists all {len(shipped)} shipped files")
     return int(bool(faults))
 
 

@@ -1,4 +1,4 @@
-"""Create the virtual environment of the Makefile, or say in one line why that cannot be done.
+"""Create the virtual environment of the Makefile, or report in one line why it is impossible.
 
 Usage: python3 scripts/create_venv.py .venv
 """
@@ -17,6 +17,7 @@ def main() -> int:
         wanted = ".".join(str(part) for part in OLDEST)
         print(f"livetalk needs Python {wanted} or newer, found {found}: try `make PYTHON=python{wanted}`")
         return 1
+    # Debian ships the venv module without ensurepip, and `python -m venv` then fails with a long message.
     if importlib.util.find_spec("ensurepip") is None:
         print("This Python has no ensurepip: install its venv package (Debian: python3-venv)")
         return 1

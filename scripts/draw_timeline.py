@@ -3,8 +3,8 @@
     livetalk bench --trace trace.json
     python scripts/draw_timeline.py trace.json timeline.png --chunk 5
 
-A row for each stage, from the start of the chunk to the start of the one after it. What of its neighbours
-runs at the same time, such as the copy of the frames before, is drawn paler.
+There is one row per stage, from the start of the chunk to the start of the next. Concurrent work of
+neighbouring chunks, such as the copy of the previous frames, is drawn paler.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PAPER = (255, 255, 255)
 INK = (34, 34, 34)
 GRID = (222, 222, 222)
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
-"""Told apart without red or green."""
+"""Distinguishable with red-green colour blindness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Excerpt:
 
     Attributes:
         start_ms: of the chunk.
-        length_ms: until the next chunk starts, or this one ends where it is the last.
-        rows: by stage, the spans that lie in this time, cut to it, from 0.
-        own: of these spans, those that are part of this chunk.
-        totals_ms: by stage, all of this chunk, what of it lies in another's time included.
+        length_ms: to the start of the next chunk, or to the end of the last chunk.
+        rows: stage -> spans within this interval, clipped to it, relative to its start.
+        own: the spans in `rows` that belong to this chunk.
+        totals_ms: stage -> time of this chunk, including the part outside the interval.
     """
 
     start_ms: float
@@ -83,7 +83,7 @@ def cut_chunk(trace: Trace, index: int) -> Excerpt:
 
 
 def find_owners(trace: Trace, num_chunks: int) -> Iterator[tuple[TimedSpan, int]]:
-    """Yield each span of a stage with the chunk it is part of: all chunks have equally many of a name."""
+    """Yield each span of a stage with its chunk's index; every chunk has the same number of each span."""
     stages: dict[str, list[TimedSpan]] = {}
     for span in trace.spans:
         if span.name not in SURROUNDING_SPANS:
@@ -94,7 +94,7 @@ def find_owners(trace: Trace, num_chunks: int) -> Iterator[tuple[TimedSpan, int]
 
 
 def draw(trace: Trace, excerpt: Excerpt) -> Image.Image:
-    """Return the picture of a chunk."""
+    """Return the drawing of a chunk."""
     height = HEADER + ROW * len(excerpt.rows) + FOOTER
     picture = Image.new("RGB", (WIDTH, height), PAPER)
     pen = ImageDraw.Draw(picture)
@@ -120,13 +120,13 @@ def draw(trace: Trace, excerpt: Excerpt) -> Image.Image:
                 left + span.end_ms * scale,
                 middle + BAR // 2,
             )
-            # The shortest span is still seen.
+            # A span shorter than a pixel stays visible.
             pen.rectangle((box[0], box[1], max(box[2], box[0] + 1), box[3]), colour, PAPER)
     return picture
 
 
 def blend(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Return a colour, paler."""
+    """Return a paler colour."""
     red, green, blue = (round(255 - PALE * (255 - part)) for part in colour)
     return red, green, blue
 
@@ -144,9 +144,9 @@ def ticks(length_ms: float) -> list[float]:
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, draw, save."""
     parser = argparse.ArgumentParser(description="Draw one chunk of a recorded trace.")
-    parser.add_argument("trace", type=Path, help="what livetalk bench --trace wrote")
-    parser.add_argument("picture", type=Path, help="the .png to make")
-    parser.add_argument("--chunk", type=int, help="which one, from 0 (default: in the middle)")
+    parser.add_argument("trace", type=Path, help="output of livetalk bench --trace")
+    parser.add_argument("picture", type=Path, help="the .png to write")
+    parser.add_argument("--chunk", type=int, help="index of the chunk, from 0 (default: the middle one)")
     args = parser.parse_args(arguments)
     try:
         trace = Trace.load(args.trace)

@@ -1,7 +1,7 @@
-"""Fit the lip probe of `livetalk evaluate --probe` on a speech corpus, and say how well it does.
+"""Fit the lip probe of `livetalk evaluate --probe` on a speech corpus, and score it.
 
-The truth is the opening of the rendered mesh; nothing is drawn, so a CPU does it in minutes. The last clips
-of the corpus are held out of the fit and scored.
+The truth is the lip opening of the mesh, which needs no rendering, so a CPU takes minutes. The last clips of
+the corpus are held out of the fit and scored.
 
 Usage: python scripts/fit_lip_probe.py CORPUS PROBE.npz [--clips 300] [--held-out 40] [--seed 1]
 """
@@ -27,7 +27,7 @@ SILENT = "silence"
 
 
 class PairMaker:
-    """Features and true opening of corpus clips, on one head: the probe scales every clip anyway."""
+    """Computes features and lip opening of corpus clips, on one head: the probe normalises clips."""
 
     def __init__(self, corpus: Corpus, seed: int) -> None:
         """Prepare the head and the speech encoder."""
@@ -38,7 +38,7 @@ class PairMaker:
         self._subject = self._renderer.prepare(sample_identity(seed))
 
     def make(self, clips: Iterable[int]) -> Iterator[Pair]:
-        """Yield features [F, D] and opening [F] of clips in which somebody speaks."""
+        """Yield features [F, D] and lip opening [F] of clips that contain speech."""
         for clip in clips:
             if self.corpus.info(clip).source != SILENT:
                 variant = (clip * 7 + self.seed) % self.corpus.num_variants(clip)
@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=300, help="clips to fit on (default: 300)")
     parser.add_argument("--held-out", type=int, default=40, help="last clips, scored only (default: 40)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--penalty", type=float, default=1e3, help="strength of the ridge")
+    parser.add_argument("--penalty", type=float, default=1e3, help="ridge penalty")
     args = parser.parse_args()
     maker = PairMaker(load_corpus(args.corpus), args.seed)
     num_clips = maker.corpus.num_clips

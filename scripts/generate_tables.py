@@ -1,12 +1,11 @@
-"""Write the generated tables of the documentation anew.
+"""Update the generated tables of the documentation.
 
-    python scripts/generate_tables.py           # writes what is stale
-    python scripts/generate_tables.py --check   # names it, exit code 1
+    python scripts/generate_tables.py           # updates stale tables
+    python scripts/generate_tables.py --check   # names the pages, exit code 1
 
 A table is generated where a page has a line `<!-- table: NAME -->`: all lines from there to the next
-`<!-- end of table -->` are replaced. Numbers come from the records under benchmarks/results/, from the rows
-that others published (`livetalk.bench.published`) and from the registered evaluation measures, and from
-nowhere else; nothing is measured here.
+`<!-- end of table -->` are replaced. All content comes from the records under benchmarks/results/, from
+published rows (`livetalk.bench.published`) and from the registered evaluation measures.
 """
 
 import argparse
@@ -30,7 +29,7 @@ _REGION = re.compile(
 _OPENING = re.compile(r"^<!-- table: .*$", re.MULTILINE)
 
 Table = list[Sequence[str]]
-"""Rows of cells; the first is the heading."""
+"""Rows of cells; the first row is the heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,10 @@ class Row:
     """A record that a table quotes.
 
     Attributes:
-        file: its name without month and ending.
-        options: what was asked for, as a table says it.
-        speech_beside: speech ran on a stream of its own, so that its span lasts as long as the work that
-            it was let in between; the tables do not quote that.
+        file: file name without month and extension.
+        options: command-line options, in Markdown.
+        speech_beside: speech encoding ran on a side stream, so that its span includes the kernels that it was
+            interleaved with; tables do not quote it.
     """
 
     file: str
@@ -50,7 +49,7 @@ class Row:
 
     @property
     def record(self) -> BenchRecord:
-        """The record itself."""
+        """The record, read from its file."""
         (path,) = RESULTS.glob(f"{self.file}_20[0-9][0-9][0-9][0-9].json")
         return BenchRecord.load(path)
 
@@ -73,7 +72,7 @@ PIECES_2_H200 = Row(
 
 
 def chunk_times() -> Table:
-    """Stages of a chunk at 720x416: published, then ours."""
+    """Return the stages of a chunk at 720x416: published rows, then ours."""
     rows = (BF16_H100, FLOAT8_H100, FP8_H100, FP8_2_H100, FP8_H200, FP8_2_H200, FP8_4_H200, BF16_2_H200)
     return [
         ("", "GPUs", "step", "decode", "encode", "speech", "chunk", "frames/s"),
@@ -83,7 +82,7 @@ def chunk_times() -> Table:
 
 
 def first_frames() -> Table:
-    """Time to the first frame of a new stream."""
+    """Return the times to the first frame of a new stream."""
     rows = (FP8_H100, FP8_2_H100, FP8_2_H200, PIECES_2_H200, FP8_4_H200)
     return [
         ("", "whole chunk", "first frames decoded", "a chunk"),
@@ -100,7 +99,7 @@ def first_frames() -> Table:
 
 
 def peak_memory() -> Table:
-    """Memory of each GPU at the peak of the measured chunks."""
+    """Return the peak memory of each GPU during the measured chunks."""
     rows = (BF16_H100, FP8_H100, BF16_2_H200, FP8_2_H200, FP8_4_H200)
     return [
         ("", "GPUs", "peak of each"),
@@ -109,7 +108,7 @@ def peak_memory() -> Table:
 
 
 def shipped_on_cpu() -> Table:
-    """The shipped model on a processor."""
+    """Return the speed of the shipped model on a CPU."""
     rows = (Row("embedded_cpu_1thread"), Row("embedded_cpu_2threads"))
     return [
         ("cores", "real-time factor", "frames/s", "first frame"),
@@ -126,7 +125,7 @@ def shipped_on_cpu() -> Table:
 
 
 def gpus_together() -> Table:
-    """Parts of a chunk on one, two and four GPUs."""
+    """Return the stages of a chunk on one, two and four GPUs."""
     rows = (FP8_H200, FP8_2_H100, FP8_2_H200, FP8_4_H200)
     table: Table = [("GPUs", "transformer", "decode, encode", "all", "frames/s")]
     for row in rows:
@@ -144,18 +143,18 @@ def gpus_together() -> Table:
 
 
 def published_model() -> Table:
-    """What the options bring to the published model."""
+    """Return speed and memory of the published model, by options."""
     return [("options", "size", "a step", "a chunk of 28 frames", "frames/s", "peak memory"), *_model_rows()]
 
 
 def published_model_zh() -> Table:
-    """The same in Chinese."""
+    """Return `published_model` with a Chinese heading."""
     heading = ("选项", "尺寸", "每步", "每个片段（28 帧）", "帧/秒", "显存峰值")  # noqa: RUF001  Chinese brackets
     return [heading, *_model_rows()]
 
 
 def records() -> Table:
-    """Every record that is kept."""
+    """Return all records."""
     table: Table = [
         ("record", "GPUs", "size", "chunks", "chunk, ms", "95 %", "frames/s", "peak", "commit", "date")
     ]
@@ -180,7 +179,7 @@ def records() -> Table:
 
 
 def measures() -> Table:
-    """The values of the registered evaluation measures."""
+    """Return the values of the registered evaluation measures."""
     return [
         ("measure", "value", "unit", "meaning", "good", "needs"),
         *(
@@ -212,7 +211,7 @@ TABLES: dict[str, Callable[[], Table]] = {
 
 
 def fill(text: str, tables: dict[str, Callable[[], Table]]) -> str:
-    """Return a page with its generated tables written anew.
+    """Return a page with updated tables.
 
     Raises:
         ValueError: a table is unknown, or its region has no end.
@@ -232,7 +231,7 @@ def fill(text: str, tables: dict[str, Callable[[], Table]]) -> str:
 
 
 def find_stale(pages: Iterable[Path]) -> dict[Path, str]:
-    """Return the pages that are not as they should be, with the text that they should have.
+    """Return stale page -> updated text.
 
     Raises:
         ValueError: see `fill`.
@@ -286,7 +285,7 @@ def _measured(row: Row) -> Sequence[str]:
 def _gpus(record: BenchRecord) -> str:
     if not record.num_gpus:
         return f"CPU, {record.threads} {'thread' if record.threads == 1 else 'threads'}"
-    # "NVIDIA H100 80GB HBM3": the model is the word after the maker.
+    # In "NVIDIA H100 80GB HBM3" the model is the second word.
     return f"{record.num_gpus} x {record.gpu.split()[1]}"
 
 
@@ -300,8 +299,8 @@ def _line(cells: Iterable[str]) -> str:
 
 def main() -> int:
     """Write or check; return the exit code."""
-    parser = argparse.ArgumentParser(description="Write the generated tables of the documentation anew.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where one is stale")
+    parser = argparse.ArgumentParser(description="Update the generated tables of the documentation.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is stale")
     args = parser.parse_args()
     try:
         stale = find_stale(PAGES)

@@ -1,6 +1,6 @@
-"""Speak the sentences that ship with livetalk (`src/livetalk/assets/speech/`), as FLAC at 24 kHz.
+"""Synthesise the sentences in the package (`src/livetalk/assets/speech/`), as FLAC at 24 kHz.
 
-The voice is hibari-tts 0.2.1 (Apache-2.0), as it is or warped; the sentences are ours.
+The voice is hibari-tts 0.2.1 (Apache-2.0), natural or warped; the sentences are our own.
 
     python scripts/make_demo_speech.py --out src/livetalk/assets/speech
 """
@@ -25,11 +25,11 @@ SENTENCES = (
     ("question", None, "What would you like to talk about today?"),
     ("lips", MAN, "Bob put the blue paper map below my purple umbrella."),
 )  # fmt: skip
-"""File, warp of the voice (None: as it is), words."""
+"""File name, warp of the voice (None: natural), text."""
 
 
 def main() -> None:
-    """Speak and write."""
+    """Synthesise and write all sentences."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write_flac(path: Path, waveform: NDArray[np.float32]) -> None:
-    """Write [samples] as 16-bit mono."""
+    """Write samples [samples], -1..1, as 16-bit mono."""
     pcm = (np.clip(waveform, -1.0, 1.0) * 32_767.0).astype(np.int16)[None]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="mono")

@@ -1,8 +1,8 @@
-"""Make what `livetalk evaluate` needs to judge a model on people and voices that it never met.
+"""Create held-out clips for `livetalk evaluate`: people and voices that are not in the training data.
 
-`render` gives each held-out voice a new person: a portrait and, where the sounds are known, the truth as a
-rendered video and as the opening of the mesh. `generate` lets a model speak each voice with its portrait, and
-each portrait with the next voice as a control, and writes the manifest:
+`render` creates a new person for each held-out voice: a portrait and, where phonemes are known, the truth as
+a rendered video and as the lip opening of the mesh. `generate` generates a video for each portrait with its
+audio and a control with the audio of the next portrait, and writes the manifest:
 
     python scripts/make_heldout_speech.py --out speech --recordings /usr/share/asterisk/sounds
     python scripts/make_heldout_clips.py render speech heldout --device cuda
@@ -38,7 +38,7 @@ PORTRAIT_SIZE = 512
 
 @dataclass(frozen=True)
 class Voice:
-    """One held-out voice: its name, its sound, its phonemes where they are known and exact."""
+    """One held-out voice; `events` are None if its phonemes are unknown or inexact."""
 
     name: str
     path: Path
@@ -47,7 +47,7 @@ class Voice:
 
 
 def read_voices(folder: Path) -> Iterator[Voice]:
-    """Yield the voices of a folder that `make_heldout_speech.py` made."""
+    """Yield the voices in the output of `make_heldout_speech.py`."""
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for record in content["clips"]:
         events = record["events"]
@@ -57,7 +57,7 @@ def read_voices(folder: Path) -> Iterator[Voice]:
 
 
 def render_truth(voice: Voice, folder: Path, seed: int, renderer: Renderer) -> None:
-    """Render what the person of `seed` looks like while saying this: `reference.mp4` and `truth.npy`."""
+    """Render the person of `seed` speaking this audio: `reference.mp4` and `truth.npy`."""
     sound = open_audio(voice.path)
     samples = np.concatenate(list(sound.mono_blocks()))
     performance = build_performance(voice.events or (), samples, sound.num_frames(FPS), seed)
@@ -67,7 +67,7 @@ def render_truth(voice: Voice, folder: Path, seed: int, renderer: Renderer) -> N
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], sound: AudioReader) -> None:
-    """Write frames [F, H, W, 3], uint8, with their sound."""
+    """Write frames [F, H, W, 3], uint8, with audio."""
     height, width = frames.shape[1:3]
     with VideoWriter(path, width=width, height=height, fps=FPS, audio=sound) as writer:
         writer.write(frames)
@@ -75,7 +75,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], sound: AudioReader) -> No
 
 
 def render(args: argparse.Namespace) -> None:
-    """Make one folder per voice: voice.wav, portrait.png, events.json, and the truth where it is known."""
+    """Write one folder per voice: voice.wav, portrait.png, events.json, and the truth if it is known."""
     renderer = Renderer(args.device, RESOLUTION)
     for number, voice in enumerate(read_voices(args.speech)):
         folder = args.out / voice.name
@@ -111,7 +111,7 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def describe(folder: Path, video: Path, is_control: bool) -> dict[str, object]:
-    """Return the manifest's entry of a video; a control is judged by the sentence of its own folder."""
+    """Return the manifest entry of a video; a control is scored against the sentence of its own folder."""
     known = {
         "audio": "voice.wav",
         "events": "events.json",
@@ -128,8 +128,8 @@ def describe(folder: Path, video: Path, is_control: bool) -> dict[str, object]:
 
 
 def main() -> int:
-    """Parse and run one of the two stages."""
-    parser = argparse.ArgumentParser(description="Make held-out clips for `livetalk evaluate`.")
+    """Run one of the two stages."""
+    parser = argparse.ArgumentParser(description="Create held-out clips for `livetalk evaluate`.")
     stages = parser.add_subparsers(required=True)
     first = stages.add_parser("render", help="portraits and truths for held-out voices")
     first.add_argument("speech", type=Path, help="folder of make_heldout_speech.py")

@@ -1,8 +1,9 @@
-"""Make the held-out voices of the evaluation: WAV files and a manifest with timed phonemes.
+"""Create the held-out audio of the evaluation: WAV files and a manifest with timed phonemes.
 
-Nothing here is heard in training: the sentences, the warps of hibari, flite's voices awb and kal, and
-recordings of people. Recordings come from the Debian packages asterisk-core-sounds-{en,ru}-g722 (CC-BY-SA-3.0
-and CC-BY-3.0, for measuring only, not shipped); where the words are known, pocketsphinx aligns them.
+Nothing of it is in the training data: the sentences, the warps of hibari, flite's voices awb and kal, and
+recordings of people. The recordings come from the Debian packages asterisk-core-sounds-{en,ru}-g722
+(CC-BY-SA-3.0 and CC-BY-3.0, used for measuring only, not shipped); where the text is known, pocketsphinx
+aligns it.
 
     python scripts/make_heldout_speech.py --out heldout --recordings /usr/share/asterisk/sounds
 """
@@ -76,21 +77,21 @@ RECORDED = (
     ("en_US_f_Allison", ("demo-congrats",), 0.82, ""),
     ("ru_RU_f_IvrvoiceRU", ("demo-congrats",), 1.0, ""),
 )  # fmt: skip
-"""Folder, files, playing speed (below 1 sounds like a man), words where they are known."""
+"""Folder, files, playing speed (below 1 imitates a man's voice), text if known."""
 
 MAX_SECONDS = 7.0
 
 
 @dataclass(frozen=True)
 class HeldoutClip:
-    """One voice to generate from.
+    """One held-out recording.
 
     Attributes:
-        name: of the WAV file, without its ending.
-        source: who speaks.
-        text: what, empty where unknown.
+        name: name of the WAV file, without extension.
+        source: description of the voice.
+        text: spoken text; empty if unknown.
         waveform: [samples], float32, 16 kHz.
-        events: timed phonemes, None where unknown.
+        events: timed phonemes; None if unknown.
     """
 
     name: str
@@ -103,7 +104,7 @@ class HeldoutClip:
 def spoken_clip(
     name: str, source: str, speaker: Synthesiser, text: str, voice: VoiceWarp, seed: int
 ) -> HeldoutClip:
-    """Speak a text, with 0.2 s before and 0.4 s after it."""
+    """Synthesise a text, with 0.2 s of silence before and 0.4 s after it."""
     rng = np.random.default_rng((7, seed))
     speech = speaker.speak(text, float(rng.uniform(0.9, 1.1)), [voice], rng)
     waveform = np.pad(speech.waveforms[0], (SAMPLE_RATE // 5, 2 * SAMPLE_RATE // 5))
@@ -111,7 +112,7 @@ def spoken_clip(
 
 
 def spoken_clips() -> list[HeldoutClip]:
-    """Eight warps of hibari, five texts each by flite's awb and kal."""
+    """Return eight warps of hibari, and five texts each of flite's awb and kal."""
     hibari = HibariSynthesiser()
     clips = [
         spoken_clip(f"hibari-{i}", f"hibari {asdict(voice)}", hibari, TEXTS[i], voice, i)
@@ -126,7 +127,7 @@ def spoken_clips() -> list[HeldoutClip]:
 
 
 def recorded_clips(folder: Path) -> list[HeldoutClip]:
-    """Recordings of people, cut to 7 s."""
+    """Return recordings of people, cut to 7 s."""
     clips = []
     for number, (speaker, names, speed, words) in enumerate(RECORDED):
         parts = [read_audio(folder / speaker / f"{name}.g722", speed) for name in names]
@@ -138,7 +139,7 @@ def recorded_clips(folder: Path) -> list[HeldoutClip]:
 
 
 def silence_clips() -> list[HeldoutClip]:
-    """Digital silence, hiss, and speech with 2.5 s of silence in its middle."""
+    """Return digital silence, hiss, and speech with a pause of 2.5 s."""
     rng = np.random.default_rng(11)
     length = 4 * SAMPLE_RATE
     silence = np.zeros(length, np.float32)
@@ -160,7 +161,8 @@ def silence_clips() -> list[HeldoutClip]:
 
 
 def read_audio(path: Path, speed: float) -> Samples:
-    """Decode a file to 16 kHz mono, played `speed` times as fast."""
+    """Decode a file to 16 kHz mono at `speed` times the original speed."""
+    # Samples at a rate of 16 kHz / speed that are taken as 16 kHz play `speed` times as fast.
     resampler = AudioResampler("fltp", "mono", round(SAMPLE_RATE / speed))
     pieces: list[Samples] = []
     with av.open(str(path), format="g722") as container:
@@ -171,10 +173,10 @@ def read_audio(path: Path, speed: float) -> Samples:
 
 
 def align(waveform: Samples, words: str) -> tuple[PhonemeEvent, ...]:
-    """Align known words with pocketsphinx.
+    """Align known text with pocketsphinx.
 
     Raises:
-        SystemExit: if the words do not fit the recording.
+        SystemExit: the text does not match the recording.
     """
     from pocketsphinx import Decoder  # type: ignore[import-untyped]  # noqa: PLC0415  optional
 
@@ -227,7 +229,7 @@ def _event_record(event: PhonemeEvent) -> tuple[str, float, float]:
 
 
 def main() -> None:
-    """Parse, make, write."""
+    """Create and write all recordings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

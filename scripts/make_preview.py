@@ -1,4 +1,4 @@
-"""Make the pictures of the README out of a generated video: a film strip and an animated preview.
+"""Create the images of the README from a generated video: a film strip and an animated preview.
 
 Usage: python scripts/make_preview.py output/demo.mp4 docs/media/demo_strip.png docs/media/demo.webp
 """
@@ -16,7 +16,7 @@ QUALITIES = (80, 70, 60, 50, 40, 30)
 
 
 def read_frames(path: Path, seconds: float) -> tuple[list[Image.Image], float]:
-    """Return the first `seconds` of a video as pictures, and its frames per second."""
+    """Return the frames of the first `seconds` of a video, and its frame rate."""
     with av.open(str(path)) as container:
         fps = float(container.streams.video[0].average_rate or 25)
         frames: list[Image.Image] = []
@@ -28,7 +28,7 @@ def read_frames(path: Path, seconds: float) -> tuple[list[Image.Image], float]:
 
 
 def make_strip(frames: list[Image.Image], columns: int, size: int, gap: int = 4) -> Image.Image:
-    """Put evenly spaced frames side by side, each `size` pixels high, `gap` pixels apart."""
+    """Return evenly spaced frames side by side, each `size` pixels high, `gap` pixels apart."""
     chosen = [frames[round(i * (len(frames) - 1) / max(columns - 1, 1))] for i in range(columns)]
     tiles = [frame.resize((round(frame.width * size / frame.height), size)) for frame in chosen]
     width = sum(tile.width + gap for tile in tiles) - gap
@@ -41,10 +41,10 @@ def make_strip(frames: list[Image.Image], columns: int, size: int, gap: int = 4)
 
 
 def make_preview(frames: list[Image.Image], fps: float, size: int) -> bytes:
-    """Return an animated WebP of at most 2 MB in real time, with the best quality that fits.
+    """Return an animated WebP at the original speed, with the highest quality that fits into 2 MB.
 
     Raises:
-        ValueError: even the lowest quality does not fit.
+        ValueError: the lowest quality does not fit.
     """
     small = [frame.resize((round(frame.width * size / frame.height), size)) for frame in frames]
     for quality in QUALITIES:
@@ -65,8 +65,8 @@ def make_preview(frames: list[Image.Image], fps: float, size: int) -> bytes:
 
 
 def main() -> int:
-    """Read one video, write two pictures."""
-    parser = argparse.ArgumentParser(description="Make a film strip and an animated preview of a video.")
+    """Read a video and write both images."""
+    parser = argparse.ArgumentParser(description="Create a film strip and an animated preview of a video.")
     parser.add_argument("video", type=Path)
     parser.add_argument("strip", type=Path, help="PNG to write")
     parser.add_argument("preview", type=Path, help="WebP to write")

@@ -3,9 +3,9 @@
     python scripts/measure_generate_memory.py --minutes 10 --audio-mode stream
     python scripts/measure_generate_memory.py --minutes 10 --model embedded --num-steps 1
 
-Prints the process's anonymous memory (what is no mapped file) as the clip grows, and its peak resident size
-at the end; a flat column is the point. Without `--model` the networks are random and tiny, so that anything
-that grows with the clip would stand out.
+Prints the process's anonymous memory (not backed by files) as the clip grows, which must stay constant, and
+the peak resident size at the end. Without `--model` the networks are random and tiny, so that memory that
+grows with the clip is visible.
 """
 
 import argparse
@@ -25,12 +25,12 @@ REPORT_FRAMES = 1500
 
 
 def main() -> None:
-    """Parse the command line, generate, print a table."""
+    """Generate a clip and print memory as it grows."""
     parser = argparse.ArgumentParser(description="Measure host memory over a long clip.")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--audio-mode", choices=["stream", "whole"], default="stream")
     parser.add_argument("--model", help="a shipped model or a checkpoint folder; default: tiny and random")
-    parser.add_argument("--num-steps", type=int, help="fewer steps are quicker and take the same memory")
+    parser.add_argument("--num-steps", type=int, help="fewer steps are faster and need the same memory")
     args = parser.parse_args()
     if args.model is None:
         avatar = Avatar.with_random_weights("tiny", RunConfig(device="cpu", precision="float32", threads=1))
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write_voice(path: Path, minutes: float) -> Path:
-    """Write a tone that rises and falls like syllables, a second at a time."""
+    """Write a tone modulated like syllables, one second at a time to bound memory."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         for start in range(0, round(minutes * 60) * SAMPLE_RATE, SAMPLE_RATE):
@@ -72,7 +72,7 @@ def write_voice(path: Path, minutes: float) -> Path:
 
 
 def anonymous_megabytes() -> float:
-    """Return this process's resident memory that no file backs, in units of 10^6 bytes."""
+    """Return the anonymous resident memory of this process, in 10^6 bytes."""
     return read_host_memory()["RssAnon"] / 1e6
 
 

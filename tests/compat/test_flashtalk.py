@@ -166,7 +166,7 @@ def test_any_sound_gives_an_embedding(pipeline: FlashTalkPipeline, loudness: str
 def test_mistakes_are_named(pipeline: FlashTalkPipeline, files: SyntheticCheckpoint, image: str) -> None:
     with pytest.raises(InputError, match="world_size 8"):
         get_pipeline(8, files.model_dir, files.wav2vec_dir)
-    with pytest.raises(InputError, match=r"frames 40\.\.60: the sound has 50"):
+    with pytest.raises(InputError, match=r"frames 40\.\.60: the audio has 50"):
         get_audio_embedding(pipeline, voice(2.0)[0], 40, 60)
     with pytest.raises(InputError, match="only 16000 Hz"):
         pipeline.preprocess_audio(voice(0.5)[0], sr=8_000)

@@ -1,1 +1,1 @@
-"""The published programs' own interfaces on top of this engine, so that code written for them runs here."""
+"""Interfaces of the published programs, for code that was written for them."""

@@ -1,9 +1,6 @@
 """The functions of `flash_talk.inference`: code that imports them runs after changing the import.
 
-    from livetalk.compat.flashtalk import get_pipeline, get_base_data, get_audio_embedding, run_pipeline
-
-They mean what they mean there, in any working directory and without reading a file at import; where they
-differ on purpose, docs/compatibility.md says how and why.
+Importing reads no file and works in any working directory. docs/compatibility.md lists intended differences.
 """
 
 import os
@@ -32,15 +29,14 @@ from livetalk.streaming.loudness import (
 from livetalk.streaming.settings import LoudnessMode
 
 infer_params = default_params()
-"""Settings, read whenever a function is called: change them in place.
+"""Settings under their published names, read at every call; change them in place.
 
-Besides the published ones, "loudness" is "off", "running" or "published" (see `LoudnessMode`), and
-"keep_motion_frames" makes pipelines that are loaded from then on return whole windows, as the published code
-does since March 2026, instead of their new frames.
+Two are additions: "loudness" is a `LoudnessMode`, and "keep_motion_frames" makes pipelines that are loaded
+afterwards return whole windows, as the published code does since March 2026, instead of new frames only.
 """
 
 CONTEXT_FRAMES = 2
-"""Frames of speech that a video frame hears on either side."""
+"""Feature rows on either side of a video frame in its audio context."""
 
 
 def get_pipeline(
@@ -52,17 +48,19 @@ def get_pipeline(
     """Load a model.
 
     Args:
-        world_size: number of GPUs; 1.
-        ckpt_dir: the model's folder.
-        wav2vec_dir: the speech encoder's folder.
-        cpu_offload: keep the transformer's blocks in host memory, for GPUs that cannot hold them.
+        world_size: must be 1.
+        ckpt_dir: folder of the model.
+        wav2vec_dir: folder of the speech encoder.
+        cpu_offload: keep the transformer's blocks in host memory.
 
     Raises:
-        InputError: more than one GPU.
+        InputError: `world_size` is not 1.
         WeightsError: files are missing or damaged.
     """
     if world_size != 1:
-        raise InputError(f"world_size {world_size}: one process on one GPU is what this module offers")
+        raise InputError(
+            f"world_size {world_size}: only 1 is supported; use livetalk.Avatar for several GPUs"
+        )
     source = ModelSource(model=Path(ckpt_dir), wav2vec_dir=Path(wav2vec_dir))
     run = RunConfig(placement=PlacementConfig(resident_blocks=0 if cpu_offload else None))
     return FlashTalkPipeline(
@@ -76,10 +74,10 @@ def get_base_data(
     cond_image: str | os.PathLike[str] | Image.Image,
     base_seed: int,
 ) -> None:
-    """Start a session with a prompt, a picture and a seed, and the settings of `infer_params`.
+    """Start a session with the settings of `infer_params`.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: the image or a setting is invalid.
     """
     pipeline.prepare_params(
         input_prompt=input_prompt,
@@ -100,43 +98,36 @@ def get_audio_embedding(
     audio_start_idx: int = -1,
     audio_end_idx: int = -1,
 ) -> Tensor:
-    """Encode a sound and gather the speech around each of its frames.
+    """Encode samples and return the audio context of video frames, `[1, frames, 5, layers, width]` float32.
 
     Args:
-        pipeline: whose speech encoder is used.
+        pipeline: provides the speech encoder.
         audio_array: `[samples]`, -1..1, 16 kHz.
-        audio_start_idx: first video frame wanted.
-        audio_end_idx: the one after the last; with -1 for either of them all frames are returned.
-
-    Returns:
-        `[1, frames, 5, layers, width]` float32.
+        audio_start_idx: index of the first video frame.
+        audio_end_idx: index after the last video frame; -1 for either index returns all frames.
 
     Raises:
-        InputError: the frames wanted reach beyond the sound, or another rate is set.
+        InputError: the indices reach beyond the audio, or another sample rate is set.
     """
-    waveform = torch.as_tensor(np.asarray(audio_array, dtype=np.float32))
+    samples = torch.as_tensor(np.asarray(audio_array, dtype=np.float32))
     features = pipeline.preprocess_audio(
-        _level(waveform).numpy(), sr=infer_params["sample_rate"], fps=infer_params["tgt_fps"]
+        _adjust_loudness(samples).numpy(), sr=infer_params["sample_rate"], fps=infer_params["tgt_fps"]
     )
     start, end = audio_start_idx, audio_end_idx
     if start == -1 or end == -1:
         start, end = 0, features.shape[0]
     if not 0 <= start <= end <= features.shape[0]:
-        raise InputError(f"audio frames {start}..{end}: the sound has {features.shape[0]}")
+        raise InputError(f"audio frames {start}..{end}: the audio has {features.shape[0]}")
     rows = context_rows(start, end - start, end, CONTEXT_FRAMES)
     return features[rows.to(features.device)][None]
 
 
 def run_pipeline(pipeline: FlashTalkPipeline, audio_embedding: Tensor) -> Tensor:
-    """Make the next frames.
+    """Generate the next frames, `[frames, H, W, 3]` float32, 0..255, on the pipeline's device.
 
     Args:
-        pipeline: with a session.
+        pipeline: with a session, see `FlashTalkPipeline.generate` for the number of frames.
         audio_embedding: `[1, frame_num, 5, layers, width]`.
-
-    Returns:
-        `[frames, H, W, 3]` float32, 0..255, on the pipeline's device; frames as in
-        `FlashTalkPipeline.generate`.
 
     Raises:
         InputError: there is no session, or the embedding has another length.
@@ -145,15 +136,15 @@ def run_pipeline(pipeline: FlashTalkPipeline, audio_embedding: Tensor) -> Tensor
     return (((pixels + 1) / 2).permute(1, 2, 3, 0).clip(0, 1) * 255).contiguous()
 
 
-def _level(waveform: Tensor) -> Tensor:
-    """Normalise the loudness of `[samples]` as `infer_params` says."""
+def _adjust_loudness(samples: Tensor) -> Tensor:
     try:
         mode = LoudnessMode(infer_params["loudness"])
     except ValueError as error:
         raise InputError(f"loudness {infer_params['loudness']}: is not off, running or published") from error
     if mode is LoudnessMode.PUBLISHED:
-        return normalize_published(waveform, infer_params["sample_rate"])
+        return normalize_published(samples, infer_params["sample_rate"])
     if mode is LoudnessMode.RUNNING:
-        level, _ = normalize_running(waveform, LoudnessState.create(), infer_params["sample_rate"])
+        # The published function has no state, so the gain starts anew with each buffer.
+        level, _ = normalize_running(samples, LoudnessState.create(), infer_params["sample_rate"])
         return silence_noise(level, infer_params["sample_rate"])
-    return waveform
+    return samples

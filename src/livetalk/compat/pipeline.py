@@ -1,4 +1,4 @@
-"""`FlashTalkPipeline` of the published code: one object, one speaker, parameters set and then used."""
+"""`FlashTalkPipeline` of the published code: a model with one session."""
 
 import dataclasses
 import os
@@ -22,22 +22,17 @@ from livetalk.streaming.state import StreamState
 
 RATE, FPS = 16_000, 25
 UNSEEDED = 9999
-"""Seed of a session that names none, or a negative one, as in the published program."""
+"""Seed if none or a negative one is given, as in the published program."""
 
 
 class FlashTalkPipeline:
-    """A loaded model together with one session of it.
+    """A loaded model with one session.
 
     New code should use `livetalk.Avatar`, whose sessions are independent of each other and of the model.
     """
 
     def __init__(self, model: AvatarModel, *, keep_motion_frames: bool = False) -> None:
-        """Wrap a model from `build_model`.
-
-        Args:
-            model: the published one, or one of its form.
-            keep_motion_frames: what `generate` returns, see there.
-        """
+        """Wrap a model from `build_model`; `keep_motion_frames` makes `generate` return whole windows."""
         self._model = model
         self._keep_motion_frames = keep_motion_frames
         self._session: tuple[StreamSettings, Prepared] | None = None
@@ -45,7 +40,7 @@ class FlashTalkPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self._model.executor.device
 
     @torch.no_grad()
@@ -61,21 +56,21 @@ class FlashTalkPipeline:
         shift: float = 5.0,
         color_correction_strength: float = 0.0,
     ) -> None:
-        """Start a session; one that was running ends.
+        """Start a session and end the previous one.
 
         Args:
-            input_prompt: what the video shall show.
-            cond_image: a picture file or a picture.
+            input_prompt: text prompt.
+            cond_image: portrait, as a file or an image.
             target_size: height and width of the video, pixels, multiples of 16.
             frame_num: frames of a window, 1 + a multiple of 4.
-            motion_frames_num: frames that a window repeats of the one before it, 1 + a multiple of 4.
+            motion_frames_num: motion frames of a window, 1 + a multiple of 4.
             sampling_steps: denoising steps.
             seed: of the noise; None or a negative number is 9999.
             shift: of the noise schedule.
-            color_correction_strength: how far frames take the picture's colours, 0..1.
+            color_correction_strength: strength of colour matching, 0..1.
 
         Raises:
-            InputError: the picture or a number cannot be used.
+            InputError: the image or a number is invalid.
         """
         portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
         settings = self._settings(
@@ -90,33 +85,32 @@ class FlashTalkPipeline:
 
     @torch.no_grad()
     def preprocess_audio(self, speech_array: ArrayLike, sr: int = RATE, fps: int = FPS) -> Tensor:
-        """Encode a sound as it is.
+        """Encode samples without loudness adjustment.
 
         Args:
             speech_array: `[samples]`, -1..1.
-            sr: samples per second; 16000.
-            fps: frames per second; 25.
+            sr: must be 16000.
+            fps: must be 25.
 
         Returns:
-            `[samples // 640, layers, width]` float32 on the pipeline's device.
+            Speech features, `[samples // 640, layers, width]` float32, on the pipeline's device.
 
         Raises:
             InputError: another rate.
         """
         if (sr, fps) != (RATE, FPS):
-            raise InputError(f"audio of {sr} Hz at {fps} frames a second: only {RATE} Hz at {FPS} is known")
-        waveform = torch.as_tensor(np.asarray(speech_array, dtype=np.float32), device=self.device)
-        return self._model.executor.networks.audio_encoder(waveform[None])[0]
+            raise InputError(
+                f"audio of {sr} Hz at {fps} frames a second: only {RATE} Hz at {FPS} is supported"
+            )
+        samples = torch.as_tensor(np.asarray(speech_array, dtype=np.float32), device=self.device)
+        return self._model.executor.networks.audio_encoder(samples[None])[0]
 
     @torch.no_grad()
     def generate(self, audio_embedding: Tensor) -> Tensor:
-        """Make the next frames of the session.
+        """Generate the next frames, `[3, F, H, W]` float32, -1..1.
 
         Args:
             audio_embedding: `[1, frame_num, 5, layers, width]`, from `get_audio_embedding`.
-
-        Returns:
-            `[3, F, H, W]` float32, -1..1: the new frames, or with `keep_motion_frames` the whole window.
 
         Raises:
             InputError: no session was started, or the embedding has another length.
@@ -137,7 +131,6 @@ class FlashTalkPipeline:
     def _settings(
         self, window_frames: int, motion_frames: int, num_steps: int, shift: float, color_strength: float
     ) -> StreamSettings:
-        """Return the model's settings with those of a session."""
         settings = self._model.settings
         try:
             geometry = dataclasses.replace(
@@ -158,7 +151,7 @@ def _pixels(image: str | os.PathLike[str] | Image.Image) -> NDArray[np.uint8]:
 
 
 def default_params() -> dict[str, Any]:
-    """Return the published settings under their published names, and those that are ours."""
+    """Return the published settings under their published names, and the two additions."""
     geometry, sampler = ChunkGeometry(), SamplerConfig()
     return {
         "frame_num": geometry.window_frames,

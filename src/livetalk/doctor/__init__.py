@@ -1,1 +1,1 @@
-"""What a machine can run: its environment, and the memory and time that a model needs."""
+"""Whether a model fits a machine: inspection of the machine and a forecast of memory."""

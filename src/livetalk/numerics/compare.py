@@ -1,7 +1,7 @@
-"""How far two ways of running one model are apart, stage by stage: same weights, same noise, same inputs.
+"""Comparison of two ways to run one model, stage by stage, with the same weights, noise and inputs.
 
-Errors are norms of differences over norms. "Relative" is the whole stream's: what was wrong before comes in.
-"Alone" gives a network the inputs that it had in the first run, so that its own rounding stands alone.
+Errors are norms of differences divided by norms. A "relative" error accumulates along the stream. The error
+"alone" is that of one network with its inputs from the first run, so that it is only the network's rounding.
 """
 
 import contextlib
@@ -30,14 +30,7 @@ from livetalk.types import PromptEmbeds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One use of a network.
-
-    Attributes:
-        network: "dit" or "vae".
-        method: of it.
-        arguments: with tensors on the CPU.
-        output: float32 on the CPU.
-    """
+    """One call of a network, "dit" or "vae": arguments and float32 output, on the CPU."""
 
     network: str
     method: str
@@ -47,13 +40,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class StageError:
-    """Difference of one result.
+    """Error of one result.
 
     Attributes:
         stage: such as "chunk 1 velocity 2".
-        relative: norm of the difference over the first run's norm.
-        largest: greatest difference of a single number.
-        alone: the same with the first run's inputs; None for results that no single network makes.
+        relative: norm of the difference divided by the norm of the first run's result.
+        largest: largest absolute difference of an element.
+        alone: relative error with the first run's inputs; None for results that are no network's output.
     """
 
     stage: str
@@ -64,18 +57,17 @@ class StageError:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences of two runs.
+    """Errors of the second of two runs, in the order of computation.
 
     Attributes:
-        errors: in the order of the computation.
-        forms: what fast forms the first and the second run had, see `describe_form`.
+        forms: fast forms of the first and the second run, see `describe_form`.
     """
 
     errors: tuple[StageError, ...]
     forms: tuple[str, str] = ("", "")
 
     def worst(self, word: str = "") -> float:
-        """Return the greatest relative error of the stages whose name has a word in it.
+        """Return the largest relative error of the stages whose names contain `word`.
 
         Raises:
             ValueError: there is no such stage.
@@ -88,12 +80,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInputs:
-    """What a stream is made from.
+    """Inputs of a stream.
 
     Attributes:
         picture: `[3, H, W]` float32, -1..1, the framed portrait.
-        embeds: of the prompt, for the branches that the transformer has.
-        chunks: audio of each chunk, `[chunk_samples]` float32, -1..1.
+        chunks: samples of each chunk, `[chunk_samples]` float32, -1..1.
     """
 
     picture: Tensor
@@ -102,42 +93,41 @@ class StreamInputs:
 
 
 class Recorder:
-    """Keeps every result of a stream, and every use of its networks.
+    """Stores every result of a stream and every call of its networks, by stage.
 
     Attributes:
-        results: by stage, float32 on the CPU, in the order of the computation.
-        calls: by stage.
+        results: float32 on the CPU, in the order of computation.
     """
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Create an empty recorder."""
         self.results: dict[str, Tensor] = {}
         self.calls: dict[str, Call] = {}
         self._chunk = 0
         self._step = 0
 
-    def watch(self, executor: Executor) -> Executor:
+    def observe(self, executor: Executor) -> Executor:
         """Return an executor whose networks are recorded."""
         networks = replace(
             executor.networks,
-            dit=cast(DiT, _WatchedDiT(executor.networks.dit, self)),
-            vae=cast(CausalVideoVAE, _WatchedVAE(executor.networks.vae, self)),
+            dit=cast(DiT, _ObservedDiT(executor.networks.dit, self)),
+            vae=cast(CausalVideoVAE, _ObservedVAE(executor.networks.vae, self)),
         )
         return replace(executor, networks=networks)
 
     def begin_chunk(self) -> None:
-        """Count a new chunk; what comes before the first belongs to the reference."""
+        """Start a new chunk; results before the first chunk belong to the reference."""
         self._chunk, self._step = self._chunk + 1, 0
 
     def keep(self, stage: str, value: Tensor) -> None:
-        """Keep a result of the stream; pieces of one result are joined along their frames."""
+        """Store a result of the stream; pieces of one result are concatenated along their frames."""
         name = self._name(stage)
         value = value.detach().to("cpu", torch.float32, copy=True)
         before = self.results.get(name)
         self.results[name] = value if before is None else torch.cat((before, value), dim=2)
 
-    def see_velocity(self, arguments: tuple[Any, ...], velocity: Tensor) -> None:
-        """Keep a use of the transformer, and the latents that it was given."""
+    def record_velocity(self, arguments: tuple[Any, ...], velocity: Tensor) -> None:
+        """Store a call of the transformer with its input: audio context at step 1, later latents."""
         if self._step:
             self.keep(f"latents {self._step}", arguments[0])
         else:
@@ -146,8 +136,8 @@ class Recorder:
         self._call(f"velocity {self._step}", _record_call("dit", "__call__", arguments, velocity))
         self.keep(f"velocity {self._step}", velocity)
 
-    def see_vae(self, method: str, arguments: tuple[Any, ...], output: Tensor) -> None:
-        """Keep a use of the VAE; those before the first chunk belong to the reference."""
+    def record_vae(self, method: str, arguments: tuple[Any, ...], output: Tensor) -> None:
+        """Store a call of the VAE, except those that encode the reference, before the first chunk."""
         if not self._chunk:
             return
         pieces = sum(name.startswith(self._name(method)) for name in self.calls)
@@ -164,8 +154,8 @@ class Recorder:
         self.calls[self._name(stage)] = call
 
 
-class _WatchedDiT:
-    """Stands in for a transformer and shows its uses."""
+class _ObservedDiT:
+    """Proxy of a transformer that records its calls."""
 
     def __init__(self, dit: DiT, recorder: Recorder) -> None:
         self._dit = dit
@@ -173,15 +163,15 @@ class _WatchedDiT:
 
     def __call__(self, *arguments: Any, **prepared: StepInputs) -> Tensor:
         velocity: Tensor = self._dit(*arguments, **prepared)
-        self._recorder.see_velocity(arguments, velocity)
+        self._recorder.record_velocity(arguments, velocity)
         return velocity
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dit, name)
 
 
-class _WatchedVAE:
-    """Stands in for a VAE and shows its uses."""
+class _ObservedVAE:
+    """Proxy of a VAE that records its calls."""
 
     def __init__(self, vae: CausalVideoVAE, recorder: Recorder) -> None:
         self._vae = vae
@@ -189,12 +179,12 @@ class _WatchedVAE:
 
     def encode(self, *arguments: Any) -> Any:
         latents, cache = self._vae.encode(*arguments)
-        self._recorder.see_vae("encode", arguments, latents)
+        self._recorder.record_vae("encode", arguments, latents)
         return latents, cache
 
     def decode(self, *arguments: Any) -> Any:
         frames, cache = self._vae.decode(*arguments)
-        self._recorder.see_vae("decode", arguments, frames)
+        self._recorder.record_vae("decode", arguments, frames)
         return frames, cache
 
     def __getattr__(self, name: str) -> Any:
@@ -203,13 +193,13 @@ class _WatchedVAE:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSource:
-    """What a stream to compare is made from.
+    """Functions that create the inputs of a stream for a model.
 
     Attributes:
-        picture: makes the framed portrait, `[3, H, W]` float32, -1..1, for a model; None draws a pattern.
-        sounds: makes the sound of each chunk, `[chunk_samples]` float32; None draws noise.
-        num_chunks: of the stream, where noise is drawn.
-        seed: of the diffusion's noise, and of what is drawn.
+        picture: returns the framed portrait, `[3, H, W]` float32, -1..1; None draws a pattern.
+        sounds: returns the samples of each chunk, `[chunk_samples]` float32; None draws noise.
+        num_chunks: used if noise is drawn.
+        seed: of the diffusion noise and of drawn inputs.
     """
 
     picture: Callable[[AvatarModel], Tensor] | None = None
@@ -224,18 +214,15 @@ def compare_numerics(
     seconds: Sequence[Configuration],
     source: StreamSource,
 ) -> Iterator[Comparison]:
-    """Run a short stream one way and each of the others, and compare everything on the way.
+    """Run a short stream in several configurations and yield the comparison of each with the first.
 
-    Only one of the models is in memory at a time.
+    Only one model is in memory at a time.
 
     Args:
-        build: makes the model, with the same weights every time.
-        first: the reference; runs once.
-        seconds: what is compared with it, one after the other.
-        source: of the stream.
-
-    Yields:
-        The comparison of each of `seconds`, as soon as it is made.
+        build: returns the model in a configuration, with the same weights in every call.
+        first: the reference; it runs once.
+        seconds: configurations that are compared with it, in this order.
+        source: of the inputs, which the first model creates for all.
     """
     with exact_products(first.dtype):
         model = build(first)
@@ -256,10 +243,10 @@ def compare_numerics(
 
 @contextlib.contextmanager
 def exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """Let float32 products and convolutions be float32 in a run of that precision.
+    """Disable TF32 in float32 runs, so that products and convolutions are computed in float32.
 
-    By default a GPU's convolutions round their input to 10 bits (TF32), which is no better than bfloat16's
-    8 by much. A run in bfloat16 is left as it is: what it has in float32 runs as it does for users.
+    By default a GPU's convolutions round their input to 10 bits (TF32), hardly better than the 8 of bfloat16.
+    A bfloat16 run keeps the default, because its float32 parts run with it in normal use.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     allowed = matmul.allow_tf32, cudnn.allow_tf32
@@ -272,24 +259,24 @@ def exact_products(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _free_memory() -> None:
-    """Give the memory of the model before back to the device, whose next one may need all of it."""
+    # The next model may need all of the device's memory.
     gc.collect()
     torch.cuda.empty_cache()
 
 
 @torch.no_grad()
 def record(model: AvatarModel, inputs: StreamInputs, seed: int) -> Recorder:
-    """Run a stream and keep everything.
+    """Run a stream without loudness adjustment and record all results.
 
     Args:
-        model: to run; the level of the audio is left alone.
+        model: the model to run.
         inputs: of the stream, on any device.
         seed: of the noise, which is equal on every device and in every precision.
     """
     device, embeds = model.executor.device, inputs.embeds
     text, image = (None if x is None else x.to(device) for x in (embeds.text_embeds, embeds.image_embeds))
     recorder = Recorder()
-    executor, noise_source = recorder.watch(model.executor), shared_noise(seed)
+    executor, noise_source = recorder.observe(model.executor), shared_noise(seed)
     settings = replace(model.settings, loudness=LoudnessMode.OFF)
     prepared = prepare_stream(
         executor, settings, inputs.picture, PromptEmbeds(text_embeds=text, image_embeds=image)
@@ -307,13 +294,7 @@ def record(model: AvatarModel, inputs: StreamInputs, seed: int) -> Recorder:
 def compare_recordings(
     first: Recorder, second: Recorder, alone: Mapping[str, float] | None = None
 ) -> Comparison:
-    """Compare two runs of the same stream.
-
-    Args:
-        first: the reference.
-        second: the other run.
-        alone: errors of single networks by stage.
-    """
+    """Compare two runs of one stream; `alone` are the errors of single networks, by stage."""
     errors = []
     for stage, expected in first.results.items():
         found = second.results[stage]
@@ -324,7 +305,7 @@ def compare_recordings(
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the norm of the difference over the norm of what is expected; 0 for two tensors of zeros."""
+    """Return the norm of the difference divided by the norm of `expected`; 0 for two tensors of zeros."""
     difference = float(torch.linalg.vector_norm((found - expected).double()))
     size = float(torch.linalg.vector_norm(expected.double()))
     return 0.0 if difference == 0 else difference / size if size else float("inf")
@@ -332,6 +313,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def shared_noise(seed: int) -> NoiseSource:
     """Return a source of noise that is equal on every device and in every precision."""
+    # Drawn on the host and rounded to the narrowest precision, so that every conversion is exact.
     rng = torch.Generator().manual_seed(seed)
 
     def draw(like: Tensor) -> Tensor:
@@ -341,7 +323,7 @@ def shared_noise(seed: int) -> NoiseSource:
 
 
 def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
-    """Complete the inputs of a stream; prompt and portrait are encoded by this model, for both runs."""
+    """Create the inputs of a stream; this model encodes prompt and portrait for all runs."""
     rng = torch.Generator().manual_seed(source.seed)
     portrait, geometry = model.spec.portrait, model.settings.geometry
     if source.picture is None:
@@ -364,15 +346,16 @@ def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
 
 @torch.no_grad()
 def _replay(executor: Executor, calls: Mapping[str, Call]) -> dict[str, float]:
-    """Give each network the inputs of another run, and return the errors of its answers."""
+    """Call each network with the inputs of another run, and return the relative errors by stage."""
     errors, networks = {}, executor.networks
     for stage, call in calls.items():
         network = networks.dit if call.network == "dit" else networks.vae
         arguments = tree_map_only(Tensor, lambda x: x.to(networks.device), call.arguments)
         plan = executor.plan if call.network == "dit" else None
-        settled = {} if plan is None else {"prepared": precompute_step(networks.dit, plan, *arguments[1:])}
-        answer = getattr(network, call.method)(*arguments, **settled)
-        output = answer if isinstance(answer, Tensor) else answer[0]
+        prepared = {} if plan is None else {"prepared": precompute_step(networks.dit, plan, *arguments[1:])}
+        result = getattr(network, call.method)(*arguments, **prepared)
+        # The VAE also returns its cache.
+        output = result if isinstance(result, Tensor) else result[0]
         errors[stage] = relative_error(output.to("cpu", torch.float32), call.output)
     return errors
 

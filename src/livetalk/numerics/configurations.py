@@ -1,4 +1,4 @@
-"""The runs that a comparison of numerics names in words, and the models that they are made with."""
+"""Configurations of a comparison of numerics, parsed from words, and their application to a model."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,7 @@ from livetalk.ops.matmul import float8_problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """A named way of running a model.
-
-    Attributes:
-        name: as it was asked for.
-        run: how the model runs, in one process and in a precision that is named.
-    """
+    """A named run in one process, with a precision other than "auto"."""
 
     name: str
     run: RunConfig
@@ -32,14 +27,14 @@ class Configuration:
 
 
 def parse_configuration(name: str, base: RunConfig | None = None) -> Configuration:
-    """Read the words of `parse_run`, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
+    """Parse words, see `parse_run`, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
 
     Args:
         name: the words.
-        base: what the words leave open; None is `RunConfig()`.
+        base: run that supplies all other values; None is `RunConfig()`.
 
     Raises:
-        InputError: the words cannot be used, no precision is named, or several GPUs are asked for.
+        InputError: the words are invalid, the precision is missing, or several GPUs are requested.
     """
     run = parse_run(name, base)
     if run.precision == "auto":
@@ -50,29 +45,25 @@ def parse_configuration(name: str, base: RunConfig | None = None) -> Configurati
 
 
 def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
-    """Put the fast forms of a configuration in place.
+    """Apply the fast forms of a configuration, the same as in every other command.
 
-    They are those that every other command runs. Where their kernels cannot run, the plain twins of the
-    kernels take the same steps, and where there is no GPU, FP8 products are made by their reference.
+    Where kernels cannot run, their plain twins are used, and without a GPU FP8 products use their reference.
 
     Args:
         model: from `load_model` with the configuration's run; its networks are changed in place.
         configuration: of the run.
 
-    Returns:
-        The model.
-
     Raises:
-        InputError: something in the configuration cannot run on the model's device.
+        InputError: a form of the configuration cannot run on the model's device.
     """
     return finish_model(model, configuration.run, allow_reference=True)
 
 
 def check_device(configuration: Configuration, device: torch.device) -> None:
-    """Refuse, before anything is loaded, FP8 products that a GPU cannot make; elsewhere their reference can.
+    """Refuse FP8 products that a GPU cannot compute, before anything is loaded.
 
     Raises:
-        InputError: the GPU has no FP8, or the precision is not the one that it makes them in.
+        InputError: the GPU has no FP8, or the precision is not bfloat16, which its FP8 products need.
     """
     if not configuration.run.acceleration.float8 or device.type != "cuda":
         return
@@ -83,22 +74,22 @@ def check_device(configuration: Configuration, device: torch.device) -> None:
 
 
 def describe_form(model: AvatarModel) -> str:
-    """Say in a few words what fast forms a model has; "" where it has none."""
+    """Return the fast forms of a model in a few words; "" if it has none."""
     return "" if model.acceleration is None else str(model.acceleration)
 
 
 @torch.no_grad()
 def sharpen_attention(dit: DiT, factor: float) -> None:
-    """Multiply the logits of a transformer's self-attention, through the weights of its queries' norm.
+    """Multiply the logits of a transformer's self-attention, through the weights of the queries' norm.
 
-    Random weights make logits that deviate by 0.6 to 1; trained ones, by 2 to 4 in the shipped model. Nearly
-    uniform attention is a mean over all tokens, in which what a kernel does to one of them cannot be seen.
+    Logits have a standard deviation of 0.6 to 1 with random weights, and of 2 to 4 in the shipped model.
+    Nearly uniform attention is a mean over all tokens, which hides the error of a kernel in a single token.
 
     Args:
-        dit: changed in place; as it was built, before any configuration is applied, all blocks on the device.
-        factor: of the logits.
+        dit: changed in place; no configuration is applied yet and all blocks are on the device.
+        factor: multiplies the logits.
     """
     for block in dit.blocks.layers:
         weight = block.get_parameter("self_attention.norm_q.weight")
-        # A bfloat16 number in every precision, as it was before.
+        # Random weights are bfloat16 numbers in every precision, see `draw_weights`; they stay so.
         weight.copy_((weight.float() * factor).bfloat16())

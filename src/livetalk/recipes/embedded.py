@@ -1,4 +1,4 @@
-"""The small model that ships with the package: sizes and training settings."""
+"""The embedded model: sizes, stream settings and training settings."""
 
 import dataclasses
 from typing import TypeVar
@@ -32,7 +32,7 @@ TrainConfigT = TypeVar("TrainConfigT", VAETrainConfig, SFTConfig, ReferenceTrain
 
 
 def embedded_vae() -> VAEConfig:
-    """Stride 16 x 16 x 4, 32 channels: 256x256 pictures become 16x16 latents."""
+    """Return a VAE of stride 16 x 16 x 4 with 32 channels: 256x256 frames become 16x16 latents."""
     return VAEConfig(
         base_dim=16,
         latent_channels=LATENT_CHANNELS,
@@ -45,12 +45,12 @@ def embedded_vae() -> VAEConfig:
 
 
 def embedded_reference_vae() -> VAEConfig:
-    """The same latents, and a decoder that warps the portrait: 1.9 GFLOP for a frame of 256x256."""
+    """Return the VAE with a decoder that warps the portrait, at 1.9 GFLOP per frame of 256x256."""
     return dataclasses.replace(embedded_vae(), reference=ReferenceDecoderConfig())
 
 
 def embedded_dit() -> DiTConfig:
-    """64 tokens per latent frame, 576 per window; no text and no image branch."""
+    """Return a DiT with 64 tokens per latent frame, 576 per window, without text and image branches."""
     return DiTConfig(
         dim=448,
         ffn_dim=1760,
@@ -67,7 +67,7 @@ def embedded_dit() -> DiTConfig:
 
 
 def embedded_stream() -> StreamSettings:
-    """Eight Euler steps, 200 ms of audio look-ahead, the reference repeated over all latent frames."""
+    """Return 8 Euler steps, 200 ms of audio look-ahead, and the reference repeated in all latent frames."""
     return StreamSettings(
         audio=AudioConfig(lookahead_frames=5),
         sampler=SamplerConfig(num_steps=8, shift=3.0, kind=SamplerKind.EULER, color_strength=0.5),
@@ -79,7 +79,7 @@ def embedded_stream() -> StreamSettings:
 
 
 def embedded_spec(vae: VAEConfig) -> ModelSpec:
-    """All of the model; `vae` carries the latent statistics that training measured."""
+    """Return the whole model; `vae` contains the latent statistics that training measured."""
     return ModelSpec(
         name="embedded",
         dit=embedded_dit(),
@@ -91,7 +91,7 @@ def embedded_spec(vae: VAEConfig) -> ModelSpec:
 
 
 def embedded_vae_training() -> VAETrainConfig:
-    """VAE stage on one H100."""
+    """Return the VAE stage for one H100."""
     return VAETrainConfig(
         optimizer=OptimizerConfig(
             learning_rate=5e-4,
@@ -106,7 +106,7 @@ def embedded_vae_training() -> VAETrainConfig:
 
 
 def embedded_decoder_training() -> VAETrainConfig:
-    """Decoder tuning on whole windows, small enough for two CPU cores."""
+    """Return the decoder stage on whole windows, small enough for two CPU cores."""
     return VAETrainConfig(
         optimizer=OptimizerConfig(
             learning_rate=3e-4, weight_decay=0.0, betas=(0.9, 0.98), ema_decay=0.99, warmup_steps=20
@@ -117,7 +117,7 @@ def embedded_decoder_training() -> VAETrainConfig:
 
 
 def embedded_reference_training() -> ReferenceTrainConfig:
-    """Decoder with a reference, on one H200."""
+    """Return the stage of the decoder with a reference, for one H200."""
     return ReferenceTrainConfig(
         optimizer=OptimizerConfig(
             learning_rate=5e-4,
@@ -132,7 +132,7 @@ def embedded_reference_training() -> ReferenceTrainConfig:
 
 
 def embedded_sft() -> SFTConfig:
-    """DiT stage on one H100."""
+    """Return the DiT stage for one H100."""
     return SFTConfig(
         optimizer=OptimizerConfig(
             learning_rate=8e-4, weight_decay=0.01, use_muon=True, ema_decay=0.999, decay_from=0.5
@@ -142,10 +142,11 @@ def embedded_sft() -> SFTConfig:
 
 
 def embedded_bank() -> BankConfig:
-    """Windows every 7 frames (28, the distance of chunks, is a multiple), two audio variants each."""
+    """Return windows every 7 frames with two audio variants each."""
+    # 28, the distance of chunks, is a multiple of 7: the bank contains the window that follows each window.
     return BankConfig()
 
 
 def with_batch_size(config: TrainConfigT, batch_size: int | None) -> TrainConfigT:
-    """Replace the batch size where one is given: smoke runs use small ones."""
+    """Return the configuration with another batch size, unless it is None."""
     return config if batch_size is None else dataclasses.replace(config, batch_size=batch_size)

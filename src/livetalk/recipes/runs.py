@@ -1,4 +1,4 @@
-"""Complete configurations of a run, for machines that it was measured on and for small ones."""
+"""Complete run configurations for the measured machines and for small ones."""
 
 from livetalk.accelerate.apply import AccelerationConfig
 from livetalk.assembly.run import RunConfig
@@ -6,12 +6,12 @@ from livetalk.placement.apply import PlacementConfig
 
 
 def laptop() -> RunConfig:
-    """Return the run of the embedded model on a processor, in the precision that every processor has."""
+    """Return the run of the embedded model on a CPU, in float32, which every CPU computes natively."""
     return RunConfig(device="cpu", precision="float32")
 
 
 def serve_h200() -> RunConfig:
-    """Return the fastest measured run of the published graph on one GPU of the Hopper generation."""
+    """Return the fastest measured run of the published graph on one Hopper GPU."""
     return RunConfig(
         device="cuda",
         precision="bfloat16",
@@ -20,7 +20,7 @@ def serve_h200() -> RunConfig:
 
 
 def serve_h200_x2() -> RunConfig:
-    """Return the same on two GPUs: faster than real time at 720x416, see docs/performance.md."""
+    """Return the run of `serve_h200` on two GPUs: live at 720x416, see docs/performance.md."""
     return RunConfig(
         device="cuda",
         precision="bfloat16",
@@ -30,7 +30,7 @@ def serve_h200_x2() -> RunConfig:
 
 
 def serve_h200_exact() -> RunConfig:
-    """Return the run of one Hopper GPU whose fast forms change numbers by rounding only."""
+    """Return a run on one Hopper GPU whose fast forms change results by rounding only."""
     return RunConfig(
         device="cuda",
         precision="bfloat16",
@@ -39,11 +39,7 @@ def serve_h200_exact() -> RunConfig:
 
 
 def small_gpu(resident_blocks: int) -> RunConfig:
-    """Return the run of the published model on a GPU that cannot hold its blocks, see `livetalk doctor`.
-
-    Args:
-        resident_blocks: blocks of the transformer that stay on the GPU, see `PlacementConfig`.
-    """
+    """Return a run of the published model on a GPU that holds only `resident_blocks` of its blocks."""
     return RunConfig(
         device="cuda",
         precision="bfloat16",
