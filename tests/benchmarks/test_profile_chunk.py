@@ -1,4 +1,4 @@
-"""Kernels are told apart by the innermost span that they ran in."""
+"""A kernel belongs to the innermost span that contains it."""
 
 import importlib.util
 import subprocess
@@ -92,4 +92,4 @@ def test_without_a_gpu_it_says_so_in_a_line() -> None:
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr.strip() == "profile_chunk: error: device cpu: only a GPU's kernels are told apart"
+    assert done.stderr.strip() == "profile_chunk: error: device cpu: kernels can be profiled on a GPU only"
