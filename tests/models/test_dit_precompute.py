@@ -310,7 +310,7 @@ def test_constants_hold_their_timesteps() -> None:
         constants.step(500.0)
     assert with_timesteps(dit, constants.stream, TIMESTEPS) is constants.stream
     other = with_timesteps(dit, constants.stream, (500.0,))
-    step = constants._replace(session=other).step(500.0)
+    step = constants._replace(stream=other).step(500.0)
     with torch.no_grad():
         time, modulation = dit.time_embedding(torch.tensor([500.0]))
     # Two products of the embedding, and one for the modulation of the blocks.
