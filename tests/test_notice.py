@@ -56,7 +56,7 @@ def test_each_fault_is_named(script: ModuleType, shipped: dict[str, str]) -> Non
         ("heads/a.npz", "not listed"),
         ("special/b.npz", "not listed"),
         ("new.bin", "no stanza"),
-        ("gone.npz", "no such file"),
+        ("gone.npz", "does not exist"),
     ):
         assert any(path in fault and complaint in fault for fault in faults)
 

@@ -216,13 +216,8 @@ def compare_numerics(
 ) -> Iterator[Comparison]:
     """Run a short stream in several configurations and yield the comparison of each with the first.
 
-    Only one model is in memory at a time.
-
-    Args:
-        build: returns the model in a configuration, with the same weights in every call.
-        first: the reference; it runs once.
-        seconds: configurations that are compared with it, in this order.
-        source: of the inputs, which the first model creates for all.
+    `build` returns the model in a configuration, with the same weights in every call. The first model creates
+    the inputs for all. Only one model is in memory at a time.
     """
     with exact_products(first.dtype):
         model = build(first)
@@ -266,17 +261,12 @@ def _free_memory() -> None:
 
 @torch.no_grad()
 def record(model: AvatarModel, inputs: StreamInputs, seed: int) -> Recorder:
-    """Run a stream without loudness adjustment and record all results.
-
-    Args:
-        model: the model to run.
-        inputs: of the stream, on any device.
-        seed: of the noise, which is equal on every device and in every precision.
-    """
+    """Run a stream with inputs on any device and noise from `shared_noise`, and record all results."""
     device, embeds = model.executor.device, inputs.embeds
     text, image = (None if x is None else x.to(device) for x in (embeds.text_embeds, embeds.image_embeds))
     recorder = Recorder()
     executor, noise_source = recorder.observe(model.executor), shared_noise(seed)
+    # Loudness adjustment runs before the networks and depends on no configuration.
     settings = replace(model.settings, loudness=LoudnessMode.OFF)
     prepared = prepare_stream(
         executor, settings, inputs.picture, PromptEmbeds(text_embeds=text, image_embeds=image)

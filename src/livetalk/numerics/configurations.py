@@ -29,9 +29,7 @@ class Configuration:
 def parse_configuration(name: str, base: RunConfig | None = None) -> Configuration:
     """Parse words, see `parse_run`, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
 
-    Args:
-        name: the words.
-        base: run that supplies all other values; None is `RunConfig()`.
+    `base` supplies all other values; None is `RunConfig()`.
 
     Raises:
         InputError: the words are invalid, the precision is missing, or several GPUs are requested.
@@ -49,9 +47,7 @@ def apply_configuration(model: AvatarModel, configuration: Configuration) -> Ava
 
     Where kernels cannot run, their plain twins are used, and without a GPU FP8 products use their reference.
 
-    Args:
-        model: from `load_model` with the configuration's run; its networks are changed in place.
-        configuration: of the run.
+    The model comes from `load_model` with the configuration's run; its networks are changed in place.
 
     Raises:
         InputError: a form of the configuration cannot run on the model's device.
@@ -85,9 +81,7 @@ def sharpen_attention(dit: DiT, factor: float) -> None:
     Logits have a standard deviation of 0.6 to 1 with random weights, and of 2 to 4 in the shipped model.
     Nearly uniform attention is a mean over all tokens, which hides the error of a kernel in a single token.
 
-    Args:
-        dit: changed in place; no configuration is applied yet and all blocks are on the device.
-        factor: multiplies the logits.
+    Call it before any configuration is applied and with all blocks on the device; weights change in place.
     """
     for block in dit.blocks.layers:
         weight = block.get_parameter("self_attention.norm_q.weight")
