@@ -1,1 +1,1 @@
-"""Training of the networks: VAE, then the DiT by flow matching on 33-frame windows."""
+"""Training of the VAE, its reference decoder, and the DiT by flow matching on 33-frame windows."""

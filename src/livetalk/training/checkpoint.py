@@ -1,4 +1,4 @@
-"""Training checkpoints: everything a slice needs to go on, in files that stay under a size limit."""
+"""Training checkpoints: the state that the next slice continues from, in files of limited size."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from livetalk.errors import WeightsError
 from livetalk.training.optim import WeightAverage
 
 PART_BYTES = 15_500_000
-"""Largest file written: a little under 16 MB, so that checkpoints travel in small pieces."""
+"""Size limit of a file, a little under 16 MB, so that checkpoints can be transferred in small files."""
 
 
 def save_training_state(
@@ -24,14 +24,10 @@ def save_training_state(
     average: WeightAverage,
     optimizers: Iterable[torch.optim.Optimizer],
 ) -> None:
-    """Write the state of a stage so that `load_training_state` continues it.
+    """Write the state of a stage for `load_training_state`; an older checkpoint stays valid until the end.
 
-    Args:
-        directory: folder of the stage; replaced only when everything is written.
-        step: optimizer steps done over all slices.
-        model: network in training, stored in its own dtype.
-        average: averaged weights, stored in float16.
-        optimizers: their moments are stored too.
+    `step` counts optimizer steps over all slices. The model keeps its dtype; averaged weights are stored in
+    float16.
     """
     directory.mkdir(parents=True, exist_ok=True)
     halves = {name: tensor.half() for name, tensor in average.model.state_dict().items()}
@@ -40,16 +36,9 @@ def save_training_state(
 
 
 def copy_average(directory: Path, target: Path) -> int:
-    """Copy what a stage has come to, without what only its next step needs: a light checkpoint of its own.
+    """Copy only the averaged weights of a stage's checkpoint; return the number of its optimizer steps.
 
-    A third to a sixth of the size; may run while the stage is still training.
-
-    Args:
-        directory: folder of the stage.
-        target: folder to write; made when it does not exist.
-
-    Returns:
-        Optimizer steps done so far.
+    The copy has a third to a sixth of the size. The stage may go on training meanwhile.
 
     Raises:
         WeightsError: there is no checkpoint, or parts are missing or damaged.
@@ -63,7 +52,7 @@ def copy_average(directory: Path, target: Path) -> int:
 
 
 def _write(state: dict[str, Any], directory: Path) -> None:
-    """Write a state in parts; the manifest changes to them in one step, and only then the old parts go."""
+    """Write a state in parts, switch the manifest to them atomically, then delete the old parts."""
     written = io.BytesIO()
     torch.save(state, written)
     data = written.getvalue()
@@ -86,18 +75,9 @@ def load_training_state(
     average: WeightAverage | None = None,
     optimizers: Iterable[torch.optim.Optimizer] = (),
 ) -> int:
-    """Restore what `save_training_state` wrote.
+    """Restore what `save_training_state` wrote; return the optimizer steps so far, 0 without a checkpoint.
 
-    A light checkpoint restores the averaged weights into both networks and leaves the optimizers fresh.
-
-    Args:
-        directory: folder of the stage.
-        model: network to restore.
-        average: averaged weights to restore, if any.
-        optimizers: restored when the checkpoint holds their moments.
-
-    Returns:
-        Optimizer steps done so far; 0 when the folder holds no checkpoint.
+    A copy by `copy_average` restores the averaged weights into both networks and leaves `optimizers` fresh.
 
     Raises:
         WeightsError: parts are missing or damaged.
@@ -125,7 +105,8 @@ def _read(directory: Path) -> dict[str, Any] | None:
         data = b"".join((directory / name).read_bytes() for name in manifest["parts"])
     except FileNotFoundError as error:
         if manifest_path.read_text(encoding="utf-8") != text:
-            return _read(directory)  # the stage has just written the next one
+            # The stage replaced the checkpoint between the two reads.
+            return _read(directory)
         raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
     if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
         raise WeightsError(f"training checkpoint {directory}: sha256 of its parts differs from state.json")

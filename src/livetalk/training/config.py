@@ -1,16 +1,11 @@
-"""Typed settings of the training stages; a run is a function in `recipes` that returns them."""
+"""Settings of the training stages; `recipes` holds functions that return complete ones."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How long one slice of a stage runs: whichever bound is reached first.
-
-    Attributes:
-        minutes: wall-clock minutes of this slice.
-        max_steps: optimizer steps of this slice.
-    """
+    """Wall-clock minutes and optimizer steps of one slice of a stage; the first limit reached ends it."""
 
     minutes: float
     max_steps: int
@@ -21,15 +16,13 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule of one stage.
 
     Attributes:
-        learning_rate: peak learning rate (update RMS 0.2 * learning_rate for Muon parameters too).
-        weight_decay: decoupled decay of matrices; vectors are never decayed.
-        betas: Adam moments.
-        use_muon: orthogonalised momentum for the matrices and kernels inside blocks, AdamW for the rest.
-        warmup_steps: linear warm-up at the start of every slice (moments are fresh on a new machine).
-        decay_from: fraction of the slice after which the rate falls linearly to `final_factor`.
-        final_factor: last learning rate over the peak.
-        clip_norm: gradient norm bound.
-        ema_decay: decay of the averaged weights that are exported.
+        learning_rate: peak; the update's RMS is 0.2 * learning_rate for Muon parameters too.
+        weight_decay: decoupled decay of matrices and kernels; vectors have none.
+        use_muon: Muon for the matrices and kernels inside blocks, AdamW for the rest.
+        warmup_steps: linear warm-up of every slice, whose moments may be fresh.
+        decay_from: share of the slice after which the rate falls linearly to `final_factor` times the peak.
+        clip_norm: upper bound of the gradient norm.
+        ema_decay: decay of the averaged weights, which are exported.
     """
 
     learning_rate: float
@@ -48,27 +41,26 @@ class VAETrainConfig:
     """Stage 0: the video VAE.
 
     Attributes:
-        optimizer: see `OptimizerConfig`.
         batch_size: windows per step.
-        num_frames: frames per window, 1 + 4k; fewer than a session's window leave later latents untrained.
-        judged_frames: frames of a window that are decoded to pixels in a step. Neighbours look alike, and the
-            finest decoder levels, which see one frame at a time, are most of the work.
-        crop: side of the random square that a step sees, pixels.
-        kl_weight: weight of the mean KL divergence per latent element (small: rate, not shape).
-        gradient_weight: weight of the multi-scale image-gradient loss.
-        color_weight: weight of the loss of cell-averaged colours.
-        round_trip_weight: weight of the change that decoding and encoding the last frames makes to latents.
-        motion_frames: frames that a stream encodes again.
-        face_weight: extra pixel weight inside the face box.
-        eye_weight: extra pixel weight in the eye band of the face box.
-        mouth_weight: extra pixel weight inside the mouth box.
+        num_frames: frames per window, 1 + 4k.
+        judged_frames: frames of a window that a step decodes to pixels and scores.
+        crop: side of the random square that a step trains on, pixels.
+        kl_weight: weight of the mean KL divergence per latent element.
+        gradient_weight: weight of the multi-scale loss of image gradients.
+        color_weight: weight of the loss of colours averaged over cells.
+        round_trip_weight: weight of the difference between latents and their decoded and re-encoded form.
+        motion_frames: frames at the end of a chunk that a stream encodes again.
+        face_weight, eye_weight, mouth_weight: extra weights inside boxes, see `box_weights`.
     """
 
     optimizer: OptimizerConfig
     batch_size: int
+    # A stream's window: with fewer frames, later latents would stay untrained.
     num_frames: int = 33
+    # Neighbouring frames are similar, and the finest decoder levels cost most of the time.
     judged_frames: int = 13
     crop: int = 256
+    # Small, so that it limits the rate and does not shape the latents.
     kl_weight: float = 2e-5
     gradient_weight: float = 0.5
     color_weight: float = 1.0
@@ -81,43 +73,38 @@ class VAETrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceTrainConfig:
-    """The decoder that warps a reference, on latents of a finished VAE.
+    """The decoder that warps a reference, trained on latents of a finished VAE.
 
     Attributes:
-        optimizer: see `OptimizerConfig`.
         batch_size: windows per step.
         num_frames: frames per window, 1 + 4k.
-        judged_frames: frames of a window that are decoded to pixels in a step.
-        latent_noise: largest noise level put on the latents, which a transformer does not make exactly.
-        gradient_weight: weight of the multi-scale image-gradient loss.
-        painted_weight: weight of the painted picture's own loss. With a loss on the blend alone the mask soon
-            is 1 everywhere, and the decoder never learns to paint.
-        warped_weight: weight of the warped picture's own loss, which the flow learns from.
-        late_warped_weight: the same from `late_from` on, when the flow is found and what cannot be warped
-            should not bend it.
-        late_from: share of the first slice after which `late_warped_weight` holds.
-        warped_gradient_weight: weight of image gradients in the loss of the warped picture.
+        judged_frames: frames of a window that a step decodes to pixels and scores.
+        latent_noise: largest noise level added to latents.
+        gradient_weight: weight of the multi-scale loss of image gradients.
+        painted_weight: weight of a separate loss of the painted frames.
+        warped_weight: weight of a separate loss of the warped frames, which trains the flow.
+        late_warped_weight: replaces `warped_weight` from `late_from` on, a share of the first slice.
+        warped_gradient_weight: weight of image gradients in the loss of the warped frames.
         flow_weight: weight of the flow's change between neighbouring cells.
-        critic_from: share of the first slice after which a critic takes part; in later slices it does from
-            the start.
-        critic_ramp: share of the slice over which its weight rises to the full one.
-        adversarial_weight: weight of what the critic says of the frames.
-        feature_weight: weight of the distance of the critic's features from those of the real frames.
-        critic_weight: weight of the critic's own loss. Its optimizer does not care for the scale, but the
-            bound on the gradient norm is shared.
-        face_weight: extra pixel weight inside the face box.
-        eye_weight: extra pixel weight in the eye band of the face box.
-        mouth_weight: extra pixel weight inside the mouth box.
+        critic_from: share of the first slice after which the critic is used; later slices use it at once.
+        critic_ramp: share of the slice over which the critic's weight rises linearly to its full value.
+        adversarial_weight: weight of the critic's verdict on decoded frames.
+        feature_weight: weight of the distance between the critic's features of decoded and real frames.
+        critic_weight: weight of the critic's own loss.
+        face_weight, eye_weight, mouth_weight: extra weights inside boxes, see `box_weights`.
     """
 
     optimizer: OptimizerConfig
     batch_size: int
     num_frames: int = 33
     judged_frames: int = 8
+    # The latents of a transformer have errors, which the decoder must tolerate.
     latent_noise: float = 0.05
     gradient_weight: float = 0.5
+    # With a loss of the blend alone the mask saturates at 1, and the painting branch does not learn.
     painted_weight: float = 0.5
     warped_weight: float = 0.5
+    # Once the flow has converged, regions that no warp can reproduce should not distort it.
     late_warped_weight: float = 0.2
     late_from: float = 0.6
     warped_gradient_weight: float = 0.2
@@ -126,6 +113,7 @@ class ReferenceTrainConfig:
     critic_ramp: float = 0.1
     adversarial_weight: float = 0.05
     feature_weight: float = 1.0
+    # The optimizer is nearly invariant to this scale, but both networks share the bound on the gradient norm.
     critic_weight: float = 0.05
     face_weight: float = 1.5
     eye_weight: float = 3.0
@@ -137,15 +125,13 @@ class SFTConfig:
     """Stage 1: flow matching of the DiT on 33-frame windows (paper section 2).
 
     Attributes:
-        optimizer: see `OptimizerConfig`.
         batch_size: windows per step.
-        shift: warp of the noise level towards noise, the sampler's.
-        single_motion_probability: share of windows that start from one clean motion latent
-            (a session's first chunk) instead of two.
-        own_reference_probability: of those, the share whose reference is that very frame.
-        motion_noise: largest noise level put on the clean motion latents, against drift.
-        reencoded_probability: share of windows whose motion latents went through decode and encode,
-            as they do when a session streams.
+        shift: the sampler's warp of noise levels towards noise.
+        single_motion_probability: share of windows with one clean motion latent, as in a stream's first
+            chunk, instead of two.
+        own_reference_probability: share of those whose reference is the window's first frame.
+        motion_noise: largest noise level added to the motion latents.
+        reencoded_probability: share of windows whose motion latents were decoded and re-encoded.
     """
 
     optimizer: OptimizerConfig
@@ -153,5 +139,6 @@ class SFTConfig:
     shift: float = 3.0
     single_motion_probability: float = 0.2
     own_reference_probability: float = 0.6
+    # Both against drift: a stream's motion latents carry errors of earlier chunks, decoded and encoded again.
     motion_noise: float = 0.2
     reencoded_probability: float = 0.5

@@ -1,7 +1,7 @@
-"""The self-contained training job: render, VAE and DiT as three processes on one GPU, resumable.
+"""Training job of rendering, VAE and DiT in three processes on one GPU; each resumes from its checkpoint.
 
-All three start together, so that compilation and rendering share the clock; the DiT process waits for the
-VAE to finish, unless a finished one is given, encodes every clip once and trains on the latents.
+All three start together, so that compilation overlaps with rendering. The DiT process waits for a finished
+VAE, encodes every clip once and trains on the latents.
 """
 
 import copy
@@ -47,22 +47,21 @@ from livetalk.training.vae import VAELoss, VAEObjective, measure_latents, prepar
 VAE_FINISHED = "vae_finished.json"
 REFERENCE_STAGE = "reference"
 VAE_MATRICES = ("encoder.middle.", "encoder.levels.", "decoder.middle.", "decoder.levels.")
-"""What Muon trains of a VAE where it is used: all but the first and last layers."""
+"""Prefixes of the layers that Muon trains: all but the first and the last ones."""
 
 CLIPS_PER_PART = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPaths:
-    """Folders of one run.
+    """Folders and files of one run.
 
     Attributes:
-        clips: rendered clips (large; not a result).
-        heldout: rendered clips of identities and sentences kept out of training.
+        clips: rendered clips, which are large and no result of the run.
+        heldout: rendered clips of identities and sentences excluded from training.
         run: checkpoints and metrics.
-        speech_encoder: weights of the frozen speech encoder.
-        start: exported weights that the networks begin with, or None for fresh ones.
-        vae: exported VAE that later stages take as it is, or None for the one that the run trains.
+        start: exported weights from which the networks start; None for fresh ones.
+        vae: exported VAE that later stages use; None for the one that the run trains.
     """
 
     clips: Path
@@ -75,7 +74,7 @@ class JobPaths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VAEJob:
-    """Everything the VAE process needs."""
+    """Arguments of the VAE process."""
 
     paths: JobPaths
     model: VAEConfig
@@ -89,7 +88,7 @@ class VAEJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceJob:
-    """Everything that the process of the decoder with a reference needs; `model` has such a decoder."""
+    """Arguments of the process that trains a decoder with a reference, which `model` must have."""
 
     paths: JobPaths
     model: VAEConfig
@@ -103,7 +102,7 @@ class ReferenceJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiTJob:
-    """Everything the DiT process needs."""
+    """Arguments of the DiT process."""
 
     paths: JobPaths
     vae: VAEConfig
@@ -120,7 +119,7 @@ class DiTJob:
 
 
 def train_vae(job: VAEJob) -> None:
-    """Train the VAE for one slice; unless interrupted, measure its latents and mark the stage as finished."""
+    """Train the VAE for one slice; unless interrupted, measure latent statistics and mark it as finished."""
     finished = job.paths.run / VAE_FINISHED
     finished.unlink(missing_ok=True)
     log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
@@ -173,7 +172,7 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def tune_decoder(job: VAEJob) -> None:
-    """Train the decoder of a finished VAE further on whole windows; latents keep their meaning."""
+    """Continue training the decoder of a finished VAE on whole windows with a frozen encoder."""
     log = MetricsLog(job.paths.run / "metrics_decoder.jsonl", sys.stderr)
     vae = load_trained_vae(job.paths.run, job.model).to(job.device)
     decoder = vae.decoder.requires_grad_(True)
@@ -196,7 +195,7 @@ def tune_decoder(job: VAEJob) -> None:
 
 
 def train_reference(job: ReferenceJob) -> None:
-    """Train a decoder that warps a reference for one slice, on latents of the finished VAE."""
+    """Train a decoder that warps a reference for one slice on latents of the finished VAE."""
     log = MetricsLog(job.paths.run / "metrics_reference.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     finished = finished_vae(job.paths, dataclasses.replace(job.model, reference=None))
@@ -217,7 +216,7 @@ def train_reference(job: ReferenceJob) -> None:
         trial.decoder.load_state_dict(model.decoder.state_dict())
         return measure_decoding(trial, heldout) | {"clips": float(len(memory))}
 
-    # The decoder that the VAE has already, on the same clips: what the new one has to beat.
+    # The baseline: the plain decoder of the VAE on the same clips.
     plain = measure_decoding(finished.to(job.device), heldout)
     log.write(REFERENCE_STAGE, {f"plain_{name}": value for name, value in plain.items()})
     loss = ReferenceLoss(
@@ -233,11 +232,7 @@ def _reference_stage(vae: CausalVideoVAE) -> ReferenceStage:
 
 
 def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
-    """Build the finished VAE of a run with the averaged decoder that the run trained to warp a reference.
-
-    Args:
-        paths: of the run.
-        config: sizes with such a decoder.
+    """Build the finished VAE of a run with its averaged decoder that warps a reference.
 
     Raises:
         WeightsError: there is no checkpoint of the decoder, or files are damaged or have other sizes.
@@ -252,7 +247,7 @@ def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
 
 
 def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
-    """Build the averaged VAE of a finished stage with its latent statistics."""
+    """Build the averaged VAE of a finished stage, with its latent statistics and tuned decoder, if any."""
     statistics = json.loads((run / VAE_FINISHED).read_text(encoding="utf-8"))
     config = dataclasses.replace(
         config,
@@ -266,7 +261,7 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
 
 
 def finished_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
-    """Return the VAE whose latents the DiT of a run learns: the one given, or the one that the run trained.
+    """Return the VAE whose latents the DiT of a run learns: `paths.vae` or the one that the run trained.
 
     Raises:
         WeightsError: its files are damaged or have other sizes.
@@ -285,6 +280,7 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     trainer = Trainer(Stage("dit", dit, job.training.optimizer, ("blocks.",)), job.paths.run, log)
     objective = _compiled(SFTObjective(dit), job.device)
     log.write("dit", {"parameters": sum(p.numel() for p in dit.parameters())})
+    # Before the VAE is finished, so that compilation costs no time of the slice.
     _warm_up(objective, job)
     while job.paths.vae is None and not (job.paths.run / VAE_FINISHED).exists():
         time.sleep(0.5)
@@ -301,7 +297,7 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
 
 
 def _warm_up(objective: nn.Module, job: DiTJob) -> None:
-    """Compile forward and backward on noise while other processes use the GPU."""
+    """Compile forward and backward on random inputs."""
     if job.device.type != "cuda":
         return
     stride = job.vae.spatial_stride
@@ -316,7 +312,7 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
 
 
 def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[GrowingBank, WindowBank]:
-    """Encode the clips there are, at least `min_clips`; the training bank goes on growing."""
+    """Encode the rendered clips, at least `min_clips`; the training bank grows during training."""
     vae = finished_vae(job.paths, job.vae).to(job.device)
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
@@ -336,7 +332,7 @@ def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[Gro
 
 
 def run_processes(commands: list[list[str]]) -> int:
-    """Run commands side by side; stop all when one fails. Return the first non-zero exit code or 0."""
+    """Run commands in parallel until all end or one fails; return the first non-zero exit code or 0."""
     processes = [subprocess.Popen(command) for command in commands]
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Reconstruction losses of the VAE."""
+"""Reconstruction losses and measures of the VAE; frames are [N, 3, H, W], -1..1, unless said otherwise."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,9 @@ from torch import Tensor
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, weights: Tensor, gradient_weight: float) -> Tensor:
-    """Weighted L1 plus multi-scale L1 of image gradients, which keeps edges sharp.
+    """Scalar L1 plus L1 of image gradients at three scales, which keeps edges sharp.
 
-    Args:
-        output: [N, 3, H, W], -1..1.
-        target: [N, 3, H, W], -1..1.
-        weights: [N, 1, H, W], mean 1.
-        gradient_weight: weight of the gradient part.
-
-    Returns:
-        Scalar loss.
+    Both are weighted by `weights` [N, 1, H, W], mean 1.
     """
     difference = output - target
     loss = (difference.abs() * weights).mean()
@@ -30,14 +23,9 @@ def reconstruction_loss(output: Tensor, target: Tensor, weights: Tensor, gradien
 
 
 def color_loss(output: Tensor, target: Tensor, cell: int = 16) -> Tensor:
-    """L1 distance of colours averaged over square cells, everywhere alike.
+    """L1 distance of colours averaged over cells of `cell` x `cell` pixels, without pixel weights.
 
-    The other losses look at the face and at edges, and leave saturated clothes and backgrounds grey.
-
-    Args:
-        output: [N, 3, H, W], -1..1.
-        target: [N, 3, H, W], -1..1.
-        cell: side of a cell, pixels.
+    The other losses emphasise faces and edges; with them alone, saturated clothes and backgrounds turn grey.
     """
     return F.avg_pool2d(output - target, cell).abs().mean()
 
@@ -48,14 +36,9 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def laplacian_variance(pictures: Tensor, mask: Tensor) -> Tensor:
-    """Variance of the Laplacian of the mean colour inside a mask: more is sharper.
+    """Variance over all frames of the Laplacian of the mean colour inside `mask` [1, 1, H, W] of 0 and 1.
 
-    Args:
-        pictures: [N, 3, H, W].
-        mask: [1, 1, H, W], zeros and ones.
-
-    Returns:
-        Scalar over all pictures; compare pictures of one size and motive only.
+    A larger value is sharper; values are comparable for one frame size and motif only.
     """
     grey = pictures.mean(1, keepdim=True)
     centre = grey[..., 1:-1, 1:-1]
@@ -65,16 +48,7 @@ def laplacian_variance(pictures: Tensor, mask: Tensor) -> Tensor:
 
 
 def weighted_psnr(output: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """PSNR in dB under pixel weights.
-
-    Args:
-        output: [N, 3, H, W], -1..1.
-        target: [N, 3, H, W], -1..1.
-        weights: [N, 1, H, W], non-negative.
-
-    Returns:
-        [N], dB against a peak-to-peak range of 2.
-    """
+    """PSNR [N] in dB with pixel weights [N, 1, H, W] >= 0, for a peak-to-peak range of 2."""
     error = (output.clamp(-1, 1) - target).square() * weights
     mse = error.sum((1, 2, 3)) / (3.0 * weights.sum((1, 2, 3)))
     return 10.0 * torch.log10(4.0 / mse.clamp_min(1e-10))

@@ -1,4 +1,4 @@
-"""What training logs: one JSON line per record, and a one-line progress text."""
+"""Log of training metrics, as JSON lines and as text, and the throughput of a slice."""
 
 import json
 import math
@@ -9,10 +9,10 @@ from typing import TextIO
 
 
 class MetricsLog:
-    """Appends records to a JSON-lines file and prints one short line each."""
+    """Appends records to a JSON-lines file and prints each as one line of text."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:
-        """Open `path` for appending; lines for people go to `stream`."""
+        """Open `path` for appending; the lines of text go to `stream`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
         self._stream = stream
@@ -40,10 +40,10 @@ def _rounded(value: float | int | str) -> float | int | str:
 
 
 class Throughput:
-    """Rate, progress and remaining time of a slice."""
+    """Steps per second, progress and remaining time of a slice."""
 
     def __init__(self, minutes: float, max_steps: int) -> None:
-        """Start the clock of a slice bounded by `minutes` and `max_steps`."""
+        """Start the clock of a slice."""
         self._minutes = minutes
         self._max_steps = max_steps
         self._start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Optimizers, the slice schedule and averaged weights."""
+"""Optimizers, the learning-rate schedule of a slice, and averaged weights."""
 
 import copy
 from collections.abc import Iterable
@@ -13,16 +13,10 @@ from livetalk.training.config import OptimizerConfig
 def build_optimizers(
     model: nn.Module, config: OptimizerConfig, matrix_prefixes: tuple[str, ...] = ()
 ) -> list[torch.optim.Optimizer]:
-    """Build the optimizers of a network.
+    """Build an AdamW and, with `config.use_muon`, a Muon and a ConvolutionMuon for weights inside blocks.
 
-    Args:
-        model: network whose parameters are trained (those that require gradients).
-        config: optimizer settings.
-        matrix_prefixes: parameter-name prefixes whose 2-D weights go to Muon when `config.use_muon`, and
-            whose convolution kernels go to `ConvolutionMuon`.
-
-    Returns:
-        One AdamW, and before it a Muon and a ConvolutionMuon where weights qualify.
+    Parameters without gradients are left out. Names that begin with one of `matrix_prefixes` go to Muon if
+    they are matrices and to `ConvolutionMuon` if they are kernels.
     """
     matrices: list[nn.Parameter] = []
     kernels: list[nn.Parameter] = []
@@ -57,14 +51,13 @@ def build_optimizers(
 
 
 class ConvolutionMuon(torch.optim.Optimizer):
-    """Muon for convolution kernels: each is a matrix [out, in * kernel], its momentum made orthogonal.
+    """Muon for convolution kernels as matrices [out, in * kernel]; PyTorch's Muon accepts 2-D weights only.
 
-    PyTorch's own takes 2-D weights only. Kernels of one shape are orthogonalised together. The update's
-    root mean square is 0.2 * lr, as AdamW's is about, so that both share one learning rate.
+    The update's root mean square is 0.2 * lr, about that of AdamW, so that both use one learning rate.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        """Optimise `params`, all with two dimensions or more; no weight decay."""
+        """Optimise `params`, which have two dimensions or more, without weight decay."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -75,6 +68,7 @@ class ConvolutionMuon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.flatten(1).shape, []).append(parameter)
+            # Kernels of one shape share a batch, which saves kernel launches.
             for shape, parameters in by_shape.items():
                 directions = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]))
                 size = 0.2 * max(shape) ** 0.5
@@ -92,14 +86,16 @@ class ConvolutionMuon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
-    """Bring the singular values of matrices [N, rows, columns] near 1 by Newton-Schulz iteration.
+    """Move the singular values of matrices [N, rows, columns] to about 0.7..1.2 by Newton-Schulz iteration.
 
-    The quintic of Jordan et al. (Muon, 2024): values end between about 0.7 and 1.2, which is enough.
+    The polynomial is the quintic of Jordan et al. (Muon, 2024), which trades accuracy for fast convergence.
     """
     a, b, c = 3.4445, -4.775, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.bfloat16()
+    # The Gram matrix is square in the number of rows, so the smaller side comes first.
     x = x.mT if tall else x
+    # The Frobenius norm bounds the largest singular value, below 1 of which the iteration converges.
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(num_iterations):
         gram = x @ x.mT
@@ -109,15 +105,9 @@ def orthogonalize(matrices: Tensor, num_iterations: int = 5) -> Tensor:
 
 
 def rate_factor(step: int, progress: float, config: OptimizerConfig) -> float:
-    """Return the learning rate over its peak.
+    """Return the learning rate over its peak, 0..1: linear warm-up, plateau, linear decay to `final_factor`.
 
-    Args:
-        step: steps done in this slice.
-        progress: share of the slice's budget that is used, 0..1.
-        config: optimizer settings.
-
-    Returns:
-        Factor in 0..1: linear warm-up, plateau, linear decay to `final_factor`.
+    `step` counts the steps of this slice; `progress` is the used share of its budget, 0..1.
     """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if progress <= config.decay_from:
@@ -127,14 +117,14 @@ def rate_factor(step: int, progress: float, config: OptimizerConfig) -> float:
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
-    """Set one learning rate on every parameter group."""
+    """Set the learning rate of every parameter group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights, with a short memory at the start."""
+    """Exponential moving average of a network's weights, with a smaller decay during the first updates."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Start from a copy of the weights of `model`."""
@@ -146,6 +136,7 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights of `model`; buffers are copied."""
         self._updates += 1
+        # A constant decay would keep the initial weights in the average for hundreds of steps.
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1.0 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""The stage of the decoder that warps a reference: latents stay as they are, only the decoder learns."""
+"""Training stage of the decoder that warps a reference, with frozen latents of a finished VAE."""
 
 import dataclasses
 
@@ -19,35 +19,29 @@ from livetalk.training.metrics import Throughput
 from livetalk.training.vae import RESIDUAL_SCALE, clip_masks
 
 TRUNK = ("conv_in.", "middle.", "levels.")
-"""Names of the layers that the published decoder has too."""
+"""Prefixes of the layers that the plain decoder has, too."""
 
 STAGE_MATRICES = tuple(
     f"decoder.{name}" for name in ("middle.", "levels.", "reference.blocks.", "fused.", "fine.")
 )
-"""What Muon trains where it is used: kernels inside blocks."""
+"""Prefixes of the kernels inside blocks, which Muon trains."""
 
 
 class ReferenceStage(nn.Module):
-    """What the stage trains and keeps: a decoder and the critic of its frames."""
+    """The networks that the stage trains and saves: a decoder and its critic."""
 
     def __init__(self, decoder: ReferenceDecoder) -> None:
-        """Join `decoder` with a fresh critic."""
+        """Combine `decoder` with an untrained critic."""
         super().__init__()
         self.decoder = decoder
         self.critic = PatchCritic()
 
 
 def with_reference_decoder(vae: CausalVideoVAE, config: VAEConfig) -> CausalVideoVAE:
-    """Build a VAE with the latents of `vae` and an untrained decoder that warps a reference.
+    """Build a VAE with the encoder of the finished `vae` and an untrained decoder that warps a reference.
 
-    Its coarse layers begin as those of the decoder of `vae`, and the new residual branches small.
-
-    Args:
-        vae: finished.
-        config: of the new VAE, whose sizes are otherwise those of `vae`; its latent statistics are replaced.
-
-    Returns:
-        A VAE of which only the decoder has gradients.
+    The decoder's coarse layers start from those of `vae`; only the decoder has gradients. `config` has the
+    sizes of `vae` apart from the decoder, and its latent statistics are replaced by those of `vae`.
     """
     sized = dataclasses.replace(
         config, latents_mean=vae.config.latents_mean, latents_std=vae.config.latents_std
@@ -64,6 +58,7 @@ def with_reference_decoder(vae: CausalVideoVAE, config: VAEConfig) -> CausalVide
     with torch.no_grad():
         for name, module in made.decoder.named_modules():
             if isinstance(module, ResidualBlock) and not name.startswith(TRUNK):
+                # New residual branches start small, as in `prepare_vae`.
                 module.conv2.weight.mul_(RESIDUAL_SCALE)
                 module.conv2.bias.zero_()  # type: ignore[union-attr]
     made.decoder.requires_grad_(True)
@@ -75,10 +70,10 @@ def _in_decoder(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class ReferenceObjective(nn.Module):
-    """Decoding of one batch and its losses without the critic's; one module, so that it compiles as one."""
+    """Decodes a batch and computes all losses but the critic's, in one module that compiles as one graph."""
 
     def __init__(self, vae: CausalVideoVAE, config: ReferenceTrainConfig) -> None:
-        """Wrap `vae`, of which the decoder is trained."""
+        """Wrap `vae`, whose decoder is trained."""
         super().__init__()
         self.vae = vae
         self.config = config
@@ -86,18 +81,18 @@ class ReferenceObjective(nn.Module):
     def forward(
         self, video: Tensor, weights: Tensor, noise: Tensor, frames: Tensor, warped_weight: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Decode the latents of windows and compare.
+        """Decode the latents of windows and compare the frames with the real ones.
 
         Args:
             video: [B, 3, F + 1, H, W], -1..1; the last frame is the reference.
             weights: [B, 1, H, W], mean 1.
             noise: [B, C, T, h, w], added to the latents.
-            frames: [K], indices of the frames that are decoded and judged.
+            frames: [K], indices of the frames that are decoded.
             warped_weight: scalar.
 
         Returns:
-            The scalars "loss" and its unweighted parts "blend", "painted", "warped", "flow", and "mask", its
-            mean; the decoded frames and the real ones, each [B * K, 3, H, W].
+            The scalars "loss", its unweighted parts "blend", "painted", "warped" and "flow", and "mask", the
+            mean of the mask; then the decoded and the real frames, each [B * K, 3, H, W].
         """
         config = self.config
         with torch.no_grad():
@@ -125,12 +120,12 @@ def _flat(video: Tensor) -> Tensor:
 
 
 def _roughness(parts: WarpedFrames) -> Tensor:
-    """Mean change of the flow between neighbouring cells, in half widths of the picture."""
+    """Mean change of the flow between neighbouring cells, in half widths of the frame."""
     return parts.flow.diff(dim=3).abs().mean() + parts.flow.diff(dim=4).abs().mean()
 
 
 class ReferenceLoss:
-    """Draws batches from a `ClipMemory` and returns the stage's scalars."""
+    """Draws batches from a `ClipMemory` and computes the stage's losses."""
 
     def __init__(
         self,
@@ -142,16 +137,10 @@ class ReferenceLoss:
         first_step: int,
         seed: int,
     ) -> None:
-        """Begin a slice.
+        """Begin a slice with a `ReferenceObjective` or its compiled form.
 
-        Args:
-            objective: a `ReferenceObjective` or its compiled form.
-            critic: of the same stage.
-            config: weights.
-            memory: clips of at least one frame more than a window has.
-            budget: of the slice.
-            first_step: steps done in earlier slices; after 0 of them the critic joins late, else at once.
-            seed: of all draws.
+        Clips in `memory` have at least one frame more than a window. `first_step` counts the steps of earlier
+        slices; only with 0 the critic is delayed.
         """
         self._objective = objective
         self._critic = critic
@@ -162,14 +151,14 @@ class ReferenceLoss:
         self._seed = seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Loss of one step; draws depend on the seed and the step only (and on the clips loaded)."""
+        """Return the losses of one step; random draws depend on seed, step and loaded clips only."""
         config = self._config
         self._memory.refresh(limit=1)
         rng = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         batch = self._memory.sample(config.batch_size, config.num_frames, rng, reference=True)
         device = batch.video.device
         device_rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
-        # Texture that stands still while the head moves would teach not to warp.
+        # A static texture over a moving head would teach the decoder not to warp.
         video = augment_clips(batch.video, device_rng, texture=False) * 2 - 1
         frames = torch.randperm(config.num_frames, generator=rng)[: config.judged_frames].sort().values
         weights = box_weights(
@@ -180,7 +169,7 @@ class ReferenceLoss:
             config.eye_weight,
             config.mouth_weight,
         )
-        # One memory layout, whatever the augmentation returned: another one would compile everything again.
+        # A fixed memory layout: the augmentation returns several, and each would be compiled anew.
         video = video.transpose(1, 2).contiguous()
         noise = self._draw_noise(video, device_rng)
         progress = self._clock.progress(step - self._first_step)
@@ -191,7 +180,7 @@ class ReferenceLoss:
             return self._with_critic(scalars, output, target, self._critic_share(progress))
 
     def _draw_noise(self, video: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw noise for the latents of `video`, of a level between none and the largest for each sample."""
+        """Draw noise for the latents of `video`, with a level in 0..`latent_noise` per sample."""
         vae = self._objective.vae
         assert isinstance(vae, CausalVideoVAE)
         batch, _, frames, height, width = video.shape
@@ -208,7 +197,7 @@ class ReferenceLoss:
         )
 
     def _critic_share(self, progress: float) -> float:
-        """Return the critic's weight over its full one, 0..1."""
+        """Return the critic's current weight as a share of its full weight, 0..1."""
         begin = 0.0 if self._first_step > 0 else self._config.critic_from
         return min(1.0, max(0.0, (progress - begin) / self._config.critic_ramp))
 
@@ -227,16 +216,10 @@ class ReferenceLoss:
 
 @torch.no_grad()
 def measure_decoding(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 33) -> dict[str, float]:
-    """Measure the decoding of the first windows of all clips; each clip's last frame is its reference.
+    """Measure either decoder on the first window of every clip; the clip's last frame is the reference.
 
-    Args:
-        vae: with either decoder.
-        memory: clips.
-        num_frames: frames per window.
-
-    Returns:
-        "psnr", "face_psnr" and "mouth_psnr", dB; "face_sharpness" and "mouth_sharpness", the variance of the
-        Laplacian over that of the real frames.
+    Returns "psnr", "face_psnr" and "mouth_psnr" in dB, and "face_sharpness" and "mouth_sharpness", the
+    variance of the Laplacian over that of the real frames.
     """
     rows: list[Tensor] = []
     for clip in range(len(memory)):

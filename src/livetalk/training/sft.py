@@ -17,7 +17,7 @@ from livetalk.training.config import SFTConfig
 
 
 class SFTObjective(nn.Module):
-    """Velocity error of one batch; one module, so that it compiles as one graph."""
+    """Computes the velocity error of a batch, in one module that compiles as one graph."""
 
     def __init__(self, dit: DiT) -> None:
         """Wrap `dit`, whose parameters are trained."""
@@ -29,12 +29,8 @@ class SFTObjective(nn.Module):
     ) -> Tensor:
         """Return the weighted mean squared velocity error per sample, [B].
 
-        Args:
-            noisy: [B, z, T, h, w], latents at level `sigma`, clean at motion positions.
-            sigma: [B], noise level.
-            window: what else the transformer is given.
-            target: [B, z, T, h, w], the velocity.
-            weights: [B, 1, T, h, w], loss weights, zero at motion positions.
+        `noisy` [B, z, T, h, w] are latents at the levels `sigma` [B], clean at motion positions; `target` is
+        the velocity in the same shape; `weights` [B, 1, T, h, w] are zero at motion positions.
         """
         velocity = window.predict_velocity(self.dit, noisy, sigma)
         error = (velocity.float() - target).square().mean(1, keepdim=True) * weights
@@ -49,16 +45,11 @@ def draw_inputs(
     side: tuple[int, int],
     device: torch.device,
 ) -> tuple[Tensor, Tensor, WindowInputs, Tensor, Tensor]:
-    """Draw noise in the form of the arguments of `SFTObjective`, to compile a step before there is data.
+    """Draw random arguments of `SFTObjective`, to compile a step before data exist.
 
-    Args:
-        model: sizes of the transformer.
-        settings: of the model.
-        batch_size: B.
-        side: height and width of the latents.
-        device: of the tensors.
+    `side` is the height and the width of the latents.
     """
-    # No two of them may be one tensor: the compiler notices, and compiles again for data.
+    # All tensors must be distinct: the compiler specializes on aliases and would compile again for data.
     geometry, audio = settings.geometry, model.audio
     grid = (geometry.window_latents, *side)
     shape = (batch_size, model.out_channels, *grid)
@@ -81,7 +72,7 @@ def draw_inputs(
 
 
 class SFTLoss:
-    """Draws batches from a bank of windows and returns the objective's scalars."""
+    """Draws batches from a bank of windows and computes the stage's loss."""
 
     def __init__(
         self,
@@ -91,7 +82,7 @@ class SFTLoss:
         source: WindowSource,
         seed: int,
     ) -> None:
-        """Use `objective`, an `SFTObjective` or its compiled form; `settings` are those of the model."""
+        """Use an `SFTObjective` or its compiled form, with the model's stream settings."""
         self._objective = objective
         self._config = config
         self._settings = settings
@@ -99,7 +90,7 @@ class SFTLoss:
         self._seed = seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Loss of one step; draws depend on the seed and the step only (and on the windows there are)."""
+        """Return the loss of one step; random draws depend on seed, step and encoded windows only."""
         bank = self._source.current()
         device = bank.latents.device
         rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
@@ -110,7 +101,7 @@ class SFTLoss:
 
 
 def sample_sigma(config: SFTConfig, rng: torch.Generator, device: torch.device) -> Tensor:
-    """Draw noise levels [B]: logit-normal, warped by the sampler's shift."""
+    """Draw noise levels [B], logit-normal and warped by the sampler's shift."""
     uniform = torch.sigmoid(torch.randn(config.batch_size, generator=rng, device=device))
     return shift_sigmas(uniform, config.shift)
 
@@ -124,19 +115,9 @@ def window_errors(
     settings: StreamSettings,
     rng: torch.Generator,
 ) -> Tensor:
-    """Velocity errors of chosen windows at chosen noise levels.
+    """Return weighted mean squared velocity errors [B] of windows `index` [B] at noise levels `sigma` [B].
 
-    Args:
-        objective: an `SFTObjective`.
-        bank: encoded windows.
-        index: [B], which windows.
-        sigma: [B], noise levels.
-        config: stage settings.
-        settings: of the model.
-        rng: random source on the bank's device.
-
-    Returns:
-        [B], weighted mean squared velocity errors.
+    `objective` is an `SFTObjective` or its compiled form; `rng` is on the bank's device.
     """
     window, noise = draw_window(bank, index, config, settings, rng)
     x0 = bank.latents[index].float()
@@ -150,21 +131,11 @@ def window_errors(
 def draw_window(
     bank: WindowBank, index: Tensor, config: SFTConfig, settings: StreamSettings, rng: torch.Generator
 ) -> tuple[WindowInputs, Tensor]:
-    """Draw what the transformer is given of chosen windows, and their noise.
+    """Draw inputs of the transformer for windows `index` [B], and standard normal noise [B, z, T, h, w].
 
-    The reference comes from another window of the same clip, or is the window's own first frame. Windows
-    start from one clean motion latent or from all; these may have been decoded and encoded, and are a little
-    noisy.
-
-    Args:
-        bank: encoded windows.
-        index: [B], which windows.
-        config: stage settings.
-        settings: of the model.
-        rng: random source on the bank's device.
-
-    Returns:
-        The inputs, and standard normal noise [B, z, T, h, w].
+    The reference is the first frame of another window of the clip or of the window itself. Windows have one
+    motion latent or all of them, with a little noise, from the video or decoded and re-encoded. `rng` is on
+    the bank's device.
     """
     batch, device = index.shape[0], index.device
 
@@ -192,7 +163,7 @@ def draw_window(
 def _draw_condition(
     bank: WindowBank, index: Tensor, own: Tensor, settings: StreamSettings, rng: torch.Generator
 ) -> Tensor:
-    """Condition on the reference of another window of the clip, or of this one where `own` [B] is true."""
+    """Build the condition from the reference of a random window of the clip, or its own where `own` [B]."""
     draw = torch.rand(index.shape[0], generator=rng, device=index.device)
     other = bank.first[index] + (draw * bank.count[index]).long()
     reference = bank.references[torch.where(own, index, other)].float()
@@ -202,7 +173,7 @@ def _draw_condition(
 def _draw_audio_context(
     bank: WindowBank, index: Tensor, settings: StreamSettings, rng: torch.Generator
 ) -> Tensor:
-    """Features around each frame, of a random variant, [B, F, context, blocks, channels]."""
+    """Return the features around each frame, [B, F, context, blocks, channels], of a random audio variant."""
     variant = torch.randint(bank.features.shape[1], index.shape, generator=rng, device=index.device)
     features = bank.features[index, variant].float()
     context_frames = settings.audio.context_frames
@@ -217,11 +188,10 @@ def validation_errors(
     settings: StreamSettings,
     limit: int = 256,
 ) -> dict[str, float]:
-    """Velocity errors on held-out windows at three noise levels, with the right and with foreign audio.
+    """Measure velocity errors on at most `limit` held-out windows at sigma 0.2, 0.5 and 0.8.
 
-    Returns:
-        "error_020", "error_050", "error_080" and "foreign_050": audio taken from other windows. A model that
-        listens has a larger foreign error.
+    Returns "error_020", "error_050", "error_080", and "foreign_050" with the audio of other windows, which is
+    larger if the model uses the audio.
     """
     device = bank.latents.device
     index = torch.linspace(0, len(bank) - 1, min(limit, len(bank)), device=device).long()
@@ -233,6 +203,7 @@ def validation_errors(
         ("error_080", 0.8, bank),
         ("foreign_050", 0.5, foreign),
     ):
+        # One seed for all levels and slices, so that errors differ by level and by weights alone.
         rng = torch.Generator(device).manual_seed(7)
         sigma = torch.full(index.shape, level, device=device)
         values[name] = window_errors(objective, source, index, sigma, config, settings, rng).mean().item()

@@ -1,4 +1,4 @@
-"""Start a stage from exported weights, so that one run goes on where another one's result was shipped."""
+"""Start a stage from exported weights, such as those of a shipped model."""
 
 import dataclasses
 from pathlib import Path
@@ -13,14 +13,10 @@ from livetalk.models.vae import CausalVideoVAE, VAEConfig
 
 
 def start_vae(weights: Path, config: VAEConfig) -> CausalVideoVAE:
-    """Build a VAE with exported weights and their latent statistics.
-
-    Args:
-        weights: folder that `export` wrote.
-        config: sizes that the run trains.
+    """Build a VAE of `config` with the weights and the latent statistics of an exported model.
 
     Raises:
-        WeightsError: the folder is damaged, or holds a VAE of other sizes.
+        WeightsError: the folder is damaged or its VAE has other sizes.
     """
     checkpoint = load_checkpoint(weights)
     stored = checkpoint.config("vae", VAEConfig)
@@ -31,10 +27,12 @@ def start_vae(weights: Path, config: VAEConfig) -> CausalVideoVAE:
 
 
 def start_dit(weights: Path, config: DiTConfig) -> DiT:
-    """Build a DiT with exported weights; where `config` has narrower feed-forward layers, units are dropped.
+    """Build a DiT of `config` with the weights of an exported model.
+
+    Feed-forward layers may be narrower than the exported ones: `narrow_feed_forward` prunes their units.
 
     Raises:
-        WeightsError: the folder is damaged, or holds a DiT that differs in more than that.
+        WeightsError: the folder is damaged or its DiT has other sizes.
     """
     checkpoint = load_checkpoint(weights)
     dit = DiT(config)
@@ -62,12 +60,10 @@ def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def narrow_feed_forward(state: dict[str, Tensor], prefix: str, width: int) -> None:
-    """Keep the `width` hidden units of one feed-forward layer that reach the output most, in place.
+    """Prune a feed-forward layer in place to the `width` hidden units with the largest product of norms.
 
-    Args:
-        state: weights of the network.
-        prefix: of the layer: `<prefix>0` widens [wide, D], `<prefix>2` narrows again [D, wide].
-        width: units to keep.
+    The norms are those of a unit's input weights, a row of `<prefix>0` [wide, D], and of its output weights,
+    a column of `<prefix>2` [D, wide].
     """
     widen, narrow = state[prefix + "0.weight"], state[prefix + "2.weight"]
     reach = widen.norm(dim=1) * narrow.norm(dim=0)

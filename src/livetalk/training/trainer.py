@@ -1,4 +1,4 @@
-"""The loop of every stage: step, schedule, averaging, logging, validation, saving, resuming."""
+"""Training loop of every stage, with schedule, weight averaging, logging, validation and checkpoints."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -16,22 +16,15 @@ from livetalk.training.metrics import MetricsLog, Throughput
 from livetalk.training.optim import WeightAverage, build_optimizers, rate_factor, set_learning_rate
 
 LossFunction = Callable[[int], dict[str, Tensor]]
-"""step -> named scalars; "loss" is minimised, the rest is logged."""
+"""Maps the step to named scalars; "loss" is minimised, the others are logged."""
 
 SAVE_SECONDS = 200.0
-"""Time between checkpoints inside a slice."""
+"""Interval of checkpoints within a slice."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """What the loop works on.
-
-    Attributes:
-        name: word for logs and the checkpoint folder.
-        model: network in training.
-        config: optimizer settings.
-        matrix_prefixes: see `build_optimizers`.
-    """
+    """A network with its optimizer settings; `name` is used in logs and names the checkpoint folder."""
 
     name: str
     model: nn.Module
@@ -40,9 +33,9 @@ class Stage:
 
 
 class Trainer:
-    """Runs one stage for one slice and leaves a checkpoint that the next slice continues.
+    """Trains one stage for one slice and saves a checkpoint that the next slice continues.
 
-    An interrupt (Ctrl-C or SIGTERM) ends the slice after the running step; the checkpoint is saved.
+    SIGINT (Ctrl-C) or SIGTERM ends the slice after the current step and saves the checkpoint.
     """
 
     def __init__(self, stage: Stage, directory: Path, log: MetricsLog) -> None:
@@ -57,7 +50,7 @@ class Trainer:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended the last slice before its budget did."""
+        """Whether a signal ended the last slice before its budget was used."""
         return self._stop
 
     def run(
@@ -68,7 +61,7 @@ class Trainer:
         log_every: int = 100,
         validate_every: int = 1000,
     ) -> None:
-        """Train until the budget is used or an interrupt arrives, then save; save on the way too."""
+        """Train until the budget is used or a signal arrives; save every `SAVE_SECONDS` and at the end."""
         clock = Throughput(budget.minutes, budget.max_steps)
         done = 0
         next_save = SAVE_SECONDS

@@ -23,10 +23,10 @@ LOG_VARIANCE_START = -4.0
 
 @torch.no_grad()
 def prepare_vae(vae: CausalVideoVAE) -> None:
-    """Change fresh weights so that reconstruction starts fast.
+    """Scale fresh weights so that reconstruction improves from the first steps.
 
-    Residual branches begin small, and the posterior begins nearly noiseless: from the default start the
-    latents carry nothing for hundreds of steps, because noise of unit variance drowns them.
+    Residual branches start small and the posterior starts with little variance: with unit variance, noise
+    dominates the latents for hundreds of steps.
     """
     for module in vae.modules():
         if isinstance(module, ResidualBlock):
@@ -38,7 +38,7 @@ def prepare_vae(vae: CausalVideoVAE) -> None:
 
 
 class VAEObjective(nn.Module):
-    """Reconstruction and rate of one batch; one module, so that it compiles as one graph."""
+    """Computes reconstruction and rate losses of a batch, in one module that compiles as one graph."""
 
     def __init__(self, vae: CausalVideoVAE, config: VAETrainConfig) -> None:
         """Wrap `vae`, whose parameters are trained."""
@@ -53,8 +53,7 @@ class VAEObjective(nn.Module):
             video: [B, 3, F, H, W], -1..1.
             weights: [B, 1, H, W], mean 1.
             noise: [B, z, T, h, w], standard normal.
-            frames: [K], indices of the frames that are decoded and judged; the last ones are a stream's
-                motion frames.
+            frames: [K], indices of the frames that are decoded; the last ones are a stream's motion frames.
         """
         mean, log_variance = self.vae.encode_moments(video)
         latents = mean + noise * torch.exp(0.5 * log_variance)
@@ -76,11 +75,11 @@ class VAEObjective(nn.Module):
     def _round_trip(self, decoded: Tensor, video: Tensor) -> Tensor:
         """Mean squared distance between latents of the last decoded frames and of the same real ones.
 
-        A stream encodes its own last frames as the next window's motion latents: what this trip changes is
-        seen as a step between chunks. In units of the latents' variance over the batch.
+        A stream encodes its last frames as the next window's motion latents, so this error is visible as a
+        seam. The unit is the latents' variance over the batch.
         """
         count = self.config.motion_frames
-        # One call for both: the compiled graph holds the encoder once less.
+        # One call for both, so that the compiled graph contains the encoder once less.
         tails = torch.cat([video[:, :, -count:], decoded[:, :, -count:].clamp(-1, 1).to(video.dtype)])
         wanted, found = self.vae.encode_moments(tails)[0].float().chunk(2)
         wanted = wanted.detach()
@@ -93,17 +92,17 @@ def _frames(video: Tensor) -> Tensor:
 
 
 class VAELoss:
-    """Draws batches from a `ClipMemory` and returns the objective's scalars."""
+    """Draws batches from a `ClipMemory` and computes the stage's losses."""
 
     def __init__(self, objective: nn.Module, config: VAETrainConfig, memory: ClipMemory, seed: int) -> None:
-        """Use `objective`, a `VAEObjective` or its compiled form."""
+        """Use a `VAEObjective` or its compiled form."""
         self._objective = objective
         self._config = config
         self._memory = memory
         self._seed = seed
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Loss of one step; draws depend on the seed and the step only (and on the clips loaded)."""
+        """Return the losses of one step; random draws depend on seed, step and loaded clips only."""
         config = self._config
         self._memory.refresh(limit=1)
         rng = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
@@ -114,14 +113,14 @@ class VAELoss:
         video, weights = self._crop(video, face_weights(batch, config), rng)
         noise = torch.randn(self._latent_shape(video), generator=device_rng, device=device)
         frames = choose_frames(config, rng).to(device)
-        # One memory layout, whatever the augmentation returned: another one would compile everything again.
+        # A fixed memory layout: the augmentation returns several, and each would be compiled anew.
         video = video.transpose(1, 2).contiguous()
         with mixed_precision(device):
             scalars: dict[str, Tensor] = self._objective(video, weights, noise, frames)
         return scalars
 
     def _crop(self, video: Tensor, weights: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Cut one random square out of all windows; corners lie on the latent grid."""
+        """Crop one random square from all windows, aligned to the latent grid."""
         size, crop, stride = video.shape[-1], self._config.crop, self._vae().config.spatial_stride
         if crop >= size:
             return video, weights
@@ -143,14 +142,14 @@ class VAELoss:
 
 
 def choose_frames(config: VAETrainConfig, rng: torch.Generator) -> Tensor:
-    """Draw the frames of a window that a step decodes: [judged_frames], ascending, motion frames last."""
+    """Draw indices [judged_frames] of the frames that a step decodes, ascending, motion frames last."""
     others = config.num_frames - config.motion_frames
     drawn = torch.randperm(others, generator=rng)[: config.judged_frames - config.motion_frames]
     return torch.cat([drawn.sort().values, torch.arange(others, config.num_frames)])
 
 
 def face_weights(batch: WindowBatch, config: VAETrainConfig) -> Tensor:
-    """Pixel weights of a batch, [B, 1, H, W]."""
+    """Return the pixel weights of a batch, [B, 1, H, W], mean 1."""
     return box_weights(
         batch.face_box,
         batch.mouth_box,
@@ -163,10 +162,9 @@ def face_weights(batch: WindowBatch, config: VAETrainConfig) -> Tensor:
 
 @torch.no_grad()
 def reconstruction_psnr(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 33) -> dict[str, float]:
-    """PSNR in dB of mean reconstructions over the first windows of all clips of `memory`.
+    """Measure the PSNR in dB of reconstructions from posterior means of the first window of every clip.
 
-    Returns:
-        "psnr" over the picture, "face_psnr" inside face boxes, "mouth_psnr" inside mouth boxes.
+    Returns "psnr" over the frame, "face_psnr" inside face boxes and "mouth_psnr" inside mouth boxes.
     """
     rows: list[Tensor] = []
     for clip in range(len(memory)):
@@ -181,14 +179,14 @@ def reconstruction_psnr(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int
 
 
 def clip_masks(memory: ClipMemory, clip: int) -> list[Tensor]:
-    """Return masks of the picture, the face box and the mouth box of a clip, each [1, 1, H, W]."""
+    """Return masks of the whole frame, the face box and the mouth box of a clip, each [1, 1, H, W]."""
     size = memory.frames[clip].shape[2]
     whole = torch.ones(1, 1, size, size, device=memory.frames[clip].device)
     return [whole, *(box_mask(box, size) for box in memory.boxes([clip]))]
 
 
 def box_mask(box: Tensor, size: int) -> Tensor:
-    """Hard mask of [B, 4] boxes, [B, 1, size, size], float32 of zeros and ones."""
+    """Return masks [B, 1, size, size] of boxes [B, 4], float32 of zeros and ones."""
     grid = (torch.arange(size, device=box.device) + 0.5) / size
     left, top, right, bottom = (edge[:, None] for edge in box.unbind(1))
     across = (grid >= left) & (grid <= right)
@@ -198,7 +196,7 @@ def box_mask(box: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def measure_latents(vae: CausalVideoVAE, memory: ClipMemory, num_clips: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of raw latents per channel, each [z], over the first 33 frames of clips."""
+    """Return mean and standard deviation [z] of raw latents per channel over the first windows of clips."""
     samples = []
     for clip in range(min(num_clips, len(memory))):
         frames = memory.frames[clip][:33].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
