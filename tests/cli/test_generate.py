@@ -206,7 +206,7 @@ def test_results_are_told_and_replaced_only_when_asked(
     for _ in range(2):
         assert main(command) == 0
         told = capsys.readouterr().out.splitlines()
-        assert told[0] == f"{inputs / 'out.mp4'}: 5 frames, 0.20 s of sound"
+        assert told[0] == f"{inputs / 'out.mp4'}: 5 frames, 0.20 s of audio"
         assert told[1] == f"{inputs / 'new' / 'sheet.png'}: contact sheet"
         assert told[2].startswith("tiny on cpu in ")
         assert "real time" in told[2]

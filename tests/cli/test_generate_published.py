@@ -68,7 +68,7 @@ def test_a_published_checkpoint_makes_a_video(
     assert main([*command, "--prompt", "someone talks", "--wav2vec-dir", str(folder / SPEECH)]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    assert told.out.startswith(f"{inputs / 'out.mp4'}: 13 frames, 0.50 s of sound\n{MODEL} on cpu in float32")
+    assert told.out.startswith(f"{inputs / 'out.mp4'}: 13 frames, 0.50 s of audio\n{MODEL} on cpu in float32")
     frames = read_frames(inputs / "out.mp4")
     assert len(frames) == 13 and frames[0].shape == (32, 16, 3)
     with av.open(str(inputs / "out.mp4")) as container:

@@ -1,4 +1,4 @@
-"""`livetalk bench`: how fast a model runs here, by stage, as a table and as a record to keep."""
+"""`livetalk bench`: measure how fast a model runs on this machine, by stage, as a table and a record."""
 
 import argparse
 import dataclasses
@@ -39,32 +39,32 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the sub-command and its options."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure how fast a model runs here",
-        description="Measure how fast a model runs here, by stage. Prints what runs on what, a table, and "
-        "one line of JSON at the end.",
+        help="measure how fast a model runs on this machine",
+        description="Measure how fast a model runs on this machine, by stage. Prints the configuration, a "
+        "table, and one line of JSON at the end.",
     )
     add_bench_options(parser)
-    parser.add_argument("--output", type=Path, metavar="JSON", help="keep the record in a file of its own")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="also write the record to a file")
     parser.add_argument(
-        "--trace", type=Path, metavar="JSON", help="keep when every stage began and ended, for trace viewers"
+        "--trace", type=Path, metavar="JSON", help="write start and end of every stage for trace viewers"
     )
     parser.add_argument(
         "--scaling",
         action="store_true",
-        help="measure with 1, 2, 4 and 8 GPUs, as far as there are so many, beside what was published",
+        help="measure with 1, 2, 4 and 8 GPUs, as far as available, and show the published numbers",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print and keep.
+    """Measure, print the results and write the files that were asked for.
 
     Raises:
-        LivetalkError: something the user can mend.
+        LivetalkError: an argument, a file or the machine is unsuitable.
     """
     options = bench_options(args)
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
-            raise OutputError(f"output {path}: there is no such folder")
+            raise OutputError(f"output {path}: its folder does not exist")
     check_options(session_options(options))
     if args.scaling:
         return _run_scaling(args, options)
@@ -72,18 +72,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_measurement(options: BenchOptions, measure: Callable[..., None], *arguments: object) -> int:
-    """Build the model in as many processes as are asked for, and measure in the one that leads them.
+    """Build the model in every worker process, measure in the leader, and return the exit code.
 
-    Args:
-        options: of the measurement; what they come to is printed first.
-        measure: called as `measure(bench, model, load_seconds, *arguments)`; a function of a module.
-        arguments: can be pickled.
-
-    Returns:
-        The exit code.
+    The leader calls `measure(bench, model, load_seconds, *arguments)`. `measure` must be a module's function
+    and `arguments` picklable, since both are sent to worker processes.
 
     Raises:
-        LivetalkError: something the user can mend.
+        LivetalkError: an argument, a file or the machine is unsuitable.
     """
     place = worker_place()
     if options.run.gpus > 1 and place is None:
@@ -105,7 +100,7 @@ def run_measurement(options: BenchOptions, measure: Callable[..., None], *argume
 def _run_rank(
     place: WorkerPlace, options: BenchOptions, measure: Callable[..., None], *arguments: object
 ) -> int:
-    """Be one of several processes; only the first of them measures and prints."""
+    """Run one of several worker processes; only the leader measures and prints."""
     device = choose_worker_device(options.run.device, place)
     began = perf_counter()
     if place.rank == 0:
@@ -122,7 +117,7 @@ def _run_rank(
 
 def _run_scaling(args: argparse.Namespace, options: BenchOptions) -> int:
     if args.output is not None or args.trace is not None:
-        raise InputError("scaling: makes several records; measure a single number of GPUs to keep one")
+        raise InputError("scaling: gives several records; leave --output and --trace out")
     scaling = measure_scaling(options, announce=lambda what: print(f"== {what}", flush=True))
     print("\n".join(("", *describe_scaling(scaling.records, scaling.skipped, PUBLISHED))))
     for record in scaling.records:
@@ -137,7 +132,7 @@ def _measure(
     args: argparse.Namespace,
     options: BenchOptions,
 ) -> None:
-    """Measure, print the table and the record, write the files."""
+    """Measure, print the table and the record, and write the files."""
     measurement = bench.measure(_ChunkProgress())
     record = _make_record(options, model, measurement, load_seconds)
     print("\n".join(("", *describe_record(record), "")))
@@ -194,13 +189,13 @@ def _make_record(
 
 
 class _ChunkProgress:
-    """Says every few seconds how many chunks are done."""
+    """Prints at intervals how many chunks are done."""
 
     def __init__(self) -> None:
         self._last = perf_counter()
 
     def __call__(self, num_done: int, total: int) -> None:
-        """Tell that `num_done` of `total` chunks are finished."""
+        """Report that `num_done` of `total` chunks are done."""
         if perf_counter() - self._last >= _LINE_INTERVAL_SECONDS:
             self._last = perf_counter()
             print(f"{num_done} of {total} chunks", flush=True)

@@ -1,4 +1,4 @@
-"""`livetalk compare-numerics`: how far two ways of running a model are apart, stage by stage."""
+"""`livetalk compare-numerics`: measure how far configurations of a model differ, stage by stage."""
 
 import argparse
 import dataclasses
@@ -46,32 +46,32 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the sub-command and its options."""
     parser = subparsers.add_parser(
         "compare-numerics",
-        help="compare two ways of running a model, stage by stage",
+        help="compare the numbers of two or more run configurations, stage by stage",
         description="Run a short stream in two or more configurations with the same weights, noise and "
         "inputs, and print relative errors against the first. A configuration is words joined by hyphens: "
-        "eager or compile; full, float8 or int8 weights; plain, fast for the fast forms that change numbers "
-        "by rounding only, or fp8 for them and the blocks' products in FP8; offload or offloadN (N blocks "
-        "stay on the device); the name of an attention kernel without hyphens; float32 or bfloat16. What the "
-        "words leave open, the options below say for all.",
+        "eager or compile; full, float8 or int8 weights; plain, fast for the fast forms that differ by "
+        "rounding only, or fp8 for them and the blocks' products in FP8; offload or offloadN (N blocks "
+        "stay on the device); the name of an attention kernel without hyphens; float32 or bfloat16. The "
+        "options below apply to all configurations where no word overrides them.",
         epilog="example: livetalk compare-numerics float32 bfloat16 fast-bfloat16 fp8-fa3fp8-bfloat16",
     )
     parser.add_argument("first", help="the reference, such as eager-float32")
     parser.add_argument(
-        "seconds", metavar="second", nargs="+", help="what is compared with it, such as fast-bfloat16"
+        "seconds", metavar="second", nargs="+", help="compared with the reference, such as fast-bfloat16"
     )
     parser.add_argument(
         "--sharpen",
         type=float,
         metavar="X",
-        help="multiply the logits of the self-attention of random weights, which are nearly uniform; 4 makes "
-        "them deviate as trained ones do (default: as drawn)",
+        help="factor for the self-attention logits of random weights, which are nearly uniform; with 4 they "
+        "deviate as trained ones do (default: 1)",
     )
     parser.add_argument("--image", type=Path, help="portrait (default: a drawn pattern)")
-    parser.add_argument("--audio", type=Path, help="voice (default: noise)")
-    parser.add_argument("--chunks", type=int, default=2, help="length of the stream (default: 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and random weights (default: 0)")
+    parser.add_argument("--audio", type=Path, help="recording (default: noise)")
+    parser.add_argument("--chunks", type=int, default=2, help="chunks of the stream (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of noise and random weights (default: 0)")
     parser.add_argument(
-        "--bound", type=float, metavar="X", help="end with exit code 1 if a relative error is above X"
+        "--bound", type=float, metavar="X", help="return exit code 1 if a relative error exceeds X"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     add_model_options(parser)
@@ -80,10 +80,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare and print; return 1 if a bound was given and exceeded.
+    """Print the comparisons; return 1 if `--bound` was given and exceeded, otherwise 0.
 
     Raises:
-        LivetalkError: an option cannot be used.
+        LivetalkError: an option is out of range or cannot be used on this machine.
     """
     base = run_config(args)
     configurations = [parse_configuration(name, base) for name in (args.first, *args.seconds)]
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         answers.append(to_json(first, second, comparison))
         within &= args.bound is None or comparison.worst() <= args.bound
         if not args.json:
-            # At once: the next configuration may take minutes, or not run at all.
+            # Flush at once: the next configuration may take minutes or fail.
             print("\n".join(describe(first, second, comparison)), flush=True)
     if args.json:
         print(json.dumps(answers, indent=2))
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, configurations: list[Configuration]) -> None:
-    """Refuse what can be refused before anything is loaded."""
+    """Check everything that does not need a loaded model."""
     if args.chunks < 1:
         raise InputError(f"--chunks {args.chunks}: at least 1 is needed")
     if args.sharpen is not None:
@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace, configurations: list[Configuration]) -> Non
 
 
 def describe(first: Configuration, second: Configuration, comparison: Comparison) -> list[str]:
-    """Return the lines of a table."""
+    """Return the lines of a comparison's table."""
     lines = [f"{second.name} against {first.name}"]
     for configuration, form in zip((first, second), comparison.forms, strict=True):
         lines += [f"{configuration.name}: {form}"] if form else []
@@ -136,7 +136,7 @@ def describe(first: Configuration, second: Configuration, comparison: Comparison
 
 
 def to_json(first: Configuration, second: Configuration, comparison: Comparison) -> dict[str, object]:
-    """Return values that `json.dumps` writes."""
+    """Return a comparison as values for `json.dumps`."""
     return {
         "first": first.name,
         "second": second.name,
@@ -175,7 +175,7 @@ def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
 
 
 def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
-    # Only where there is a file to read: without one the comparison needs no PyAV.
+    # Imported here only: without an audio file the comparison does not need PyAV.
     try:
         media = importlib.import_module("livetalk.media.audio")
     except ModuleNotFoundError as error:

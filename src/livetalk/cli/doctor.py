@@ -1,4 +1,4 @@
-"""`livetalk doctor`: what this machine has, and whether a model will run on it."""
+"""`livetalk doctor`: describe this machine and forecast whether a model runs on it."""
 
 import argparse
 import dataclasses
@@ -20,14 +20,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the sub-command and its options."""
     parser = subparsers.add_parser(
         "doctor",
-        help="look at this machine and say whether a model will run",
-        description="Say what this machine has, what a model takes of it, and what to change if it does not "
-        "fit. Nothing is loaded. The exit code is 0 for yes and 1 for no. The model flashtalk-14b needs no "
-        "files here.",
+        help="describe this machine and forecast whether a model runs on it",
+        description="Describe this machine, forecast the memory that a model needs, and suggest options if "
+        "it does not fit. No weights are loaded. The exit code is 0 if the model fits and 1 if not. The "
+        "model flashtalk-14b needs no files here.",
     )
-    parser.add_argument("--size", help="picture size, as for generate (default: the model's own)")
+    parser.add_argument("--size", help="frame size, as for generate (default: the model's own)")
     parser.add_argument(
-        "--gpu-memory", type=float, metavar="GIB", help="answer for GPUs of this much memory, there or not"
+        "--gpu-memory", type=float, metavar="GIB", help="forecast for GPUs with this memory, present or not"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_model_options(parser)
@@ -35,10 +35,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found; return 0 if the model fits and 1 if it does not.
+    """Print the diagnosis; return 0 if the model fits and 1 if it does not.
 
     Raises:
-        LivetalkError: there is no such model or size.
+        LivetalkError: the model or the size does not exist, or an option is out of range.
     """
     environment = inspect_environment()
     diagnosis = diagnose(_question(args), environment)
@@ -62,7 +62,7 @@ def describe_environment(environment: Environment) -> list[str]:
         lines.append(_line(f"GPU {index}", f"{gpu.name}, {memory}, capability {gpu.capability}"))
     if not environment.gpus:
         lines.append(_line("GPU", "none that PyTorch can use"))
-    features = ", ".join(environment.cpu_features) or "no vector extensions of use"
+    features = ", ".join(environment.cpu_features) or "no useful vector extensions"
     lines.append(_line("CPU", f"{environment.cpu}, {environment.cpu_cores} cores, {features}"))
     if environment.host_bytes is not None:
         lines.append(_line("memory", f"{_gib(environment.host_bytes)} free"))
@@ -88,7 +88,7 @@ def describe_diagnosis(diagnosis: Diagnosis) -> list[str]:
     plan = diagnosis.plan
     lines = [*_describe_plan(plan), ""]
     if diagnosis.fits:
-        lines.append(f"yes: {plan.request.spec.name} fits, with {_room(diagnosis)} to spare")
+        lines.append(f"yes: {plan.request.spec.name} fits, with {_spare(diagnosis)} to spare")
     else:
         lines.append(f"no: {diagnosis.problem}")
     if diagnosis.suggestion is not None:
@@ -106,7 +106,7 @@ def describe_diagnosis(diagnosis: Diagnosis) -> list[str]:
 
 
 def to_json(environment: Environment, diagnosis: Diagnosis) -> dict[str, object]:
-    """Return everything as values that `json.dumps` writes."""
+    """Return environment and diagnosis as values for `json.dumps`."""
     return {
         "environment": dataclasses.asdict(environment),
         "attention_device": diagnosis.backends_of,
@@ -174,7 +174,7 @@ def _plan_to_json(plan: MemoryPlan | None) -> dict[str, object] | None:
     }
 
 
-def _room(diagnosis: Diagnosis) -> str:
+def _spare(diagnosis: Diagnosis) -> str:
     plan = diagnosis.plan
     if plan.request.num_gpus:
         return _gib(diagnosis.gpu_bytes - plan.gpu_bytes)

@@ -1,4 +1,4 @@
-"""`livetalk flashtalk-compat`: the published program's flags, so that scripts written for it go on."""
+"""`livetalk flashtalk-compat`: the command line of the published program, for scripts written for it."""
 
 import argparse
 from datetime import datetime
@@ -19,28 +19,28 @@ from livetalk.media.image import load_image
 from livetalk.placement.apply import PlacementConfig
 
 AUDIO_MODES = {"stream": "stream", "once": "whole"}
-"""Published names of the audio modes, and ours."""
+"""Maps published names of audio modes to those of this package."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the sub-command and its options."""
     parser = subparsers.add_parser(
         "flashtalk-compat",
-        help="make a video with the published flags",
-        description="Make a video as generate_video.py of the published model does, with its flags. New "
+        help="generate a video with the published flags",
+        description="Generate a video as generate_video.py of the published model does, with its flags. New "
         "scripts should use livetalk generate.",
     )
     parser.add_argument("--ckpt_dir", type=Path, required=True, help="folder of the model")
     parser.add_argument("--wav2vec_dir", type=Path, required=True, help="folder of the speech encoder")
-    parser.add_argument("--cond_image", type=Path, required=True, help="portrait: any picture file")
-    parser.add_argument("--audio_path", type=Path, required=True, help="voice: any audio or video file")
+    parser.add_argument("--cond_image", type=Path, required=True, help="portrait: any image file")
+    parser.add_argument("--audio_path", type=Path, required=True, help="recording: any audio or video file")
     parser.add_argument(
-        "--save_file", type=Path, help="the .mp4 to make (default: sample_results/res_DATE-TIME.mp4)"
+        "--save_file", type=Path, help="the .mp4 to write (default: sample_results/res_DATE-TIME.mp4)"
     )
     parser.add_argument(
-        "--base_seed", type=int, default=UNSEEDED, help=f"of the noise; negative: {UNSEEDED} (default)"
+        "--base_seed", type=int, default=UNSEEDED, help=f"seed of the noise; negative: {UNSEEDED} (default)"
     )
-    parser.add_argument("--input_prompt", default=PUBLISHED_DEFAULTS.prompt, help="what the video shall show")
+    parser.add_argument("--input_prompt", default=PUBLISHED_DEFAULTS.prompt, help="description of the video")
     parser.add_argument("--audio_encode_mode", choices=AUDIO_MODES, default="stream", help="default: stream")
     parser.add_argument(
         "--cpu_offload", action="store_true", help="keep the transformer's blocks in host memory"
@@ -48,10 +48,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check what can be checked in a moment, load the model and make the video; an old result is replaced.
+    """Check the arguments, load the model and generate the video; an existing file is replaced.
 
     Raises:
-        LivetalkError: something the user can mend.
+        LivetalkError: an argument, a file or the machine is unsuitable.
         GenerationInterrupted: Ctrl-C.
     """
     output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=True)
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         num_steps=infer_params["sample_steps"],
     )
     check_options(options)
+    # Errors of the inputs show before the model is loaded, which may take minutes.
     load_image(args.cond_image)
     audio = open_audio(args.audio_path)
     with ByteProgress(f"loading {args.ckpt_dir}") as loading:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     title = f"{avatar.model.name} on {avatar.model.executor.device} in {avatar.model.precision}"
     with VideoProgress(title, avatar.fps) as progress:
         result = avatar.generate(args.cond_image, audio, output, overwrite=True, progress=progress, **options)
-    print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of sound")
+    print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of audio")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`livetalk generate`: a portrait and a voice in, an MP4 out."""
+"""`livetalk generate`: generate an MP4 from a portrait and a recording."""
 
 import argparse
 import dataclasses
@@ -34,14 +34,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the sub-command and its options."""
     parser = subparsers.add_parser(
         "generate",
-        help="make a talking video from a portrait and a voice",
-        description="Make an MP4 in which the person of a portrait speaks a recording.",
+        help="generate a talking video from a portrait and a recording",
+        description="Generate an MP4 in which the person of a portrait speaks a recording.",
     )
-    parser.add_argument("--image", type=Path, required=True, help="portrait: any picture file")
-    parser.add_argument("--audio", type=Path, required=True, help="voice: any audio or video file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4 to make")
+    parser.add_argument("--image", type=Path, required=True, help="portrait: any image file")
+    parser.add_argument("--audio", type=Path, required=True, help="recording: any audio or video file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4 to write")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
-    parser.add_argument("--preview", type=Path, metavar="PNG", help="also make a contact sheet of frames")
+    parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet of frames")
     _add_session_options(parser)
     add_chunk_options(parser)
     add_model_options(parser)
@@ -49,32 +49,34 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_session_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--crop", choices=CROPS, help="what of the picture to use (default: the model's own)")
-    parser.add_argument("--seed", type=int, help="of the noise (default: the model's own)")
-    parser.add_argument("--prompt", help="what the video shall show, for a model that reads one")
+    parser.add_argument("--crop", choices=CROPS, help="part of the image to use (default: the model's own)")
+    parser.add_argument("--seed", type=int, help="seed of the noise (default: the model's own)")
+    parser.add_argument("--prompt", help="description of the video, for a model with a text branch")
     parser.add_argument(
         "--audio-mode",
         choices=[mode.value for mode in AudioMode],
-        help="stream: each frame hears the past only, as live; whole: the future too (default: stream)",
+        help="stream: each frame depends on past audio only, as live; whole: also on the future "
+        "(default: stream)",
     )
     parser.add_argument(
         "--loudness",
         choices=[mode.value for mode in LoudnessMode],
-        help="level of the voice: off: as recorded; running: a slow gain that leaves noise alone; "
-        "published: as the published code (default: the model's own)",
+        help="level of the audio: off: as recorded; running: a slow gain that does not amplify noise; "
+        "published: as in the published code (default: the model's own)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check what can be checked in a moment, load the model, make the video, say how fast it went.
+    """Check the arguments, load the model, generate the video and print the speed.
 
     Raises:
-        LivetalkError: something the user can mend.
+        LivetalkError: an argument, a file or the machine is unsuitable.
         GenerationInterrupted: Ctrl-C.
     """
     require_output_file(args.output, ".mp4", overwrite=args.overwrite)
     if args.preview is not None:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
+    # Errors of the inputs show before the model is loaded, which may take minutes.
     load_image(args.image)
     check_options(_session_options(args))
     source, how = model_source(args), run_config(args)
@@ -88,22 +90,22 @@ def run(args: argparse.Namespace) -> int:
         require_place(place, how.gpus)
         if place.num_ranks > 1:
             return _run_rank(place, args, source, how)
-    return _make(args, audio, Avatar(_load(source, how)))
+    return _generate(args, audio, Avatar(_load(source, how)))
 
 
 def _run_rank(place: WorkerPlace, args: argparse.Namespace, source: ModelSource, how: RunConfig) -> int:
-    """Be one of several processes; the first of them makes the video with all."""
+    """Run one of several worker processes; the leader generates the video with all of them."""
     audio = open_audio(args.audio)
     device = choose_worker_device(how.device, place)
     return run_worker(
         place,
         device,
         lambda: _load(source, dataclasses.replace(how, device=str(device)), quiet=place.rank > 0),
-        lambda leader: _make(args, audio, Avatar(leader.model, leader)),
+        lambda leader: _generate(args, audio, Avatar(leader.model, leader)),
     )
 
 
-def _make(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> int:
+def _generate(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> int:
     model = avatar.model
     title = model.title if args.gpus == 1 else f"{model.title}, {args.gpus} processes"
     with VideoProgress(title, avatar.fps) as progress:
@@ -118,12 +120,12 @@ def _make(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> int:
         )
         elapsed = progress.elapsed_seconds
         speed = progress.speed
-    print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of sound")
+    print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of audio")
     if result.preview is not None:
         print(f"{result.preview}: contact sheet")
     print(f"{title}: {elapsed:.1f} s, {speed}")
     if model.random_weights:
-        print(f"{result.path}: {NOISE_NOTICE}; only its length, its sound and its speed mean anything")
+        print(f"{result.path}: {NOISE_NOTICE}; only its length, its audio and its speed are meaningful")
     return 0
 
 
@@ -139,7 +141,7 @@ def _session_options(args: argparse.Namespace) -> SessionOptions:
 
 
 def _load(source: ModelSource, run: RunConfig, *, quiet: bool = False) -> AvatarModel:
-    """Load the model; `quiet` shows no progress, for another process does."""
+    """Load the model; `quiet` shows no progress, which another rank shows."""
     if quiet or source.random_weights is not None:
         return build_model(source, run)
     with ByteProgress(f"loading {source.title}") as progress:
