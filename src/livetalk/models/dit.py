@@ -197,6 +197,7 @@ class DiT(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("modulation"):
                 nn.init.normal_(parameter, std=self.config.dim**-0.5)
+        # A zero head makes the first prediction independent of the random blocks.
         nn.init.zeros_(self.head.linear.weight)
 
     @property

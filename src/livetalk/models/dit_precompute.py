@@ -233,6 +233,7 @@ def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device)
 
 
 def _prepare_text(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Context, ...]:
+    # Folding replaces up to `text_len` padding keys per block and step by a few.
     rows, bias = fold_padding(embeds, dit.config.text_len, dit.dtype)
     return _project_in_blocks(dit, plan, "text", WeightedTokens(dit.project_text(rows), bias))
 

@@ -80,6 +80,7 @@ class UMT5Encoder(nn.Module):
         cfg = self.config
         x = self.token_embedding(token_ids)
         buckets = distance_buckets(token_ids.shape[1], cfg.num_buckets, cfg.max_distance).to(x.device)
+        # Padding is masked as keys; its rows are computed but not used.
         hidden = ~mask.bool()[:, None, None]
         for block in self.blocks:
             x = block(x, buckets, hidden)

@@ -150,6 +150,7 @@ class PositionConvolution(nn.Module):
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """Return `[B, F, D]`."""
+        # Weight normalisation in float32: the gains are per tap, so the norm spans both channel dimensions.
         length = torch.linalg.vector_norm(self.direction.float(), dim=(0, 1), keepdim=True)
         weight = (self.gain.float() * self.direction.float() / length).type_as(self.direction)
         kernel = weight.shape[2]

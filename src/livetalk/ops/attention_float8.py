@@ -58,6 +58,7 @@ def quantize_attention(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[
 
     Also returns the mean of the keys, `[B, 1, N, E]` float32.
     """
+    # The mean is computed in float32, since it is added back to the log-sum-exp.
     keys = k_BSNE.float()
     mean = keys.mean(1, keepdim=True)
     parts = QuantizedAttention(quantize_heads(q_BLNE), quantize_heads(keys - mean), quantize_heads(v_BSNE))

@@ -17,14 +17,8 @@ from livetalk.parallel.mesh import Axis
 def start_exchange(parts: Tensor, sent: Sequence[int], received: Sequence[int], axis: Axis) -> Tensor:
     """Start an all-to-all; computation may continue until `finish_exchange`.
 
-    Args:
-        parts: rows for ranks 0, 1, ... concatenated, `[n, ...]`; parts of size 0 are not sent.
-        sent: number of rows for each rank; the sum is n.
-        received: number of rows from each rank; the sum is m.
-        axis: at least two ranks.
-
-    Returns:
-        An asynchronous tensor `[m, ...]` in rank order; pass it to `finish_exchange` before use.
+    `parts`, `[n, ...]`, are the rows for ranks 0, 1, ... concatenated; `sent` and `received` are the numbers
+    of rows for and from each rank. Returns an asynchronous tensor of the received rows in rank order.
 
     Raises:
         ValueError: the sizes fit neither the axis nor `parts`.
@@ -52,16 +46,9 @@ def exchange(parts: Tensor, sent: Sequence[int], received: Sequence[int], axis: 
 
 
 def gather(x: Tensor, dim: int, sizes: Sequence[int], axis: Axis) -> Tensor:
-    """All-gather shards of different sizes.
+    """All-gather shards of different sizes; return `sum(sizes)` along `dim`, bit-identical on all ranks.
 
-    Args:
-        x: this rank's shard.
-        dim: dimension along which shards are concatenated.
-        sizes: sizes of all shards along `dim`, by rank.
-        axis: mesh axis over which the tensor is sharded.
-
-    Returns:
-        The full tensor, `sum(sizes)` along `dim`, bit-identical on all ranks. In memory `dim` is outermost.
+    `sizes` are the sizes of all shards along `dim`. In memory `dim` is outermost.
 
     Raises:
         ValueError: `x` does not have this rank's size.

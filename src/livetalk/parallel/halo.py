@@ -52,15 +52,7 @@ class HaloLayer(nn.Module):
     """
 
     def __init__(self, inner: nn.Module, shard: Shard, halo: HaloSizes, rates: Rates) -> None:
-        """Wrap a layer.
-
-        Args:
-            inner: called with frames and the cache of the pass.
-            shard: how the lines of the latents are sharded; lines at higher rates are sharded at the same
-                cuts.
-            halo: the same for rows and for columns.
-            rates: lines before and after `inner`.
-        """
+        """Wrap `inner`; lines at higher rates than those of the latents are sharded at the same cuts."""
         super().__init__()
         self.inner = inner
         self.halo = halo
@@ -68,14 +60,9 @@ class HaloLayer(nn.Module):
         self._rates = rates
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Exchange the halo, run the layer, and crop.
+        """Exchange the halo, run the layer, and crop to `on_output` stale lines.
 
-        Args:
-            x: `[B, C, T, H, W]` with `on_input` stale lines, which may be overwritten.
-            cache: cache of the pass.
-
-        Returns:
-            `[B, C', T, H', W']` with `on_output` stale lines.
+        `x`, `[B, C, T, H, W]`, has `on_input` stale lines and may be overwritten.
         """
         axis, dim, rates = self._shard.axis, self._shard.dim, self._rates
         before, after = self._ranges(rates.before), self._ranges(rates.after)
@@ -101,8 +88,8 @@ def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloS
         axis: mesh axis over which the lines are sharded.
 
     Returns:
-        This rank's shard with `exchanged` lines on either side, in channels_last_3d memory: the memory of `x`
-        if `on_input` equals `exchanged` and the layout matches, new memory otherwise.
+        This rank's shard with `exchanged` lines on either side, in channels_last_3d memory. It reuses the
+        memory of `x` if `on_input` equals `exchanged` and the layout matches.
     """
     own, on_input = ranges[axis.rank], _with_halo(ranges, axis.rank, halo.on_input)
     own_lines = x.narrow(dim, own.start - on_input.start, own.size)

@@ -80,10 +80,6 @@ def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:
 def build_mesh(config: ParallelConfig, device: torch.device) -> ParallelMesh:
     """Build the mesh over the default process group; a collective call.
 
-    Args:
-        config: the degrees.
-        device: the device on which this rank computes.
-
     Raises:
         InputError: the number of ranks is not the product of the degrees.
     """

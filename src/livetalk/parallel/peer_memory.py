@@ -25,8 +25,7 @@ _log = get_logger(__name__)
 def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
     """Open peer memory along a mesh's Ulysses axis; a collective call.
 
-    Returns:
-        None if the ranks have no GPUs, or if two GPUs are not peers; a log line then names the pair.
+    Returns None without GPUs, or if two GPUs are not peers; a log line then names the pair.
     """
     if mesh.ulysses.size == 1 or mesh.device.type != "cuda":
         return None
@@ -74,15 +73,9 @@ class PeerMemory:
         self._replaced: list[PeerBuffer] = []
 
     def open(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-        """Return a buffer on every rank for writing, allocated on first use.
+        """Return a buffer on every rank for writing, allocated on first use: tensors for ranks 0, 1, ...
 
-        Args:
-            name: name of the buffer; all ranks open the same names in the same order.
-            shape: the same on all ranks.
-            dtype: the same on all ranks.
-
-        Returns:
-            For ranks 0, 1, ...: a tensor of that shape in the memory of that rank's GPU.
+        All ranks open the same names in the same order, with the same shapes and dtypes.
         """
         num_bytes = prod(shape) * dtype.itemsize
         if name not in self._buffers or self._buffers[name].parts[0].numel() < num_bytes:
@@ -97,16 +90,10 @@ class PeerMemory:
         self._buffers[name].handle.barrier(timeout_ms=BARRIER_TIMEOUT_MS)
 
     def exchange(self, name: str, parts: Sequence[Tensor], offsets: Sequence[int], size: int) -> Tensor:
-        """Write rows to all ranks, and return the rows received.
+        """Write rows to all ranks, and return the rows received, `[size, ...]`, valid until the next use.
 
-        Args:
-            name: name of the buffer, as for `open`.
-            parts: the rows for ranks 0, 1, ..., each `[n, ...]`.
-            offsets: first row in each rank's buffer for these parts.
-            size: rows of a buffer, the same on all ranks.
-
-        Returns:
-            `[size, ...]`, valid until the buffer's next use. Rows to which no rank wrote are undefined.
+        `parts` are the rows for ranks 0, 1, ...; `offsets` are their first rows in each rank's buffer of
+        `size` rows. Rows to which no rank wrote are undefined.
         """
         targets = self.open(name, (size, *parts[0].shape[1:]), parts[0].dtype)
         for target, part, offset in zip(targets, parts, offsets, strict=True):

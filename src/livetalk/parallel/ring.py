@@ -27,29 +27,16 @@ class RingAttention(nn.Module):
     """Replaces an attention core if keys and values are sharded over groups of ranks."""
 
     def __init__(self, core: PartialCore, shard: Shard, mesh: ParallelMesh) -> None:
-        """Wrap a core.
-
-        Args:
-            core: attends to one group's keys at a time.
-            shard: how the window's tokens are sharded.
-            mesh: the ranks.
-        """
+        """Wrap a core that attends to one group's keys at a time."""
         super().__init__()
         self.core = core
         self._shard = shard
         self._mesh = mesh
 
     def forward(self, q_BLHE: Tensor, k_BLHE: Tensor, v_BLHE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend from this group's tokens to those of all groups.
+        """Attend from this group's tokens to those of all groups; return the dtype of `v_BLHE`.
 
-        Args:
-            q_BLHE: queries of this group's tokens.
-            k_BLHE: their keys.
-            v_BLHE: their values; keys are sent in the dtype of the values.
-            mask: must be None.
-
-        Returns:
-            `[B, L, H, E]` in the dtype of `v_BLHE`.
+        Keys are sent in the dtype of the values.
 
         Raises:
             ValueError: a mask is given.

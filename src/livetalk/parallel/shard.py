@@ -18,24 +18,14 @@ class Shard:
     """
 
     def __init__(self, axis: Axis, things: str, dim: int) -> None:
-        """Start with a size of zero.
-
-        Args:
-            axis: the ranks.
-            things: plural noun for the elements, used in messages.
-            dim: the sharded dimension until `resize` changes it.
-        """
+        """Start with a size of zero; `things` is a plural noun for the elements, used in messages."""
         self.axis = axis
         self.total = 0
         self.dim = dim
         self._things = things
 
     def resize(self, total: int, dim: int | None = None) -> IndexRange:
-        """Record the total size of the dimension, and return this rank's range.
-
-        Args:
-            total: size of the dimension.
-            dim: the sharded dimension; None keeps the current one.
+        """Record the total size, and optionally another dimension; return this rank's range.
 
         Raises:
             InputError: there are more ranks than elements.

@@ -52,14 +52,7 @@ class UlyssesAttention(ProjectedCore):
         num_heads: int,
         peers: PeerMemory | None = None,
     ) -> None:
-        """Wrap a core.
-
-        Args:
-            core: attends `[B, M, H, E]`; called with queries, keys and values.
-            shard: how the window's tokens are sharded.
-            mesh: the ranks.
-            num_heads: N; ranks may hold different numbers of heads.
-            peers: peer memory for the exchanges; None uses collectives.
+        """Wrap a core that attends `[B, M, H, E]`; without `peers` exchanges are collectives.
 
         Raises:
             InputError: there are more ranks than heads.
@@ -78,17 +71,9 @@ class UlyssesAttention(ProjectedCore):
         self._peers = peers
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend from this rank's tokens to all tokens.
+        """Attend from this rank's tokens to all tokens; return `[B, L, N, E]` in the dtype of `v_BSNE`.
 
-        Args:
-            q_BLNE: queries of this rank's tokens.
-            k_BSNE: their keys; S = L.
-            v_BSNE: their values. Queries and keys are sent in the dtype of the values, to which attention
-                would round them.
-            mask: must be None.
-
-        Returns:
-            `[B, L, N, E]` in the dtype of `v_BSNE`.
+        Queries and keys are sent in the dtype of the values, to which attention would round them.
 
         Raises:
             ValueError: a mask is given.
@@ -106,6 +91,7 @@ class UlyssesAttention(ProjectedCore):
         """Split projections directly into the send buffer, in FP8 if the inner core attends in FP8."""
         if not self.has_equal_heads:
             return attend_split(self, parts, num_heads, kernels)
+        # Quantising before the exchange halves its bytes.
         if accepts_float8_heads(self.core):
             return self._attend_in_bytes(parts, num_heads, kernels, by_rank=by_rank)
         batch, _, width = parts[0].product.shape
@@ -199,8 +185,7 @@ class UlyssesAttention(ProjectedCore):
     def read_peer_results(self, y_BMHE: Tensor) -> list[Tensor]:
         """Return the results for this rank's tokens in the peer buffers of all ranks: P times `[B, L, H, E]`.
 
-        Args:
-            y_BMHE: attention results in the tensor from `open_result_buffer`.
+        `y_BMHE` are this rank's results, in the tensor from `open_result_buffer`.
 
         Raises:
             ValueError: there is no peer memory.
@@ -219,13 +204,10 @@ class UlyssesAttention(ProjectedCore):
         return [buffer.transpose(0, 1) for buffer in peers.open("results", shape, dtype)]
 
     def gather_bounds(self, bounds: Tensor) -> Tensor:
-        """Gather the ranges of all ranks' heads.
+        """Gather the ranges of all ranks' heads, `[P, B, 3, N, E]`.
 
-        Args:
-            bounds: `[B, 3, N, E]` float32: minimum, maximum, mean of this rank's tokens; overwritten.
-
-        Returns:
-            `[P, B, 3, N, E]`, where each mean is weighted with the rank's share of the tokens.
+        `bounds`, `[B, 3, N, E]` float32, are minimum, maximum and mean of this rank's tokens; overwritten.
+        Each mean is weighted with the rank's share of the tokens.
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
         bounds[:, 2].mul_(tokens[axis.rank] / sum(tokens))
@@ -256,14 +238,8 @@ def scatter_heads(
 ) -> Tensor:
     """Exchange a rank's tokens with all heads for all tokens with the rank's heads.
 
-    Args:
-        parts: queries, keys and values, each `[B, L, N, E]`.
-        tokens: number of tokens of each rank.
-        heads: range of heads of each rank.
-        axis: axis of the exchange.
-
-    Returns:
-        `[M, B, 3, H, E]` in the dtype of the last part.
+    `parts` are queries, keys and values, `[B, L, N, E]`; `tokens` and `heads` list the tokens and head ranges
+    of all ranks. Returns `[M, B, 3, H, E]` in the dtype of the last part.
     """
     dtype = parts[-1].dtype
     batch, own, _, width = parts[0].shape
@@ -284,14 +260,7 @@ def scatter_heads(
 
 
 def gather_heads(y_BMHE: Tensor, tokens: Sequence[int], heads: Sequence[IndexRange], axis: Axis) -> Tensor:
-    """Exchange all tokens with a rank's heads for the rank's tokens with all heads; return `[B, L, N, E]`.
-
-    Args:
-        y_BMHE: attention results.
-        tokens: number of tokens of each rank.
-        heads: range of heads of each rank.
-        axis: axis of the exchange.
-    """
+    """Exchange all tokens with a rank's heads for the rank's tokens with all heads; return `[B, L, N, E]`."""
     batch, _, own_heads, width = y_BMHE.shape
     own = tokens[axis.rank]
     sent = [count * own_heads for count in tokens]

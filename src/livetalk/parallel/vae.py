@@ -88,13 +88,7 @@ class ShardedFrameAttention(nn.Module):
 
 
 def _shard_layers(network: Encoder | Decoder, shard: Shard, rate: int) -> None:
-    """Replace every layer with a spatial receptive field, in place.
-
-    Args:
-        network: its layers run in the order of `_names_in_order`.
-        shard: how the lines of the latents are sharded.
-        rate: lines at the first layer for each line of the latents.
-    """
+    """Replace every layer with a spatial receptive field; `rate` is the first layer's lines per latent."""
     names = [name for name in _names_in_order(network) if not _is_pointwise(network.get_submodule(name))]
     widths = [_halo_width(network.get_submodule(name)) for name in names]
     on_input = 0

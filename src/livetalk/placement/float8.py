@@ -98,6 +98,7 @@ def apply_float8(
     problem = None if allow_reference else float8_problem(_device_of(module))
     if problem is not None:
         raise InputError(problem)
+    # Names first, because modules are replaced while the loop runs.
     replaced = find_linears(module, keep)
     for name in replaced:
         layer = module.get_submodule(name)
