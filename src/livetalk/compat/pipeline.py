@@ -58,16 +58,8 @@ class FlashTalkPipeline:
     ) -> None:
         """Start a session and end the previous one.
 
-        Args:
-            input_prompt: text prompt.
-            cond_image: portrait, as a file or an image.
-            target_size: height and width of the video, pixels, multiples of 16.
-            frame_num: frames of a window, 1 + a multiple of 4.
-            motion_frames_num: motion frames of a window, 1 + a multiple of 4.
-            sampling_steps: denoising steps.
-            seed: of the noise; None or a negative number is 9999.
-            shift: of the noise schedule.
-            color_correction_strength: strength of colour matching, 0..1.
+        `target_size` is height and width in pixels, multiples of 16; `frame_num` and `motion_frames_num` are
+        1 + a multiple of 4; `color_correction_strength` is 0..1. A missing or negative seed is 9999.
 
         Raises:
             InputError: the image or a number is invalid.
@@ -87,16 +79,11 @@ class FlashTalkPipeline:
     def preprocess_audio(self, speech_array: ArrayLike, sr: int = RATE, fps: int = FPS) -> Tensor:
         """Encode samples without loudness adjustment.
 
-        Args:
-            speech_array: `[samples]`, -1..1.
-            sr: must be 16000.
-            fps: must be 25.
-
-        Returns:
-            Speech features, `[samples // 640, layers, width]` float32, on the pipeline's device.
+        Returns the speech features of `[samples]`, -1..1, as `[samples // 640, layers, width]` float32 on the
+        pipeline's device.
 
         Raises:
-            InputError: another rate.
+            InputError: `sr` is not 16000 or `fps` is not 25.
         """
         if (sr, fps) != (RATE, FPS):
             raise InputError(
@@ -109,8 +96,7 @@ class FlashTalkPipeline:
     def generate(self, audio_embedding: Tensor) -> Tensor:
         """Generate the next frames, `[3, F, H, W]` float32, -1..1.
 
-        Args:
-            audio_embedding: `[1, frame_num, 5, layers, width]`, from `get_audio_embedding`.
+        The embedding is `[1, frame_num, 5, layers, width]`, from `get_audio_embedding`.
 
         Raises:
             InputError: no session was started, or the embedding has another length.
