@@ -195,7 +195,7 @@ def _choose_fused(
 
 
 def raise_absorb_budget(plan: ExecutionPlan, device: torch.device, num_layers: int) -> ExecutionPlan:
-    """Let absorbed speech take a share of the GPU memory that is free once the model is loaded.
+    """Raise the memory budget of absorbed speech to a share of the GPU memory left by the model.
 
     The products are then computed once per chunk instead of once per step. The published model needs 9.4 GB
     for them, from the first step of a chunk until its last. Without a GPU the plan is returned unchanged.

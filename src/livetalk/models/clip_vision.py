@@ -23,12 +23,12 @@ class CLIPVisionConfig:
     """Sizes of a `CLIPVisionEncoder`.
 
     Attributes:
-        image_size: side of the square picture the network sees, in pixels.
+        image_size: side of the square input, in pixels.
         patch_size: side of a patch, in pixels; divides `image_size`.
         dim: model width D.
         ffn_dim: hidden width of the feed-forward layers.
-        num_heads: attention heads N; D / N is a whole number.
-        num_layers: blocks that run. The published features leave out the last block of the trained tower,
+        num_heads: attention heads N; divides D.
+        num_layers: blocks that run. The published features omit the last block of the trained tower
             and the layers after it.
         eps: of every norm.
     """

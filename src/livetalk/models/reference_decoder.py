@@ -41,13 +41,13 @@ _FINE_PATCH = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceDecoderConfig:
-    """Widths of the layers that the published decoder does not have.
+    """Widths of the layers that are not in the published decoder.
 
     Attributes:
         feature_channels: channels of the reference's features that are warped.
         width: channels of the layers at the flow's resolution.
         fine_width: channels of the layers at half of the frames' resolution.
-        reference_width: channels of the layers that see the reference picture, once a session.
+        reference_width: channels of the layers that encode the reference picture, once per stream.
     """
 
     feature_channels: int = 32
@@ -62,7 +62,7 @@ class TrunkLevel:
 
     Attributes:
         dim: channels.
-        kernel: frames that its convolutions see.
+        kernel: temporal kernel size of its convolutions.
         doubles_rate: whether it ends with twice the frame rate.
     """
 

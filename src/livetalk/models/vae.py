@@ -50,7 +50,7 @@ class VAEConfig:
         num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
         temporal_downsample: whether the step from each level to the next halves the frame rate.
         temporal_kernels: frames seen by the convolutions of each level, 1 or 3; empty means 3 everywhere.
-        patch_size: side of the pixel square that the finest level sees as one position.
+        patch_size: side of the pixel square per position of the finest level.
         latents_mean: mean of each raw latent channel; empty means 0.
         latents_std: standard deviation of each raw latent channel; empty means 1.
         reference: sizes of a decoder that warps a reference picture; None is the published decoder, which

@@ -28,9 +28,9 @@ class Wav2Vec2Config:
         num_heads: attention heads N; D / N is a whole number.
         ffn_dim: hidden width of the feed-forward layers.
         conv_dims: channels of each convolution of the front end.
-        conv_kernels: samples (then frames) that each of them sees.
-        conv_strides: samples (then frames) that each of them advances by.
-        position_kernel: video frames that the positional convolution sees.
+        conv_kernels: kernel size of each of them, in samples (then frames).
+        conv_strides: stride of each of them, in samples (then frames).
+        position_kernel: kernel size of the positional convolution, in video frames.
         position_groups: groups of channels in that convolution.
         eps: of every norm.
     """
