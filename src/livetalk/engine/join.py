@@ -104,6 +104,17 @@ class ControlChannel:
         if not all(answers):
             raise PeerLostError("a command has failed on some GPU workers and not on others")
 
+    def wait_for_all(self) -> None:
+        """Return when all ranks have called this.
+
+        Raises:
+            PeerLostError: a rank does not.
+        """
+        try:
+            dist.barrier(group=self._failures)
+        except RuntimeError as error:
+            raise PeerLostError("another GPU worker does not answer") from error
+
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
         """Do something that all ranks do. Cut short, even by Ctrl-C, it leaves the others waiting for ever.

@@ -84,6 +84,9 @@ class Leader:
         # The portrait is encoded; its pixels need not travel.
         request = replace(request, image=request.image[:MIN_SIDE, :MIN_SIDE])
         self._run("open", request, preparation, audio)
+        # Followers unpack the encoded portrait after it was sent; the first chunk should not wait for that.
+        with self._channel.in_step():
+            self._channel.wait_for_all()
 
     def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
         """Make the next frames of a chunk with all ranks."""
@@ -158,6 +161,8 @@ def follow(table: StreamTable, channel: ControlChannel) -> None:
                 raise PeerLostError("a command has failed on this GPU worker and not on the leader")
             else:
                 failed = not _obey(table, message)
+                if message.method == "open" and not failed:
+                    channel.wait_for_all()
 
 
 def _obey(table: StreamTable, command: Command) -> bool:
