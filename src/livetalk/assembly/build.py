@@ -44,9 +44,7 @@ def build_model(
 def load_model(
     source: ModelSource, run: RunConfig, *, seed: int = 0, progress: LoadProgress | None = None
 ) -> AvatarModel:
-    """Load a model or draw its random weights, and place the weights; no fast form is installed.
-
-    Sets the number of CPU threads of the process.
+    """Load a model or draw its random weights, without fast forms; sets the process's CPU threads.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged or does not fit.
@@ -104,6 +102,7 @@ def accelerate_model(
     )
     _log.info("%s: %s", model.name, acceleration)
     plan = executor.plan
+    # After the fast forms are installed: the budget is a share of the memory that is free then.
     if config.fused and plan is not None:
         plan = raise_absorb_budget(plan, networks.device, networks.dit.config.num_layers)
     executor = replace(executor, match_color=acceleration.match_color, plan=plan)

@@ -137,6 +137,7 @@ def build_random_model(
     if portrait is not None:
         spec = replace(spec, portrait=portrait)
     assert isinstance(spec.speech, Wav2Vec2Config), "both graphs are of the published form"
+    # One generator for all networks: the order of the draws below is part of what a seed means.
     rng = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         dit, vae = DiT(spec.dit), CausalVideoVAE(spec.vae)

@@ -81,6 +81,7 @@ class RandomEncoders:
             return self._kept[name]
         with torch.device("meta"):
             network = UMT5Encoder(self._text) if name == "text" else CLIPVisionEncoder(self._image)
+        # The same seed every time: an encoder that was freed is drawn again with equal weights.
         rng = torch.Generator(device).manual_seed(self._seed)
         draw_weights(network, device=device, dtype=self._dtype, rng=rng)
         if self._place == "resident":

@@ -55,6 +55,7 @@ class RunConfig:
             raise InputError(f"gpus {self.gpus}: at least 1 is needed")
         if self.acceleration.fused and self.placement.resident_blocks is not None:
             raise InputError("fast and float8: need all blocks on the device; leave resident-blocks out")
+        # An FP8 product multiplies float8 bytes, which int8 storage does not have.
         if self.acceleration.float8 and self.placement.weights == "int8":
             raise InputError("float8: multiplies weights that are full or stored as float8, not as int8")
 

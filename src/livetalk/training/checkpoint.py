@@ -63,6 +63,7 @@ def _write(state: dict[str, Any], directory: Path) -> None:
         (directory / names[-1]).write_bytes(data[at : at + PART_BYTES])
     partial = directory / "state.json.partial"
     partial.write_text(json.dumps({"parts": names, "sha256": digest}), encoding="utf-8")
+    # A rename is atomic: readers find the old manifest or the new one.
     partial.rename(directory / "state.json")
     for part in directory.glob("state*.part*"):
         if part.name not in names:
@@ -89,6 +90,7 @@ def load_training_state(
     model.load_state_dict(state.get("model", averaged))
     if average is not None:
         average.model.load_state_dict(averaged)
+    # A checkpoint without moments has an empty list here.
     for optimizer, moments in zip(optimizers, state.get("optimizers", []), strict=False):
         optimizer.load_state_dict(moments)
     return int(state["step"])

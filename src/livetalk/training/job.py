@@ -139,6 +139,7 @@ def train_vae(job: VAEJob) -> None:
         return reconstruction_psnr(model, heldout) | {"clips": float(len(memory))}
 
     trainer.run(loss, job.budget, validate, validate_every=500)
+    # An interrupted stage stays unfinished: the DiT must not start on latents that change later.
     if not trainer.interrupted:
         averaged = trainer.average.model
         assert isinstance(averaged, CausalVideoVAE)
@@ -166,6 +167,7 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cuda":
         return module
     torch.set_float32_matmul_precision("high")
+    # Shapes are constant within a stage, so each convolution's algorithm is chosen once.
     torch.backends.cudnn.benchmark = True
     compiled: nn.Module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
     return compiled

@@ -23,6 +23,7 @@ class MetricsLog:
         record = {"stage": stage, "seconds": round(time.monotonic() - self._start, 1)}
         record |= {key: _rounded(value) for key, value in values.items()}
         self._file.write(json.dumps(record) + "\n")
+        # Flushed at once, so that the log of a killed process is complete.
         self._file.flush()
         text = " ".join(f"{key} {value}" for key, value in record.items() if key not in ("stage", "seconds"))
         self._stream.write(f"[{record['seconds']:>8}] {stage}: {text}\n")

@@ -105,6 +105,7 @@ class Trainer:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
+        # The handler only sets a flag, so that no step ends half-way.
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = True
 
