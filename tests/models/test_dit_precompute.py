@@ -54,8 +54,8 @@ def prepare(
     """Compute the constants for a transformer's inputs."""
     _, _, condition, audio, text, image = inputs
     assert condition is not None and audio is not None
-    session = precompute_stream(dit, plan, condition, TIMESTEPS, text, image)
-    return precompute_chunk(dit, plan, session, dit.project_audio(audio))
+    stream = precompute_stream(dit, plan, condition, TIMESTEPS, text, image)
+    return precompute_chunk(dit, plan, stream, dit.project_audio(audio))
 
 
 def both(
