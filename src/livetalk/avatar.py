@@ -62,7 +62,7 @@ class GenerationInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateResult:
-    """What was made.
+    """The result of `Avatar.generate`.
 
     Attributes:
         path: the video.
@@ -142,12 +142,12 @@ class Avatar:
 
     @property
     def fps(self) -> int:
-        """Frames per second of everything this model makes."""
+        """Frames per second of this model."""
         return self.model.settings.geometry.fps
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of the sound that `stream` takes."""
+        """Samples per second of the audio that `stream` takes."""
         return self.model.settings.geometry.sample_rate
 
     def warm_up(self, **options: Unpack[SessionOptions]) -> None:
@@ -180,7 +180,7 @@ class Avatar:
         progress: Progress | None = None,
         **options: Unpack[SessionOptions],
     ) -> GenerateResult:
-        """Make a video of the portrait speaking the sound: H.264 and AAC, ceil(duration * fps) frames.
+        """Generate a video of the portrait speaking the audio: H.264 and AAC, ceil(duration * fps) frames.
 
         Memory does not grow with the length of the sound (in the audio mode "whole" by the sound itself,
         128 kB a second). The video appears under its name only when it is complete.
@@ -246,7 +246,7 @@ class Avatar:
         progressive: bool = False,
         **options: Unpack[SessionOptions],
     ) -> Iterator[VideoChunk]:
-        """Make chunks of video while the sound is still arriving.
+        """Generate chunks of video while the audio is still arriving.
 
         Args:
             image: a picture file, or pixels [H, W, 3], uint8, RGB.
@@ -290,7 +290,7 @@ class Avatar:
         return OpenStream(stream=next(self._numbers), image=portrait, spec=spec)
 
     def _describe(self, session: Session) -> dict[str, object]:
-        """Return how a video is made, for its metadata."""
+        """Return the metadata of a video: model, options, precision."""
         return {
             "software": f"livetalk {__version__}",
             "model": self.model.name,

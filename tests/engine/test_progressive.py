@@ -14,7 +14,7 @@ from livetalk.engine.join import ControlChannel
 from livetalk.engine.leader import Leader, follow
 from livetalk.engine.offline import run_stream
 from livetalk.engine.table import StreamTable
-from livetalk.engine.worker import share_weights, spread_model
+from livetalk.engine.worker import parallelize_model, share_weights
 from livetalk.types import VideoChunk
 from parallel.gloo_ranks import run_ranks
 from tolerance import assert_near, expect_all
@@ -90,7 +90,7 @@ def lead_or_follow() -> list[Tensor]:
     channel = ControlChannel()
     model = build()
     vae = share_weights(model.executor.networks.vae)
-    table = StreamTable(spread_model(model), vae)
+    table = StreamTable(parallelize_model(model), vae)
     if not channel.leads:
         follow(table, channel)
         return []

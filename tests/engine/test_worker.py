@@ -27,10 +27,10 @@ from livetalk.engine.offline import run_stream
 from livetalk.engine.table import StreamTable
 from livetalk.engine.worker import (
     choose_worker_device,
+    parallelize_model,
     require_gpus,
     require_place,
     share_weights,
-    spread_model,
 )
 from livetalk.env import WorkerPlace
 from livetalk.errors import InputError, LivetalkError, PeerLostError
@@ -54,7 +54,7 @@ def record_stream(model: AvatarModel) -> dict[str, Tensor]:
 def recorded_on_ranks(degrees: tuple[int, int]) -> dict[str, Tensor]:
     """Record the stream over ranks."""
     config = ParallelConfig(ulysses_degree=degrees[0], ring_degree=degrees[1])
-    return record_stream(spread_model(build(), config))
+    return record_stream(parallelize_model(build(), config))
 
 
 @cache
@@ -95,7 +95,7 @@ def lead_or_follow() -> list[Tensor]:
     channel = ControlChannel()
     model = build()
     vae = share_weights(model.executor.networks.vae)
-    table = StreamTable(spread_model(model), vae)
+    table = StreamTable(parallelize_model(model), vae)
     if not channel.leads:
         follow(table, channel)
         return []

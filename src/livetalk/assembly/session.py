@@ -57,7 +57,7 @@ class SessionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Checked options of one video without gaps; `prompt` is empty for a model without a text branch."""
+    """Options of one video, checked and completed; `prompt` is empty for a model without a text branch."""
 
     settings: StreamSettings
     portrait: PortraitConfig

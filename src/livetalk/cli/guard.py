@@ -1,4 +1,4 @@
-"""What a command line program says when something goes wrong, in every process that it is made of."""
+"""One-line errors of a command, in each of its processes."""
 
 import logging
 import signal
@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 130
 
 
 def run_guarded(work: Callable[[], int]) -> int:
-    """Do the work of a program; print one line for what the user can mend.
+    """Run a program, and print one line for errors that the user can fix.
 
     Args:
         work: returns the exit code.
@@ -63,7 +63,7 @@ def _run_guarded(place: WorkerPlace, target: Callable[..., int], *arguments: Any
 
 
 def _one_line(error: Exception) -> str | None:
-    """Return what to tell the user, or None for a defect that deserves its traceback."""
+    """Return the line for the user, or None for a defect, which keeps its traceback."""
     if isinstance(error, LivetalkError):
         return " ".join(str(error).split())
     text = str(error).lower()

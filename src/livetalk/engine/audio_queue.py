@@ -75,7 +75,7 @@ class AudioQueue:
         self._num_pushed += samples.shape[0]
 
     def take_start(self) -> NDArray[np.float32]:
-        """Return what the first state is made from: the lead, or the whole recording, which stays here.
+        """Return the audio that the first state needs: the lead, or the whole recording, which stays queued.
 
         The lead has fewer samples than the look-ahead where the audio has ended; a snapshot needs none.
         """

@@ -1,4 +1,4 @@
-"""What a scheduler drives: the streams of one model, computed one piece at a time."""
+"""The interface between a scheduler and the streams of one model, computed one piece at a time."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -96,7 +96,7 @@ class Backend(Protocol[F]):
         """
 
     def snapshot(self, stream: int) -> bytes:
-        """Return the state of a stream after all frames that were made, between two chunks."""
+        """Return the state of a stream after its newest frame, between two chunks."""
 
     def close(self, stream: int) -> None:
         """Forget a stream; nothing happens if there is none of that number."""

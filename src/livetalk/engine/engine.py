@@ -64,7 +64,7 @@ class Engine:
 
     @classmethod
     def in_thread(cls, backend: Backend[Any]) -> Self:
-        """Run an engine in a thread of this process, over streams that nobody else uses."""
+        """Run an engine in a thread of this process; the backend must have no other user."""
         return cls(ThreadTransport(backend))
 
     @classmethod
@@ -104,7 +104,7 @@ class Engine:
     def open(
         self, image: NDArray[np.uint8], spec: StreamSpec | None = None, snapshot: Snapshot | None = None
     ) -> "Stream":
-        """Open a stream; what comes of it are its events.
+        """Open a stream; its events report the outcome.
 
         Args:
             image: `[H, W, 3]` uint8 RGB, the portrait.
@@ -203,7 +203,7 @@ class Stream:
         self._send(EndAudio(stream=self.number, epoch=self.epoch))
 
     def cut(self, num_frames: int) -> None:
-        """Go on as if only some frames of the stream had been made; its audio after them is forgotten.
+        """Continue the stream after an earlier frame, and discard its later frames and their audio.
 
         Frames that were made after them and not read yet are dropped from now on. `StreamCut` says which
         sample is to be pushed next.
@@ -266,7 +266,7 @@ class Stream:
         self._events.put(event)
 
     def _accept(self, event: StreamEvent) -> StreamEvent | None:
-        """Return an event that the caller is to see, and tell the engine about frames that were taken."""
+        """Return an event for the caller, and report consumed frames to the engine."""
         if isinstance(event, StreamClosed | StreamFailed):
             self._over = True
         elif not isinstance(event, StreamOpened) and event.epoch != self.epoch:
@@ -282,7 +282,7 @@ class Stream:
 
 
 def raise_failure(event: StreamEvent) -> None:
-    """Raise what a `StreamFailed` says; do nothing for other events.
+    """Raise the error of a `StreamFailed`; do nothing for other events.
 
     Raises:
         StreamError: the stream has failed.

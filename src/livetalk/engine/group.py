@@ -34,7 +34,7 @@ _INTERRUPTED = 130
 
 
 class WorkerGroup:
-    """Processes that were started together and end together; as a context manager, none outlives the block.
+    """Worker processes with a common start and end. On exit of the context manager all of them are stopped.
 
     Ctrl-C of a terminal reaches this process only, which decides who is told. When this process dies, its
     workers end too.
@@ -55,7 +55,7 @@ class WorkerGroup:
 
     @classmethod
     def start(cls, target: Callable[..., int], arguments: Sequence[tuple[Any, ...]]) -> Self:
-        """Start workers, each of which calls `target(place, *arguments)` and exits with what it returns.
+        """Start workers that call `target(place, *arguments)` and exit with the code that it returns.
 
         Args:
             target: a function of a module; the workers import it.
@@ -110,7 +110,7 @@ class WorkerGroup:
                 return self._conclude(rank, code)
 
     def end(self) -> None:
-        """Kill what still runs, wait for it, and remove what the group left on the disk."""
+        """Kill and reap the remaining processes, and remove the group's temporary files."""
         for worker in self._workers:
             worker.kill()
         self._watcher.join()
@@ -160,7 +160,7 @@ class WorkerGroup:
         return rank, EXIT_LOST
 
     def _conclude(self, rank: int, code: int) -> int:
-        """Let the others follow one that ended, and say what its end means."""
+        """Stop the remaining workers after one has ended, and return the group's exit code."""
         if code == 0:
             self._watcher.join(GRACE_SECONDS)
         who = f"GPU worker {rank + 1} of {len(self._workers)}"
@@ -217,7 +217,7 @@ def _run_worker(place: WorkerPlace, target: Callable[..., int], arguments: tuple
 
 
 def _end_with_parent() -> None:
-    """End this process, whatever it does, when the one that started it ends."""
+    """End this process when its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

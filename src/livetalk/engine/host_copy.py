@@ -56,7 +56,7 @@ class HostCopy:
             self._side_stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def start(self, chunk: VideoChunk) -> PendingFrames:
-        """Begin to copy a chunk, once the work that makes it is done."""
+        """Start copying a chunk after the kernels that compute it."""
         if self._side_stream is None:
             with span("engine.copy"):
                 frames = chunk.to_uint8().cpu()

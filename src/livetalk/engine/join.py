@@ -1,4 +1,4 @@
-"""A worker's side of the work: meet the others, pass on what to do next, notice when they are gone."""
+"""A worker's view of its group: rendezvous, the control channel, and detection of lost peers."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.parallel.reach import device_uuid
 
 _PATIENCE = timedelta(days=30)
-"""Followers wait so long for the next thing to do."""
+"""How long followers wait for the next call: a stream may be idle for days."""
 
 _FAILURE_PATIENCE = timedelta(seconds=30)
-"""So long after a command has failed on one rank it may take to fail on the others."""
+"""How long after its failure on one rank a call may take to fail on the others."""
 
 _GONE = (
     "connection closed by peer",
@@ -27,15 +27,15 @@ _GONE = (
     "broken pipe",
     "remote process exit",
 )
-"""What gloo, the system and NCCL say when a process at the other end has ended."""
+"""Messages of gloo, the system and NCCL when the process at the other end has ended."""
 
 
 class ControlChannel:
-    """Passes small Python objects from the leader to the followers, beside the exchanges of the networks.
+    """Carries small Python objects from the leader to the followers, apart from the networks' collectives.
 
     Attributes:
         leads: this is the leader.
-        intact: all ranks have done the same until now.
+        intact: all ranks have run the same calls until now.
     """
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class ControlChannel:
         self._failures = dist.new_group(backend="gloo", timeout=_FAILURE_PATIENCE)
 
     def send(self, message: object) -> None:
-        """Pass an object to all followers.
+        """Send an object to all followers.
 
         Raises:
-            PeerLostError: a follower has gone.
+            PeerLostError: a follower was lost.
         """
         with self.in_step():
             dist.broadcast_object_list([message], src=0, group=self._group)
@@ -59,7 +59,7 @@ class ControlChannel:
         """Wait for the leader's next object.
 
         Raises:
-            PeerLostError: the leader has gone.
+            PeerLostError: the leader was lost.
         """
         box: list[Any] = [None]
         with self.in_step():
@@ -67,10 +67,10 @@ class ControlChannel:
         return box[0]
 
     def agree(self, failure: Exception | None) -> None:
-        """Tell all ranks how each has fared; every rank must call this.
+        """Exchange the outcome of every rank; every rank must call this.
 
         Args:
-            failure: this rank's, which the user can mend; None for none.
+            failure: an error of this rank that the user can fix, or None.
 
         Raises:
             PeerLostError: on a follower, when any rank has failed: the leader says so, once for all.
@@ -88,13 +88,13 @@ class ControlChannel:
             raise LivetalkError(f"GPU worker {failed[0] + 1} of {len(words)}: {words[failed[0]]}")
 
     def confirm_failure(self, failed: bool) -> None:
-        """Make sure that a command has failed on all ranks; every rank must call this.
+        """Check that a call has failed on all ranks; every rank must call this.
 
         Args:
-            failed: it has failed on this one.
+            failed: whether it failed on this rank.
 
         Raises:
-            PeerLostError: it has not failed on all, which no longer do the same.
+            PeerLostError: it failed on some ranks only, whose states now differ.
         """
         answers: list[Any] = [None] * dist.get_world_size()
         try:
@@ -117,10 +117,10 @@ class ControlChannel:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Do something that all ranks do. Cut short, even by Ctrl-C, it leaves the others waiting for ever.
+        """Run a block that all ranks run. An interruption leaves the peers waiting, and marks the channel.
 
         Raises:
-            PeerLostError: another worker has gone.
+            PeerLostError: a peer was lost.
         """
         try:
             with noticing_loss():
@@ -132,10 +132,10 @@ class ControlChannel:
 
 @contextlib.contextmanager
 def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlChannel]:
-    """Meet the other workers, for the length of a block.
+    """Join the worker group for the duration of a block.
 
     Args:
-        place: of this process, whoever started it.
+        place: of this process.
         device: where it computes, see `choose_worker_device`.
 
     Yields:
@@ -167,7 +167,7 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlCh
 
 
 def require_own_gpus(uuids: Sequence[str]) -> None:
-    """Refuse workers that were given the same GPU.
+    """Raise an error where two workers were given the same GPU.
 
     Args:
         uuids: of the workers' GPUs, by rank.
@@ -191,14 +191,14 @@ def _meet(place: WorkerPlace) -> Store:
 
 
 def _tell_all(store: Store, place: WorkerPlace, word: str) -> list[str]:
-    """Tell all workers a word, and return the words of all, by rank."""
+    """Exchange a string with all workers, and return the strings by rank."""
     store.set(f"word{place.rank}", word)
     return [store.get(f"word{rank}").decode() for rank in range(place.num_ranks)]
 
 
 @contextlib.contextmanager
 def noticing_loss() -> Iterator[None]:
-    """Turn the errors that the end of another worker causes into `PeerLostError`."""
+    """Turn errors caused by the end of a peer into `PeerLostError`."""
     try:
         yield
     except RuntimeError as error:
@@ -208,7 +208,7 @@ def noticing_loss() -> Iterator[None]:
 
 
 def is_loss(error: Exception) -> bool:
-    """Tell whether an error says that another worker has gone."""
+    """Return whether an error means that a peer was lost."""
     said = str(error).lower()
     return isinstance(error, PeerLostError) or (
         isinstance(error, RuntimeError) and any(words in said for words in _GONE)

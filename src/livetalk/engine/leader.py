@@ -1,7 +1,7 @@
-"""Streams on several ranks: rank 0 decides what to do next, all ranks do it.
+"""Streams on several ranks: rank 0 schedules, and every rank runs the same calls.
 
 Every rank runs the whole of `livetalk.streaming.chunk`, with the same state and the same noise. Only the
-transformer and the VAE, which `spread_model` has altered, share the work and exchange data. So the ranks stay
+transformer and the VAE, which `parallelize_model` has altered, share the work and exchange data. So the ranks stay
 together, and nothing but audio and encoded portraits travels from the leader to the followers.
 """
 
@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What all ranks are to do.
+    """A call of a `StreamTable` method that every rank makes.
 
     Attributes:
         method: of `StreamTable`.
@@ -41,12 +41,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmFailure:
-    """Say whether the last command has failed."""
+    """Asks followers whether the last call has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopFollowers:
-    """End the work."""
+    """Ends the followers' loops."""
 
 
 class Leader:
@@ -56,7 +56,7 @@ class Leader:
     """
 
     def __init__(self, table: StreamTable, channel: ControlChannel) -> None:
-        """Lead the followers at the other end of a channel.
+        """Lead the followers on the other end of a channel.
 
         Args:
             table: of this rank.
@@ -89,7 +89,7 @@ class Leader:
             self._channel.wait_for_all()
 
     def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
-        """Make the next frames of a chunk with all ranks."""
+        """Compute the next frames of a chunk on all ranks."""
         made: Made[VideoChunk] = self._run("advance", stream, audio)
         return made
 
@@ -107,7 +107,7 @@ class Leader:
         return data
 
     def close(self, stream: int) -> None:
-        """Forget a stream on all ranks, if they listen; if not, it ends with the processes."""
+        """Discard a stream on all ranks; after a loss it ends with the processes."""
         if self._channel.intact:
             self._run("close", stream)
 
@@ -138,13 +138,13 @@ class Leader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the followers, if they listen; if not, whoever started them stops them."""
+        """Stop the followers while the control channel is intact; otherwise the worker group stops them."""
         if self._channel.intact:
             self._channel.send(StopFollowers())
 
 
 def follow(table: StreamTable, channel: ControlChannel) -> None:
-    """Do what the leader says until it says no more.
+    """Run the leader's calls until it stops this follower.
 
     A command that fails here must have failed on the leader, which then asks after it.
 
@@ -166,7 +166,7 @@ def follow(table: StreamTable, channel: ControlChannel) -> None:
 
 
 def _obey(table: StreamTable, command: Command) -> bool:
-    """Do what a command says, and return whether it went well."""
+    """Run a call, and return whether it succeeded."""
     try:
         getattr(table, command.method)(*command.arguments)
     except Exception as error:

@@ -87,7 +87,7 @@ class EngineLoop(Generic[F]):
             self._deliver(EngineStopped(failure=failure))
 
     def _turn(self, encoder: ThreadPoolExecutor) -> None:
-        """Take what has come, do one piece of work, deliver what is there."""
+        """Accept pending requests, compute one piece, and deliver finished outputs."""
         if not self._scheduler.has_work and not self._outbox:
             self._take(self._inbox.get(), encoder)
         while not self._inbox.empty():
@@ -138,7 +138,7 @@ class EngineLoop(Generic[F]):
 
 
 def _result(future: "Future[Preparation]") -> Preparation | Exception:
-    """Return what a job made, or why it did not."""
+    """Return the result of a job, or the exception that ended it."""
     if future.cancelled():
         return RuntimeError("the engine has stopped")
     error = future.exception()

@@ -1,4 +1,4 @@
-"""Messages between an engine and its clients: frozen values that are checked when they are made.
+"""Messages between an engine and its clients: frozen values that are checked on construction.
 
 A client sends requests, an engine answers with events. Every stream has a number of the client's choice and
 an epoch, which each cut raises by one. This module needs no PyTorch.
@@ -20,7 +20,7 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
-    """How a stream is made. None is the model's own choice.
+    """Options of a stream. None selects the model's own choice.
 
     Attributes:
         seed: of the noise, 0..2**63 - 1.
@@ -156,7 +156,7 @@ class OpenStream:
     snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no picture, with an `InputError`."""
+        """Raise `InputError` for anything but a picture."""
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
             raise InputError(f"image {self.image.shape}, {self.image.dtype}: must be [H, W, 3], uint8")
         if min(self.image.shape[:2]) < MIN_SIDE:
@@ -178,7 +178,7 @@ class PushAudio:
     samples: NDArray[np.float32] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no audio, with an `InputError`."""
+        """Raise `InputError` for anything but audio."""
         if self.samples.ndim != 1 or self.samples.dtype != np.float32:
             raise InputError(
                 f"audio {self.samples.shape}, {self.samples.dtype}: must be [samples], float32, one channel"
@@ -217,7 +217,7 @@ class CutStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesTaken:
-    """Say that delivered frames were taken, so that more may be made; `Stream` sends it by itself.
+    """Report that delivered frames were consumed, so that more can be generated; `Stream` sends it itself.
 
     Attributes:
         stream: its number.

@@ -16,7 +16,7 @@ F = TypeVar("F")
 def run_stream(
     backend: Backend[F], request: OpenStream, blocks: Iterable[NDArray[np.float32]]
 ) -> Generator[F, None, None]:
-    """Make a stream until its audio ends, or until nobody asks for more.
+    """Generate a stream until its audio ends or the caller closes the generator.
 
     Args:
         backend: whose streams nobody else drives meanwhile.

@@ -1,4 +1,4 @@
-"""Decides what an engine does next. It has no thread, no clock and no network of its own.
+"""Decides which work an engine does next; it has no thread, clock or network of its own.
 
 Requests go in by `submit`, outputs come out of `step`, which does at most one piece of work. A loop in a
 thread or a process drives it, or an offline caller in its own thread.
@@ -41,7 +41,7 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class FramesMade(Generic[F]):
-    """Frames in the backend's own form.
+    """Computed frames, in the backend's own form.
 
     Attributes:
         stream: its number.
@@ -60,7 +60,7 @@ class FramesMade(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class StreamRaised:
-    """A stream has failed and is forgotten.
+    """A stream has failed and was discarded.
 
     Attributes:
         stream: its number.
@@ -73,11 +73,11 @@ class StreamRaised:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What came of encoding portrait and prompt beside the scheduler.
+    """Result of encoding portrait and prompt outside the scheduler.
 
     Attributes:
         stream: its number.
-        result: what was encoded, or why it could not be.
+        result: the encoded values, or the error.
     """
 
     stream: int
@@ -90,7 +90,7 @@ Output = FramesMade[F] | StreamOpened | StreamEnded | StreamCut | SnapshotTaken 
 class _Phase(Enum):
     PREPARING = auto()
     WAITING = auto()
-    """For the audio that the first state is made from."""
+    """Waits for the audio that the first state needs."""
     OPEN = auto()
 
 
@@ -113,7 +113,7 @@ class _Stream:
 
     @property
     def info(self) -> StreamInfo:
-        """About the stream, once it is prepared."""
+        """Properties of the stream; available once it is prepared."""
         assert self.preparation is not None
         return self.preparation.info
 
@@ -262,7 +262,7 @@ class Scheduler(Generic[F]):
                 self._note_end(stream)
 
     def _begin_cut(self, stream: _Stream, cut: CutStream) -> None:
-        """Drop what is waiting now; the state is cut when it is the stream's turn."""
+        """Drop queued audio and outputs now; the state is cut when the stream is scheduled."""
         if cut.epoch != stream.epoch + 1 or not 0 <= cut.num_frames <= stream.delivered:
             message = (
                 f"cut to frame {cut.num_frames} and epoch {cut.epoch}: the stream has made "
@@ -324,7 +324,7 @@ class Scheduler(Generic[F]):
         )
 
     def _note_end(self, stream: _Stream) -> None:
-        """Report the end of an epoch's audio once all of its frames are made."""
+        """Report the end of an epoch once all frames of its audio were computed."""
         busy = stream.phase is not _Phase.OPEN or stream.in_chunk or stream.cuts
         if stream.sound.exhausted and not busy and not stream.ended:
             stream.ended = True
@@ -343,5 +343,5 @@ class Scheduler(Generic[F]):
 
 
 def _urgency(stream: _Stream) -> tuple[bool, float]:
-    """Order streams by what they wait for: cuts and snapshots first, then by deadline."""
+    """Sort key of ready streams: cuts and snapshots first, then the earliest deadline."""
     return stream.next_urgent is None, stream.deadline

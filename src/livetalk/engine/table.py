@@ -1,4 +1,4 @@
-"""The streams of one model on one rank: what a scheduler drives, over the chunks of `livetalk.streaming`."""
+"""The streams of one model on one rank: a backend over the chunks of `livetalk.streaming`."""
 
 from collections import deque
 from collections.abc import Generator
@@ -187,7 +187,7 @@ class StreamTable:
 
     @torch.no_grad()
     def snapshot(self, stream: int) -> bytes:
-        """Return the state of a stream after all frames that were made.
+        """Return the state of a stream after its newest frame.
 
         Raises:
             InputError: its audio has ended amid a chunk, and it keeps nothing for a cut.
@@ -296,7 +296,7 @@ def spec_options(spec: StreamSpec) -> SessionOptions:
 
 
 def describe_stream(session: Session, spec: StreamSpec) -> StreamInfo:
-    """Return what a client must know about a stream."""
+    """Return the properties of a stream that a client needs."""
     geometry = session.settings.geometry
     return StreamInfo(
         fps=geometry.fps,

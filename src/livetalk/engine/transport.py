@@ -73,7 +73,7 @@ class ProcessTransport:
     """An engine in processes of its own, which end with this one."""
 
     def __init__(self, host: str, arguments: tuple[Any, ...] = (), num_workers: int = 1) -> None:
-        """Say what runs there.
+        """Choose what runs in the process.
 
         Args:
             host: "module:function"; called as `function(place, lead, *arguments)` in each process. It calls
@@ -160,11 +160,11 @@ class Link:
         self._writer.start()
 
     def send(self, message: object) -> None:
-        """Send a message; after the other side has gone it goes nowhere."""
+        """Send a message; it is dropped once the peer has closed the connection."""
         self._outbox.put(message)
 
     def flush(self) -> None:
-        """Write what was sent, and send no more."""
+        """Flush the messages sent so far and close the sending side."""
         self._outbox.put(None)
         self._writer.join()
 

@@ -22,7 +22,7 @@ from livetalk.parallel.sequence import parallelize_dit, uses_peer_memory
 from livetalk.parallel.vae import parallelize_vae
 
 
-def spread_model(model: AvatarModel, config: ParallelConfig | None = None) -> AvatarModel:
+def parallelize_model(model: AvatarModel, config: ParallelConfig | None = None) -> AvatarModel:
     """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
 
     Args:
@@ -96,7 +96,7 @@ def require_gpus(num_gpus: int, device: str) -> None:
 
 
 def require_place(place: WorkerPlace, num_gpus: int) -> None:
-    """Refuse to be one of another number of processes than was asked for.
+    """Raise an error where the group has another size than `gpus` requests.
 
     Raises:
         InputError: the numbers differ.
@@ -134,7 +134,7 @@ def run_worker(
             model = _build_together(build, channel)
             # Before the VAE is spread over ranks: a portrait is encoded by the leader alone.
             vae = share_weights(model.executor.networks.vae)
-            table = StreamTable(spread_model(model), vae, beside=beside)
+            table = StreamTable(parallelize_model(model), vae, beside=beside)
             if channel.leads:
                 with Leader(table, channel) as leader:
                     return lead(leader)

@@ -22,7 +22,7 @@ from livetalk.parallel.shard import Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaloSizes:
-    """Lines beside a rank's own at each cut; fewer where the frame ends first.
+    """Number of halo columns at each border of a shard; fewer at the edge of the frame.
 
     Attributes:
         on_input: stale lines that come with the input: equal to `exchanged`, or 0.
