@@ -1,8 +1,8 @@
 """Streams on several ranks: rank 0 schedules, and every rank runs the same calls.
 
 Every rank runs the whole of `livetalk.streaming.chunk`, with the same state and the same noise. Only the
-transformer and the VAE, which `parallelize_model` has altered, share the work and exchange data. So the ranks stay
-together, and nothing but audio and encoded portraits travels from the leader to the followers.
+transformer and the VAE, which `parallelize_model` has altered, share the work and exchange data. Therefore
+the ranks stay equal, and nothing but audio and encoded portraits travels from the leader to the followers.
 """
 
 from dataclasses import dataclass, replace
