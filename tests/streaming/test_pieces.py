@@ -114,6 +114,20 @@ def test_the_pieces_are_the_chunk_and_the_stream_goes_on_the_same(
         state = following
 
 
+@pytest.mark.parametrize("latents_per_decode", [1, None])
+def test_the_seam_is_measured_at_the_same_moment_however_many_hidden_frames_are_decoded(
+    latents_per_decode: int | None,
+) -> None:
+    all_frames = dataclasses.replace(EMBEDDED, decode_dropped=True)
+    model, prepared, state = start(EMBEDDED, latents_per_decode)
+    other = model._replace(settings=dataclasses.replace(all_frames, latents_per_decode=latents_per_decode))
+    assert EMBEDDED.seam.enabled and not EMBEDDED.decode_dropped
+    _, state = generate_chunk(*model, prepared, speech(0), state)
+    found, _ = generate_chunk(*other, prepared, speech(1), state)
+    expected = partial(generate_chunk, *model, prepared, speech(1), state)
+    assert_same_network(found.pixels, lambda: expected()[0].pixels, model.executor.networks.vae)
+
+
 @pytest.mark.parametrize(
     ("config", "latents_per_decode", "expected"),
     [
