@@ -200,14 +200,13 @@ class ReferenceDecoder(nn.Module):
         """List the layers shared with the published decoder, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]
 
-    @torch.no_grad()
     def _init_identity(self) -> None:
         """Initialise the flow to zero and the mask to a constant."""
         for parameter in self.flow.parameters():
-            parameter.zero_()
+            nn.init.zeros_(parameter)
         bias = self.conv_out.bias
         assert bias is not None
-        bias[-(_FINE_PATCH**2) :] = MASK_BIAS
+        nn.init.constant_(bias[-(_FINE_PATCH**2) :], MASK_BIAS)
 
 
 class ReferenceEncoder(nn.Module):
@@ -232,10 +231,9 @@ class ReferenceEncoder(nn.Module):
         self.last_in = CausalConv(4 * width, last, _FRAME_KERNEL)
         self.last = ResidualBlock(last, last, 1)
         self.last_out = CausalConv(last, last, _FRAME_KERNEL)
-        with torch.no_grad():
-            for layer in (self.first, self.last_out):
-                for parameter in layer.parameters():
-                    parameter.zero_()
+        for layer in (self.first, self.last_out):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, picture: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return `features`, `first` and `last` of a `DecoderReference`.
