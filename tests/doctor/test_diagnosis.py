@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from bare_host import HOST
 from livetalk.accelerate.apply import AccelerationConfig
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.source import ModelSource
@@ -11,23 +12,6 @@ from livetalk.doctor.memory import CONTEXT_BYTES, GIB
 from livetalk.errors import InputError, WeightsError
 from livetalk.placement.apply import PlacementConfig
 
-HOST = Environment(
-    livetalk="0",
-    python="3",
-    system="test",
-    torch="2",
-    cuda=None,
-    cudnn=None,
-    driver=None,
-    gpus=(),
-    cpu="test",
-    cpu_cores=2,
-    cpu_features=(),
-    host_bytes=64 * GIB,
-    ffmpeg="0",
-    video_encoders=(),
-    missing_packages={},
-)
 FLASHTALK = Question(source=ModelSource(random_weights="flashtalk-14b"), size="720x416")
 
 

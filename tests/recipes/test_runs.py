@@ -5,32 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bare_host import HOST
 from livetalk.assembly.build import build_model
 from livetalk.assembly.run import RunConfig, parse_run
 from livetalk.assembly.run_options import to_options
 from livetalk.assembly.source import ModelSource
 from livetalk.doctor.diagnosis import Question, diagnose
-from livetalk.doctor.environment import Environment
 from livetalk.doctor.memory import GIB
 from livetalk.recipes.runs import laptop, serve_h200, serve_h200_exact, serve_h200_x2, small_gpu
 
-HOST = Environment(
-    livetalk="0",
-    python="3",
-    system="test",
-    torch="2",
-    cuda=None,
-    cudnn=None,
-    driver=None,
-    gpus=(),
-    cpu="test",
-    cpu_cores=2,
-    cpu_features=(),
-    host_bytes=64 * GIB,
-    ffmpeg="0",
-    video_encoders=(),
-    missing_packages={},
-)
 GPU = RunConfig(device="cuda", precision="bfloat16")
 
 
