@@ -1,0 +1,17 @@
+"""Every reported kind of odd input, name, ending and environment, one table row each."""
+
+from pathlib import Path
+
+import pytest
+from reported import KINDS, Case
+
+CASES: tuple[Case, ...] = ()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.name}")
+def test_reported_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.check(tmp_path, monkeypatch)
+
+
+def test_cases_have_a_kind() -> None:
+    assert {case.kind for case in CASES} <= set(KINDS)
