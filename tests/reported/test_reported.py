@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from reported import KINDS, Case
 
 CASES: tuple[Case, ...] = ()
