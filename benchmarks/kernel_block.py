@@ -82,9 +82,9 @@ def build_block(
     text = None if config.text_dim is None else draw(1, min(TEXT_TOKENS, config.text_len), config.text_dim)
     image = None if config.image_dim is None else draw(1, bench.sizes.image_tokens, config.image_dim)
     plan = ExecutionPlan(max_absorbed_bytes=1 << 40)
-    session = precompute_stream(dit, plan, condition, (TIMESTEP,), text, image)
-    chunk = precompute_chunk(dit, plan, session, dit.project_audio(speech))
-    step, tokens = chunk.step(TIMESTEP), draw(1, bench.sizes.tokens, config.dim)
+    stream = precompute_stream(dit, plan, condition, (TIMESTEP,), text, image)
+    chunk = precompute_chunk(dit, plan, stream, dit.project_audio(speech))
+    step, tokens = stream.step(TIMESTEP, chunk), draw(1, bench.sizes.tokens, config.dim)
     fuse_qkv(dit)
     if precision == "fp8":
         apply_float8(dit, PREPARED_KEEP, allow_reference=bench.device.type == "cpu")

@@ -111,11 +111,11 @@ def test_prepared_constants_pass_through(monkeypatch: pytest.MonkeyPatch, plan: 
     plain, fused = tiny_dit(PROMPT), fused_dit(PROMPT)
     latents, _, condition, audio, text, image = dit_inputs(PROMPT)
     assert latents is not None and condition is not None and audio is not None
-    session = precompute_stream(fused, plan, condition, (750.0,), text, image)
-    chunk = precompute_chunk(fused, plan, session, fused.project_audio(audio))
-    speech = [layer.speech for layer in chunk.conditioning.layers]
+    stream = precompute_stream(fused, plan, condition, (750.0,), text, image)
+    conditioning = precompute_chunk(fused, plan, stream, fused.project_audio(audio))
+    speech = [layer.speech for layer in conditioning.layers]
     assert {(type(x), getattr(x, "absorb", None)) for x in speech} == {SPEECH_FORMS[plan]}
-    prepared = chunk.step(750.0)
+    prepared = stream.step(750.0, conditioning)
     timesteps = torch.tensor([750.0])
     result = fused(latents, timesteps, condition, audio, text, image, prepared=prepared)
     assert_same_network(result, lambda: plain(latents, timesteps, condition, audio, text, image), plain)

@@ -62,12 +62,17 @@ def velocities(dit: DiT, seed: int, batch: int = 1) -> list[Tensor]:
     latents, _, condition, audio, *embeds = inputs
     assert condition is not None and audio is not None
     plan = ExecutionPlan()
-    session = precompute_stream(dit, plan, condition, STEPS, *embeds)
-    chunk = precompute_chunk(dit, plan, session, dit.project_audio(audio))
+    stream = precompute_stream(dit, plan, condition, STEPS, *embeds)
+    chunk = precompute_chunk(dit, plan, stream, dit.project_audio(audio))
     timesteps = torch.tensor(STEPS, device=device)
     return [
         dit(
-            latents, timesteps[index].expand(batch), condition, audio, *embeds, prepared=chunk.step(step)
+            latents,
+            timesteps[index].expand(batch),
+            condition,
+            audio,
+            *embeds,
+            prepared=stream.step(step, chunk),
         ).clone()
         for index, step in enumerate(STEPS)
     ]

@@ -17,7 +17,6 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.chunks import FIRST_CHUNKS, ChunkBench, draw_picture, hum
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import CHUNK_SPAN, SURROUNDING_SPANS
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Made, Preparation
 from livetalk.engine.host_copy import HostCopy, PendingFrames
 from livetalk.engine.messages import OpenStream
@@ -53,10 +52,12 @@ class WatchedTable(StreamTable):
         self.requests.append(request)
         super().open(request, preparation, audio)
 
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[VideoChunk]:
         self.calls.append(f"advance {stream}")
-        assert audio is not None
-        return super().advance(stream, audio)
+        assert samples is not None
+        return super().advance(stream, samples, num_frames)
 
     def close(self, stream: int) -> None:
         self.calls.append(f"close {stream}")

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from engine.worker_program import build
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend, HostFrames, Made, Preparation
 from livetalk.engine.double import DoubleBackend, DoubleConfig
 from livetalk.engine.messages import OpenStream
@@ -50,13 +49,15 @@ class Faulty:
         """Pass on."""
         self._backend.open(request, preparation, audio)
 
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[Any]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[Any]:
         """Fail, die or pass on."""
-        if audio is not None and audio.samples[0] == FAULT:
+        if samples is not None and samples[0] == FAULT:
             raise ArithmeticError("a fault on request")
-        if audio is not None and audio.samples[0] == DEATH:
+        if samples is not None and samples[0] == DEATH:
             os._exit(9)
-        return self._backend.advance(stream, audio)
+        return self._backend.advance(stream, samples, num_frames)
 
     def start_copy(self, frames: Any) -> HostFrames:
         """Pass on."""

@@ -8,7 +8,6 @@ import torch
 
 from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import draw_picture, hum
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.messages import OpenStream, StreamSpec
 from livetalk.engine.table import StreamTable
 from livetalk.streaming.settings import LoudnessMode
@@ -42,7 +41,7 @@ def test_chunks_start_without_waiting(loudness: str, refuse_waiting: None) -> No
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
         samples = hum(index * geometry.chunk_samples, geometry.chunk_samples, geometry.sample_rate)
-        chunk = table.advance(0, ChunkAudio(samples.numpy(), geometry.chunk_frames)).frames
+        chunk = table.advance(0, samples.numpy()).frames
         assert chunk is not None
         pending.append(table.start_copy(chunk))
     torch.cuda.set_sync_debug_mode("default")

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engine.worker_program import build, networks_of, open_request
 from livetalk.assembly.model import AvatarModel
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend
 from livetalk.engine.join import ControlChannel
 from livetalk.engine.leader import Leader, follow
@@ -22,9 +21,9 @@ from tolerance import assert_near, expect_all
 NO_AUDIO = np.zeros(0, np.float32)
 
 
-def sound(index: int) -> ChunkAudio:
+def audio(index: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(50 + index)
-    return ChunkAudio(rng.normal(0, 0.1, 12 * 640).astype(np.float32), 12)
+    return rng.normal(0, 0.1, 12 * 640).astype(np.float32)
 
 
 def open_stream(
@@ -35,11 +34,11 @@ def open_stream(
     backend.open(request, backend.prepare(request), NO_AUDIO)
 
 
-def make_chunk(backend: Backend[VideoChunk], audio: ChunkAudio, stream: int) -> list[Tensor]:
+def make_chunk(backend: Backend[VideoChunk], samples: NDArray[np.float32], stream: int) -> list[Tensor]:
     """Make the next chunk of a stream, and return its pieces."""
-    made = [backend.advance(stream, audio)]
+    made = [backend.advance(stream, samples)]
     while not made[-1].chunk_ended:
-        made.append(backend.advance(stream, None))
+        made.append(backend.advance(stream))
     return [piece.frames.pixels for piece in made if piece.frames is not None]
 
 
@@ -54,13 +53,13 @@ def table() -> StreamTable:
 
 def test_a_stream_in_pieces_has_the_frames_of_whole_chunks(table: StreamTable) -> None:
     for index in range(3):
-        whole, pieces = (make_chunk(table, sound(index), stream) for stream in (1, 2))
+        whole, pieces = (make_chunk(table, audio(index), stream) for stream in (1, 2))
         assert len(whole) == 1 and [piece.shape[1] for piece in pieces] == [4, 4, 4]
         assert torch.equal(whole[0], torch.cat(pieces, dim=1))
 
 
 def blocks(*num_samples: int) -> list[NDArray[np.float32]]:
-    return [sound(index).samples[:size] for index, size in enumerate(num_samples)]
+    return [audio(index)[:size] for index, size in enumerate(num_samples)]
 
 
 def test_a_progressive_stream_is_cut_to_its_audio() -> None:
@@ -80,10 +79,10 @@ def take_turns(backend: Backend[VideoChunk], model: AvatarModel) -> list[Tensor]
     taken = []
     for number in (1, 2):
         open_stream(backend, number, portrait=number)
-    made = [backend.advance(1, sound(0)), backend.advance(2, sound(0)), backend.advance(1, None)]
+    made = [backend.advance(1, audio(0)), backend.advance(2, audio(0)), backend.advance(1)]
     taken = [piece.frames.pixels for piece in made if piece.frames is not None]
     backend.cut(2, 3)
-    return [*taken, *make_chunk(backend, sound(1), 2), *make_chunk(backend, sound(2), 2)]
+    return [*taken, *make_chunk(backend, audio(1), 2), *make_chunk(backend, audio(2), 2)]
 
 
 def lead_or_follow() -> list[Tensor]:

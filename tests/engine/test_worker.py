@@ -19,7 +19,6 @@ from engine import worker_program
 from engine.worker_program import SIZE, build, networks_of, open_request
 from livetalk.assembly.model import AvatarModel
 from livetalk.avatar import Avatar
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend
 from livetalk.engine.join import ControlChannel
 from livetalk.engine.leader import Leader, follow
@@ -86,7 +85,7 @@ def take_turns(backend: Backend[VideoChunk], model: AvatarModel) -> list[Tensor]
         (open_request(2, portrait=2, seed=4, audio_mode=AudioMode.WHOLE), np.concatenate(audio[3:])),
     ):
         backend.open(request, backend.prepare(request), start)
-    made = [backend.advance(stream, ChunkAudio(audio[stream], 12)).frames for stream in (1, 2, 1)]
+    made = [backend.advance(stream, audio[stream]).frames for stream in (1, 2, 1)]
     backend.close(1)
     return [chunk.pixels for chunk in made if chunk is not None]
 
@@ -121,7 +120,7 @@ def fail_together_or_alone(alone: bool) -> str:
     """Let a command fail on all ranks, and the next one on the leader alone; return how that ended."""
     channel = ControlChannel()
     table = StreamTable(build())
-    audio = ChunkAudio(np.zeros(12 * 640, np.float32), 12)
+    audio = np.zeros(12 * 640, np.float32)
     try:
         if not channel.leads:
             follow(table, channel)
@@ -175,7 +174,7 @@ def test_a_stream_that_is_left_early_is_forgotten(progressive: bool) -> None:
     assert [next(chunks).first_frame for _ in expected] == expected
     chunks.close()
     with pytest.raises(KeyError):
-        table.advance(1, None)
+        table.advance(1)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from livetalk.models.dit import DiT, DiTConfig
-from livetalk.models.dit_context import BlockConditioning
+from livetalk.models.dit import DiT, DiTConfig, StepInputs
+from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.models.dit_precompute import (
-    ChunkConstants,
+    StreamConstants,
     precompute_chunk,
     precompute_stream,
     with_timesteps,
@@ -50,12 +50,27 @@ def _no_grad() -> Iterator[None]:
 
 def prepare(
     dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = DEFAULT_PLAN
-) -> ChunkConstants:
-    """Compute the constants for a transformer's inputs."""
+) -> tuple[StreamConstants, StackConditioning]:
+    """Compute the constants of a stream and of a chunk for a transformer's inputs."""
     _, _, condition, audio, text, image = inputs
     assert condition is not None and audio is not None
     stream = precompute_stream(dit, plan, condition, TIMESTEPS, text, image)
-    return precompute_chunk(dit, plan, stream, dit.project_audio(audio))
+    return stream, precompute_chunk(dit, plan, stream, dit.project_audio(audio))
+
+
+def prepare_chunk(
+    dit: DiT, inputs: tuple[Tensor | None, ...], plan: ExecutionPlan = DEFAULT_PLAN
+) -> StackConditioning:
+    """Compute the conditioning of each block."""
+    return prepare(dit, inputs, plan)[1]
+
+
+def prepare_step(
+    dit: DiT, inputs: tuple[Tensor | None, ...], timestep: float, plan: ExecutionPlan = DEFAULT_PLAN
+) -> StepInputs:
+    """Compute the inputs of a step."""
+    stream, conditioning = prepare(dit, inputs, plan)
+    return stream.step(timestep, conditioning)
 
 
 def both(
@@ -65,7 +80,7 @@ def both(
     latents, timesteps, *others = at_time(inputs, timestep)
     with torch.no_grad():
         plain = dit(latents, timesteps, *others)
-        prepared = dit(latents, timesteps, *others, prepared=prepare(dit, inputs, plan).step(timestep))
+        prepared = dit(latents, timesteps, *others, prepared=prepare_step(dit, inputs, timestep, plan))
     return plain, prepared
 
 
@@ -89,7 +104,7 @@ def test_a_prepared_step_is_a_plain_step(
     config: DiTConfig, preparation: tuple[ExecutionPlan, type[object]]
 ) -> None:
     dit, inputs = tiny_dit(config), dit_inputs(config, batch=2)
-    conditioning = prepare(dit, inputs, preparation[0]).conditioning
+    conditioning = prepare_chunk(dit, inputs, preparation[0])
     assert [type(layer.speech) for layer in conditioning.layers] == [preparation[1]] * config.num_layers
     for layer in conditioning.layers:
         if isinstance(layer.speech, SpeechKeysValues):
@@ -120,7 +135,7 @@ def test_in_bfloat16_a_prepared_step_is_as_close_to_float32_as_a_plain_one(
 def test_a_prepared_step_reads_none_of_the_arguments_that_were_prepared() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     latents, _, *others = inputs
-    step = prepare(dit, inputs).step(600.0)
+    step = prepare_step(dit, inputs, 600.0)
     with torch.no_grad():
         expected = dit(latents, torch.tensor([600.0]), *others, prepared=step)
         nonsense = [None if x is None else torch.full_like(x, math.nan) for x in others]
@@ -130,7 +145,7 @@ def test_a_prepared_step_reads_none_of_the_arguments_that_were_prepared() -> Non
 
 def test_a_prepared_step_leaves_out_what_was_done() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    step, used = prepare(dit, inputs).step(600.0), []
+    step, used = prepare_step(dit, inputs, 600.0), []
 
     def note(name: str) -> Callable[[nn.Module, object, object], None]:
         return lambda _module, _inputs, _output: used.append(name)
@@ -158,7 +173,7 @@ def test_weights_of_one_byte_are_absorbed_as_they_are_used(byte_format: str) -> 
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     quantize_linears(dit, byte_format)  # type: ignore[arg-type]
     _, prepared = both(dit, inputs, 600.0)
-    assert isinstance(prepare(dit, inputs).conditioning.layers[0].speech, AbsorbedSpeech)
+    assert isinstance(prepare_chunk(dit, inputs).layers[0].speech, AbsorbedSpeech)
     assert_is_plain_step(prepared, dit, inputs, 600.0)
 
 
@@ -170,7 +185,7 @@ def test_layers_of_unknown_kind_are_not_absorbed() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
     torch.manual_seed(0)
     dit.get_submodule("blocks.layers.1.audio_attention").q = Doubled(DIT.dim, DIT.dim)
-    speech = [type(layer.speech) for layer in prepare(dit, inputs).conditioning.layers]
+    speech = [type(layer.speech) for layer in prepare_chunk(dit, inputs).layers]
     assert speech == [AbsorbedSpeech, SpeechKeysValues]
     _, prepared = both(dit, inputs, 600.0)
     assert_is_plain_step(prepared, dit, inputs, 600.0)
@@ -218,10 +233,10 @@ def test_an_offloaded_block_computes_its_own_projections(
 
 def test_only_the_speech_of_the_own_tokens_is_absorbed() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
-    whole = prepare(dit, inputs).conditioning.layers[0].speech
+    whole = prepare_chunk(dit, inputs).layers[0].speech
     # Three latent frames of six tokens: the second of two shards begins within the second frame.
     plan = ExecutionPlan(tokens=TokenShare(1, 2))
-    own = prepare(dit, inputs, plan).conditioning.layers[0].speech
+    own = prepare_chunk(dit, inputs, plan).layers[0].speech
     assert isinstance(whole, AbsorbedSpeech) and isinstance(own, AbsorbedSpeech)
     assert own.first_frame == 1
     torch.testing.assert_close(own.logit_weight, whole.logit_weight[:, 1:])
@@ -231,11 +246,11 @@ def test_only_the_speech_of_the_own_tokens_is_absorbed() -> None:
 def test_compiles_without_graph_breaks(preparation: tuple[ExecutionPlan, type[object]]) -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     compiled = torch.compile(dit, backend="eager", fullgraph=True)
-    constants = prepare(dit, inputs, preparation[0])
+    stream, conditioning = prepare(dit, inputs, preparation[0])
     latents, _, *others = inputs
     with torch.no_grad():
         for timestep in TIMESTEPS:
-            step = constants.step(timestep)
+            step = stream.step(timestep, conditioning)
             arguments = (latents, torch.tensor([timestep]), *others)
             found = compiled(*arguments, prepared=step)
             assert_same_network(found, partial(dit, *arguments, prepared=step), dit)
@@ -250,8 +265,7 @@ def test_prepared_conditioning_is_sharded_with_the_tokens(
     for name, parameter in dit.named_parameters():
         if name.endswith("self_attention.out.weight"):
             parameter.data.zero_()
-    constants = prepare(dit, inputs, preparation[0])
-    _, rope, frame_ids, _, modulation, conditioning = constants.step(600.0)
+    _, rope, frame_ids, _, modulation, conditioning = prepare_step(dit, inputs, 600.0, preparation[0])
     tokens = torch.randn(2, 18, DIT.dim, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         whole, limit = expect(
@@ -287,7 +301,7 @@ def test_plain_conditioning_is_right_whether_it_is_cut_or_not() -> None:
 
 def test_absorbed_speech_refuses_tokens_of_other_frames() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
-    _, rope, frame_ids, _, modulation, conditioning = prepare(dit, inputs).step(600.0)
+    _, rope, frame_ids, _, modulation, conditioning = prepare_step(dit, inputs, 600.0)
     cut = type(rope)(*(table[:9] for table in rope))
     with pytest.raises(ValueError, match="cut"), torch.no_grad():
         dit.blocks(torch.zeros(1, 9, DIT.dim), cut, frame_ids[:9], modulation, conditioning)
@@ -305,12 +319,11 @@ def test_constants_pass_gradients_on_where_they_are_not_switched_off() -> None:
 
 def test_constants_hold_their_timesteps() -> None:
     dit, inputs = tiny_dit(DIT), dit_inputs(DIT)
-    constants = prepare(dit, inputs)
+    stream, conditioning = prepare(dit, inputs)
     with pytest.raises(ValueError, match="timestep 500"):
-        constants.step(500.0)
-    assert with_timesteps(dit, constants.stream, TIMESTEPS) is constants.stream
-    other = with_timesteps(dit, constants.stream, (500.0,))
-    step = constants._replace(stream=other).step(500.0)
+        stream.step(500.0, conditioning)
+    assert with_timesteps(dit, stream, TIMESTEPS) is stream
+    step = with_timesteps(dit, stream, (500.0,)).step(500.0, conditioning)
     with torch.no_grad():
         time, modulation = dit.time_embedding(torch.tensor([500.0]))
     # Two products of the embedding, and one for the modulation of the blocks.

@@ -38,7 +38,7 @@ def test_absorbed_speech_is_not_copied_on_a_gpu() -> None:
     stream = precompute_stream(dit, PLAN, condition, [600.0], text, image)
     with LargestCopy() as copies:
         chunk = precompute_chunk(dit, PLAN, stream, dit.project_audio(audio))
-    absorbed = chunk.conditioning.layers[0].speech
+    absorbed = chunk.layers[0].speech
     assert isinstance(absorbed, AbsorbedSpeech)
     for weight in (absorbed.logit_weight, absorbed.output_weight):
         assert weight.stride(-1) == 1 and copies.size < weight.numel()
@@ -47,11 +47,11 @@ def test_absorbed_speech_is_not_copied_on_a_gpu() -> None:
 def test_rows_of_absorbed_speech_may_be_strided() -> None:
     dit, inputs = tiny_dit(DIT_WITH_PROMPT), dit_inputs(DIT_WITH_PROMPT)
     stream = precompute_stream(dit, PLAN, inputs[2], [600.0], *inputs[4:])
-    constants = precompute_chunk(dit, PLAN, stream, dit.project_audio(inputs[3]))
+    chunk = precompute_chunk(dit, PLAN, stream, dit.project_audio(inputs[3]))
     x = torch.randn(2, 18, DIT_WITH_PROMPT.dim, generator=torch.Generator().manual_seed(0))
     runs = frame_runs((6, 6, 6), 18)
     assert runs is not None
-    for layer in constants.conditioning.layers:
+    for layer in chunk.layers:
         speech = layer.speech
         assert isinstance(speech, AbsorbedSpeech)
         strided = speech._replace(

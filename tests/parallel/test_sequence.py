@@ -96,9 +96,9 @@ def fast_velocities(degrees: Degrees) -> list[Tensor]:
     velocities = []
     for size in SIZES:
         inputs = draw_inputs(*size)
-        session = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
-        chunk = precompute_chunk(dit, plan, session, dit.project_audio(inputs[3]))
-        velocities.append(dit(*inputs, prepared=chunk.step(500.0)))
+        stream = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
+        chunk = precompute_chunk(dit, plan, stream, dit.project_audio(inputs[3]))
+        velocities.append(dit(*inputs, prepared=stream.step(500.0, chunk)))
     return velocities
 
 
@@ -115,14 +115,14 @@ def absorbed_velocity(degrees: Degrees) -> tuple[Tensor, list[int]]:
     fuse_blocks(dit, TorchKernels())
     plan = ExecutionPlan(tokens=parallelize_dit(dit, build_mesh(config, CPU)))
     inputs = draw_inputs(*SIZES[0])
-    session = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
-    chunk = precompute_chunk(dit, plan, session, dit.project_audio(inputs[3]))
+    stream = precompute_stream(dit, plan, inputs[2], [500.0], *inputs[4:])
+    chunk = precompute_chunk(dit, plan, stream, dit.project_audio(inputs[3]))
     kept = [
         layer.speech.logit_weight.shape[1]
-        for layer in chunk.conditioning.layers
+        for layer in chunk.layers
         if isinstance(layer.speech, AbsorbedSpeech)
     ]
-    return dit(*inputs, prepared=chunk.step(500.0)), kept
+    return dit(*inputs, prepared=stream.step(500.0, chunk)), kept
 
 
 def test_ranks_absorb_the_speech_of_their_own_frames() -> None:

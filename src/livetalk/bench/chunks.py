@@ -18,7 +18,6 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import SpanTimer, TimedSpan, wait_for
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend, HostFrames
 from livetalk.engine.messages import OpenStream, StreamSpec
 from livetalk.tracing import observe_spans
@@ -86,7 +85,6 @@ class ChunkBench:
         self._picture = draw_picture(session.portrait)
         self._rate = session.settings.geometry.sample_rate
         self._chunk_samples = session.settings.geometry.chunk_samples
-        self._chunk_frames = session.settings.geometry.chunk_frames
         self._num_chunks, self._warm_up = options.chunks, options.warm_up
         self._num_streams = 0
 
@@ -156,11 +154,11 @@ class ChunkBench:
 
     def _launch(self, stream: int, index: int) -> HostFrames:
         """Start a chunk, or of a progressive stream no more than its first frames."""
-        made = self._backend.advance(stream, ChunkAudio(self._sound(index).numpy(), self._chunk_frames))
+        made = self._backend.advance(stream, self._audio(index).numpy())
         assert made.frames is not None
         return self._backend.start_copy(made.frames)
 
-    def _sound(self, index: int) -> Tensor:
+    def _audio(self, index: int) -> Tensor:
         return hum(index * self._chunk_samples, self._chunk_samples, self._rate)
 
     def run_warm_chunk(self, warm_up: int, around: AbstractContextManager[object]) -> None:

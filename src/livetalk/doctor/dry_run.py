@@ -121,7 +121,7 @@ def _by_stage(stage: StageObserver) -> SpanObserver:
 
 @functools.lru_cache(maxsize=64)
 def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype) -> tuple[int, int]:
-    """Return the bytes of the constants that one resident block keeps: for a session, and for a chunk."""
+    """Return the bytes of the constants that one resident block keeps: for a stream, and for a chunk."""
     config, geometry = spec.dit, spec.settings.geometry
     dit = _build_dit(spec, dtype, "full", num_layers=1)
     sides = (side // spec.vae.spatial_stride for side in (portrait.height, portrait.width))
@@ -130,10 +130,9 @@ def constant_bytes(spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype
     text, image = _encode_prompt(spec, None, None)
     audio = config.audio
     context_shape = (1, geometry.window_frames, audio.window, audio.num_blocks, audio.channels)
-    session = precompute_stream(dit, ExecutionPlan(), condition, (0.0,), text, image)
+    stream = precompute_stream(dit, ExecutionPlan(), condition, (0.0,), text, image)
     speech = dit.project_audio(torch.empty(context_shape, device=META))
-    chunk = precompute_chunk(dit, ExecutionPlan(), session, speech)
-    block = chunk.conditioning.layers[0]
+    block = precompute_chunk(dit, ExecutionPlan(), stream, speech).layers[0]
     return _count_bytes((block.text, block.image)), _count_bytes(block.speech)
 
 

@@ -4,26 +4,11 @@ Positions are samples since the start of the stream. With a look-ahead of L fram
 always read L frames more than it has shown: first the lead, then with every chunk the samples L frames later.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.engine.messages import Snapshot, StreamInfo
 from livetalk.streaming.settings import AudioMode
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkAudio:
-    """The audio that one chunk takes.
-
-    Attributes:
-        samples: `[chunk_samples]` float32; silence where the audio has ended.
-        num_frames: frames of the chunk that the audio covers; fewer than a chunk at its end.
-    """
-
-    samples: NDArray[np.float32]
-    num_frames: int
 
 
 class AudioQueue:
@@ -84,14 +69,18 @@ class AudioQueue:
         self._started = True
         return self._join() if self._whole else self._take(self._lookahead)
 
-    def take_chunk(self) -> ChunkAudio:
-        """Return the audio of the next chunk."""
+    def take_chunk(self) -> tuple[NDArray[np.float32], int]:
+        """Return the samples of the next chunk, and the number of its frames that the audio covers.
+
+        At the end of the audio the samples, `[chunk_samples]`, are padded with silence, and the frames are
+        fewer than a chunk.
+        """
         size, per_frame = self._info.chunk_samples, self._info.samples_per_frame
         samples = self._take(size)
         num_frames = -(-(self._taken - self._position) // per_frame)
         self._position += size
         padded = np.pad(samples, (0, size - samples.shape[0]))
-        return ChunkAudio(padded, min(num_frames, self._info.chunk_frames))
+        return padded, min(num_frames, self._info.chunk_frames)
 
     def position_after(self, num_frames: int) -> int:
         """Return the position of the first sample that a state after some frames has not read."""

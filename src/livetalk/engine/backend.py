@@ -6,7 +6,6 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.messages import OpenStream, StreamInfo
 
 F = TypeVar("F")
@@ -77,12 +76,15 @@ class Backend(Protocol[F]):
             audio: from `AudioQueue.take_start`; empty for a snapshot.
         """
 
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[F]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[F]:
         """Make the next frames of a chunk.
 
         Args:
             stream: its number.
-            audio: begins a chunk; None goes on with the one that was begun.
+            samples: `[chunk_samples]` float32, -1..1, begin a chunk; None continues the one that was begun.
+            num_frames: frames that the new chunk delivers, fewer where the audio ends; None for all.
         """
 
     def start_copy(self, frames: F) -> HostFrames:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Backend, Made, Preparation
 from livetalk.engine.messages import OpenStream, StreamInfo
 from livetalk.env import WorkerPlace
@@ -141,25 +140,29 @@ class DoubleBackend:
             stream.oldest = stream.next_frame
         self._streams[request.stream] = stream
 
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[NDArray[np.uint8]]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[NDArray[np.uint8]]:
         """See `Backend`; takes its time."""
         own, config = self._streams[stream], self._config
         chunk_seconds = config.real_time_factor * own.info.chunk_frames / own.info.fps
-        if audio is not None:
-            own.wanted, own.remaining = audio.num_frames, own.info.chunk_frames
+        if samples is not None:
+            own.wanted = own.remaining = own.info.chunk_frames
+            if num_frames is not None:
+                own.wanted = num_frames
             self._sleep(config.first_share * chunk_seconds)
         size = min(config.piece_frames if own.progressive else own.info.chunk_frames, own.remaining)
         self._sleep((1 - config.first_share) * chunk_seconds * size / own.info.chunk_frames)
-        num_frames = min(size, own.wanted)
+        num_made = min(size, own.wanted)
         frames = None
-        if num_frames:
-            numbers = range(own.next_frame, own.next_frame + num_frames)
+        if num_made:
+            numbers = range(own.next_frame, own.next_frame + num_made)
             frames = np.stack([mark_frame(own.background, n, own.num_cuts) for n in numbers])
-        own.next_frame += num_frames
-        own.wanted -= num_frames
+        own.next_frame += num_made
+        own.wanted -= num_made
         own.remaining -= size
         own.oldest = max(own.oldest, own.next_frame - own.keep)
-        return Made(frames, num_frames, chunk_ended=own.remaining == 0)
+        return Made(frames, num_made, chunk_ended=own.remaining == 0)
 
     def start_copy(self, frames: NDArray[np.uint8]) -> _Arrived:
         """See `Backend`."""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Made, Preparation
 from livetalk.engine.host_copy import PendingFrames
 from livetalk.engine.join import ControlChannel, is_loss
@@ -88,9 +87,11 @@ class Leader:
         with self._channel.in_step():
             self._channel.wait_for_all()
 
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[VideoChunk]:
         """Compute the next frames of a chunk on all ranks."""
-        made: Made[VideoChunk] = self._run("advance", stream, audio)
+        made: Made[VideoChunk] = self._run("advance", stream, samples, num_frames)
         return made
 
     def start_copy(self, frames: VideoChunk) -> PendingFrames:

@@ -101,7 +101,7 @@ class _Stream:
     epoch: int = 0
     phase: _Phase = _Phase.PREPARING
     preparation: Preparation | None = None
-    audio: AudioQueue | None = None
+    queue: AudioQueue | None = None
     delivered: int = 0
     pending: int = 0
     in_chunk: bool = False
@@ -118,16 +118,16 @@ class _Stream:
         return self.preparation.info
 
     @property
-    def sound(self) -> AudioQueue:
+    def audio(self) -> AudioQueue:
         """The audio, once the stream is prepared."""
-        assert self.audio is not None
-        return self.audio
+        assert self.queue is not None
+        return self.queue
 
     @property
     def may_begin_chunk(self) -> bool:
         """There is audio for a chunk, and the consumer keeps up."""
         limit = self.request.spec.max_pending_frames or self.info.chunk_frames
-        return self.sound.has_chunk and self.pending < limit
+        return self.audio.has_chunk and self.pending < limit
 
     @property
     def next_urgent(self) -> CutStream | TakeSnapshot | None:
@@ -140,7 +140,7 @@ class _Stream:
     def has_work(self) -> bool:
         """There is something to compute."""
         if self.phase is _Phase.WAITING:
-            return self.sound.has_start
+            return self.audio.has_start
         return self.phase is _Phase.OPEN and (
             self.next_urgent is not None or self.in_chunk or self.may_begin_chunk
         )
@@ -244,7 +244,7 @@ class Scheduler(Generic[F]):
             return
         number, snapshot = stream.request.stream, stream.request.snapshot
         stream.preparation, stream.phase = result, _Phase.WAITING
-        stream.audio = AudioQueue(result.info, snapshot)
+        stream.queue = AudioQueue(result.info, snapshot)
         stream.delivered = 0 if snapshot is None else snapshot.num_frames
         self._outputs.append(StreamOpened(stream=number, info=result.info))
         for request in stream.early:
@@ -254,11 +254,11 @@ class Scheduler(Generic[F]):
     def _change_audio(self, stream: _Stream, request: PushAudio | EndAudio | CutStream) -> None:
         if isinstance(request, CutStream):
             self._begin_cut(stream, request)
-        elif request.epoch == stream.epoch and not stream.sound.ended:
+        elif request.epoch == stream.epoch and not stream.audio.ended:
             if isinstance(request, PushAudio):
-                stream.sound.push(request.samples)
+                stream.audio.push(request.samples)
             else:
-                stream.sound.ended = True
+                stream.audio.ended = True
                 self._note_end(stream)
 
     def _begin_cut(self, stream: _Stream, cut: CutStream) -> None:
@@ -270,7 +270,7 @@ class Scheduler(Generic[F]):
             )
             self._fail(stream, InputError(message))
             return
-        stream.sound.cut(cut.num_frames)
+        stream.audio.cut(cut.num_frames)
         stream.epoch, stream.delivered, stream.pending = cut.epoch, cut.num_frames, 0
         stream.ended, stream.deadline = False, self._clock()
         if stream.phase is _Phase.OPEN:
@@ -280,7 +280,7 @@ class Scheduler(Generic[F]):
 
     def _open(self, stream: _Stream) -> None:
         assert stream.preparation is not None
-        audio = stream.sound.take_start()
+        audio = stream.audio.take_start()
         self._backend.open(stream.request, stream.preparation, audio)
         stream.phase = _Phase.OPEN
         self._note_end(stream)
@@ -295,13 +295,14 @@ class Scheduler(Generic[F]):
         snapshot = Snapshot(
             data=self._backend.snapshot(request.stream),
             num_frames=stream.delivered,
-            num_samples=stream.sound.position_after(stream.delivered),
+            num_samples=stream.audio.position_after(stream.delivered),
         )
         self._outputs.append(SnapshotTaken(stream=request.stream, epoch=stream.epoch, snapshot=snapshot))
 
     def _advance(self, stream: _Stream) -> None:
         number = stream.request.stream
-        made = self._backend.advance(number, None if stream.in_chunk else stream.sound.take_chunk())
+        chunk_audio = () if stream.in_chunk else stream.audio.take_chunk()
+        made = self._backend.advance(number, *chunk_audio)
         stream.in_chunk = not made.chunk_ended
         if made.frames is not None:
             self._outputs.append(
@@ -319,14 +320,14 @@ class Scheduler(Generic[F]):
                 stream=cut.stream,
                 epoch=cut.epoch,
                 num_frames=cut.num_frames,
-                num_samples=stream.sound.position_after(cut.num_frames),
+                num_samples=stream.audio.position_after(cut.num_frames),
             )
         )
 
     def _note_end(self, stream: _Stream) -> None:
         """Report the end of an epoch once all frames of its audio were computed."""
         busy = stream.phase is not _Phase.OPEN or stream.in_chunk or stream.cuts
-        if stream.sound.exhausted and not busy and not stream.ended:
+        if stream.audio.exhausted and not busy and not stream.ended:
             stream.ended = True
             self._outputs.append(
                 StreamEnded(stream=stream.request.stream, epoch=stream.epoch, num_frames=stream.delivered)

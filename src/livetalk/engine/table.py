@@ -11,7 +11,6 @@ from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.session import Session, SessionOptions, plan_session
-from livetalk.engine.audio_queue import ChunkAudio
 from livetalk.engine.backend import Made, Preparation
 from livetalk.engine.host_copy import HostCopy, PendingFrames
 from livetalk.engine.messages import OpenStream, StreamInfo, StreamSpec
@@ -153,11 +152,13 @@ class StreamTable:
         )
 
     @torch.no_grad()
-    def advance(self, stream: int, audio: ChunkAudio | None) -> Made[VideoChunk]:
+    def advance(
+        self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
+    ) -> Made[VideoChunk]:
         """Make the next frames of a chunk: those of a piece for a progressive stream, else all of them."""
         own = self._streams[stream]
-        if audio is not None:
-            self._begin(own, audio)
+        if samples is not None:
+            self._begin(own, torch.from_numpy(samples), num_frames)
         assert own.pieces is not None
         taken: list[Tensor] = []
         ended = False
@@ -214,10 +215,9 @@ class StreamTable:
         )
         return move_conditioning(conditioning, torch.device("cpu"))
 
-    def _begin(self, own: _Stream, audio: ChunkAudio) -> None:
+    def _begin(self, own: _Stream, samples: Tensor, num_frames: int | None) -> None:
         """Begin a chunk; nothing is computed yet."""
-        samples = torch.from_numpy(audio.samples)
-        own.wanted = audio.num_frames
+        own.wanted = own.settings.geometry.chunk_frames if num_frames is None else num_frames
         # Drawn from here, so that a cut amid the chunk knows how far the noise has come.
         own.rng = restore_rng(own.state.rng_state, self._device)
         own.pieces = generate_pieces(

@@ -59,30 +59,22 @@ class StreamConstants(NamedTuple):
     text: tuple[Context, ...] | None
     image: tuple[Context, ...] | None
 
-
-class ChunkConstants(NamedTuple):
-    """Values that all steps of a chunk share: those of its stream, and the conditioning of each block."""
-
-    stream: StreamConstants
-    conditioning: StackConditioning
-
-    def step(self, timestep: float) -> StepInputs:
-        """Return the inputs of a step.
+    def step(self, timestep: float, conditioning: StackConditioning) -> StepInputs:
+        """Return the inputs of a step of the chunk whose conditioning `precompute_chunk` returned.
 
         Raises:
             ValueError: the stream was not prepared for this timestep.
         """
-        stream = self.stream
-        if timestep not in stream.timesteps:
-            raise ValueError(f"timestep {timestep} is not one of {stream.timesteps}")
-        index = stream.timesteps.index(timestep)
+        if timestep not in self.timesteps:
+            raise ValueError(f"timestep {timestep} is not one of {self.timesteps}")
+        index = self.timesteps.index(timestep)
         return StepInputs(
-            condition_patches=stream.condition_patches,
-            rope=stream.rope,
-            frame_ids=stream.frame_ids,
-            time=stream.time[index : index + 1],
-            modulation=stream.modulation[index : index + 1],
-            conditioning=self.conditioning,
+            condition_patches=self.condition_patches,
+            rope=self.rope,
+            frame_ids=self.frame_ids,
+            time=self.time[index : index + 1],
+            modulation=self.modulation[index : index + 1],
+            conditioning=conditioning,
         )
 
 
@@ -128,8 +120,10 @@ def with_timesteps(dit: DiT, stream: StreamConstants, timesteps: Sequence[float]
     return stream._replace(timesteps=tuple(timesteps), time=time, modulation=modulation)
 
 
-def precompute_chunk(dit: DiT, plan: ExecutionPlan, stream: StreamConstants, audio: Tensor) -> ChunkConstants:
-    """Compute the constants of a chunk from its speech tokens `[B, T, S, audio_dim]`."""
+def precompute_chunk(
+    dit: DiT, plan: ExecutionPlan, stream: StreamConstants, audio: Tensor
+) -> StackConditioning:
+    """Compute the conditioning of all steps of a chunk from its speech tokens `[B, T, S, audio_dim]`."""
     num_frames, rows, columns = stream.grid
     lengths = (rows * columns,) * num_frames
     frames = _own_frames(plan.tokens, num_frames, rows * columns)
@@ -146,7 +140,7 @@ def precompute_chunk(dit: DiT, plan: ExecutionPlan, stream: StreamConstants, aud
                 frame_lengths=lengths,
             )
         )
-    return ChunkConstants(stream, StackConditioning(tuple(layers)))
+    return StackConditioning(tuple(layers))
 
 
 def precompute_step(
@@ -163,7 +157,8 @@ def precompute_step(
     """
     timestep = timesteps[0].item()
     stream = precompute_stream(dit, plan, condition, [timestep], *embeds)
-    return precompute_chunk(dit, plan, stream, dit.project_audio(audio_context)).step(timestep)
+    conditioning = precompute_chunk(dit, plan, stream, dit.project_audio(audio_context))
+    return stream.step(timestep, conditioning)
 
 
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:

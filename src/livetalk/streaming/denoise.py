@@ -65,8 +65,8 @@ def build_predictor(
             constants = precompute_stream(
                 dit, plan, window.condition, timesteps, window.text_embeds, window.image_embeds
             )
-        session = with_timesteps(dit, constants, timesteps)
-        chunk = precompute_chunk(dit, plan, session, dit.project_audio(window.audio_context))
+        stream = with_timesteps(dit, constants, timesteps)
+        conditioning = precompute_chunk(dit, plan, stream, dit.project_audio(window.audio_context))
 
     def predict_velocity(latents: Tensor, sigma: Tensor) -> Tensor:
         index = positions[float(sigma)]
@@ -78,7 +78,7 @@ def build_predictor(
                 window.audio_context,
                 window.text_embeds,
                 window.image_embeds,
-                prepared=chunk.step(timesteps[index]),
+                prepared=stream.step(timesteps[index], conditioning),
             )
         return velocity
 
