@@ -1,5 +1,6 @@
 """Device, precision and CPU threads of a process."""
 
+import re
 from typing import Literal, get_args
 
 import torch
@@ -14,14 +15,13 @@ def parse_device(name: str) -> torch.device | None:
     """Parse the name of a device, whether or not this machine has it; None for "auto".
 
     Raises:
-        InputError: it is not the name of a device.
+        InputError: it is not the name of a CPU or CUDA device.
     """
     if name == "auto":
         return None
-    try:
+    if name == "cpu" or re.fullmatch("cuda(:[0-9]{1,3})?", name):
         return torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"device {name}: is not a device; use auto, cpu, cuda or cuda:1") from error
+    raise InputError(f"device {name}: is not a device that livetalk uses; give auto, cpu, cuda or cuda:1")
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device {name}: there are {torch.cuda.device_count()} CUDA devices; use --device cpu"
+            f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; use --device cpu"
         )
     return device
 

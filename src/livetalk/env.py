@@ -1,11 +1,23 @@
-"""The only reader of environment variables. None of them changes a result."""
+"""The only reader of environment variables. None of them changes a result.
+
+A variable that is empty counts as unset; one with a value that makes no sense is named in one line.
+"""
 
 import os
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from livetalk.errors import InputError
 
 _INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_TRITON_CACHE = "TRITON_CACHE_DIR"
 _UNWANTED_CACHE = "torchinductor_"
+_YES = ("1", "true", "yes", "on")
+_NO = ("0", "false", "no", "off")
+_MANY = 1 << 20
 _NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
 """A killed process leaves NVLink multicast resources of the switch allocated; no feature here needs them."""
 
@@ -29,39 +41,113 @@ class WorkerPlace:
 
 
 def debug_enabled() -> bool:
-    """Return whether LIVETALK_DEBUG requests tracebacks instead of one-line errors."""
-    return os.environ.get("LIVETALK_DEBUG", "") not in ("", "0")
+    """Return whether LIVETALK_DEBUG requests tracebacks instead of one-line errors.
+
+    Raises:
+        InputError: its value is neither yes nor no.
+    """
+    value = _read("LIVETALK_DEBUG")
+    word = "0" if value is None else value.lower()
+    if word not in _YES + _NO:
+        raise _nonsense("LIVETALK_DEBUG", word, "1 or 0")
+    return word in _YES
 
 
 def huggingface_endpoint() -> str | None:
-    """Return the mirror that HF_ENDPOINT names, without a trailing slash; None for the hub itself."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    """Return the mirror that HF_ENDPOINT names, without a trailing slash; None for the hub itself.
+
+    Raises:
+        InputError: its value is not the address of a server.
+    """
+    value = _read("HF_ENDPOINT")
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise _nonsense("HF_ENDPOINT", value, "an address such as https://mirror.example")
+    return value.rstrip("/")
 
 
 def cache_folder() -> Path:
-    """Return the folder for reproducible files: `livetalk` in XDG_CACHE_HOME or `~/.cache`."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(named) if named else Path.home() / ".cache") / "livetalk"
+    """Return the folder for reproducible files: `livetalk` in XDG_CACHE_HOME or `~/.cache`.
+
+    Without a home it is in the folder for temporary files. A relative XDG_CACHE_HOME is ignored, as its
+    specification says.
+    """
+    named = Path(_read("XDG_CACHE_HOME") or "")
+    if named.is_absolute():
+        return named / "livetalk"
+    try:
+        return Path.home() / ".cache" / "livetalk"
+    except RuntimeError:
+        return _temporary_cache()
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Let PyTorch and Triton cache compiled code in `folder`, unless the user has set their variables."""
+    """Let PyTorch and Triton cache compiled code in `folder`, unless the user has set their variables.
+
+    If nothing can be written there, a folder for temporary files is used.
+    """
+    if not _can_write(folder):
+        folder = _temporary_cache()
     # PyTorch sets this variable itself, to a folder for temporary files; such a value is not the user's
     # choice.
-    if Path(os.environ.get(_INDUCTOR_CACHE, _UNWANTED_CACHE)).name.startswith(_UNWANTED_CACHE):
+    if Path(_read(_INDUCTOR_CACHE) or _UNWANTED_CACHE).name.startswith(_UNWANTED_CACHE):
         os.environ[_INDUCTOR_CACHE] = str(folder / "inductor")
-    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    if _read(_TRITON_CACHE) is None:
+        os.environ[_TRITON_CACHE] = str(folder / "triton")
+
+
+def was_launched() -> bool:
+    """Return whether a launcher with the variables of torchrun started this process."""
+    return _read("RANK") is not None and _read("WORLD_SIZE") is not None
 
 
 def worker_place() -> WorkerPlace | None:
-    """Return the rank that a launcher with the variables of torchrun assigned; None without a launcher."""
-    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+    """Return the rank that a launcher with the variables of torchrun assigned; None without a launcher.
+
+    Raises:
+        InputError: a variable is missing or makes no sense.
+    """
+    if not was_launched():
         return None
-    return WorkerPlace(
-        rank=int(os.environ["RANK"]),
-        num_ranks=int(os.environ["WORLD_SIZE"]),
-        local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])),
-    )
+    num_ranks = _read_number("WORLD_SIZE", 1, _MANY)
+    rank = _read_number("RANK", 0, num_ranks - 1)
+    local_rank = rank if _read("LOCAL_RANK") is None else _read_number("LOCAL_RANK", 0, _MANY)
+    if num_ranks > 1:
+        _read_number("MASTER_PORT", 1, 65535)
+        if _read("MASTER_ADDR") is None:
+            raise _nonsense("MASTER_ADDR", "", "the address of the first worker, as torchrun sets it")
+    return WorkerPlace(rank=rank, num_ranks=num_ranks, local_rank=local_rank)
+
+
+def _read(name: str) -> str | None:
+    """Return the value of a variable; None if it is unset, empty or blank."""
+    return os.environ.get(name, "").strip() or None
+
+
+def _read_number(name: str, lowest: int, highest: int) -> int:
+    value = _read(name) or ""
+    if not (re.fullmatch("[0-9]{1,9}", value) and lowest <= int(value) <= highest):
+        raise _nonsense(name, value, f"a whole number from {lowest} to {highest}")
+    return int(value)
+
+
+def _nonsense(name: str, value: str, wanted: str) -> InputError:
+    return InputError(f"environment variable {name}={value}: must be {wanted}, or unset")
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _temporary_cache() -> Path:
+    return Path(tempfile.gettempdir()) / f"livetalk-{os.getuid()}"
 
 
 def keep_multicast_off() -> None:

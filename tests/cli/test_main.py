@@ -64,10 +64,15 @@ def test_errors_become_one_line_and_an_exit_code(
     assert capsys.readouterr().err == line
 
 
-def test_defects_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_import_command", lambda name: command_that(RuntimeError("shape mismatch")))
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        cli.main(["generate"])
+def test_a_defect_is_one_line_that_says_where(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_import_command", lambda name: command_that(RuntimeError("shape\nmismatch")))
+    assert cli.main(["generate"]) == 70
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "RuntimeError: shape mismatch" in error and "main.py line" in error
+    assert "LIVETALK_DEBUG=1 shows the traceback" in error
 
 
 def test_a_request_to_stop_counts_as_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

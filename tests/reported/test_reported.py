@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+import reported_environment
+import reported_printing
 
 from reported import KINDS, Case
 
-CASES: tuple[Case, ...] = ()
+CASES: tuple[Case, ...] = (
+    *reported_printing.CASES,
+    *reported_environment.CASES,
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.name}")

@@ -1,9 +1,12 @@
 """Download of published models from the Hugging Face hub or a mirror, resumable and checked by hash."""
 
+import contextlib
 import hashlib
 import importlib
 import shutil
-from collections.abc import Callable, Iterable
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,6 +26,7 @@ FetchProgress = Callable[[int, int], None]
 """Called with the bytes present so far and the total."""
 
 PART_SUFFIX = ".part"
+_CONNECTION_ERRORS = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
 _READ_BYTES = 1 << 22
 # File systems need somewhat more space than the sum of the file sizes.
 _SPARE_BYTES = 256 << 20
@@ -144,10 +148,8 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
     api = hub.HfApi(endpoint=endpoint)
     files: list[RemoteFile] = []
     for repository in MODELS[model]:
-        try:
+        with _explained(hub, repository.repo_id, api.endpoint):
             info = api.model_info(repository.repo_id, files_metadata=True)
-        except _network_errors(hub) as error:
-            raise _unreachable(repository.repo_id, api.endpoint, error) from error
         listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         for name in _choose(repository, listed):
             sibling = listed[name]
@@ -200,13 +202,12 @@ def fetch(plan: DownloadPlan, progress: FetchProgress | None = None) -> None:
     for file in plan.files:
         if not (file.path.is_file() and _has_right_hash(file, file.path)):
             try:
-                file.path.parent.mkdir(parents=True, exist_ok=True)
-                _fetch_one(hub, file, tell)
-            except _network_errors(hub) as error:
-                if isinstance(error, OSError) and error.errno is not None and not _is_http(hub, error):
-                    raise OutputError(f"output {file.path}: cannot be written ({error.strerror})") from error
-                raise _unreachable(file.path.name, file.url, error) from error
-            _keep(file)
+                with _explained(hub, file.path.name, file.url):
+                    file.path.parent.mkdir(parents=True, exist_ok=True)
+                    _fetch_one(hub, file, tell)
+                _keep(file)
+            except OSError as error:
+                raise OutputError(f"output {file.path}: cannot be written ({error.strerror})") from error
         num_done += file.num_bytes
         tell(0)
 
@@ -302,27 +303,48 @@ def _import_hub() -> ModuleType:
         raise LivetalkError(
             "downloading needs the package huggingface_hub; install it with: pip install 'livetalk[download]'"
         ) from error
+    except ValueError as error:
+        raise InputError(
+            f"huggingface_hub cannot be loaded ({error}); check the environment variables that begin with HF_"
+        ) from error
     # Progress is reported through the caller's callback.
     hub.utils.disable_progress_bars()
     return hub
 
 
-def _network_errors(hub: ModuleType) -> tuple[type[BaseException], ...]:
-    """Return the exception types of huggingface_hub and of its HTTP library, which depends on the version."""
-    return (hub.errors.HfHubHTTPError, hub.errors.HfHubHTTPError.__bases__[0], OSError)
+@contextlib.contextmanager
+def _explained(hub: ModuleType, what: str, where: str) -> Iterator[None]:
+    """Turn errors of the network and of its settings into one line; errors of the disk stay `OSError`.
 
-
-def _is_http(hub: ModuleType, error: BaseException) -> bool:
-    return isinstance(error, hub.errors.HfHubHTTPError.__bases__[0])
+    Raises:
+        InputError: the server cannot be reached, or a proxy or an address is unsuitable.
+    """
+    http_error = hub.errors.HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except (http_error, *_CONNECTION_ERRORS) as error:
+        raise _unreachable(what, where, error) from error
+    except OSError as error:
+        if error.errno is None:
+            raise _unreachable(what, where, error) from error
+        raise
+    except Exception as error:
+        raise InputError(
+            f"download {what}: the settings of the network cannot be used ({_reason(error)}); check the "
+            "variables all_proxy, https_proxy, http_proxy, no_proxy, SSL_CERT_FILE and HF_ENDPOINT"
+        ) from error
 
 
 def _unreachable(what: str, where: str, error: BaseException) -> InputError:
-    lines = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
     return InputError(
-        f"download {what}: {where} is unreachable ({reason}); check the network, or set HF_ENDPOINT to a "
-        "mirror, then run the command again: it resumes"
+        f"download {what}: {where} is unreachable ({_reason(error)}); check the network, or set HF_ENDPOINT "
+        "to a mirror, then run the command again: it resumes"
     )
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _existing(path: Path) -> Path:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from livetalk.device import choose_device
 from livetalk.errors import InputError, OutputError
 from livetalk.synthetic.people.identity import sample_identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
@@ -28,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--out", type=Path, default=Path("portrait.png"), help="PNG to write (default: portrait.png)"
     )
     new.add_argument("--size", type=int, default=512, help="height and width in pixels (default: 512)")
-    new.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    new.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
     parser.set_defaults(run=run)
 
 
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--seed {args.seed}: give a number that is 0 or more")
     if not 64 <= args.size <= 2048:
         raise InputError(f"--size {args.size}: give a size between 64 and 2048")
+    device = choose_device(args.device)
     _check_writable(args.out)
-    picture = render_portrait(args.seed, args.size, args.device)
+    picture = render_portrait(args.seed, args.size, device)
     try:
         Image.fromarray(picture).save(args.out, format="PNG")
     except OSError as error:
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def render_portrait(seed: int, size: int, device: str) -> NDArray[np.uint8]:
+def render_portrait(seed: int, size: int, device: torch.device) -> NDArray[np.uint8]:
     """Render the identity of a seed with a slight smile, [size, size, 3], uint8."""
     units = np.zeros((1, len(FACE_UNITS)), np.float32)
     for name, weight in _SMILE.items():

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from types import ModuleType
 from typing import NoReturn
 
 from livetalk import __version__
-from livetalk.cli.guard import EXIT_ERROR, run_guarded
+from livetalk.cli.guard import EXIT_ERROR, EXTRAS_HINT, run_guarded
+from livetalk.cli.streams import open_missing_descriptors
 from livetalk.engine.group import end_worker
-from livetalk.env import worker_place
+from livetalk.env import was_launched
 from livetalk.errors import LivetalkError
 
 
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; `argv` is the arguments without the program's name, None those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for errors that the user can fix, 130 after Ctrl-C or a stop request.
+        The exit code: 0 for success, 2 for errors that the user can fix, 70 for defects, 130 after Ctrl-C,
+        the end of the terminal or another request to stop.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run_guarded(lambda: _run(arguments))
@@ -53,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_program() -> NoReturn:
     """Run the command line of the process and exit."""
+    open_missing_descriptors()
     code = main()
-    if code and worker_place() is not None:
+    # The work is done: an interruption while Python ends would only show a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if code and was_launched():
         end_worker(code)
     sys.exit(code)
 
@@ -92,6 +98,5 @@ def _import_command(name: str) -> ModuleType:
         if error.name is not None and error.name.startswith("livetalk"):
             raise LivetalkError(f"livetalk {name} is not part of this installation") from error
         raise LivetalkError(
-            f"livetalk {name} needs the package {error.name}, which is not installed; "
-            f"see the extras in the installation notes"
+            f"livetalk {name} needs the package {error.name}, which is not installed; {EXTRAS_HINT}"
         ) from error

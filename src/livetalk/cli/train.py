@@ -8,10 +8,9 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-import torch
-
 from livetalk.assembly.build import find_checkpoint
 from livetalk.assembly.native import SPEECH_ENCODER_FILE, save_model
+from livetalk.device import choose_device
 from livetalk.errors import InputError
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
@@ -66,7 +65,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--vae",
         help="exported VAE to use unchanged: a folder, or `embedded` for the shipped one",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument("--to", type=Path, help="destination of the small checkpoints of `pack`")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="destination of `export`")
     parser.add_argument("--version", default="1", help="of the exported weights")
@@ -128,7 +127,7 @@ def _paths(args: argparse.Namespace) -> JobPaths:
 
 def _render(args: argparse.Namespace) -> None:
     corpus = load_corpus(args.corpus)
-    clip_renderer = ClipRenderer(Renderer(args.device), corpus)
+    clip_renderer = ClipRenderer(Renderer(choose_device(args.device)), corpus)
     paths = _paths(args)
     clock = Throughput(args.render_minutes, args.clips)
 
@@ -167,7 +166,7 @@ def _reference(args: argparse.Namespace) -> None:
             model=embedded.embedded_reference_vae(),
             training=embedded.with_batch_size(training, args.batch_size),
             budget=Budget(minutes=args.reference_minutes, max_steps=args.max_steps),
-            device=torch.device(args.device),
+            device=choose_device(args.device),
             seed=args.seed,
             min_clips=min(args.first_clips, args.clips),
             max_clips=args.clips,
@@ -181,7 +180,7 @@ def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int)
         model=embedded.embedded_vae(),
         training=embedded.with_batch_size(training, args.batch_size),
         budget=Budget(minutes=args.vae_minutes, max_steps=args.max_steps),
-        device=torch.device(args.device),
+        device=choose_device(args.device),
         seed=args.seed,
         min_clips=min(min_clips, args.clips),
         max_clips=VAE_CLIPS,
@@ -227,7 +226,7 @@ def _dit(args: argparse.Namespace) -> None:
             training=embedded.with_batch_size(training, args.batch_size),
             bank=embedded.embedded_bank(),
             budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),
-            device=torch.device(args.device),
+            device=choose_device(args.device),
             seed=args.seed,
             min_clips=min(args.first_clips, args.clips),
             max_clips=args.clips,

@@ -182,8 +182,10 @@ def end_worker(code: int) -> NoReturn:
     Args:
         code: to end with.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # Output that cannot be written any more must not change the exit code.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 
