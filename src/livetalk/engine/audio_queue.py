@@ -1,7 +1,8 @@
-"""The audio of a stream as it is pushed, in blocks of any length, and as the engine takes it, chunk by chunk.
+"""The audio of a stream: clients push blocks of any length, the engine takes chunks.
 
-Positions are samples since the start of the stream. With a look-ahead of L frames the state of a stream has
-always read L frames more than it has shown: first the lead, then with every chunk the samples L frames later.
+Positions are samples since the start of the stream. With a look-ahead of L frames the speech encoder is
+L frames ahead of the video: the state first reads a lead of L frames, and each chunk then reads its samples
+L frames later.
 """
 
 import numpy as np
@@ -12,19 +13,10 @@ from livetalk.streaming.settings import AudioMode
 
 
 class AudioQueue:
-    """Audio that was pushed and not taken yet.
-
-    Attributes:
-        ended: no audio follows.
-    """
+    """Audio that was pushed and not yet taken; `ended` means that no more follows."""
 
     def __init__(self, info: StreamInfo, snapshot: Snapshot | None = None) -> None:
-        """Start without audio.
-
-        Args:
-            info: of the stream.
-            snapshot: that the stream continues.
-        """
+        """Start empty, at the position of the snapshot if there is one."""
         self._info = info
         self._whole = info.audio_mode is AudioMode.WHOLE
         self._lookahead = 0 if self._whole else info.lookahead_frames * info.samples_per_frame
@@ -38,23 +30,24 @@ class AudioQueue:
 
     @property
     def exhausted(self) -> bool:
-        """The audio has ended, and the chunks of all of it were taken."""
+        """Whether the audio has ended and every chunk of it was taken."""
+        # All samples may be taken and one chunk still be due: the one whose look-ahead they were.
         over = self._num_pushed == 0 or self._taken <= self._position
         return self.ended and self._num_waiting == 0 and over
 
     @property
     def has_start(self) -> bool:
-        """What `take_start` returns is there."""
+        """Whether `take_start` can return its audio."""
         live = not self._whole and self._num_waiting >= self._lookahead
         return self._started or self.ended or live
 
     @property
     def has_chunk(self) -> bool:
-        """What `take_chunk` returns is there."""
+        """Whether `take_chunk` can return a chunk."""
         return self._num_waiting >= self._info.chunk_samples or (self.ended and not self.exhausted)
 
     def push(self, samples: NDArray[np.float32]) -> None:
-        """Append samples `[n]`."""
+        """Append samples `[n]` float32."""
         self._blocks.append(samples)
         self._num_waiting += samples.shape[0]
         self._num_pushed += samples.shape[0]
@@ -62,7 +55,7 @@ class AudioQueue:
     def take_start(self) -> NDArray[np.float32]:
         """Return the audio that the first state needs: the lead, or the whole recording, which stays queued.
 
-        The lead has fewer samples than the look-ahead where the audio has ended; a snapshot needs none.
+        The lead is shorter than the look-ahead where the audio has ended, and empty after a snapshot.
         """
         if self._started:
             return np.zeros(0, np.float32)
@@ -70,30 +63,29 @@ class AudioQueue:
         return self._join() if self._whole else self._take(self._lookahead)
 
     def take_chunk(self) -> tuple[NDArray[np.float32], int]:
-        """Return the samples of the next chunk, and the number of its frames that the audio covers.
+        """Return the samples of the next chunk, `[chunk_samples]`, and the number of frames that they cover.
 
-        At the end of the audio the samples, `[chunk_samples]`, are padded with silence, and the frames are
-        fewer than a chunk.
+        After the end of the audio the samples are zeros, and fewer frames than a chunk are covered.
         """
         size, per_frame = self._info.chunk_samples, self._info.samples_per_frame
         samples = self._take(size)
+        # A started frame counts: the last frame is shown even if the audio ends within it.
         num_frames = -(-(self._taken - self._position) // per_frame)
         self._position += size
         padded = np.pad(samples, (0, size - samples.shape[0]))
         return padded, min(num_frames, self._info.chunk_frames)
 
     def position_after(self, num_frames: int) -> int:
-        """Return the position of the first sample that a state after some frames has not read."""
+        """Return the position of the first sample that the state after `num_frames` frames has not read."""
         return num_frames * self._info.samples_per_frame + (self._lookahead if self._started else 0)
 
     def cut(self, num_frames: int) -> None:
-        """Forget all audio after some frames, that which was not taken included; more may follow."""
+        """Discard all audio after `num_frames` frames, queued audio included, and accept more."""
         self._blocks, self._num_waiting, self._num_pushed, self.ended = [], 0, 0, False
         self._position = num_frames * self._info.samples_per_frame
         self._taken = self.position_after(num_frames)
 
     def _take(self, num_samples: int) -> NDArray[np.float32]:
-        """Return the next samples, fewer only where the audio has ended."""
         joined = self._join()
         taken = joined[:num_samples]
         self._blocks = [joined[num_samples:]]

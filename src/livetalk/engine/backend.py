@@ -1,4 +1,4 @@
-"""The interface between a scheduler and the streams of one model, computed one piece at a time."""
+"""The interface between the scheduler and the streams of one model."""
 
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,12 +13,7 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What was encoded for a stream before it is opened.
-
-    Attributes:
-        info: about the stream.
-        value: the backend's own.
-    """
+    """Encoded portrait and prompt of a stream that is not open yet; `value` is private to the backend."""
 
     info: StreamInfo
     value: Any
@@ -26,15 +21,10 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class Made(Generic[F]):
-    """What came of a piece of work.
-
-    Attributes:
-        frames: in the backend's own form; None where there are none.
-        num_frames: how many.
-        chunk_ended: the next piece of work begins a chunk.
-    """
+    """Result of one call of `Backend.advance`; `chunk_ended` means that the next call begins a chunk."""
 
     frames: F | None
+    """In the backend's own form; None if there are none."""
     num_frames: int
     chunk_ended: bool
 
@@ -44,61 +34,52 @@ class HostFrames(Protocol):
 
     @property
     def arrived(self) -> bool:
-        """`wait` would return at once."""
+        """Whether `wait` returns at once."""
 
     def wait(self) -> NDArray[np.uint8]:
-        """Wait for them: `[F, H, W, 3]` uint8 RGB."""
+        """Return the frames, `[F, H, W, 3]` uint8 RGB, once they have arrived."""
 
 
 class Backend(Protocol[F]):
-    """The streams of one model. All methods but `prepare` are called by one thread, in turn.
+    """The streams of one model. One thread calls all methods except `prepare`, one after the other.
 
-    Any of them may raise `PeerLostError`, which ends the engine; other errors end the stream.
+    Every method may raise `PeerLostError`, which ends the engine; any other error ends its stream only.
     """
 
     @property
     def title(self) -> str:
-        """The model, in a line."""
+        """Model and execution in one line."""
 
     def prepare(self, request: OpenStream) -> Preparation:
-        """Encode portrait and prompt; may take long, and may run beside the other methods.
+        """Encode portrait and prompt, possibly slowly and in parallel with the other methods.
 
         Raises:
-            InputError: something cannot be used with this model.
+            InputError: the model cannot use the portrait or an option.
         """
 
     def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
-        """Begin a stream.
+        """Open a stream, or continue the request's snapshot.
 
-        Args:
-            request: that asked for it; its snapshot is continued where it has one.
-            preparation: of the stream.
-            audio: from `AudioQueue.take_start`; empty for a snapshot.
+        `audio`, `[n]` float32, is from `AudioQueue.take_start` and empty for a snapshot.
         """
 
     def advance(
         self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
     ) -> Made[F]:
-        """Make the next frames of a chunk.
+        """Generate the next frames: a piece of a progressive stream, the whole chunk otherwise.
 
-        Args:
-            stream: its number.
-            samples: `[chunk_samples]` float32, -1..1, begin a chunk; None continues the one that was begun.
-            num_frames: frames that the new chunk delivers, fewer where the audio ends; None for all.
+        `samples`, `[chunk_samples]` float32, -1..1, begin a chunk, which delivers `num_frames` frames (None:
+        all). Without samples the current chunk continues.
         """
 
     def start_copy(self, frames: F) -> HostFrames:
-        """Begin to copy frames to the host."""
+        """Start to copy frames to the host."""
 
     def cut(self, stream: int, num_frames: int) -> None:
-        """Return a stream to the state after some of its frames.
-
-        Raises:
-            InputError: the frame is not one of those that are kept.
-        """
+        """Reset a stream to the state after `num_frames` frames; `InputError` if it is not retained."""
 
     def snapshot(self, stream: int) -> bytes:
-        """Return the state of a stream after its newest frame, between two chunks."""
+        """Return the state after the newest frame; called between two chunks only."""
 
     def close(self, stream: int) -> None:
-        """Forget a stream; nothing happens if there is none of that number."""
+        """Discard a stream; does nothing if there is none of this number."""

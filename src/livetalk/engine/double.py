@@ -1,7 +1,6 @@
-"""A double of the engine: real timing, numbered frames and no network, for tests and for serving.
+"""A double of the engine: real timing and numbered frames without networks, for tests and for serving.
 
-It is a backend like the real one, so that everything around it is the real thing: scheduler, loop, processes,
-client. It needs no PyTorch.
+It replaces the backend alone; scheduler, loop, processes and client are the real ones. It needs no PyTorch.
 """
 
 import struct
@@ -24,19 +23,15 @@ _MARK = struct.Struct("<qq")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubleConfig:
-    """What a double pretends to be; the defaults are the published model, a little faster than real time.
+    """Timing and sizes of a double; the defaults are the published model slightly faster than real time.
 
     Attributes:
-        height: of the frames, pixels.
-        width: of the frames, pixels; at least 16.
-        fps: frames per second.
-        sample_rate: samples per second.
-        chunk_frames: frames that are made together.
-        piece_frames: frames that are delivered together by a progressive stream.
-        lookahead_frames: frames of audio after a chunk that it needs.
+        width: of the frames, pixels; at least 16, which hold the frame number.
+        piece_frames: frames that a progressive stream delivers together.
+        lookahead_frames: frames of audio that a chunk needs beyond its own end.
         prepare_seconds: time to encode a portrait.
-        real_time_factor: time to make a chunk, as a share of its duration.
-        first_share: share of that time that passes before the first frames; the rest goes with the frames.
+        real_time_factor: time to generate a chunk divided by its duration.
+        first_share: fraction of that time before the first frames; the rest is proportional to the frames.
     """
 
     height: int = 64
@@ -51,11 +46,7 @@ class DoubleConfig:
     first_share: float = 0.85
 
     def __post_init__(self) -> None:
-        """Refuse frames that cannot hold their number.
-
-        Raises:
-            InputError: see above.
-        """
+        """Raise `InputError` for frames that are too small for their number."""
         if self.width < _MARK.size or self.height < 1:
             raise InputError(f"size {self.height}x{self.width}: at least 1x{_MARK.size} is needed")
 
@@ -79,7 +70,7 @@ class _Arrived:
     arrived: bool = True
 
     def wait(self) -> NDArray[np.uint8]:
-        """Return them."""
+        """Return them at once."""
         return self.frames
 
 
@@ -89,23 +80,18 @@ class DoubleBackend:
     def __init__(
         self, config: DoubleConfig | None = None, sleep: Callable[[float], object] = time.sleep
     ) -> None:
-        """Start without streams.
-
-        Args:
-            config: what to pretend.
-            sleep: passes time.
-        """
+        """Start without streams; `sleep` takes seconds, and tests replace it by a clock of their own."""
         self._config = config or DoubleConfig()
         self._sleep = sleep
         self._streams: dict[int, _Stream] = {}
 
     @property
     def title(self) -> str:
-        """The model, in a line."""
+        """Description in one line."""
         return "double of the engine"
 
     def prepare(self, request: OpenStream) -> Preparation:
-        """See `Backend`; takes its time."""
+        """See `Backend`; sleeps for the configured time."""
         config, spec = self._config, request.spec
         height, width = spec.size or (config.height, config.width)
         self._sleep(config.prepare_seconds)
@@ -119,18 +105,19 @@ class DoubleBackend:
             audio_mode=spec.audio_mode,
             cut_frames=config.chunk_frames if spec.cuttable else 0,
         )
+        # Nearest-neighbour sampling in NumPy: the double imports neither PyTorch nor an image library.
         rows = np.linspace(0, request.image.shape[0] - 1, height).astype(int)
         columns = np.linspace(0, request.image.shape[1] - 1, width).astype(int)
         return Preparation(info, request.image[rows][:, columns])
 
     def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
-        """See `Backend`."""
         spec, info = request.spec, preparation.info
         pending = spec.max_pending_frames or info.chunk_frames
         stream = _Stream(
             info=info,
             background=preparation.value,
             progressive=spec.progressive,
+            # As much as the real table retains, so that both refuse the same cuts.
             keep=pending + info.chunk_frames + info.cut_frames,
             next_frame=0,
             oldest=0,
@@ -143,7 +130,7 @@ class DoubleBackend:
     def advance(
         self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
     ) -> Made[NDArray[np.uint8]]:
-        """See `Backend`; takes its time."""
+        """See `Backend`; sleeps for the configured time."""
         own, config = self._streams[stream], self._config
         chunk_seconds = config.real_time_factor * own.info.chunk_frames / own.info.fps
         if samples is not None:
@@ -165,11 +152,9 @@ class DoubleBackend:
         return Made(frames, num_made, chunk_ended=own.remaining == 0)
 
     def start_copy(self, frames: NDArray[np.uint8]) -> _Arrived:
-        """See `Backend`."""
         return _Arrived(frames)
 
     def cut(self, stream: int, num_frames: int) -> None:
-        """See `Backend`."""
         own = self._streams[stream]
         if not own.oldest <= num_frames <= own.next_frame:
             raise InputError(f"cut to frame {num_frames}: frames {own.oldest} to {own.next_frame} are kept")
@@ -177,30 +162,28 @@ class DoubleBackend:
         own.num_cuts += 1
 
     def snapshot(self, stream: int) -> bytes:
-        """See `Backend`."""
         own = self._streams[stream]
         return _STATE.pack(own.next_frame, own.num_cuts)
 
     def close(self, stream: int) -> None:
-        """See `Backend`."""
         self._streams.pop(stream, None)
 
 
 def host_double(
     place: WorkerPlace, lead: Callable[[Backend[NDArray[np.uint8]]], int], config: DoubleConfig | None = None
 ) -> int:
-    """Run the double in a process, see `ProcessTransport`."""
+    """Run the double in a process; see `ProcessTransport`."""
     return lead(DoubleBackend(config))
 
 
 def mark_frame(background: NDArray[np.uint8], number: int, num_cuts: int) -> NDArray[np.uint8]:
-    """Return a picture `[H, W, 3]` with the number of a frame, and of the cuts before it, in its corner."""
+    """Return `[H, W, 3]` with the frame number and the number of cuts written into the top left pixels."""
     frame = background.copy()
     frame[0, : _MARK.size, 0] = np.frombuffer(_MARK.pack(number, num_cuts), np.uint8)
     return frame
 
 
 def read_mark(frame: NDArray[np.uint8]) -> tuple[int, int]:
-    """Return the number of a frame of the double, and of the cuts before it."""
+    """Return the frame number and the number of cuts that `mark_frame` wrote."""
     number, num_cuts = _MARK.unpack(np.ascontiguousarray(frame[0, : _MARK.size, 0]).tobytes())
     return number, num_cuts

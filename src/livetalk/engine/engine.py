@@ -1,7 +1,6 @@
-"""The client of an engine: streams that are opened, fed, cut and closed without ever waiting for the engine.
+"""The client of an engine: opens, feeds, cuts and closes streams without blocking.
 
-It needs no PyTorch. The same client talks to an engine in a thread and to one in processes of its own, to the
-real one and to its double.
+It needs no PyTorch, and is the same for an engine in a thread or in other processes, real or double.
 """
 
 import itertools
@@ -43,17 +42,13 @@ from livetalk.streaming.settings import AudioMode
 
 
 class Engine:
-    """A running engine. As a context manager it is stopped at the end of the block.
+    """A running engine; the context manager stops it on exit.
 
-    Any thread may open streams; each stream is for one caller at a time.
+    Any thread may open streams. A stream has one caller at a time.
     """
 
     def __init__(self, transport: Transport) -> None:
-        """Start an engine.
-
-        Args:
-            transport: the way to it.
-        """
+        """Start an engine and connect to it."""
         self._transport = transport
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -69,23 +64,18 @@ class Engine:
 
     @classmethod
     def in_process(cls, host: str, *arguments: Any, num_workers: int = 1) -> Self:
-        """Run an engine in processes of its own, see `ProcessTransport`."""
+        """Run an engine in separate processes; see `ProcessTransport`."""
         return cls(ProcessTransport(host, arguments, num_workers))
 
     def wait_ready(self, timeout: float | None = None) -> str:
-        """Wait until the model is loaded; streams may be opened before.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Returns:
-            The model, in a line.
+        """Return the description of the model once it is loaded; streams may be opened earlier.
 
         Raises:
-            EngineStoppedError: it was not loaded.
-            TimeoutError: it takes longer.
+            EngineStoppedError: the engine has stopped.
+            TimeoutError: `timeout` seconds have passed; None waits without limit.
         """
         event = self._state.get(timeout)
+        # Any number of threads may wait for the engine, so the event stays for the next one.
         self._state.put(event)
         if isinstance(event, EngineStopped):
             raise EngineStoppedError(f"the engine has stopped: {event.failure or 'it was asked to'}")
@@ -93,23 +83,23 @@ class Engine:
 
     @property
     def failure(self) -> Failure | None:
-        """Why the engine has stopped; None while it runs and where it was asked to stop."""
+        """Why the engine has stopped; None while it runs and after `close`."""
         return None if self._stopped is None else self._stopped.failure
 
     @property
     def running(self) -> bool:
-        """The engine has not stopped."""
+        """Whether the engine has not stopped."""
         return self._stopped is None
 
     def open(
         self, image: NDArray[np.uint8], spec: StreamSpec | None = None, snapshot: Snapshot | None = None
     ) -> "Stream":
-        """Open a stream; its events report the outcome.
+        """Open a stream, whose events report the outcome.
 
         Args:
             image: `[H, W, 3]` uint8 RGB, the portrait.
-            spec: how the stream is made; None is the model's own choice.
-            snapshot: of a stream of the same portrait and spec, to be continued.
+            spec: options; None selects the model's own.
+            snapshot: continue this state, taken from a stream of the same portrait and options.
 
         Raises:
             InputError: the image cannot be used.
@@ -127,12 +117,11 @@ class Engine:
         return stream
 
     def close(self) -> None:
-        """Stop the engine and wait for its end."""
+        """Stop the engine and wait until it has ended."""
         self._transport.post(StopEngine())
         self._transport.join()
 
     def __enter__(self) -> Self:
-        """Return the engine."""
         return self
 
     def __exit__(
@@ -167,21 +156,15 @@ class Engine:
 
 
 class Stream:
-    """A stream of an engine, as its client sees it. No method waits but those that read events.
+    """A stream as its client sees it. Only methods that read events block.
 
     Attributes:
-        number: of the stream.
-        epoch: raised by every cut; frames of an older one are dropped.
+        number: identifies the stream in messages.
+        epoch: number of cuts; events of an older epoch are dropped.
     """
 
     def __init__(self, number: int, spec: StreamSpec, post: Any) -> None:
-        """Begin; `Engine.open` is the way to a stream.
-
-        Args:
-            number: of the stream.
-            spec: how it is made.
-            post: sends a request.
-        """
+        """Use `Engine.open` instead; `post` sends a request to the engine."""
         self.number = number
         self.epoch = 0
         self._spec = spec
@@ -190,30 +173,24 @@ class Stream:
         self._over = False
 
     def push_audio(self, samples: NDArray[np.float32]) -> None:
-        """Append audio, `[n]` float32, -1..1, mono, at the stream's sample rate.
-
-        Raises:
-            InputError: it is something else.
-        """
-        # A copy: the caller may use its buffer again before the engine has read it.
+        """Append audio, `[n]` float32, -1..1, mono, at the stream's sample rate; else `InputError`."""
+        # The caller may reuse its buffer before the engine has read it.
         self._send(PushAudio(stream=self.number, epoch=self.epoch, samples=samples.copy()))
 
     def end_audio(self) -> None:
-        """Say that no more audio follows in this epoch; `StreamEnded` comes after its last frame."""
+        """Declare the audio of this epoch complete; `StreamEnded` follows its last frame."""
         self._send(EndAudio(stream=self.number, epoch=self.epoch))
 
     def cut(self, num_frames: int) -> None:
         """Continue the stream after an earlier frame, and discard its later frames and their audio.
 
-        Frames that were made after them and not read yet are dropped from now on. `StreamCut` says which
-        sample is to be pushed next.
+        Unread frames are discarded, too. `StreamCut` reports the offset of the next sample to push.
 
         Args:
-            num_frames: frames that stay: those that were shown. At most `StreamInfo.cut_frames` less than
-                were read.
+            num_frames: frames that remain, at most `StreamInfo.cut_frames` below the number of frames read.
 
         Raises:
-            InputError: the stream makes frames of a whole recording, or keeps nothing for a cut.
+            InputError: the audio mode is WHOLE, or the stream is not cuttable.
         """
         if self._spec.audio_mode is AudioMode.WHOLE or not self._spec.cuttable:
             raise InputError("cut: only a cuttable stream in the audio mode stream can be cut")
@@ -221,28 +198,17 @@ class Stream:
         self._send(CutStream(stream=self.number, epoch=self.epoch, num_frames=num_frames))
 
     def take_snapshot(self) -> None:
-        """Ask for the state at the next border between two chunks, see `SnapshotTaken`.
-
-        Raises:
-            InputError: the stream makes frames of a whole recording.
-        """
+        """Request a `SnapshotTaken` at the end of the chunk; `InputError` for the audio mode WHOLE."""
         if self._spec.audio_mode is AudioMode.WHOLE:
             raise InputError("snapshot: a stream of a whole recording has none")
         self._send(TakeSnapshot(stream=self.number))
 
     def close(self) -> None:
-        """Forget the stream; its last event is `StreamClosed`."""
+        """Discard the stream; its last event is `StreamClosed`."""
         self._send(CloseStream(stream=self.number))
 
     def next_event(self, timeout: float | None = None) -> StreamEvent | None:
-        """Wait for the next event; None after the last one.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            TimeoutError: none came.
-        """
+        """Return the next event, or None after the last; `TimeoutError` after `timeout` seconds, if given."""
         while not self._over:
             event = self._accept(self._events.get(timeout))
             if event is not None:
@@ -250,23 +216,23 @@ class Stream:
         return None
 
     def __iter__(self) -> Iterator[StreamEvent]:
-        """Yield events until the stream is over."""
+        """Yield events until the stream ends."""
         while (event := self.next_event()) is not None:
             yield event
 
     async def __aiter__(self) -> AsyncIterator[StreamEvent]:
-        """Yield events until the stream is over, without blocking the event loop."""
+        """Yield events until the stream ends, without blocking the event loop."""
         while not self._over:
             event = self._accept(await self._events.get_async())
             if event is not None:
                 yield event
 
     def put(self, event: StreamEvent) -> None:
-        """Take an event from the engine."""
+        """Deliver an event; called by the engine's thread."""
         self._events.put(event)
 
     def _accept(self, event: StreamEvent) -> StreamEvent | None:
-        """Return an event for the caller, and report consumed frames to the engine."""
+        """Return an event of the current epoch, and report its frames as read."""
         if isinstance(event, StreamClosed | StreamFailed):
             self._over = True
         elif not isinstance(event, StreamOpened) and event.epoch != self.epoch:
@@ -282,10 +248,6 @@ class Stream:
 
 
 def raise_failure(event: StreamEvent) -> None:
-    """Raise the error of a `StreamFailed`; do nothing for other events.
-
-    Raises:
-        StreamError: the stream has failed.
-    """
+    """Raise a `StreamError` for a `StreamFailed`; ignore other events."""
     if isinstance(event, StreamFailed):
         raise StreamError(str(event.failure))

@@ -1,6 +1,6 @@
-"""A group of worker processes that compute one stream together: started with a function, ended together.
+"""A group of worker processes that compute streams together, started with a function and stopped together.
 
-This module needs no PyTorch: whoever starts workers need not load it.
+This module needs no PyTorch, so that a client can start workers without loading it.
 """
 
 import contextlib
@@ -34,19 +34,13 @@ _INTERRUPTED = 130
 
 
 class WorkerGroup:
-    """Worker processes with a common start and end. On exit of the context manager all of them are stopped.
+    """Worker processes with a common start and end; the context manager stops all of them on exit.
 
-    Ctrl-C of a terminal reaches this process only, which decides who is told. When this process dies, its
-    workers end too.
+    Ctrl-C in a terminal reaches this process only, which forwards it. The workers end when this process does.
     """
 
     def __init__(self, workers: Sequence[SpawnProcess], folder: "tempfile.TemporaryDirectory[str]") -> None:
-        """Supervise workers; `start` is the way to get a group.
-
-        Args:
-            workers: by rank, started.
-            folder: where they meet; removed at the end.
-        """
+        """Supervise started workers, in order of rank, and own `folder`; use `start` instead."""
         self._workers = workers
         self._folder = folder
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -55,12 +49,13 @@ class WorkerGroup:
 
     @classmethod
     def start(cls, target: Callable[..., int], arguments: Sequence[tuple[Any, ...]]) -> Self:
-        """Start workers that call `target(place, *arguments)` and exit with the code that it returns.
+        """Start workers that call `target(place, *arguments)` and exit with its return value.
 
         Args:
-            target: a function of a module; the workers import it.
-            arguments: of each worker, by rank; they can be pickled.
+            target: a module-level function, which the workers import.
+            arguments: one tuple per rank; must be picklable.
         """
+        # A forked child cannot use CUDA once the parent has initialized it.
         context = multiprocessing.get_context("spawn")
         folder = tempfile.TemporaryDirectory(prefix="livetalk-")
         rendezvous = (Path(folder.name) / "rendezvous").as_uri()
@@ -71,25 +66,26 @@ class WorkerGroup:
                     rank=rank, num_ranks=len(arguments), local_rank=rank, rendezvous=rendezvous
                 )
                 worker = context.Process(target=_run_worker, args=(place, target, own))
+                # A worker that is interrupted before it has installed its handler would print a traceback.
                 with _interrupts_blocked():
                     worker.start()
                 workers.append(worker)
         finally:
-            # Of what could not be started, what could is ended again.
+            # If one worker fails to start, the earlier ones must not remain.
             group = cls(workers, folder)
             if len(workers) < len(arguments):
                 group.end()
         return group
 
     def wait(self) -> int:
-        """Wait for the work to end; Ctrl-C is passed to the leader alone, a second one is raised.
+        """Wait for the work to end; the first Ctrl-C goes to the leader alone, a second one is raised.
 
         Returns:
-            The exit code of the worker that ended the work, usually the leader, which has said what it means.
+            The exit code of the worker that ended the work, usually the leader, which has reported the cause.
 
         Raises:
-            WorkerError: a worker was killed or crashed; names it.
-            KeyboardInterrupt: a second Ctrl-C.
+            WorkerError: a worker crashed or was killed; names it.
+            KeyboardInterrupt: at a second Ctrl-C.
         """
         interrupted = False
         while True:
@@ -117,7 +113,6 @@ class WorkerGroup:
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
-        """Return the group."""
         return self
 
     def __exit__(
@@ -127,14 +122,15 @@ class WorkerGroup:
         self.end()
 
     def _watch(self) -> None:
-        """Report workers as they end. No other thread waits for them: only one would learn the exit code."""
+        """Report workers as they end, in the only thread that waits for them: an exit code is reaped once."""
         running = {worker.sentinel: rank for rank, worker in enumerate(self._workers)}
         while running:
             for sentinel in connection.wait(list(running)):
                 assert isinstance(sentinel, int)
                 rank = running.pop(sentinel)
                 worker = self._workers[rank]
-                # The start of another process asks after all children, too, and may be a moment ahead.
+                # Starting another process reaps all children, too, and may be ahead of this thread for a
+                # moment.
                 while worker.exitcode is None:
                     time.sleep(0.001)
                 self._ended.put(rank)
@@ -151,7 +147,7 @@ class WorkerGroup:
         return code
 
     def _find_cause(self, rank: int) -> tuple[int, int]:
-        """Return the first worker that ended for a reason of its own, or the given one if none did."""
+        """Return the first worker that ended for a reason of its own, or the given one if there is none."""
         with contextlib.suppress(queue.Empty):
             while True:
                 other = self._ended.get(timeout=GRACE_SECONDS)
@@ -160,7 +156,7 @@ class WorkerGroup:
         return rank, EXIT_LOST
 
     def _conclude(self, rank: int, code: int) -> int:
-        """Stop the remaining workers after one has ended, and return the group's exit code."""
+        """Stop the remaining workers, and return the group's exit code."""
         if code == 0:
             self._watcher.join(GRACE_SECONDS)
         who = f"GPU worker {rank + 1} of {len(self._workers)}"
@@ -174,13 +170,10 @@ class WorkerGroup:
 
 
 def end_worker(code: int) -> NoReturn:
-    """End this process at once, its output written.
+    """Flush the output and end this process at once.
 
-    An exchange that was cut short continues in a thread of its own. When Python shuts down in the ordinary
-    way and that thread then returns to it, the process aborts and the exit code is lost.
-
-    Args:
-        code: to end with.
+    An interrupted collective continues in a background thread. If that thread calls into Python during a
+    regular shutdown, the process aborts and its exit code is lost.
     """
     for stream in (sys.stdout, sys.stderr):
         # Output that cannot be written any more must not change the exit code.
@@ -191,7 +184,7 @@ def end_worker(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT in this thread; a process that is started meanwhile starts with it blocked."""
+    """Block SIGINT in this thread; a child process inherits the blocked mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -200,8 +193,9 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _run_worker(place: WorkerPlace, target: Callable[..., int], arguments: tuple[Any, ...]) -> None:
-    """Be a worker, from the start of its process to its end."""
-    # Out of the terminal's process group; a Ctrl-C that came before is for the process that started this one.
+    """Run in a worker process from its start to its end."""
+    # A process group of its own, so that Ctrl-C in the terminal reaches the parent alone. An interrupt that
+    # was pending from before belongs to the parent, too; ignoring the signal for a moment discards it.
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

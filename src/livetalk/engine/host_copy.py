@@ -1,4 +1,4 @@
-"""Frames from the device to the host, beside the work that follows them."""
+"""Copies of frames from the device to the host, in parallel with later work."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,7 @@ from livetalk.types import VideoChunk
 
 @dataclass(frozen=True, slots=True)
 class PendingFrames:
-    """Frames on their way to the host.
-
-    Attributes:
-        first_frame: index of the first of them in the stream.
-        num_frames: how many.
-    """
+    """Frames on their way to the host; `first_frame` is the index of the first in the stream."""
 
     first_frame: int
     num_frames: int
@@ -27,15 +22,11 @@ class PendingFrames:
 
     @property
     def arrived(self) -> bool:
-        """`wait` returns at once."""
+        """Whether `wait` returns at once."""
         return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> NDArray[np.uint8]:
-        """Wait until they are there; any thread may.
-
-        Returns:
-            `[F, H, W, 3]` uint8, RGB.
-        """
+        """Return `[F, H, W, 3]` uint8 RGB once they have arrived; safe from any thread."""
         if self._done is not None:
             self._done.synchronize()
         frames: NDArray[np.uint8] = self._frames.numpy()
@@ -45,18 +36,18 @@ class PendingFrames:
 class HostCopy:
     """Copies chunks from a device to the host.
 
-    From a GPU the copies run on a side stream, into pinned memory: neither the next chunk's kernels nor the
-    thread that starts a copy wait for it. Elsewhere a copy is done when it is started.
+    Copies from a GPU run on a side stream into pinned memory: neither the next chunk's kernels nor the
+    calling thread wait for them. On other devices `start` copies synchronously.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Prepare to copy from `device`."""
         self._side_stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
+            # High priority: the copy is short, and a client waits for it.
             self._side_stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def start(self, chunk: VideoChunk) -> PendingFrames:
-        """Start copying a chunk after the kernels that compute it."""
+        """Start to copy a chunk once the queued kernels have computed it."""
         if self._side_stream is None:
             with span("engine.copy"):
                 frames = chunk.to_uint8().cpu()
@@ -65,12 +56,12 @@ class HostCopy:
 
     def _start_on(self, side_stream: torch.cuda.Stream, chunk: VideoChunk) -> PendingFrames:
         frames = chunk.to_uint8().contiguous()
-        # PyTorch keeps freed pinned memory, so after the first chunks this allocates nothing.
+        # PyTorch caches pinned memory, so only the first chunks allocate.
         arrived = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
         side_stream.wait_stream(torch.cuda.current_stream(frames.device))
         with torch.cuda.stream(side_stream), span("engine.copy"):
             arrived.copy_(frames, non_blocking=True)
-        # Later kernels of the main stream must not reuse the memory before it is read.
+        # The allocator must not give the memory to later kernels of the main stream before it was read.
         frames.record_stream(side_stream)
         done = side_stream.record_event()
         return PendingFrames(chunk.first_frame, frames.shape[0], arrived, done)

@@ -15,10 +15,10 @@ from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.parallel.reach import device_uuid
 
 _PATIENCE = timedelta(days=30)
-"""How long followers wait for the next call: a stream may be idle for days."""
+"""Timeout of followers that wait for the next call: a stream may be idle for days."""
 
 _FAILURE_PATIENCE = timedelta(seconds=30)
-"""How long after its failure on one rank a call may take to fail on the others."""
+"""Time within which a call that failed on one rank must have failed on the others."""
 
 _GONE = (
     "connection closed by peer",
@@ -27,54 +27,47 @@ _GONE = (
     "broken pipe",
     "remote process exit",
 )
-"""Messages of gloo, the system and NCCL when the process at the other end has ended."""
+"""Parts of messages from gloo, the operating system and NCCL after a peer process has ended."""
 
 
 class ControlChannel:
     """Carries small Python objects from the leader to the followers, apart from the networks' collectives.
 
     Attributes:
-        leads: this is the leader.
-        intact: all ranks have run the same calls until now.
+        leads: whether this rank is the leader.
+        intact: whether all ranks have completed the same calls so far.
     """
 
     def __init__(self) -> None:
-        """Open a channel between all ranks; every rank must do so."""
+        """Open a channel between all ranks; collective."""
         self.leads = dist.get_rank() == 0
         self.intact = True
-        # On the host, so that waiting for a command keeps no GPU busy and no copy stands between.
+        # Gloo instead of NCCL: an NCCL kernel that waits for a command would occupy the GPU, and the objects
+        # would have to be copied to it first.
         self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._failures = dist.new_group(backend="gloo", timeout=_FAILURE_PATIENCE)
 
     def send(self, message: object) -> None:
-        """Send an object to all followers.
-
-        Raises:
-            PeerLostError: a follower was lost.
-        """
+        """Send an object to all followers; `PeerLostError` if one was lost."""
         with self.in_step():
             dist.broadcast_object_list([message], src=0, group=self._group)
 
     def receive(self) -> Any:
-        """Wait for the leader's next object.
-
-        Raises:
-            PeerLostError: the leader was lost.
-        """
+        """Wait for the leader's next object; `PeerLostError` if it was lost."""
         box: list[Any] = [None]
         with self.in_step():
             dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
     def agree(self, failure: Exception | None) -> None:
-        """Exchange the outcome of every rank; every rank must call this.
+        """Exchange the outcomes of all ranks; collective.
 
         Args:
             failure: an error of this rank that the user can fix, or None.
 
         Raises:
-            PeerLostError: on a follower, when any rank has failed: the leader says so, once for all.
-            Exception: on the leader, `failure` itself, or a `LivetalkError` that names the rank that failed.
+            PeerLostError: on a follower, if any rank has failed; the leader reports the error.
+            Exception: on the leader: `failure`, or a `LivetalkError` that names the rank that failed.
         """
         words: list[Any] = [None] * dist.get_world_size()
         with self.in_step():
@@ -88,13 +81,10 @@ class ControlChannel:
             raise LivetalkError(f"GPU worker {failed[0] + 1} of {len(words)}: {words[failed[0]]}")
 
     def confirm_failure(self, failed: bool) -> None:
-        """Check that a call has failed on all ranks; every rank must call this.
-
-        Args:
-            failed: whether it failed on this rank.
+        """Check that a call has failed on all ranks; collective.
 
         Raises:
-            PeerLostError: it failed on some ranks only, whose states now differ.
+            PeerLostError: it failed on some ranks only, so that their states differ.
         """
         answers: list[Any] = [None] * dist.get_world_size()
         try:
@@ -105,11 +95,7 @@ class ControlChannel:
             raise PeerLostError("a command has failed on some GPU workers and not on others")
 
     def wait_for_all(self) -> None:
-        """Return when all ranks have called this.
-
-        Raises:
-            PeerLostError: a rank does not.
-        """
+        """Return when all ranks have called this; `PeerLostError` if one does not."""
         try:
             dist.barrier(group=self._failures)
         except RuntimeError as error:
@@ -117,38 +103,33 @@ class ControlChannel:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Run a block that all ranks run. An interruption leaves the peers waiting, and marks the channel.
-
-        Raises:
-            PeerLostError: a peer was lost.
-        """
+        """Mark a block that all ranks run; `PeerLostError` if a peer is lost in it."""
         try:
             with noticing_loss():
                 yield
         except BaseException:
+            # The peers may now wait within a collective that this rank has left.
             self.intact = False
             raise
 
 
 @contextlib.contextmanager
 def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlChannel]:
-    """Join the worker group for the duration of a block.
+    """Join the worker group for a block, and yield the control channel.
 
     Args:
-        place: of this process.
-        device: where it computes, see `choose_worker_device`.
-
-    Yields:
-        The control channel between leader and followers.
+        place: rank and rendezvous of this process.
+        device: from `choose_worker_device`.
 
     Raises:
-        InputError: two workers were given the same GPU; raised on all of them.
+        InputError: two workers have the same GPU; raised on all ranks.
     """
     keep_multicast_off()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with noticing_loss():
         store = _meet(place)
+        # NCCL would hang or crash on two ranks with one GPU, so the ranks compare before they initialize it.
         uuids = _tell_all(store, place, device_uuid(device)) if device.type == "cuda" else []
     require_own_gpus(uuids)
     dist.init_process_group(
@@ -161,20 +142,13 @@ def join_workers(place: WorkerPlace, device: torch.device) -> Iterator[ControlCh
     with noticing_loss():
         channel = ControlChannel()
     yield channel
-    # With exchanges under way this would wait for ranks that do something else, or are gone.
+    # With collectives pending, destroying the group would wait for ranks that are elsewhere or gone.
     if channel.intact:
         dist.destroy_process_group()
 
 
 def require_own_gpus(uuids: Sequence[str]) -> None:
-    """Raise an error where two workers were given the same GPU.
-
-    Args:
-        uuids: of the workers' GPUs, by rank.
-
-    Raises:
-        InputError: two of them are equal.
-    """
+    """Raise `InputError` where two workers, whose GPUs' UUIDs are given by rank, share a GPU."""
     for rank, uuid in enumerate(uuids):
         if (first := uuids.index(uuid)) < rank:
             raise InputError(
@@ -191,14 +165,14 @@ def _meet(place: WorkerPlace) -> Store:
 
 
 def _tell_all(store: Store, place: WorkerPlace, word: str) -> list[str]:
-    """Exchange a string with all workers, and return the strings by rank."""
+    """Exchange a string with all workers; returns the strings by rank."""
     store.set(f"word{place.rank}", word)
     return [store.get(f"word{rank}").decode() for rank in range(place.num_ranks)]
 
 
 @contextlib.contextmanager
 def noticing_loss() -> Iterator[None]:
-    """Turn errors caused by the end of a peer into `PeerLostError`."""
+    """Convert errors caused by the end of a peer into `PeerLostError`."""
     try:
         yield
     except RuntimeError as error:
@@ -209,6 +183,7 @@ def noticing_loss() -> Iterator[None]:
 
 def is_loss(error: Exception) -> bool:
     """Return whether an error means that a peer was lost."""
+    # PyTorch has no error class of its own for a lost peer; only the message tells.
     said = str(error).lower()
     return isinstance(error, PeerLostError) or (
         isinstance(error, RuntimeError) and any(words in said for words in _GONE)

@@ -1,8 +1,8 @@
 """Streams on several ranks: rank 0 schedules, and every rank runs the same calls.
 
-Every rank runs the whole of `livetalk.streaming.chunk`, with the same state and the same noise. Only the
-transformer and the VAE, which `parallelize_model` has altered, share the work and exchange data. Therefore
-the ranks stay equal, and nothing but audio and encoded portraits travels from the leader to the followers.
+Every rank runs all of `livetalk.streaming.chunk` with the same state and noise. Only the transformer and the
+VAE, which `parallelize_model` has modified, split their work and exchange data. The ranks' states therefore
+stay equal, and only audio and encoded portraits travel from the leader to the followers.
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +27,7 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A call of a `StreamTable` method that every rank makes.
-
-    Attributes:
-        method: of `StreamTable`.
-        arguments: of it.
-    """
+    """A call of a `StreamTable` method, by name, that every rank makes."""
 
     method: str
     arguments: tuple[Any, ...]
@@ -40,7 +35,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmFailure:
-    """Asks followers whether the last call has failed."""
+    """Asks the followers whether the last call failed there, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +46,20 @@ class StopFollowers:
 class Leader:
     """Rank 0: runs streams on all ranks; see `livetalk.engine.backend.Backend`.
 
-    As a context manager it stops the followers at the end.
+    The context manager stops the followers on exit.
     """
 
     def __init__(self, table: StreamTable, channel: ControlChannel) -> None:
-        """Lead the followers on the other end of a channel.
-
-        Args:
-            table: of this rank.
-            channel: of all ranks.
-        """
         self._table = table
         self._channel = channel
 
     @property
     def model(self) -> AvatarModel:
-        """The model of this rank."""
         return self._table.model
 
     @property
     def title(self) -> str:
-        """The model, in a line."""
+        """Model and execution in one line."""
         return self._table.title
 
     def prepare(self, request: OpenStream) -> Preparation:
@@ -79,23 +67,24 @@ class Leader:
         return self._table.prepare(request)
 
     def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
-        """Begin a stream on all ranks."""
-        # The portrait is encoded; its pixels need not travel.
+        """Open a stream on all ranks."""
+        # The portrait is already encoded, so a valid minimum of its pixels travels.
         request = replace(request, image=request.image[:MIN_SIDE, :MIN_SIDE])
         self._run("open", request, preparation, audio)
-        # Followers unpack the encoded portrait after it was sent; the first chunk should not wait for that.
+        # Followers unpickle the encoded portrait after it was sent; waiting here keeps this out of the first
+        # chunk's latency.
         with self._channel.in_step():
             self._channel.wait_for_all()
 
     def advance(
         self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
     ) -> Made[VideoChunk]:
-        """Compute the next frames of a chunk on all ranks."""
+        """Generate the next frames of a chunk on all ranks."""
         made: Made[VideoChunk] = self._run("advance", stream, samples, num_frames)
         return made
 
     def start_copy(self, frames: VideoChunk) -> PendingFrames:
-        """Begin to copy frames to the host of this rank."""
+        """Start to copy frames to the host of this rank."""
         return self._table.start_copy(frames)
 
     def cut(self, stream: int, num_frames: int) -> None:
@@ -103,21 +92,21 @@ class Leader:
         self._run("cut", stream, num_frames)
 
     def snapshot(self, stream: int) -> bytes:
-        """Return the state of a stream; all ranks have the same."""
+        """Return the state of a stream, which is the same on all ranks."""
+        # A snapshot may cut the stream first, which all ranks must do.
         data: bytes = self._run("snapshot", stream)
         return data
 
     def close(self, stream: int) -> None:
-        """Discard a stream on all ranks; after a loss it ends with the processes."""
+        """Discard a stream on all ranks; after the loss of a peer the processes end anyway."""
         if self._channel.intact:
             self._run("close", stream)
 
     def _run(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the table on all ranks.
+        """Call a method of the table on all ranks, and raise what it raises on all of them.
 
         Raises:
-            PeerLostError: a follower has gone, or does not do the same.
-            Exception: what the method has raised on every rank.
+            PeerLostError: a follower was lost, or did not fail as this rank did.
         """
         failure: Exception
         with self._channel.in_step():
@@ -133,13 +122,12 @@ class Leader:
         raise failure
 
     def __enter__(self) -> Self:
-        """Return the leader."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the followers while the control channel is intact; otherwise the worker group stops them."""
+        """Stop the followers while the channel is intact; otherwise the worker group kills them."""
         if self._channel.intact:
             self._channel.send(StopFollowers())
 
@@ -147,10 +135,10 @@ class Leader:
 def follow(table: StreamTable, channel: ControlChannel) -> None:
     """Run the leader's calls until it stops this follower.
 
-    A command that fails here must have failed on the leader, which then asks after it.
+    A call that fails here must have failed on the leader, too, which then sends `ConfirmFailure`.
 
     Raises:
-        PeerLostError: another worker has gone, or the ranks no longer do the same.
+        PeerLostError: another worker was lost, or a call failed on this rank only.
     """
     failed = False
     while not isinstance(message := channel.receive(), StopFollowers):
@@ -167,7 +155,7 @@ def follow(table: StreamTable, channel: ControlChannel) -> None:
 
 
 def _obey(table: StreamTable, command: Command) -> bool:
-    """Run a call, and return whether it succeeded."""
+    """Run a call; returns whether it succeeded."""
     try:
         getattr(table, command.method)(*command.arguments)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""The loop of an engine: takes requests from any thread, drives the scheduler, delivers events.
+"""The loop of an engine: accepts requests from any thread, drives the scheduler and delivers events.
 
-Portraits and prompts are encoded in a thread beside the loop. Frames are copied to the host while the next
-piece is computed: on a GPU one piece of frames is in flight as long as there is work to do.
+Portraits and prompts are encoded in a second thread. Frames are copied to the host while the next piece or
+chunk is computed: on a GPU one copy stays in flight as long as there is work.
 """
 
 import queue
@@ -47,12 +47,7 @@ class EngineLoop(Generic[F]):
     """Runs the streams of a backend until it is asked to stop."""
 
     def __init__(self, backend: Backend[F], deliver: Callable[[Event], None]) -> None:
-        """Prepare a loop.
-
-        Args:
-            backend: computes the streams.
-            deliver: is given every event, by the loop's thread; must not block.
-        """
+        """Prepare a loop, whose thread calls `deliver` with every event; `deliver` must not block."""
         self._backend = backend
         self._deliver = deliver
         self._scheduler = Scheduler(backend)
@@ -61,17 +56,14 @@ class EngineLoop(Generic[F]):
         self._stopping = False
 
     def post(self, request: Request) -> None:
-        """Hand over a request; any thread may, and none waits."""
+        """Queue a request without blocking; safe from any thread."""
         self._inbox.put(request)
 
     def run(self) -> None:
-        """Run until `StopEngine`; the last event is `EngineStopped`.
-
-        Raises:
-            Exception: what ended the loop, after `EngineStopped` has named it.
-        """
+        """Run until `StopEngine`. The last event is `EngineStopped`, also before an error is raised."""
         self._deliver(EngineReady(model=self._backend.title))
         failure = None
+        # One thread: two portraits encoded at once would need twice the memory.
         encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
         try:
             while not self._stopping:
@@ -87,14 +79,14 @@ class EngineLoop(Generic[F]):
             self._deliver(EngineStopped(failure=failure))
 
     def _turn(self, encoder: ThreadPoolExecutor) -> None:
-        """Accept pending requests, compute one piece, and deliver finished outputs."""
+        """Accept pending requests, run one unit of work, and deliver finished outputs."""
         if not self._scheduler.has_work and not self._outbox:
             self._take(self._inbox.get(), encoder)
         while not self._inbox.empty():
             self._take(self._inbox.get(), encoder)
         for output in self._scheduler.step():
             self._outbox.append(self._translate(output))
-        # The newest frames stay in flight as long as there is work to do meanwhile.
+        # Waiting for the newest copy would leave the GPU idle, so it overlaps with the next unit of work.
         self._flush(keep_last=self._scheduler.has_work)
 
     def _take(self, request: Request | Prepared, encoder: ThreadPoolExecutor) -> None:
@@ -112,6 +104,7 @@ class EngineLoop(Generic[F]):
             copy = self._backend.start_copy(output.frames)
             return _Arriving(output.stream, output.epoch, output.first_frame, copy)
         if isinstance(output, StreamRaised):
+            # An error of this package explains itself; any other is a bug whose traceback is needed.
             if not isinstance(output.error, LivetalkError):
                 _log.error("stream %d failed", output.stream, exc_info=output.error)
             return StreamFailed(stream=output.stream, failure=Failure.of(output.error))
@@ -126,6 +119,7 @@ class EngineLoop(Generic[F]):
             self._outbox.popleft()
             if not isinstance(head, _Arriving):
                 self._deliver(head)
+            # Frames that a cut has outdated are dropped.
             elif head.epoch == self._scheduler.epoch(head.stream):
                 self._deliver(
                     FramesReady(
@@ -138,7 +132,7 @@ class EngineLoop(Generic[F]):
 
 
 def _result(future: "Future[Preparation]") -> Preparation | Exception:
-    """Return the result of a job, or the exception that ended it."""
+    """Return the result of a future, or the exception that ended it."""
     if future.cancelled():
         return RuntimeError("the engine has stopped")
     error = future.exception()

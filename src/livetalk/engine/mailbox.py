@@ -10,41 +10,34 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """Items in the order in which they came; for one reader."""
+    """Queue in order of arrival, for one reader."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     def put(self, item: T) -> None:
-        """Append an item; any thread may, and none waits."""
+        """Append an item without blocking; safe from any thread."""
         with self._changed:
             self._items.append(item)
             self._changed.notify_all()
             waiting, self._waiting = self._waiting, []
+        # Outside the lock, on which a woken reader would block again.
         for loop, future in waiting:
-            # A loop that has ended waits for nothing.
+            # A reader whose event loop has been closed needs no wake-up.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_wake, future)
 
     def get(self, timeout: float | None = None) -> T:
-        """Wait for the next item.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            TimeoutError: none came.
-        """
+        """Return the next item; `TimeoutError` if none arrives within `timeout` seconds (None: no limit)."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._items, timeout):
                 raise TimeoutError("nothing came")
             return self._items.popleft()
 
     async def get_async(self) -> T:
-        """Wait for the next item without blocking the event loop."""
+        """Return the next item without blocking the event loop."""
         loop = asyncio.get_running_loop()
         while True:
             with self._changed:
@@ -56,5 +49,6 @@ class Mailbox(Generic[T]):
 
 
 def _wake(future: "asyncio.Future[None]") -> None:
+    # The reader's task may have been cancelled meanwhile.
     if not future.done():
         future.set_result(None)

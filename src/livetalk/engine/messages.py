@@ -1,7 +1,7 @@
 """Messages between an engine and its clients: frozen values that are checked on construction.
 
-A client sends requests, an engine answers with events. Every stream has a number of the client's choice and
-an epoch, which each cut raises by one. This module needs no PyTorch.
+A client sends requests, an engine answers with events. In all of them `stream` is a number of the client's
+choice and `epoch` counts the cuts of that stream. This module needs no PyTorch.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from livetalk.crop import CROPS, Crop
 from livetalk.errors import InputError
 from livetalk.streaming.settings import AudioMode, LoudnessMode
 
+# The published VAE reduces a side by 8 and the patches by 2; a model may require more and says so itself.
 SIDE_MULTIPLE = 16
 MAX_SIDE = 4096
 MIN_SIDE = 16
@@ -20,22 +21,19 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
-    """Options of a stream. None selects the model's own choice.
+    """Options of a stream; None selects the model's own value.
 
     Attributes:
         seed: of the noise, 0..2**63 - 1.
-        crop: what of the portrait is used.
-        num_steps: denoising steps.
+        crop: part of the portrait that is animated.
         size: height and width of the frames, pixels, multiples of 16.
         prompt: for a model with a text branch.
-        audio_mode: STREAM makes frames as audio arrives; WHOLE waits for the end of the audio and cannot be
-            cut.
-        loudness: what is done to the level of the audio.
-        latents_per_decode: latent frames that are decoded together.
-        progressive: deliver frames as they are decoded instead of whole chunks.
-        max_pending_frames: no chunk is begun while this many delivered frames have not been taken; None is
-            one chunk.
-        cuttable: keep what a cut needs: the frames and states of the last chunks.
+        audio_mode: STREAM generates while audio arrives; WHOLE waits for its end and excludes cuts.
+        loudness: how the level of the audio is normalized.
+        latents_per_decode: latent frames that the VAE decodes together.
+        progressive: deliver each decoded piece instead of whole chunks.
+        max_pending_frames: no chunk begins while this many delivered frames are unread; None means one chunk.
+        cuttable: retain the frames and states of the last chunks, which a cut needs.
     """
 
     seed: int | None = None
@@ -51,7 +49,7 @@ class StreamSpec:
     cuttable: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values that no model can use, with an `InputError`."""
+        """Raise `InputError` for values that no model can use."""
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed}: must be 0 or more and below 2**63")
         if self.crop is not None and self.crop not in CROPS:
@@ -69,17 +67,13 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInfo:
-    """What a client must know about an open stream.
+    """Properties of an open stream that its client needs.
 
     Attributes:
-        fps: frames per second.
-        sample_rate: samples per second of the audio.
         height: of the frames, pixels.
         width: of the frames, pixels.
-        chunk_frames: frames that are generated together.
-        lookahead_frames: frames of audio after a chunk's end that it needs.
-        audio_mode: how audio is used.
-        cut_frames: frames already taken that a cut can take back.
+        lookahead_frames: frames of audio that a chunk needs beyond its own end.
+        cut_frames: number of frames already read that a cut can still discard.
     """
 
     fps: int
@@ -93,23 +87,23 @@ class StreamInfo:
 
     @property
     def samples_per_frame(self) -> int:
-        """Audio samples that last as long as one frame."""
+        """Audio samples per video frame."""
         return self.sample_rate // self.fps
 
     @property
     def chunk_samples(self) -> int:
-        """Audio samples that last as long as one chunk."""
+        """Audio samples per chunk."""
         return self.chunk_frames * self.samples_per_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A stream between two chunks; any engine of the same model and settings can continue it.
+    """State of a stream between two chunks, which any engine of the same model and settings can continue.
 
     Attributes:
         data: the state, opaque.
-        num_frames: frames of the stream before it.
-        num_samples: samples of the stream that it has used: the next one to push.
+        num_frames: frames generated before it.
+        num_samples: samples consumed before it, which is the offset of the next sample to push.
     """
 
     data: bytes
@@ -119,12 +113,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error by name, for a process that may not have its class.
-
-    Attributes:
-        kind: name of the error's class.
-        message: one line.
-    """
+    """Class name and one-line message of an error, for a process that may lack the class itself."""
 
     kind: str
     message: str
@@ -132,6 +121,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """Describe an error."""
+        # Clients print a failure on one line.
         return cls(kind=type(error).__name__, message=" ".join(str(error).split()))
 
     def __str__(self) -> str:
@@ -141,13 +131,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStream:
-    """Begin a stream; answered by `StreamOpened`.
+    """Open a stream; answered by `StreamOpened` or `StreamFailed`.
 
     Attributes:
-        stream: its number, not used by the client before.
+        stream: a number that the client has not used before.
         image: `[H, W, 3]` uint8 RGB, the portrait.
-        spec: how the stream is made.
-        snapshot: continue from here instead of starting anew.
+        snapshot: state to continue from; None starts a new stream.
     """
 
     stream: int
@@ -156,7 +145,7 @@ class OpenStream:
     snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for anything but a picture."""
+        """Raise `InputError` where the image has another shape or dtype, or is too small."""
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
             raise InputError(f"image {self.image.shape}, {self.image.dtype}: must be [H, W, 3], uint8")
         if min(self.image.shape[:2]) < MIN_SIDE:
@@ -165,20 +154,14 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushAudio:
-    """Append audio to a stream. Audio of another epoch than the stream's is dropped.
-
-    Attributes:
-        stream: its number.
-        epoch: that the audio belongs to.
-        samples: `[n]` float32, -1..1, mono, at the stream's sample rate.
-    """
+    """Append `samples`, `[n]` float32, -1..1, mono, to a stream; ignored if the epoch is not the stream's."""
 
     stream: int
     epoch: int
     samples: NDArray[np.float32] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for anything but audio."""
+        """Raise `InputError` for another shape or dtype, and for values that are not finite."""
         if self.samples.ndim != 1 or self.samples.dtype != np.float32:
             raise InputError(
                 f"audio {self.samples.shape}, {self.samples.dtype}: must be [samples], float32, one channel"
@@ -189,12 +172,7 @@ class PushAudio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndAudio:
-    """Say that no audio of an epoch follows; answered by `StreamEnded` after the last frame.
-
-    Attributes:
-        stream: its number.
-        epoch: of the audio.
-    """
+    """Declare the audio of an epoch complete; answered by `StreamEnded` after its last frame."""
 
     stream: int
     epoch: int
@@ -202,12 +180,9 @@ class EndAudio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutStream:
-    """Go on from the state after a frame that was shown, without audio; answered by `StreamCut`.
+    """Discard frames and audio after the first `num_frames` frames; answered by `StreamCut`.
 
-    Attributes:
-        stream: its number.
-        epoch: the new one: one more than the stream's.
-        num_frames: frames of the stream that stay; audio and frames after them are forgotten.
+    `epoch` is the new epoch, one above the stream's. The stream continues from the state after those frames.
     """
 
     stream: int
@@ -217,13 +192,7 @@ class CutStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesTaken:
-    """Report that delivered frames were consumed, so that more can be generated; `Stream` sends it itself.
-
-    Attributes:
-        stream: its number.
-        epoch: of the frames.
-        num_frames: how many.
-    """
+    """Report that the client has read `num_frames` frames, which permits more; `Stream` sends it itself."""
 
     stream: int
     epoch: int
@@ -232,50 +201,33 @@ class FramesTaken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeSnapshot:
-    """Ask for the state at the next border between two chunks; answered by `SnapshotTaken`.
-
-    Attributes:
-        stream: its number.
-    """
+    """Request the state at the next boundary between two chunks; answered by `SnapshotTaken`."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseStream:
-    """Forget a stream; answered by `StreamClosed`.
-
-    Attributes:
-        stream: its number.
-    """
+    """Discard a stream; answered by `StreamClosed`."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True)
 class StopEngine:
-    """End the engine; answered by `EngineStopped`."""
+    """Stop the engine; answered by `EngineStopped`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReady:
-    """The model is loaded.
-
-    Attributes:
-        model: what runs where and how, in a line.
-    """
+    """The model is loaded; `model` describes it and how it runs in one line."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
-    """Portrait and prompt are encoded.
-
-    Attributes:
-        stream: its number.
-        info: about it.
-    """
+    """Portrait and prompt are encoded."""
 
     stream: int
     info: StreamInfo
@@ -283,11 +235,9 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesReady:
-    """Frames to show, in order and without a gap.
+    """Frames to show, in order and without gaps.
 
     Attributes:
-        stream: its number.
-        epoch: of the frames.
         first_frame: index of the first of them in the stream.
         frames: `[F, H, W, 3]` uint8 RGB, F >= 1; may be read-only.
     """
@@ -300,12 +250,9 @@ class FramesReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnded:
-    """All frames of the audio were delivered; a cut or more epochs may follow.
+    """All frames of the epoch's audio, `num_frames` in the stream so far, were delivered.
 
-    Attributes:
-        stream: its number.
-        epoch: of the audio.
-        num_frames: frames of the stream.
+    The client may still cut the stream and push audio in a new epoch.
     """
 
     stream: int
@@ -318,10 +265,9 @@ class StreamCut:
     """A stream was cut.
 
     Attributes:
-        stream: its number.
         epoch: the new one.
-        num_frames: frames of the stream that stayed: the index of the next one.
-        num_samples: index in the stream of the next sample to push; with a look-ahead it is later than the
+        num_frames: frames that remain, and the index of the next frame.
+        num_samples: offset in the stream of the next sample to push, which a look-ahead puts later than the
             next frame.
     """
 
@@ -333,13 +279,7 @@ class StreamCut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotTaken:
-    """The answer to `TakeSnapshot`.
-
-    Attributes:
-        stream: its number.
-        epoch: of the stream.
-        snapshot: of it.
-    """
+    """The answer to `TakeSnapshot`."""
 
     stream: int
     epoch: int
@@ -348,23 +288,14 @@ class SnapshotTaken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamClosed:
-    """A stream is forgotten; its last event.
-
-    Attributes:
-        stream: its number.
-    """
+    """The engine has discarded a stream; this is the stream's last event."""
 
     stream: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFailed:
-    """A stream has failed and is forgotten, others go on; its last event.
-
-    Attributes:
-        stream: its number.
-        failure: why.
-    """
+    """A stream has failed and was discarded; this is its last event, and other streams continue."""
 
     stream: int
     failure: Failure
@@ -372,11 +303,7 @@ class StreamFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStopped:
-    """The engine has ended, and all of its streams.
-
-    Attributes:
-        failure: why; None where it was asked to.
-    """
+    """The engine and all of its streams have ended; `failure` is None after `StopEngine`."""
 
     failure: Failure | None = None
 

@@ -1,4 +1,4 @@
-"""A stream from its beginning to its end, driven in the thread of its caller."""
+"""One stream from start to end, driven in its caller's thread."""
 
 from collections.abc import Generator, Iterable
 from typing import TypeVar
@@ -19,15 +19,15 @@ def run_stream(
     """Generate a stream until its audio ends or the caller closes the generator.
 
     Args:
-        backend: whose streams nobody else drives meanwhile.
+        backend: must have no other user meanwhile.
         request: opens the stream.
-        blocks: audio `[n]`, of any length; the next one is asked for when it is needed.
+        blocks: audio `[n]` of any length, read on demand.
 
     Yields:
         Frames in the backend's own form.
 
     Raises:
-        InputError: something cannot be used.
+        InputError: the portrait, an option or the audio cannot be used.
     """
     number = request.stream
     scheduler = Scheduler(backend)
@@ -38,6 +38,7 @@ def run_stream(
         while True:
             for output in scheduler.step():
                 if isinstance(output, FramesMade):
+                    # Yielded before they count as read, so that a slow caller delays the next chunk.
                     yield output.frames
                     scheduler.submit(FramesTaken(stream=number, epoch=0, num_frames=output.num_frames))
                 elif isinstance(output, StreamRaised):

@@ -1,10 +1,10 @@
-"""Decides which work an engine does next; it has no thread, clock or network of its own.
+"""Decides which work an engine does next, without a thread or a connection of its own.
 
-Requests go in by `submit`, outputs come out of `step`, which does at most one piece of work. A loop in a
-thread or a process drives it, or an offline caller in its own thread.
+Requests enter through `submit`. `step` runs at most one unit of work (open, cut, snapshot, or one piece or
+chunk) and returns the outputs; an engine's loop or an offline caller drives it.
 
-The stream whose viewer runs out of frames first goes first. A viewer has run out when the frames delivered so
-far, shown at the stream's rate from when they were delivered, have all been shown.
+The stream whose viewer runs out of frames first is served first. Its deadline is the time at which all
+delivered frames, shown at the stream's frame rate, have been shown.
 """
 
 import time
@@ -41,15 +41,7 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class FramesMade(Generic[F]):
-    """Computed frames, in the backend's own form.
-
-    Attributes:
-        stream: its number.
-        epoch: of the frames.
-        first_frame: index of the first of them in the stream.
-        num_frames: how many.
-        frames: the frames.
-    """
+    """Computed frames in the backend's own form; `first_frame` is the index of the first in the stream."""
 
     stream: int
     epoch: int
@@ -60,12 +52,7 @@ class FramesMade(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class StreamRaised:
-    """A stream has failed and was discarded.
-
-    Attributes:
-        stream: its number.
-        error: why.
-    """
+    """A stream has failed and was discarded."""
 
     stream: int
     error: Exception
@@ -73,12 +60,7 @@ class StreamRaised:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Result of encoding portrait and prompt outside the scheduler.
-
-    Attributes:
-        stream: its number.
-        result: the encoded values, or the error.
-    """
+    """Result, or error, of encoding portrait and prompt outside the scheduler."""
 
     stream: int
     result: Preparation | Exception
@@ -153,8 +135,8 @@ class Scheduler(Generic[F]):
         """Start without streams.
 
         Args:
-            backend: computes them.
-            clock: seconds, from any origin.
+            backend: computes the streams.
+            clock: returns seconds since any origin.
         """
         self._backend = backend
         self._clock = clock
@@ -163,7 +145,7 @@ class Scheduler(Generic[F]):
 
     @property
     def has_work(self) -> bool:
-        """`step` would compute something."""
+        """Whether `step` would compute something."""
         return any(stream.has_work for stream in self._streams.values())
 
     @property
@@ -172,17 +154,16 @@ class Scheduler(Generic[F]):
         return tuple(self._streams)
 
     def epoch(self, stream: int) -> int | None:
-        """Return the epoch of a stream, None if there is no such stream."""
+        """Return the epoch of a stream, or None if there is no such stream."""
         return self._streams[stream].epoch if stream in self._streams else None
 
     def submit(self, request: Request | Prepared) -> None:
-        """Take a request; nothing is computed. For a stream that is not there it has no effect.
+        """Accept a request without computing anything; requests for unknown streams are ignored.
 
-        `OpenStream` only makes room: whoever drives the scheduler calls `Backend.prepare` where it likes and
-        submits what came of it.
+        After `OpenStream` the caller runs `Backend.prepare`, in any thread, and submits its result.
 
         Raises:
-            ValueError: `OpenStream` with a number that is in use, or a request that is not about a stream.
+            ValueError: `OpenStream` with a number in use, or `StopEngine`.
         """
         if isinstance(request, OpenStream):
             if request.stream in self._streams:
@@ -196,10 +177,10 @@ class Scheduler(Generic[F]):
             self._accept(stream, request)
 
     def step(self) -> list[Output[F]]:
-        """Do the most urgent piece of work, if there is any, and return all outputs since the last call.
+        """Run the most urgent unit of work, if any, and return all outputs since the last call.
 
         Raises:
-            PeerLostError: the backend is lost.
+            PeerLostError: a worker of the backend was lost.
         """
         ready = [stream for stream in self._streams.values() if stream.has_work]
         if ready:
@@ -213,6 +194,7 @@ class Scheduler(Generic[F]):
                     self._take_snapshot(stream, stream.snapshots.popleft())
                 else:
                     self._advance(stream)
+            # The ranks share all streams, so the loss of one ends the engine and not this stream alone.
             except PeerLostError:
                 raise
             except Exception as error:  # noqa: BLE001  whatever it is, it ends this stream and no other
@@ -228,12 +210,14 @@ class Scheduler(Generic[F]):
             self._forget(stream)
             self._outputs.append(StreamClosed(stream=request.stream))
         elif isinstance(request, FramesTaken):
+            # A cut has already reset the count of unread frames of older epochs.
             if request.epoch == stream.epoch:
                 stream.pending -= request.num_frames
         elif isinstance(request, TakeSnapshot):
             stream.snapshots.append(request)
         elif isinstance(request, PushAudio | EndAudio | CutStream):
             if stream.phase is _Phase.PREPARING:
+                # The queue needs the stream's rates, which are known once it is prepared.
                 stream.early.append(request)
             else:
                 self._change_audio(stream, request)
@@ -262,7 +246,7 @@ class Scheduler(Generic[F]):
                 self._note_end(stream)
 
     def _begin_cut(self, stream: _Stream, cut: CutStream) -> None:
-        """Drop queued audio and outputs now; the state is cut when the stream is scheduled."""
+        """Drop queued audio now; the state is cut when the stream is next scheduled."""
         if cut.epoch != stream.epoch + 1 or not 0 <= cut.num_frames <= stream.delivered:
             message = (
                 f"cut to frame {cut.num_frames} and epoch {cut.epoch}: the stream has made "
@@ -270,6 +254,7 @@ class Scheduler(Generic[F]):
             )
             self._fail(stream, InputError(message))
             return
+        # The epoch changes at once, so that frames in flight of the old one are dropped before delivery.
         stream.audio.cut(cut.num_frames)
         stream.epoch, stream.delivered, stream.pending = cut.epoch, cut.num_frames, 0
         stream.ended, stream.deadline = False, self._clock()
@@ -311,6 +296,7 @@ class Scheduler(Generic[F]):
             stream.delivered += made.num_frames
             stream.pending += made.num_frames
             shown = made.num_frames / stream.info.fps
+            # A late stream restarts its schedule: the viewer shows late frames from when they arrive.
             stream.deadline = max(stream.deadline, self._clock()) + shown
         self._note_end(stream)
 
@@ -339,6 +325,7 @@ class Scheduler(Generic[F]):
 
     def _forget(self, stream: _Stream) -> None:
         del self._streams[stream.request.stream]
+
         if stream.phase is not _Phase.PREPARING:
             self._backend.close(stream.request.stream)
 

@@ -30,12 +30,7 @@ from livetalk.types import Conditioning, PromptEmbeds, VideoChunk
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What is encoded beside the loop.
-
-    Attributes:
-        session: the options of the stream, complete.
-        conditioning: on the CPU.
-    """
+    """Preparation of a stream: its resolved options, and its conditioning on the CPU."""
 
     session: Session
     conditioning: Conditioning
@@ -43,14 +38,14 @@ class Encoded:
 
 @dataclass(slots=True)
 class _Chunk:
-    """A chunk that a cut may go back to.
+    """A chunk that a cut may return to.
 
     Attributes:
         before: state before it.
-        after: state after it; None while it is made.
+        after: state after it; None while it is being generated.
         samples: its audio.
-        frames: those that were delivered, `[3, F, H, W]` each.
-        num_frames: how many.
+        frames: delivered pieces, `[3, F, H, W]` each.
+        num_frames: number of delivered frames.
     """
 
     before: StreamState
@@ -75,7 +70,6 @@ class _Stream:
 
     @property
     def settings(self) -> StreamSettings:
-        """Of the stream."""
         return self.session.settings
 
 
@@ -85,14 +79,13 @@ class StreamTable:
     def __init__(
         self, model: AvatarModel, vae: CausalVideoVAE | None = None, *, beside: bool = False
     ) -> None:
-        """Start with no stream.
+        """Start without streams.
 
         Args:
             model: ready to run.
-            vae: encodes portraits, on this rank alone; None for the model's own where other ranks have no
-                part in it.
-            beside: encode portraits on a side stream, so that a GPU does it while chunks are made. It needs
-                memory of its own.
+            vae: encodes portraits on this rank alone; None uses the model's VAE, which must then not be split
+                between ranks.
+            beside: encode portraits on a side stream, in parallel with chunks. This takes additional memory.
         """
         self.model = model
         self._vae = model.executor.networks.vae if vae is None else vae
@@ -105,7 +98,7 @@ class StreamTable:
 
     @property
     def title(self) -> str:
-        """The model, in a line."""
+        """Model and execution in one line."""
         return self.model.title
 
     @torch.no_grad()
@@ -113,23 +106,19 @@ class StreamTable:
         """Frame and encode a portrait, and encode the prompt.
 
         Raises:
-            InputError: the portrait or an option cannot be used with this model.
+            InputError: the model cannot use the portrait or an option.
         """
         session = plan_session(self.model, spec_options(request.spec))
         size = (session.portrait.height, session.portrait.width)
         framed = frame_portrait(request.image, *size, crop=session.crop)
-        # None leaves the stream as it is.
+        # `torch.cuda.stream(None)` is a no-op, so this also runs on the CPU.
         with torch.cuda.stream(self._side_stream):
             conditioning = self._encode(session, image_to_tensor(framed, self.model.image_dtype))
         return Preparation(describe_stream(session, request.spec), Encoded(session, conditioning))
 
     @torch.no_grad()
     def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
-        """Begin a stream, or continue a snapshot.
-
-        Raises:
-            InputError: the snapshot is damaged.
-        """
+        """Open a stream, or continue a snapshot; `InputError` if the snapshot is damaged."""
         encoded, executor, spec = preparation.value, self.model.executor, request.spec
         assert isinstance(encoded, Encoded)
         session = encoded.session
@@ -155,7 +144,7 @@ class StreamTable:
     def advance(
         self, stream: int, samples: NDArray[np.float32] | None = None, num_frames: int | None = None
     ) -> Made[VideoChunk]:
-        """Make the next frames of a chunk: those of a piece for a progressive stream, else all of them."""
+        """Generate the next frames: a piece of a progressive stream, the whole chunk otherwise."""
         own = self._streams[stream]
         if samples is not None:
             self._begin(own, torch.from_numpy(samples), num_frames)
@@ -172,16 +161,12 @@ class StreamTable:
         return self._deliver(own, taken, ended)
 
     def start_copy(self, frames: VideoChunk) -> PendingFrames:
-        """Begin to copy frames to the host, beside the work that follows."""
+        """Start to copy frames to the host, in parallel with later work."""
         return self._copy.start(frames)
 
     @torch.no_grad()
     def cut(self, stream: int, num_frames: int) -> None:
-        """Return a stream to the state after some of its frames.
-
-        Raises:
-            InputError: the frame is not kept.
-        """
+        """Reset a stream to the state after `num_frames` frames; `InputError` if it is not retained."""
         own = self._streams[stream]
         own.state = self._state_after(own, num_frames)
         own.pieces, own.delivered = None, num_frames
@@ -191,20 +176,21 @@ class StreamTable:
         """Return the state of a stream after its newest frame.
 
         Raises:
-            InputError: its audio has ended amid a chunk, and it keeps nothing for a cut.
+            InputError: the audio ended within a chunk and the stream is not cuttable.
         """
         own = self._streams[stream]
         if own.delivered == own.state.next_frame:
             return own.state.to_bytes()
+        # The audio ended within the chunk: the state must forget the frames that were not delivered.
         self.cut(stream, own.delivered)
         return own.state.to_bytes()
 
     def close(self, stream: int) -> None:
-        """Forget a stream."""
+        """Discard a stream."""
         self._streams.pop(stream, None)
 
     def _encode(self, session: Session, picture: Tensor) -> Conditioning:
-        """Encode a framed portrait `[3, H, W]`; returns it on the CPU."""
+        """Encode a framed portrait `[3, H, W]`; the result is on the CPU."""
         picture = picture.to(self._device)
         embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
         if self.model.prompt_encoder is not None:
@@ -213,12 +199,13 @@ class StreamTable:
         conditioning = encode_conditioning(
             self._vae, picture, settings.geometry, settings.reference_layout, embeds
         )
+        # On several ranks the leader encodes and sends; and a waiting stream takes no GPU memory.
         return move_conditioning(conditioning, torch.device("cpu"))
 
     def _begin(self, own: _Stream, samples: Tensor, num_frames: int | None) -> None:
-        """Begin a chunk; nothing is computed yet."""
+        """Begin a chunk; the first piece is computed on demand."""
         own.wanted = own.settings.geometry.chunk_frames if num_frames is None else num_frames
-        # Drawn from here, so that a cut amid the chunk knows how far the noise has come.
+        # The stream owns the generator, so that a cut within the chunk can save how much noise was drawn.
         own.rng = restore_rng(own.state.rng_state, self._device)
         own.pieces = generate_pieces(
             self.model.executor, own.settings, own.prepared, samples, own.state, normal_noise(own.rng)
@@ -232,13 +219,14 @@ class StreamTable:
         if own.keep:
             own.chunks[-1].after = own.state
             motion_frames = own.settings.geometry.motion_frames
+            # A cut needs the motion frames before the oldest frame that it may return to.
             while sum(chunk.num_frames for chunk in own.chunks) - own.chunks[0].num_frames >= (
                 own.keep + motion_frames
             ):
                 own.chunks.popleft()
 
     def _deliver(self, own: _Stream, taken: list[Tensor], ended: bool) -> Made[VideoChunk]:
-        """Return the frames that the audio covers."""
+        """Return the frames that the audio covers; the rest of the last chunk is padding."""
         pixels = torch.cat(taken, dim=1) if len(taken) > 1 else taken[0] if taken else None
         num_frames = 0 if pixels is None else min(own.wanted, pixels.shape[1])
         if pixels is None or num_frames == 0:
@@ -253,7 +241,7 @@ class StreamTable:
         return Made(chunk, num_frames, ended)
 
     def _state_after(self, own: _Stream, num_frames: int) -> StreamState:
-        """Return the state after some frames, and forget the chunks that begin later."""
+        """Return the state after some frames, and drop the chunks that begin later."""
         state = own.state
         while own.chunks and own.chunks[-1].before.next_frame >= num_frames:
             state = own.chunks.pop().before
@@ -265,7 +253,7 @@ class StreamTable:
         return self._cut_last(own, num_shown)
 
     def _cut_last(self, own: _Stream, num_shown: int) -> StreamState:
-        """Cut the newest chunk that is kept."""
+        """Cut the newest retained chunk."""
         chunk = own.chunks[-1]
         after = chunk.after
         if after is None:
@@ -282,7 +270,7 @@ class StreamTable:
 
 
 def spec_options(spec: StreamSpec) -> SessionOptions:
-    """Return the options of a session that a specification asks for."""
+    """Return the session options of a specification."""
     return {
         "seed": spec.seed,
         "crop": spec.crop,
@@ -296,7 +284,7 @@ def spec_options(spec: StreamSpec) -> SessionOptions:
 
 
 def describe_stream(session: Session, spec: StreamSpec) -> StreamInfo:
-    """Return the properties of a stream that a client needs."""
+    """Return the properties of a stream that its client needs."""
     geometry = session.settings.geometry
     return StreamInfo(
         fps=geometry.fps,
@@ -306,12 +294,13 @@ def describe_stream(session: Session, spec: StreamSpec) -> StreamInfo:
         chunk_frames=geometry.chunk_frames,
         lookahead_frames=session.settings.audio.lookahead_frames,
         audio_mode=session.audio_mode,
+        # A recording is encoded with its future, so no state of it can continue with other audio.
         cut_frames=geometry.chunk_frames if spec.cuttable and session.audio_mode is AudioMode.STREAM else 0,
     )
 
 
 def move_conditioning(conditioning: Conditioning, device: torch.device) -> Conditioning:
-    """Return a conditioning on a device, to a GPU without waiting for its work."""
+    """Copy a conditioning to a device; a copy to a GPU does not block the host."""
     text, image = conditioning.text_embeds, conditioning.image_embeds
     return Conditioning(
         reference_pixels=to_device(conditioning.reference_pixels, device),

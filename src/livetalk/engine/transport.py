@@ -1,7 +1,7 @@
-"""How a client reaches an engine: in a thread of its own process, or in processes of their own.
+"""How a client reaches an engine: in a thread of its own process or in separate processes.
 
-This module needs no PyTorch. The function that runs an engine in another process is named by a string, so
-that nobody but that process imports it.
+This module needs no PyTorch. A string names the function that runs an engine in another process, so that only
+that process imports it.
 """
 
 import contextlib
@@ -24,61 +24,58 @@ from livetalk.errors import LivetalkError, PeerLostError, WorkerError
 Deliver = Callable[[Event], None]
 
 STOP_SECONDS = 10.0
-"""How long an engine may take to end after it was asked to; then its processes are killed."""
+"""Time that an engine has to end after `StopEngine` before its processes are killed."""
 
 EXIT_EXPLAINED = 2
-"""Exit code of an engine's process that has told its client why it ends."""
+"""Exit code of an engine's process that has already reported the cause to its client."""
 
 
 class Transport(Protocol):
-    """The way to an engine. Its last event is always `EngineStopped`."""
+    """Connection to an engine, whose last event is always `EngineStopped`."""
 
     def start(self, deliver: Deliver) -> None:
-        """Start the engine; `deliver` is given its events, by one thread, and must not block."""
+        """Start the engine; one thread calls `deliver` with its events. `deliver` must not block."""
 
     def post(self, request: Request) -> None:
-        """Send a request without waiting."""
+        """Send a request without blocking."""
 
     def join(self) -> None:
-        """Wait for the end of the engine, after `StopEngine`, or end it where it does not end by itself."""
+        """Wait for the engine to end after `StopEngine`, and kill it after a timeout."""
 
 
 class ThreadTransport:
     """An engine in a thread of this process."""
 
     def __init__(self, backend: Backend[Any]) -> None:
-        """Take the backend; its streams are this engine's alone."""
+        """Use a backend that no other engine uses."""
         self._backend = backend
         self._loop: EngineLoop[Any] | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, deliver: Deliver) -> None:
-        """See `Transport`."""
         self._loop = EngineLoop(self._backend, deliver)
         self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
         self._thread.start()
 
     def post(self, request: Request) -> None:
-        """See `Transport`."""
         assert self._loop is not None
         self._loop.post(request)
 
     def join(self) -> None:
-        """See `Transport`."""
         assert self._thread is not None
         self._thread.join()
 
 
 class ProcessTransport:
-    """An engine in processes of its own, which end with this one."""
+    """An engine in separate processes, which end with this one."""
 
     def __init__(self, host: str, arguments: tuple[Any, ...] = (), num_workers: int = 1) -> None:
-        """Choose what runs in the process.
+        """Select the function that runs in the processes.
 
         Args:
-            host: "module:function"; called as `function(place, lead, *arguments)` in each process. It calls
-                `lead(backend)` in the process of rank 0, and returns the exit code.
-            arguments: can be pickled.
+            host: "module:function", called as `function(place, lead, *arguments)` in each process. On rank 0
+                it calls `lead(backend)`. It returns the exit code.
+            arguments: must be picklable.
             num_workers: processes that compute every stream together.
         """
         self._host = host
@@ -90,12 +87,11 @@ class ProcessTransport:
         self._supervisor: threading.Thread | None = None
 
     def start(self, deliver: Deliver) -> None:
-        """See `Transport`."""
         own, other = multiprocessing.Pipe()
         shared = (self._host, self._arguments)
         followers = [(None, *shared)] * (self._num_workers - 1)
         self._group = WorkerGroup.start(_run_engine, [(other, *shared), *followers])
-        # Only the engine's process keeps the other end, so that its end is noticed here.
+        # The engine's process holds the only open end, so that its exit closes the connection.
         other.close()
 
         def receive(event: Any) -> None:
@@ -111,19 +107,17 @@ class ProcessTransport:
         self._supervisor.start()
 
     def post(self, request: Request) -> None:
-        """See `Transport`."""
         assert self._link is not None
         self._link.send(request)
 
     def join(self) -> None:
-        """See `Transport`."""
         assert self._supervisor is not None and self._group is not None
         self._supervisor.join(STOP_SECONDS)
         self._group.end()
         self._supervisor.join()
 
     def _supervise(self, group: WorkerGroup, link: "Link", deliver: Deliver) -> None:
-        """Wait for the end of all processes, and say why they ended."""
+        """Wait for all processes to end, and deliver why they did."""
         with group:
             try:
                 code = group.wait()
@@ -132,24 +126,24 @@ class ProcessTransport:
                 cause = Failure.of(error)
         link.join()
         last = self._last
-        # An engine that has lost a worker does not know how that one ended.
+        # An engine that has lost a worker does not know why; the group does, from the exit codes.
         if last is None or (last.failure is not None and last.failure.kind == PeerLostError.__name__):
             last = EngineStopped(failure=cause)
         deliver(last)
 
 
 class Link:
-    """Messages over a connection; neither side waits for the other to read.
+    """Messages over a connection, sent without waiting for the peer to read.
 
-    Arrays travel beside the pickled message, without a copy into it.
+    Arrays are sent after the pickled message, out of band, without being copied into it.
     """
 
     def __init__(self, connection: Connection, receive: Callable[[Any], None]) -> None:
-        """Start to read and to write.
+        """Start reading and writing.
 
         Args:
-            connection: both ways; closed at the end.
-            receive: is given every message, by a thread of the link; and None after the last one.
+            connection: duplex; `join` closes it.
+            receive: called in a thread of the link with every message, and with None after the last.
         """
         self._connection = connection
         self._receive = receive
@@ -160,16 +154,16 @@ class Link:
         self._writer.start()
 
     def send(self, message: object) -> None:
-        """Send a message; it is dropped once the peer has closed the connection."""
+        """Queue a message; it is dropped once the peer has closed the connection."""
         self._outbox.put(message)
 
     def flush(self) -> None:
-        """Flush the messages sent so far and close the sending side."""
+        """Write all queued messages and close the sending side."""
         self._outbox.put(None)
         self._writer.join()
 
     def join(self) -> None:
-        """Wait until the other side has closed the connection, and close this side."""
+        """Wait until the peer has closed the connection, and close this side."""
         self._reader.join()
         self.flush()
         self._connection.close()
@@ -197,7 +191,7 @@ class Link:
 def _run_engine(
     place: WorkerPlace, connection: Connection | None, host: str, arguments: tuple[Any, ...]
 ) -> int:
-    """Be one process of an engine."""
+    """Run one process of an engine."""
     module, _, name = host.partition(":")
     function = getattr(importlib.import_module(module), name)
     if connection is None:
@@ -212,7 +206,7 @@ def _run_leader(
     loop: list[EngineLoop[Any]] = []
 
     def receive(request: Any) -> None:
-        # Requests that come before the model is loaded wait here.
+        # Requests may arrive while the model is loading; the first one waits here for the loop.
         if not loop:
             loop.append(loops.get())
         loop[0].post(StopEngine() if request is None else request)

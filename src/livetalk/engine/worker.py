@@ -1,4 +1,4 @@
-"""One of several processes that compute a model together, from its start to its end."""
+"""One of several processes that compute a model together."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -23,25 +23,25 @@ from livetalk.parallel.vae import parallelize_vae
 
 
 def parallelize_model(model: AvatarModel, config: ParallelConfig | None = None) -> AvatarModel:
-    """Let all ranks share the work of a model's transformer and VAE; every rank must call this.
+    """Split the work of a model's transformer and VAE between all ranks; collective.
 
     Args:
-        model: with the same weights on every rank; its networks are altered in place. Not used yet: what is
-            compiled at its first use would be compiled for one rank.
-        config: degrees, or None for those that `choose_degrees` takes.
+        model: with the same weights on every rank; its networks are modified in place. It must not have run
+            yet, since lazily compiled kernels would be compiled for one rank.
+        config: degrees of parallelism; None uses `choose_degrees`.
 
     Returns:
-        The model, whose plan says which tokens this rank computes.
+        The model, whose plan contains the tokens that this rank computes.
 
     Raises:
-        InputError: the degrees do not fit the number of ranks or of heads.
+        InputError: the degrees do not fit the number of ranks or heads.
     """
     networks = model.executor.networks
     dit = networks.dit
     config = config or choose_degrees(dist.get_world_size(), dit.config.num_heads)
     mesh = build_mesh(config, networks.device)
     graphs = model.acceleration is not None and model.acceleration.graphs
-    # Collectives in a graph are not tried.
+    # Only exchanges through peer memory are captured; NCCL collectives in a graph are untested.
     if graphs and mesh.world.size > 1 and uses_peer_memory(mesh, dit.config.num_heads):
         graph_blocks(dit)
     tokens = parallelize_dit(dit, mesh)
@@ -53,21 +53,21 @@ def parallelize_model(model: AvatarModel, config: ParallelConfig | None = None) 
 
 
 def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
-    """Return the device of this process: with several GPUs, the one of its place.
+    """Return the device of this process, which with several visible GPUs is the one of its local rank.
 
     Args:
         name: as for `choose_device`.
-        place: of this process; None for one that was started alone.
+        place: of this process; None for a single process.
 
     Raises:
-        InputError: there is no such device, or no GPU for this process.
+        InputError: no such device, or no GPU for this process.
     """
     device = choose_device(name)
     if device.type != "cuda" or place is None:
         return device
     num_visible = torch.cuda.device_count()
     if num_visible == 1:
-        # Whoever started the workers gave each a GPU of its own; `join_workers` finds out whether it did.
+        # The launcher gave each worker one visible GPU; `join_workers` checks that they differ.
         return torch.device("cuda", 0)
     if place.local_rank >= num_visible:
         raise InputError(f"GPU worker {place.rank + 1}: this machine has {num_visible} GPUs; use fewer")
@@ -75,14 +75,9 @@ def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
 
 
 def require_gpus(num_gpus: int, device: str) -> None:
-    """Refuse more GPUs than there are, before any process is started.
+    """Raise `InputError`, before any process starts, where fewer than `num_gpus` GPUs exist.
 
-    Args:
-        num_gpus: wanted; with device "cpu", processes stand for them.
-        device: as for `choose_device`.
-
-    Raises:
-        InputError: there are fewer, or no such device.
+    With device "cpu", processes stand for GPUs.
     """
     if num_gpus < 1:
         raise InputError(f"gpus {num_gpus}: at least 1 is needed")
@@ -96,11 +91,7 @@ def require_gpus(num_gpus: int, device: str) -> None:
 
 
 def require_place(place: WorkerPlace, num_gpus: int) -> None:
-    """Raise an error where the group has another size than `gpus` requests.
-
-    Raises:
-        InputError: the numbers differ.
-    """
+    """Raise `InputError` where the group has another size than `gpus` requests."""
     if place.num_ranks != num_gpus:
         raise InputError(f"gpus {num_gpus}: was started as one of {place.num_ranks} processes")
 
@@ -116,23 +107,23 @@ def run_worker(
     """Run one of several workers from start-up to exit.
 
     Args:
-        place: of this process, from `livetalk.env.worker_place`.
-        device: where it computes, such as `cuda:<local rank>`.
-        build: makes the model on that device, with the same weights on every rank.
-        lead: what the leader does; the followers do what it says.
-        beside: portraits are encoded while streams are computed, see `StreamTable`.
+        place: from `livetalk.env.worker_place`.
+        device: from `choose_worker_device`.
+        build: builds the model on that device with the same weights on every rank.
+        lead: runs on the leader; the followers repeat its calls.
+        beside: encode portraits in parallel with chunks, see `StreamTable`.
 
     Returns:
-        The exit code: that of `lead`, 0 for followers, `EXIT_LOST` when another worker has gone.
+        The exit code of `lead`, 0 for followers, or `EXIT_LOST` when another worker was lost.
 
     Raises:
-        LivetalkError: on the leader, what the user can mend, on whichever rank it was; `lead` and `build` may
-            raise anything else, too.
+        LivetalkError: on the leader, for an error of any rank that the user can fix; `lead` and `build` may
+            raise others.
     """
     try:
         with join_workers(place, device) as channel:
             model = _build_together(build, channel)
-            # Before the VAE is spread over ranks: a portrait is encoded by the leader alone.
+            # A portrait is encoded by the leader alone, so it needs a VAE without collectives.
             vae = share_weights(model.executor.networks.vae)
             table = StreamTable(parallelize_model(model), vae, beside=beside)
             if channel.leads:
@@ -144,7 +135,7 @@ def run_worker(
             raise
         return EXIT_LOST
     except LivetalkError:
-        # What the ranks do together goes wrong on all of them together: one of them says it.
+        # Joint calls fail on all ranks, so one of them reports the error.
         if place.rank == 0:
             raise
         return EXIT_LOST
@@ -152,7 +143,8 @@ def run_worker(
 
 
 def share_weights(vae: CausalVideoVAE) -> CausalVideoVAE:
-    """Return a VAE of layers of its own with the same weights."""
+    """Return a VAE with layers of its own and the same weights."""
+    # Entries of the memo are not copied, so the copy refers to the same tensors.
     tensors = (*vae.parameters(), *vae.buffers())
     return deepcopy(vae, {id(tensor): tensor for tensor in tensors})
 

@@ -15,19 +15,20 @@ from livetalk.parallel.mesh import Axis
 
 
 def start_exchange(parts: Tensor, sent: Sequence[int], received: Sequence[int], axis: Axis) -> Tensor:
-    """Start an all-to-all; computation may continue until `finish_exchange`.
+    """Start an all-to-all of rows; computation may continue until `finish_exchange`.
 
-    `parts`, `[n, ...]`, are the rows for ranks 0, 1, ... concatenated; `sent` and `received` are the numbers
-    of rows for and from each rank. Returns an asynchronous tensor of the received rows in rank order.
+    `parts`, `[n, ...]`, are the rows for ranks 0, 1, ... concatenated; `sent` and `received` count the rows
+    for and from each rank. Returns an asynchronous tensor of the received rows in rank order.
 
     Raises:
-        ValueError: the sizes fit neither the axis nor `parts`.
+        ValueError: the counts do not fit the axis or `parts`.
     """
     if len(sent) != axis.size or len(received) != axis.size or sum(sent) != parts.shape[0]:
         raise ValueError(
             f"{list(sent)} sent and {list(received)} received do not fit {axis.size} ranks and "
             f"{parts.shape[0]} rows"
         )
+    # The functional operator: `dist.all_to_all_single` would break the graph of a compiled block.
     pending: Tensor = torch.ops._c10d_functional.all_to_all_single(
         parts.contiguous(), list(received), list(sent), axis.group_name
     )
@@ -46,9 +47,9 @@ def exchange(parts: Tensor, sent: Sequence[int], received: Sequence[int], axis: 
 
 
 def gather(x: Tensor, dim: int, sizes: Sequence[int], axis: Axis) -> Tensor:
-    """All-gather shards of different sizes; return `sum(sizes)` along `dim`, bit-identical on all ranks.
+    """All-gather shards of different sizes along `dim`; the result is bit-identical on all ranks.
 
-    `sizes` are the sizes of all shards along `dim`. In memory `dim` is outermost.
+    `sizes` are the sizes of all shards. In memory `dim` is outermost.
 
     Raises:
         ValueError: `x` does not have this rank's size.

@@ -1,8 +1,8 @@
 """Halo exchange for convolutions over frames that are sharded across ranks.
 
-A line is a row of pixels, or a column, depending on the dimension that is sharded. A tensor between two
-layers may carry stale halo lines beside the rank's own lines. The next layer overwrites them with lines from
-its neighbours, so that the own lines, nearly the whole tensor, are not copied.
+A line is a row or a column of pixels, depending on the sharded dimension. A tensor between two layers may
+carry stale halo lines beside the rank's own lines. The next layer overwrites them in place, so that the own
+lines, nearly the whole tensor, are not copied.
 
 Shapes: B batch · C channels · T frames · H W height and width of a rank's shard.
 """
@@ -22,13 +22,12 @@ from livetalk.parallel.shard import Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaloSizes:
-    """Number of halo columns at each border of a shard; fewer at the edge of the frame.
+    """Number of halo lines at each border of a shard; fewer at the edge of the frame.
 
     Attributes:
         on_input: stale lines that come with the input: equal to `exchanged`, or 0.
         exchanged: lines received from each neighbour before the layer runs.
-        on_output: stale lines that stay on the output, at most as many as the layer computes from
-            `exchanged`.
+        on_output: stale lines that the output keeps, at most those computed from `exchanged`.
     """
 
     on_input: int
@@ -47,12 +46,12 @@ class Rates:
 class HaloLayer(nn.Module):
     """A convolutional layer on a shard of the frame, which receives its halo from the neighbouring ranks.
 
-    The layer zero-pads at a cut as it does at the edge of the frame. This corrupts only halo lines, which are
-    cropped from the output. The cache of earlier frames includes their halo lines.
+    The layer zero-pads at a cut as at the edge of the frame, which corrupts only halo lines; these are
+    cropped. The cache of earlier frames includes their halo lines.
     """
 
     def __init__(self, inner: nn.Module, shard: Shard, halo: HaloSizes, rates: Rates) -> None:
-        """Wrap `inner`; lines at higher rates than those of the latents are sharded at the same cuts."""
+        """Wrap `inner`; `rates` scale the shard's cuts from latents to the lines of the layer."""
         super().__init__()
         self.inner = inner
         self.halo = halo
@@ -60,9 +59,9 @@ class HaloLayer(nn.Module):
         self._rates = rates
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Exchange the halo, run the layer, and crop to `on_output` stale lines.
+        """Exchange the halo of `x`, `[B, C, T, H, W]`, run the layer, and crop to `on_output` stale lines.
 
-        `x`, `[B, C, T, H, W]`, has `on_input` stale lines and may be overwritten.
+        The memory of `x` may be overwritten.
         """
         axis, dim, rates = self._shard.axis, self._shard.dim, self._rates
         before, after = self._ranges(rates.before), self._ranges(rates.after)
@@ -76,20 +75,17 @@ class HaloLayer(nn.Module):
 
 
 def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloSizes, axis: Axis) -> Tensor:
-    """Surround a rank's lines with the nearest lines of its neighbours.
+    """Return a rank's lines between the nearest `exchanged` lines of its neighbours.
 
-    If a neighbour has fewer lines than the halo needs, the ranks beyond it send the others.
+    If a neighbour has fewer lines than the halo needs, the ranks beyond it send the rest.
 
     Args:
-        x: `[B, C, T, H, W]`, this rank's shard with `on_input` stale lines.
+        x: `[B, C, T, H, W]`, this rank's shard with `on_input` stale lines; reused as the result if
+            `on_input` equals `exchanged` and it is in channels_last_3d memory, as the result always is.
         dim: 3 for rows, 4 for columns.
         ranges: the lines of every rank.
         halo: numbers of lines.
         axis: mesh axis over which the lines are sharded.
-
-    Returns:
-        This rank's shard with `exchanged` lines on either side, in channels_last_3d memory. It reuses the
-        memory of `x` if `on_input` equals `exchanged` and the layout matches.
     """
     own, on_input = ranges[axis.rank], _with_halo(ranges, axis.rank, halo.on_input)
     own_lines = x.narrow(dim, own.start - on_input.start, own.size)
@@ -100,6 +96,7 @@ def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloS
     parts = torch.cat([lines[part.start - own.start : part.stop - own.start] for part in sent])
     pending = start_exchange(parts, [part.size for part in sent], num_received, axis)
     num_before = sum(num_received[: axis.rank])
+    # The local copy overlaps with the exchange.
     extended = _allocate_halo(x, own_lines, dim, (num_before, sum(num_received) - num_before), halo)
     # Back to [B, C, T, H, W].
     order = (1, 4, 2, 0, 3) if dim == 3 else (1, 4, 2, 3, 0)
@@ -111,10 +108,7 @@ def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloS
 
 
 def _allocate_halo(x: Tensor, own_lines: Tensor, dim: int, sides: tuple[int, int], halo: HaloSizes) -> Tensor:
-    """Return a rank's lines in channels_last_3d memory with uninitialised or stale halo lines beside them.
-
-    `sides` are the numbers of halo lines before and after.
-    """
+    """Return a rank's lines in channels_last_3d memory between (before, after) undefined halo lines."""
     if halo.on_input == halo.exchanged:
         return x.contiguous(memory_format=torch.channels_last_3d)
     size = list(own_lines.shape)

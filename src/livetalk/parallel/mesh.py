@@ -14,8 +14,8 @@ class ParallelConfig:
     """Degrees of sequence parallelism; their product is the number of ranks.
 
     Attributes:
-        ulysses_degree: ranks that exchange tokens for heads before attention. Each rank then holds some heads
-            of all tokens in the group, so the degree cannot exceed the number of heads.
+        ulysses_degree: ranks that exchange tokens for heads, at most the number of heads. Each then attends
+            with some heads to all tokens of the group.
         ring_degree: number of such groups; keys and values travel from group to group.
     """
 
@@ -35,13 +35,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A set of ranks that exchange data, as one of them sees it.
-
-    Attributes:
-        group_name: name of the process group; empty for a single rank.
-        rank: index of this process along the axis.
-        size: number of ranks.
-    """
+    """The ranks that exchange data with this one; `group_name` is empty for a single rank."""
 
     group_name: str
     rank: int
@@ -50,13 +44,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelMesh:
-    """All axes of a mesh. Consecutive ranks form a `ulysses` axis, because it carries most of the data.
+    """All axes of a mesh.
 
     Attributes:
         world: all ranks; tokens and lines of pixels are sharded over it.
-        ulysses: the ranks of this rank's group.
+        ulysses: consecutive ranks that form this rank's group.
         ring: the ranks with the same index in the other groups.
-        device: the device on which this rank computes.
+        device: of this rank.
         non_peer_pair: two ranks whose GPUs cannot access each other's memory, or None.
     """
 
@@ -68,17 +62,17 @@ class ParallelMesh:
 
 
 def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:
-    """Return the default degrees: no ring unless there are more ranks than heads.
+    """Return the default degrees: a ring only if there are more ranks than heads.
 
-    The number of heads need not be divisible: 40 heads on 3 ranks are 14, 13 and 13, which costs less than
-    the additional passes of a ring.
+    The heads need not divide: 40 heads on 3 ranks are 14, 13 and 13, which costs less than the additional
+    passes of a ring.
     """
     ulysses = max(d for d in range(1, num_ranks + 1) if num_ranks % d == 0 and d <= num_heads)
     return ParallelConfig(ulysses_degree=ulysses, ring_degree=num_ranks // ulysses)
 
 
 def build_mesh(config: ParallelConfig, device: torch.device) -> ParallelMesh:
-    """Build the mesh over the default process group; a collective call.
+    """Build the mesh over the default process group; collective.
 
     Raises:
         InputError: the number of ranks is not the product of the degrees.
@@ -90,6 +84,7 @@ def build_mesh(config: ParallelConfig, device: torch.device) -> ParallelMesh:
             f"ranks, but {num_ranks} are running"
         )
     size = config.ulysses_degree
+    # Ulysses carries most of the data, and consecutive ranks usually have the fastest links.
     groups = [tuple(range(start, start + size)) for start in range(0, num_ranks, size)]
     rings = [tuple(range(start, num_ranks, size)) for start in range(size)]
     world = _open_axis([tuple(range(num_ranks))], rank)
@@ -103,7 +98,7 @@ def build_mesh(config: ParallelConfig, device: torch.device) -> ParallelMesh:
 
 
 def _open_axis(lines: list[tuple[int, ...]], rank: int) -> Axis:
-    """Open a process group for each tuple of ranks, and return the axis that contains this rank."""
+    """Open a process group for each tuple of ranks; returns the axis that contains this rank."""
     own = next(line for line in lines if rank in line)
     rank_on_axis = own.index(rank)
     if len(own) == 1:

@@ -1,7 +1,7 @@
 """Exchanges between the GPUs of one host through peer-accessible memory.
 
-Every rank allocates buffers of the same size, and each rank writes rows directly to the GPUs that need them;
-a kernel can write its result there. A barrier on the GPUs, without the host, marks the end of the writes.
+Each rank, or a kernel that computes a result, writes rows directly into buffers of the GPUs that need them. A
+barrier between the GPUs, without the host, marks the end of the writes.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from livetalk.log import get_logger
 from livetalk.parallel.mesh import Axis, ParallelMesh
 
 BARRIER_TIMEOUT_MS = 600_000
-"""Time after which a GPU stops to wait for the others with an error; NCCL's default is the same."""
+"""Timeout of a barrier on the GPU, equal to NCCL's default; it raises an error."""
 
 
 _log = get_logger(__name__)
 
 
 def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
-    """Open peer memory along a mesh's Ulysses axis; a collective call.
+    """Open peer memory along a mesh's Ulysses axis; collective.
 
-    Returns None without GPUs, or if two GPUs are not peers; a log line then names the pair.
+    Returns None without GPUs, or if two GPUs are not peers, which is logged.
     """
     if mesh.ulysses.size == 1 or mesh.device.type != "cuda":
         return None
@@ -42,12 +42,7 @@ def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
 
 
 class PeerBuffer(NamedTuple):
-    """One buffer on every rank.
-
-    Attributes:
-        parts: the buffers of ranks 0, 1, ..., each uint8 `[bytes]`.
-        handle: PyTorch's symmetric memory handle.
-    """
+    """One uint8 buffer `[bytes]` on every rank, in rank order, and PyTorch's symmetric memory handle."""
 
     parts: list[Tensor]
     handle: Any
@@ -56,24 +51,24 @@ class PeerBuffer(NamedTuple):
 class PeerMemory:
     """Named buffers that all ranks of an axis can write to.
 
-    The sequence of one use, the same on all ranks, is `open`, write, `barrier`, read. There is no second
-    barrier after the reads. A rank must therefore pass the barrier of another buffer before it writes to the
-    same buffer again: each rank enters that barrier, in stream order, only after its reads from the first
-    buffer. Callers alternate between at least two buffers.
+    All ranks use a buffer in the same order: `open`, write, `barrier`, read. Nothing marks the end of the
+    reads. A rank must therefore pass the barrier of another buffer before it writes to the same one again:
+    each rank enters that barrier, in stream order, only after its reads. Callers alternate between two or
+    more buffers.
 
     Addresses stay valid for the lifetime of the object, as CUDA graphs require. Only the first use of a
     buffer synchronises with other processes on the host.
     """
 
     def __init__(self, axis: Axis, device: torch.device) -> None:
-        """Start without buffers; `device` must be able to access the GPUs of all ranks of `axis`."""
+        """Start without buffers; `device` must have access to the GPUs of all ranks of `axis`."""
         self._axis = axis
         self._device = device
         self._buffers: dict[str, PeerBuffer] = {}
         self._replaced: list[PeerBuffer] = []
 
     def open(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-        """Return a buffer on every rank for writing, allocated on first use: tensors for ranks 0, 1, ...
+        """Return a writable tensor on every rank, in rank order, allocated on first use.
 
         All ranks open the same names in the same order, with the same shapes and dtypes.
         """
@@ -86,14 +81,14 @@ class PeerMemory:
         return [part[:num_bytes].view(dtype).view(*shape) for part in self._buffers[name].parts]
 
     def barrier(self, name: str) -> None:
-        """Make this GPU wait until all ranks have finished their writes to a buffer."""
+        """Queue a wait on this GPU until all ranks have finished their writes to a buffer."""
         self._buffers[name].handle.barrier(timeout_ms=BARRIER_TIMEOUT_MS)
 
     def exchange(self, name: str, parts: Sequence[Tensor], offsets: Sequence[int], size: int) -> Tensor:
         """Write rows to all ranks, and return the rows received, `[size, ...]`, valid until the next use.
 
-        `parts` are the rows for ranks 0, 1, ...; `offsets` are their first rows in each rank's buffer of
-        `size` rows. Rows to which no rank wrote are undefined.
+        `parts` are the rows for each rank, `offsets` their first rows in its buffer of `size` rows. Rows that
+        no rank has written are undefined.
         """
         targets = self.open(name, (size, *parts[0].shape[1:]), parts[0].dtype)
         for target, part, offset in zip(targets, parts, offsets, strict=True):
@@ -102,7 +97,7 @@ class PeerMemory:
         return targets[self._axis.rank]
 
     def _build(self, num_bytes: int) -> PeerBuffer:
-        """Allocate a buffer on all ranks; a collective call."""
+        """Allocate a buffer on all ranks; collective."""
         # The group name's type is str in some PyTorch releases and GroupName in newer ones.
         group = cast(Any, self._axis.group_name)
         own = _symmetric_memory.empty(num_bytes, dtype=torch.uint8, device=self._device)

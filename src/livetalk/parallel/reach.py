@@ -16,12 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RankDevice:
-    """The GPU of a rank.
-
-    Attributes:
-        uuid: the same in every process.
-        index: device index in the process of that rank.
-    """
+    """UUID of a rank's GPU, the same in every process, and its device index in the process of that rank."""
 
     uuid: str
     index: int
@@ -32,9 +27,9 @@ def device_uuid(device: torch.device) -> str:
 
 
 def find_non_peer_pair(device: torch.device) -> tuple[int, int] | None:
-    """Return two ranks whose GPUs cannot access each other's memory; a collective call.
+    """Return two ranks whose GPUs cannot access each other's memory, the same on every rank; collective.
 
-    Returns the same pair on every rank; None if all are peers or if ranks do not compute on GPUs.
+    Returns None if all are peers or if ranks do not compute on GPUs.
     """
     if device.type != "cuda" or dist.get_world_size() == 1:
         return None
@@ -48,17 +43,14 @@ def find_non_peer_pair(device: torch.device) -> tuple[int, int] | None:
 
 
 def first_non_peer(devices: Sequence[RankDevice], rank: int) -> int | None:
-    """Return the first rank whose GPU is not a peer of this rank's GPU, or None.
-
-    GPUs with equal device indices count as non-peers, because PyTorch's symmetric memory needs a distinct
-    index for each rank's GPU.
-    """
+    """Return the first rank whose GPU is not a peer of this rank's GPU, or None."""
     own = devices[rank]
     visible = {device_uuid(torch.device("cuda", n)): n for n in range(torch.cuda.device_count())}
     for other, device in enumerate(devices):
         if other == rank:
             continue
         index = visible.get(device.uuid)
+        # PyTorch's symmetric memory needs a distinct device index for each rank's GPU.
         if index is None or device.index == own.index:
             return other
         if not torch.cuda.can_device_access_peer(own.index, index):

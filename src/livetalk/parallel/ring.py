@@ -34,12 +34,9 @@ class RingAttention(nn.Module):
         self._mesh = mesh
 
     def forward(self, q_BLHE: Tensor, k_BLHE: Tensor, v_BLHE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend from this group's tokens to those of all groups; return the dtype of `v_BLHE`.
+        """Attend from this group's tokens to those of all groups; the result has the dtype of `v_BLHE`.
 
-        Keys are sent in the dtype of the values.
-
-        Raises:
-            ValueError: a mask is given.
+        Keys are sent in the dtype of the values. A mask raises `ValueError`.
         """
         if mask is not None:
             raise ValueError("attention over ranks takes no mask")
@@ -52,6 +49,7 @@ class RingAttention(nn.Module):
             last = turn == axis.size - 1
             following = None if last else _start_send(held, groups[(axis.rank - turn - 1) % axis.size], axis)
             k, v = held.movedim(0, 2).unbind(0)
+            # The next group's keys arrive during this attention.
             parts.append(self.core.with_lse(q_BLHE, k, v))
             if following is not None:
                 held = finish_exchange(following)

@@ -26,7 +26,7 @@ BlockInputs = tuple[Tensor, RopeTables, Tensor, Tensor, BlockConditioning | Stac
 
 
 def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> TokenShare:
-    """Shard every forward pass over the ranks of a mesh.
+    """Shard every forward pass over the ranks of a mesh, and return the tokens that this rank computes.
 
     All ranks must call the transformer with the same inputs; all receive the full velocity, bit-identical.
     Call this after quantisation and the choice of attention cores, and before compilation.
@@ -34,9 +34,6 @@ def parallelize_dit(dit: DiT, mesh: ParallelMesh) -> TokenShare:
     Args:
         dit: on `mesh.device`, with the same weights on every rank; modified in place.
         mesh: the ranks. A mesh of one leaves the transformer unchanged.
-
-    Returns:
-        The tokens of a window that this rank computes, for the `ExecutionPlan`.
 
     Raises:
         InputError: an axis has more ranks than there are heads.

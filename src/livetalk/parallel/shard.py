@@ -8,17 +8,12 @@ from livetalk.parallel.mesh import Axis
 class Shard:
     """The ranges of all ranks along one dimension, shared by all layers that exchange data.
 
-    A rank's own range does not determine the others. The total size is recorded where a tensor enters the
-    network and read inside; it is the same for every window of a stream.
-
-    Attributes:
-        axis: the ranks.
-        total: size of the whole dimension; 0 before the first pass.
-        dim: the sharded dimension.
+    A rank's own range does not determine the others, so the total size is recorded where a tensor enters the
+    network and read inside. It is 0 before the first pass and then the same for every window of a stream.
     """
 
     def __init__(self, axis: Axis, things: str, dim: int) -> None:
-        """Start with a size of zero; `things` is a plural noun for the elements, used in messages."""
+        """Start empty; `things` is a plural noun for the elements, used in messages."""
         self.axis = axis
         self.total = 0
         self.dim = dim

@@ -73,10 +73,8 @@ class UlyssesAttention(ProjectedCore):
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from this rank's tokens to all tokens; return `[B, L, N, E]` in the dtype of `v_BSNE`.
 
-        Queries and keys are sent in the dtype of the values, to which attention would round them.
-
-        Raises:
-            ValueError: a mask is given.
+        Queries and keys are sent in the dtype of the values, to which attention would round them. A mask
+        raises `ValueError`.
         """
         if mask is not None:
             raise ValueError("attention over ranks takes no mask")
@@ -106,6 +104,7 @@ class UlyssesAttention(ProjectedCore):
         """Quantise heads by their range over all ranks, then exchange them."""
         batch, _, width = parts[0].product.shape
         heads, ranges = measure_heads(parts, num_heads, kernels)
+        # A head's scale covers the tokens of all ranks, so that FP8 results do not depend on their number.
         gathered = self.gather_bounds(torch.cat([head_range.bounds for head_range in ranges]))
         ranges = [HeadRange(bounds) for bounds in kernels.join_ranges(gathered).bounds.chunk(len(parts))]
         buffer = self.open_send_buffer(batch, width // num_heads, FLOAT8)
@@ -130,9 +129,9 @@ class UlyssesAttention(ProjectedCore):
         return self._heads[self._mesh.ulysses.rank].span
 
     def open_send_buffer(self, batch: int, width: int, dtype: torch.dtype) -> SendBuffer:
-        """Return a buffer for queries, keys and values, to be sent before the next one is opened.
+        """Return a buffer for queries, keys and values of width E; send it before opening the next.
 
-        Requires `has_equal_heads`. `width` is E.
+        Requires `has_equal_heads`.
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
         own, row = tokens[axis.rank], (batch, 3, self._heads[0].size, width)
@@ -176,7 +175,7 @@ class UlyssesAttention(ProjectedCore):
     def open_result_buffer(self, batch: int, width: int, dtype: torch.dtype) -> Tensor | None:
         """Return the peer buffer `[B, M, H, E]` for this rank's attention results, None without peer memory.
 
-        Requires `has_equal_heads`. `width` is E.
+        Requires `has_equal_heads`.
         """
         if self._peers is None:
             return None
@@ -185,10 +184,7 @@ class UlyssesAttention(ProjectedCore):
     def read_peer_results(self, y_BMHE: Tensor) -> list[Tensor]:
         """Return the results for this rank's tokens in the peer buffers of all ranks: P times `[B, L, H, E]`.
 
-        `y_BMHE` are this rank's results, in the tensor from `open_result_buffer`.
-
-        Raises:
-            ValueError: there is no peer memory.
+        `y_BMHE` is the tensor from `open_result_buffer`. Raises `ValueError` without peer memory.
         """
         if self._peers is None:
             raise ValueError("there is no peer memory to read results from")
@@ -199,7 +195,6 @@ class UlyssesAttention(ProjectedCore):
         return [y[:, start : start + tokens[axis.rank]] for y in found]
 
     def _result_buffers(self, peers: PeerMemory, batch: int, width: int, dtype: torch.dtype) -> list[Tensor]:
-        """Return the result buffers of all ranks, P times `[B, M, H, E]`."""
         shape = (sum(self._tokens()), batch, self._heads[0].size, width)
         return [buffer.transpose(0, 1) for buffer in peers.open("results", shape, dtype)]
 
@@ -207,9 +202,9 @@ class UlyssesAttention(ProjectedCore):
         """Gather the ranges of all ranks' heads, `[P, B, 3, N, E]`.
 
         `bounds`, `[B, 3, N, E]` float32, are minimum, maximum and mean of this rank's tokens; overwritten.
-        Each mean is weighted with the rank's share of the tokens.
         """
         axis, tokens = self._mesh.ulysses, self._tokens()
+        # Shards differ in size: the weighted means of all ranks add up to the mean of all tokens.
         bounds[:, 2].mul_(tokens[axis.rank] / sum(tokens))
         if self._peers is None:
             return gather(bounds[None], 0, [1] * axis.size, axis)
@@ -238,16 +233,17 @@ def scatter_heads(
 ) -> Tensor:
     """Exchange a rank's tokens with all heads for all tokens with the rank's heads.
 
-    `parts` are queries, keys and values, `[B, L, N, E]`; `tokens` and `heads` list the tokens and head ranges
-    of all ranks. Returns `[M, B, 3, H, E]` in the dtype of the last part.
+    `parts` are queries, keys and values, `[B, L, N, E]`; `tokens` and `heads` are those of all ranks. Returns
+    `[M, B, 3, H, E]` in the dtype of the last part.
     """
     dtype = parts[-1].dtype
     batch, own, _, width = parts[0].shape
     own_heads = heads[axis.rank].size
     sent = [own * part.size for part in heads]
     received = [count * own_heads for count in tokens]
+    # Equal head counts, the usual case, need one copy instead of one per rank.
     if len({part.size for part in heads}) == 1:
-        # One copy: [ranks, L, B, 3, H, E].
+        # Shape after stacking: [ranks, L, B, 3, H, E].
         shape = (batch, own, axis.size, own_heads, width)
         split = [x.to(dtype).view(shape).permute(2, 1, 0, 3, 4) for x in parts]
         packed = torch.stack(split, dim=3)

@@ -1,4 +1,4 @@
-"""The VAE on several ranks: each rank holds a shard of every frame.
+"""The VAE on several ranks, each of which holds a shard of every frame.
 
 Frames are sharded along their longer side, into rows or columns, called lines. Convolutions exchange halos
 with the neighbouring ranks; attention gathers the keys and values of all ranks.
@@ -40,15 +40,14 @@ def parallelize_vae(vae: CausalVideoVAE, axis: Axis) -> CausalVideoVAE:
 
     Args:
         vae: with the same weights on every rank; modified in place, which renames its parameters.
-        axis: at most as many ranks as the longer side of the latents has lines. One rank leaves the VAE
-            unchanged.
+        axis: at most as many ranks as the longer side of the latents has lines; one leaves the VAE unchanged.
 
     Raises:
-        ValueError: the VAE is already parallelized, or its decoder warps a reference image, which needs
-            pixels from the whole frame.
+        ValueError: the VAE is already parallelized, or its decoder warps a reference image.
     """
     if axis.size == 1:
         return vae
+    # Warping reads pixels from anywhere in the frame, which a halo cannot provide.
     if isinstance(vae.decoder, ReferenceDecoder):
         raise ValueError("a VAE whose decoder warps a reference cannot be parallelized")
     if isinstance(vae.decoder.conv_in, HaloLayer):
@@ -125,16 +124,16 @@ def shard_layer(layer: nn.Module, shard: Shard, halo: HaloSizes, rates: Rates) -
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    """Return whether a layer computes each pixel from that pixel only, and so keeps halo lines."""
+    """Whether a layer has no spatial receptive field, and so keeps halo lines."""
     return isinstance(layer, TemporalConv)
 
 
 def _halo_width(layer: nn.Module) -> int:
     """Return how many lines beyond a cut a layer receives, at least its receptive field.
 
-    A layer whose halo equals the one that the layer before leaves needs no copy of the tensor. Some layers
-    therefore receive one line more than they need, which costs less than the copy. The layer before an
-    upsampling does not: one more line there is two more in every later layer.
+    A layer whose halo equals the one that the layer before leaves needs no copy of the tensor, so some layers
+    receive one line more than they need. A layer before an upsampling does not: one more line there would be
+    two more in every later layer.
     """
     if isinstance(layer, FrameAttention):
         return 0
@@ -164,9 +163,11 @@ def _cut_lines(shard: Shard, pixels: int) -> Callable[[nn.Module, tuple[Any, ...
 
     def cut_lines(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         x: Tensor = inputs[0]
+        # Cuts across the longer side are the shortest, which minimizes the halo.
         dim = 4 if x.shape[4] >= x.shape[3] else 3
         own = shard.resize(x.shape[dim] // pixels, dim)
         part = x.narrow(dim, own.start * pixels, own.size * pixels)
+        # The convolutions run in this layout, and shards in another one would be converted in every layer.
         return part.contiguous(memory_format=torch.channels_last_3d), *inputs[1:]
 
     return cut_lines

@@ -1,7 +1,4 @@
-"""Placement of a model's weights: storage format, device of the encoders, offloaded transformer blocks.
-
-The networks themselves do not depend on their placement, and each part of it is optional.
-"""
+"""Placement of a model's weights: storage format, device of the encoders, offloaded transformer blocks."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -29,9 +26,9 @@ class PlacementConfig:
         weights: format of the transformer blocks: "full" is the compute precision; "float8" and "int8" take
             one byte per entry and a scale per output channel, see `livetalk.placement.linear`.
         encoders: placement of the text and image encoders: "resident" on the device, "cpu-after-use" on the
-            host between sessions, "cpu" always on the host.
-        resident_blocks: number of transformer blocks that stay on the device; the others are prefetched from
-            host memory while the preceding block computes. None keeps all.
+            host between uses, "cpu" always on the host.
+        resident_blocks: transformer blocks that stay on the device, None for all; the others are prefetched
+            from host memory while the preceding block computes.
     """
 
     weights: WeightForm = "full"
@@ -77,10 +74,7 @@ class DiTPlacement:
             block.to(self._device)
 
     def finish(self) -> frozenset[int]:
-        """Move all other modules to the device and start prefetching; return the indices of offloaded blocks.
-
-        The `ExecutionPlan` needs these indices.
-        """
+        """Move all other modules and start prefetching; returns the indices of the offloaded blocks."""
         for name, child in self._dit.named_children():
             if name != "blocks":
                 child.to(self._device)
@@ -91,7 +85,7 @@ class DiTPlacement:
 
 
 def apply_placement(dit: DiT, placement: PlacementConfig, device: torch.device) -> frozenset[int]:
-    """Place a loaded transformer, in place; return the indices of offloaded blocks for the `ExecutionPlan`.
+    """Place a loaded transformer in place; return the indices of offloaded blocks for the `ExecutionPlan`.
 
     With offloaded blocks the state dict no longer contains all weights, and `to` must not be called.
     """

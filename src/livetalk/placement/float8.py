@@ -31,9 +31,9 @@ Quantising them would cost precision and save only memory.
 
 
 class Float8Linear(ByteLinear):
-    """A linear layer whose product runs in FP8.
+    """A linear layer that multiplies in FP8 and returns 16 or 32 bits.
 
-    It quantises 16-bit or 32-bit activations, and accepts `QuantizedRows` from a preceding kernel.
+    It quantises activations per row, and accepts `QuantizedRows` from a preceding kernel.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ def find_linears(module: nn.Module, keep: Collection[str]) -> list[str]:
 
 
 def join_layers(layers: Sequence[Float8Linear]) -> Float8Linear:
-    """Concatenate the outputs of FP8 layers into one layer; exact, because scales are per output channel.
+    """Concatenate the outputs of FP8 layers; exact, because scales are per output channel.
 
     Raises:
         ValueError: only some layers have a bias.
@@ -142,6 +142,7 @@ def _is_kept(name: str, keep: Collection[str]) -> bool:
 
 def can_be_float8(module: nn.Module) -> bool:
     """Return whether `Float8Linear` can replace a module."""
+    # Not subclasses: their forward pass may do more than a product.
     if type(module) is not nn.Linear and not (
         isinstance(module, QuantizedLinear) and module.weight.dtype == FLOAT8
     ):

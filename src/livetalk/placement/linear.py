@@ -38,14 +38,12 @@ class QuantizedLinear(ByteLinear):
 def quantize_linears(
     module: nn.Module, byte_format: ByteFormat = "float8", keep: Collection[str] = DIT_KEEP
 ) -> int:
-    """Replace linear layers inside a network by quantised ones, one at a time; return their number.
-
-    `keep` lists the qualified names of modules to leave unchanged.
-    """
+    """Replace linear layers inside a network, except those named in `keep`; return their number."""
     replaced = 0
     for name, child in list(module.named_children()):
         if name in keep:
             continue
+        # One layer at a time, so that only one exists in both precisions.
         if type(child) is nn.Linear:
             setattr(module, name, QuantizedLinear.from_linear(child, byte_format))
             replaced += 1
@@ -56,8 +54,9 @@ def quantize_linears(
 
 
 def count_weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of a network's parameters and buffers, shared storage counted once."""
+    """Return the bytes of a network's parameters and buffers, counting shared storage once."""
     storages = {
+        # Storage on the meta device has the address 0.
         (tensor.untyped_storage().data_ptr() or id(tensor)): tensor.nbytes
         for tensor in (*module.parameters(), *module.buffers())
     }

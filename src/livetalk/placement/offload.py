@@ -1,7 +1,7 @@
 """Offload of transformer blocks to host memory with prefetch.
 
 Two slots on the device alternate: while the block in one computes, the next block is copied to the other on a
-side stream. The weights of the blocks are views of the slots, which hooks fill.
+side stream. The weights of the blocks are views of the slots.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 NUM_SLOTS = 2
 ALIGNMENT = 256
-"""Alignment of each tensor in bytes, no less than that of the device's allocator."""
+"""Alignment of each tensor in bytes, at least that of the device's allocator, which kernels may rely on."""
 
 
 class CopyStream(Protocol):
-    """Copies to the device beside its computation, ordered by events."""
+    """Copies to the device in parallel with its computation, ordered by events."""
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:
         """Start a copy once the event `after` has occurred, and return the copy's event."""
@@ -69,12 +69,7 @@ class InlineCopyStream:
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:
-    """The weights of one block in one host buffer.
-
-    Attributes:
-        data: uint8 `[bytes]`, pinned if there is a GPU.
-        locations: where each weight lies in it.
-    """
+    """The weights of one block in one host buffer, uint8 `[bytes]`, pinned if there is a GPU."""
 
     data: Tensor
     locations: tuple["_WeightLocation", ...]
@@ -87,8 +82,6 @@ class PackedBlock:
 
 @dataclass(frozen=True, slots=True)
 class _WeightLocation:
-    """Location of one weight in a packed block."""
-
     owner: nn.Module
     name: str
     is_parameter: bool
@@ -110,7 +103,7 @@ class _WeightLocation:
 def pack_block(block: nn.Module, *, pin: bool) -> PackedBlock:
     """Copy the weights of a block, on any device and of any dtypes, to one host buffer.
 
-    `pin` allocates pinned memory, which asynchronous copies require.
+    `pin` allocates pinned memory, without which copies block the host.
     """
     locations: list[_WeightLocation] = []
     tensors: list[Tensor] = []
@@ -123,6 +116,7 @@ def pack_block(block: nn.Module, *, pin: bool) -> PackedBlock:
             )
             tensors.append(tensor.detach())
             end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    # One buffer per block makes one large copy, which reaches the bandwidth of the bus.
     data = torch.empty(end, dtype=torch.uint8, pin_memory=pin)
     for location, tensor in zip(locations, tensors, strict=True):
         location.view_in(data).copy_(tensor)
@@ -132,17 +126,14 @@ def pack_block(block: nn.Module, *, pin: bool) -> PackedBlock:
 class BlockOffload:
     """Blocks that share `NUM_SLOTS` slots on the device.
 
-    They must run one after another, in order, repeatedly. An aborted pass is allowed; the next pass then
-    starts without its prefetched blocks.
+    They must run one after another, in order, repeatedly. After an aborted pass the next one starts without
+    prefetched blocks.
     """
 
     def __init__(
         self, blocks: Mapping[int, tuple[nn.Module, PackedBlock]], device: torch.device, stream: CopyStream
     ) -> None:
-        """Register hooks on the blocks and start to fill the slots.
-
-        `blocks` maps indices in the stack to blocks and their packed weights; at least one.
-        """
+        """Register hooks on the blocks, given by their index in the stack, and start to fill the slots."""
         self._order = [packed for _, (_, packed) in sorted(blocks.items())]
         size = max(packed.data.numel() for packed in self._order)
         num_slots = min(NUM_SLOTS, len(self._order))
@@ -171,6 +162,7 @@ class BlockOffload:
     def _wait_before(self, turn: int) -> Callable[[nn.Module, Any], None]:
         def fetch(block: nn.Module, args: Any) -> None:
             slot = turn % len(self._slots)
+            # The prefetched block is another one if the last pass was aborted.
             if self._loaded[slot] != turn:
                 self._load(turn)
             self._stream.wait(self._ready[slot])
