@@ -19,7 +19,6 @@ from livetalk.assembly.build import read_spec
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import RANDOM_MODELS, build_random_model
 from livetalk.assembly.run import RunConfig
-from livetalk.assembly.session import parse_size
 from livetalk.assembly.source import ModelSource
 from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import Precision
@@ -34,6 +33,7 @@ from livetalk.doctor.memory import (
     plan_memory,
 )
 from livetalk.placement.apply import PlacementConfig
+from livetalk.streaming.spec import parse_size
 
 TOLERANCE = 0.10
 DRY_RUN_STEPS = 2
@@ -122,7 +122,10 @@ def main() -> int:
     args = parse_arguments()
     device = torch.device(args.device)
     spec = read_spec(ModelSource(random_weights=args.model))
-    portrait = spec.portrait if args.size is None else parse_size(args.size)
+    portrait = spec.portrait
+    if args.size is not None:
+        height, width = parse_size(args.size)
+        portrait = PortraitConfig(height=height, width=width)
     if not args.with_encoders:
         spec = replace(spec, text=None, image=None)
     runs = {label: forecast_run(label, args.precision) for label in args.placements}

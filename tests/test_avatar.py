@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from livetalk import Avatar, RunConfig, VideoChunk
-from livetalk.assembly.session import SessionOptions
 from livetalk.avatar import GenerationInterrupted
 from livetalk.errors import InputError, OutputError
 from livetalk.media.audio import open_audio
+from livetalk.streaming.spec import StreamOptions
 from media_files import read_frames, voice, write_sound
 from tiny_checkpoint import SIZE, save_tiny_checkpoint
 
@@ -118,7 +118,7 @@ def test_warming_up_meets_every_shape_of_a_session(avatar: Avatar, latents_per_d
         network.register_forward_pre_hook(lambda _, given, name=name: met.append((name, given[0].shape)))
         for name, network in networks.items()
     ]
-    options: SessionOptions = {"latents_per_decode": latents_per_decode, "crop": "center"}
+    options: StreamOptions = {"latents_per_decode": latents_per_decode, "crop": "center"}
     avatar.warm_up(**options)
     warm = set(met)
     met.clear()

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -16,11 +16,11 @@ from livetalk import __version__
 from livetalk.assembly.build import build_model
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.run import RunConfig
-from livetalk.assembly.session import Session, SessionOptions, plan_session
 from livetalk.assembly.source import ModelSource
+from livetalk.assembly.stream_plan import StreamPlan, plan_stream
 from livetalk.checkpoints.streaming_load import LoadProgress
 from livetalk.engine.backend import Backend, HostFrames
-from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.engine.messages import OpenStream
 from livetalk.engine.offline import run_stream
 from livetalk.engine.table import StreamTable
 from livetalk.errors import InputError
@@ -31,6 +31,7 @@ from livetalk.media.framing import frame_portrait
 from livetalk.media.image import Stamp, contact_sheet, load_image, save_png
 from livetalk.media.preview import PreviewSampler
 from livetalk.media.video import VideoWriter
+from livetalk.streaming.spec import StreamOptions, StreamSpec
 from livetalk.types import VideoChunk
 
 Image = str | os.PathLike[str] | NDArray[np.uint8]
@@ -150,23 +151,24 @@ class Avatar:
         """Samples per second of the audio that `stream` takes."""
         return self.model.settings.geometry.sample_rate
 
-    def warm_up(self, **options: Unpack[SessionOptions]) -> None:
+    def warm_up(self, **options: Unpack[StreamOptions]) -> None:
         """Make two chunks of silence, on all GPUs, so that the first real ones are no slower than later ones.
 
         The first chunk of a stream and all others differ in shape, and what is compiled, captured or
         allocated for a shape is so when it is first met.
 
         Args:
-            **options: of the sessions to come, see `SessionOptions`; `size` and `latents_per_decode` change
+            **options: of the streams to come, see `StreamOptions`; `size` and `latents_per_decode` change
                 shapes.
 
         Raises:
             InputError: an option cannot be used.
         """
-        session = plan_session(self.model, options)
-        black = np.zeros((session.portrait.height, session.portrait.width, 3), np.uint8)
-        silence = np.zeros(2 * session.settings.geometry.chunk_samples, np.float32)
-        for _ in run_stream(self._backend, self._open(session, options, black), [silence]):
+        spec = StreamSpec.from_options(options)
+        plan = plan_stream(self.model, spec)
+        black = np.zeros((plan.portrait.height, plan.portrait.width, 3), np.uint8)
+        silence = np.zeros(2 * plan.settings.geometry.chunk_samples, np.float32)
+        for _ in run_stream(self._backend, self._open(spec, black), [silence]):
             pass
 
     def generate(
@@ -178,7 +180,7 @@ class Avatar:
         preview: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         progress: Progress | None = None,
-        **options: Unpack[SessionOptions],
+        **options: Unpack[StreamOptions],
     ) -> GenerateResult:
         """Generate a video of the portrait speaking the audio: H.264 and AAC, ceil(duration * fps) frames.
 
@@ -192,7 +194,7 @@ class Avatar:
             preview: a .png to make as well: frames from start to end on one sheet.
             overwrite: replace files that already exist.
             progress: called after each chunk with the frames done and the frames in all.
-            **options: of the session, see `SessionOptions`.
+            **options: of the stream, see `StreamOptions`.
 
         Raises:
             InputError: the image, the sound or an option cannot be used.
@@ -203,24 +205,25 @@ class Avatar:
         if preview is not None:
             targets.append(require_output_file(preview, ".png", overwrite=overwrite))
         sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
-        session = plan_session(self.model, options)
-        portrait = _frame(image, session)
+        spec = StreamSpec.from_options(options)
+        plan = plan_stream(self.model, spec)
+        portrait = _frame(image, plan)
         require_distinct_files(
             [sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets
         )
         num_frames = sound.num_frames(self.fps)
         writer = VideoWriter(
             targets[0],
-            width=session.portrait.width,
-            height=session.portrait.height,
+            width=plan.portrait.width,
+            height=plan.portrait.height,
             fps=self.fps,
             audio=sound,
-            metadata=self._describe(session),
+            metadata=self._describe(plan),
         )
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = PreviewSampler(num_frames if preview is not None else 0)
         blocks = sound.mono_blocks(self.sample_rate)
-        chunks = run_stream(self._backend, self._open(session, options, portrait), blocks)
+        chunks = run_stream(self._backend, self._open(spec, portrait), blocks)
         try:
             with contextlib.closing(chunks):
                 self._write(chunks, writer, num_frames, sampler, progress)
@@ -244,7 +247,7 @@ class Avatar:
         audio_blocks: Iterable[NDArray[np.float32]],
         *,
         progressive: bool = False,
-        **options: Unpack[SessionOptions],
+        **options: Unpack[StreamOptions],
     ) -> Iterator[VideoChunk]:
         """Generate chunks of video while the audio is still arriving.
 
@@ -253,7 +256,7 @@ class Avatar:
             audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
             progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks;
                 the option `latents_per_decode` says after how many.
-            **options: of the session, see `SessionOptions`.
+            **options: of the stream, see `StreamOptions`.
 
         Returns:
             An iterator of chunks, or of what was decoded of them; the last one has only the frames that the
@@ -262,40 +265,23 @@ class Avatar:
         Raises:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
         """
-        session = plan_session(self.model, options)
-        request = self._open(session, options, _frame(image, session), progressive=progressive)
+        spec = StreamSpec.from_options(options)
+        portrait = _frame(image, plan_stream(self.model, spec))
+        request = self._open(replace(spec, progressive=progressive), portrait)
         return run_stream(self._backend, request, audio_blocks)
 
-    def _open(
-        self,
-        session: Session,
-        options: SessionOptions,
-        portrait: NDArray[np.uint8],
-        *,
-        progressive: bool = False,
-    ) -> OpenStream:
-        """Return the request for a stream of a framed portrait."""
-        spec = StreamSpec(
-            seed=session.seed,
-            crop="none",
-            num_steps=session.settings.sampler.num_steps,
-            size=(session.portrait.height, session.portrait.width),
-            prompt=options.get("prompt"),
-            audio_mode=session.audio_mode,
-            loudness=session.settings.loudness,
-            latents_per_decode=session.settings.latents_per_decode,
-            progressive=progressive,
-            cuttable=False,
-        )
+    def _open(self, spec: StreamSpec, portrait: NDArray[np.uint8]) -> OpenStream:
+        """Return the request for a stream of a framed portrait, which is never cut."""
+        spec = replace(spec, crop="none", cuttable=False)
         return OpenStream(stream=next(self._numbers), image=portrait, spec=spec)
 
-    def _describe(self, session: Session) -> dict[str, object]:
+    def _describe(self, plan: StreamPlan) -> dict[str, object]:
         """Return the metadata of a video: model, options, precision."""
         return {
             "software": f"livetalk {__version__}",
             "model": self.model.name,
             "model_version": self.model.version,
-            **session.describe(),
+            **plan.describe(),
             "precision": self.model.precision,
             "device": self.model.executor.device.type,
             **({"acceleration": str(self.model.acceleration)} if self.model.acceleration else {}),
@@ -341,8 +327,8 @@ class Avatar:
         return GenerationInterrupted(partial, num_frames, self.fps)
 
 
-def _frame(image: Image, session: Session) -> NDArray[np.uint8]:
-    size = (session.portrait.height, session.portrait.width)
+def _frame(image: Image, plan: StreamPlan) -> NDArray[np.uint8]:
+    size = (plan.portrait.height, plan.portrait.width)
     if isinstance(image, np.ndarray):
-        return frame_portrait(image, *size, crop=session.crop)
-    return frame_portrait(load_image(image), *size, crop=session.crop, name=f"image {os.fspath(image)}")
+        return frame_portrait(image, *size, crop=plan.crop)
+    return frame_portrait(load_image(image), *size, crop=plan.crop, name=f"image {os.fspath(image)}")

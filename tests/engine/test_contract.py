@@ -23,9 +23,9 @@ from livetalk.engine.messages import (
     StreamEvent,
     StreamFailed,
     StreamOpened,
-    StreamSpec,
 )
 from livetalk.errors import EngineStoppedError, InputError
+from livetalk.streaming.spec import StreamSpec
 
 CHUNK = 12
 SAMPLES_PER_FRAME = 640
@@ -376,7 +376,8 @@ import sys
 import numpy as np
 from livetalk.engine.double import DoubleConfig, read_mark
 from livetalk.engine.engine import Engine
-from livetalk.engine.messages import FramesReady, StreamEnded, StreamSpec
+from livetalk.engine.messages import FramesReady, StreamEnded
+from livetalk.streaming.spec import StreamSpec
 
 if __name__ == "__main__":
     config = DoubleConfig(real_time_factor=0.1)

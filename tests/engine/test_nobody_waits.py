@@ -8,9 +8,10 @@ import torch
 
 from livetalk.assembly.random_model import build_random_model
 from livetalk.bench.chunks import draw_picture, hum
-from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.engine.messages import OpenStream
 from livetalk.engine.table import StreamTable
 from livetalk.streaming.settings import LoudnessMode
+from livetalk.streaming.spec import StreamSpec
 
 pytestmark = [
     pytest.mark.gpu,

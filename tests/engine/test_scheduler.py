@@ -16,11 +16,11 @@ from livetalk.engine.messages import (
     StreamClosed,
     StreamCut,
     StreamEnded,
-    StreamSpec,
     TakeSnapshot,
 )
 from livetalk.engine.scheduler import FramesMade, Output, Prepared, Scheduler, StreamRaised
 from livetalk.errors import PeerLostError
+from livetalk.streaming.spec import StreamSpec
 
 CONFIG = DoubleConfig(chunk_frames=10, piece_frames=5, prepare_seconds=0.0, real_time_factor=0.5)
 FRAME = 640

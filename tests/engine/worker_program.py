@@ -16,13 +16,14 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.engine.backend import Backend
 from livetalk.engine.group import WorkerGroup, end_worker
 from livetalk.engine.leader import Leader
-from livetalk.engine.messages import OpenStream, Snapshot, StreamSpec
+from livetalk.engine.messages import OpenStream, Snapshot
 from livetalk.engine.offline import run_stream
 from livetalk.engine.worker import run_worker
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.errors import LivetalkError
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.settings import LoudnessMode
+from livetalk.streaming.spec import StreamSpec
 from livetalk.types import VideoChunk
 
 SIZE = PortraitConfig(height=16, width=112)

@@ -213,7 +213,7 @@ def test_noise_is_drawn_in_the_published_order_and_precision(
     monkeypatch.setattr(chunk_module, "normal_noise", keep)
     stream(model, 1, seed=9999)
     assert [noise.dtype for noise in drawn] == expected
-    # One generator for the session: the same numbers as drawing them one after the other.
+    # One generator for the stream: the same numbers as drawing them one after the other.
     rng = torch.Generator().manual_seed(9999)
     for noise in drawn:
         assert torch.equal(noise, torch.randn(noise.shape, generator=rng, dtype=noise.dtype))

@@ -113,7 +113,7 @@ class _Graph:
     def replay(self, inputs: BlockInputs) -> Tensor:
         """Copy the inputs that changed, and replay."""
         for index, (target, x) in enumerate(zip(self.static_inputs, _tensors(inputs), strict=True)):
-            # Constants of a session and a chunk are the same objects in every step. Addresses would not
+            # Constants of a stream and a chunk are the same objects in every step. Addresses would not
             # identify them, because freed memory is reused.
             if self.copied[index]() is not x:
                 target.copy_(x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.spec import ModelSpec, PortraitConfig, SessionDefaults
+from livetalk.assembly.spec import ModelSpec, PortraitConfig, StreamDefaults
 from livetalk.checkpoints.layouts import PublishedFiles, find_published
 from livetalk.checkpoints.published import (
     open_audio_encoder,
@@ -31,7 +31,7 @@ from livetalk.tracing import span
 from livetalk.types import PromptEmbeds
 
 PUBLISHED_PORTRAIT = PortraitConfig(height=768, width=448)
-PUBLISHED_DEFAULTS = SessionDefaults(
+PUBLISHED_DEFAULTS = StreamDefaults(
     seed=9999,
     crop="published",
     prompt="A person is talking. Only the foreground characters are moving, the background remains static.",

@@ -10,11 +10,11 @@ from livetalk.accelerate.apply import AUTO, AccelerationConfig
 from livetalk.accelerate.selection import KERNEL_CHOICES
 from livetalk.assembly.random_model import RANDOM_MODELS
 from livetalk.assembly.run import RunConfig
-from livetalk.assembly.session import SIZES, SessionOptions
 from livetalk.assembly.source import ModelSource
 from livetalk.device import PRECISIONS
 from livetalk.ops.backends import ATTENTION_KERNELS
 from livetalk.placement.apply import ENCODER_PLACEMENTS, WEIGHT_FORMS, PlacementConfig
+from livetalk.streaming.spec import SIZES, StreamOptions
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -96,11 +96,9 @@ def add_chunk_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chunk_options(args: argparse.Namespace) -> SessionOptions:
-    """Read the options of `add_chunk_options`; `check_options` checks their values."""
-    return SessionOptions(
-        size=args.size, num_steps=args.num_steps, latents_per_decode=args.latents_per_decode
-    )
+def chunk_options(args: argparse.Namespace) -> StreamOptions:
+    """Read the options of `add_chunk_options`; `StreamSpec.from_options` checks their values."""
+    return StreamOptions(size=args.size, num_steps=args.num_steps, latents_per_decode=args.latents_per_decode)
 
 
 def to_options(config: Any) -> list[str]:

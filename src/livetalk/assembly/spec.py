@@ -21,7 +21,7 @@ class PortraitConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SessionDefaults:
+class StreamDefaults:
     """Defaults for the noise seed, the crop (see `frame_portrait`) and the prompt of a text branch."""
 
     seed: int = 0
@@ -49,7 +49,7 @@ class ModelSpec:
     settings: StreamSettings
     portrait: PortraitConfig
     any_size: bool = False
-    defaults: SessionDefaults = field(default_factory=SessionDefaults)
+    defaults: StreamDefaults = field(default_factory=StreamDefaults)
 
     @property
     def size_multiple(self) -> int:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.session import SessionOptions, plan_session
 from livetalk.assembly.spec import PortraitConfig
+from livetalk.assembly.stream_plan import plan_stream
 from livetalk.bench.machine import peak_process_gb
 from livetalk.bench.options import BenchOptions
 from livetalk.bench.spans import SpanTimer, TimedSpan, wait_for
 from livetalk.engine.backend import Backend, HostFrames
-from livetalk.engine.messages import OpenStream, StreamSpec
+from livetalk.engine.messages import OpenStream
+from livetalk.streaming.spec import StreamSpec, parse_size
 from livetalk.tracing import observe_spans
 from livetalk.types import VideoChunk
 
@@ -74,17 +75,11 @@ class ChunkBench:
         """
         self._backend = backend
         self._device = model.executor.device
-        session = plan_session(model, session_options(options))
-        self._spec = StreamSpec(
-            crop="none",
-            num_steps=options.num_steps,
-            size=(session.portrait.height, session.portrait.width),
-            latents_per_decode=options.latents_per_decode,
-            cuttable=False,
-        )
-        self._picture = draw_picture(session.portrait)
-        self._rate = session.settings.geometry.sample_rate
-        self._chunk_samples = session.settings.geometry.chunk_samples
+        self._spec = stream_spec(options)
+        plan = plan_stream(model, self._spec)
+        self._picture = draw_picture(plan.portrait)
+        self._rate = plan.settings.geometry.sample_rate
+        self._chunk_samples = plan.settings.geometry.chunk_samples
         self._num_chunks, self._warm_up = options.chunks, options.warm_up
         self._num_streams = 0
 
@@ -179,13 +174,19 @@ class ChunkBench:
         next(launches, None)
 
 
-def session_options(options: BenchOptions) -> SessionOptions:
-    """Return the options of the streams that are measured."""
-    return {
-        "size": options.size,
-        "num_steps": options.num_steps,
-        "latents_per_decode": options.latents_per_decode,
-    }
+def stream_spec(options: BenchOptions) -> StreamSpec:
+    """Return the specification of the streams that are measured.
+
+    Raises:
+        InputError: an option is out of its range.
+    """
+    return StreamSpec(
+        crop="none",
+        num_steps=options.num_steps,
+        size=None if options.size is None else parse_size(options.size),
+        latents_per_decode=options.latents_per_decode,
+        cuttable=False,
+    )
 
 
 def _time_arrivals(launches: Iterator[HostFrames], advance: Callable[[], None]) -> list[float]:

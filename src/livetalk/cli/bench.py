@@ -10,8 +10,8 @@ from time import perf_counter
 import torch
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.session import check_options, plan_session
-from livetalk.bench.chunks import ChunkBench, Measurement, session_options
+from livetalk.assembly.stream_plan import plan_stream
+from livetalk.bench.chunks import ChunkBench, Measurement, stream_spec
 from livetalk.bench.machine import describe_clocks, describe_system, find_commit, name_device
 from livetalk.bench.model import build_measured, name_attention
 from livetalk.bench.options import BenchOptions, add_bench_options, bench_options
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.output, args.trace):
         if path is not None and not path.absolute().parent.is_dir():
             raise OutputError(f"output {path}: its folder does not exist")
-    check_options(session_options(options))
+    # Refuses bad options before a model is loaded.
+    stream_spec(options)
     if args.scaling:
         return _run_scaling(args, options)
     return run_measurement(options, _measure, args, options)
@@ -150,8 +151,8 @@ def _announce(options: BenchOptions) -> None:
 def _make_record(
     options: BenchOptions, model: AvatarModel, measured: Measurement, load_seconds: float
 ) -> BenchRecord:
-    session = plan_session(model, session_options(options))
-    settings, device = session.settings, model.executor.device
+    plan = plan_stream(model, stream_spec(options))
+    settings, device = plan.settings, model.executor.device
     intervals = measured.intervals_ms
     fps = settings.geometry.chunk_frames * len(intervals) * 1000 / sum(intervals)
     return BenchRecord(
@@ -161,7 +162,7 @@ def _make_record(
         num_gpus=options.run.gpus if device.type == "cuda" else 0,
         num_workers=options.run.gpus,
         threads=torch.get_num_threads(),
-        size=f"{session.portrait.height}x{session.portrait.width}",
+        size=f"{plan.portrait.height}x{plan.portrait.width}",
         precision=model.precision,
         weights=options.run.placement.weights,
         attention=name_attention(model, options),

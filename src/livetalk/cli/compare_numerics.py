@@ -21,7 +21,7 @@ from livetalk.assembly.run_options import (
     model_source,
     run_config,
 )
-from livetalk.assembly.session import check_options, plan_session
+from livetalk.assembly.stream_plan import plan_stream
 from livetalk.device import choose_device
 from livetalk.errors import InputError
 from livetalk.media.framing import frame_portrait
@@ -38,6 +38,7 @@ from livetalk.numerics.configurations import (
     parse_configuration,
     sharpen_attention,
 )
+from livetalk.streaming.spec import StreamSpec
 
 EXIT_OUT_OF_BOUND = 1
 
@@ -148,16 +149,15 @@ def to_json(first: Configuration, second: Configuration, comparison: Comparison)
 
 
 def _builder(args: argparse.Namespace) -> Callable[[Configuration], AvatarModel]:
-    source, options = model_source(args), chunk_options(args)
-    check_options(options)
+    source, stream_spec = model_source(args), StreamSpec.from_options(chunk_options(args))
 
     def build(configuration: Configuration) -> AvatarModel:
         model = load_model(source, configuration.run, seed=args.seed)
         if args.sharpen is not None:
             sharpen_attention(model.executor.networks.dit, args.sharpen)
         model = apply_configuration(model, configuration)
-        session = plan_session(model, options)
-        spec = dataclasses.replace(model.spec, settings=session.settings, portrait=session.portrait)
+        plan = plan_stream(model, stream_spec)
+        spec = dataclasses.replace(model.spec, settings=plan.settings, portrait=plan.portrait)
         return dataclasses.replace(model, spec=spec)
 
     return build

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from livetalk.assembly.published import PUBLISHED_DEFAULTS
 from livetalk.assembly.run import RunConfig
-from livetalk.assembly.session import SessionOptions, check_options
 from livetalk.assembly.source import ModelSource
 from livetalk.avatar import Avatar
 from livetalk.cli.byte_progress import ByteProgress
@@ -17,6 +16,7 @@ from livetalk.media.audio import open_audio
 from livetalk.media.files import require_output_file
 from livetalk.media.image import load_image
 from livetalk.placement.apply import PlacementConfig
+from livetalk.streaming.spec import StreamOptions, StreamSpec
 
 AUDIO_MODES = {"stream": "stream", "once": "whole"}
 """Maps published names of audio modes to those of this package."""
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         GenerationInterrupted: Ctrl-C.
     """
     output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=True)
-    options = SessionOptions(
+    options = StreamOptions(
         seed=UNSEEDED if args.base_seed < 0 else args.base_seed,
         prompt=args.input_prompt,
         audio_mode=AUDIO_MODES[args.audio_encode_mode],
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         loudness=infer_params["loudness"],
         num_steps=infer_params["sample_steps"],
     )
-    check_options(options)
-    # Errors of the inputs show before the model is loaded, which may take minutes.
+    # Errors of options and inputs show before the model is loaded, which may take minutes.
+    StreamSpec.from_options(options)
     load_image(args.cond_image)
     audio = open_audio(args.audio_path)
     with ByteProgress(f"loading {args.ckpt_dir}") as loading:

@@ -15,7 +15,6 @@ from livetalk.assembly.run_options import (
     model_source,
     run_config,
 )
-from livetalk.assembly.session import SessionOptions, check_options
 from livetalk.assembly.source import ModelSource
 from livetalk.avatar import NOISE_NOTICE, Avatar
 from livetalk.cli.byte_progress import ByteProgress
@@ -28,6 +27,7 @@ from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.files import require_output_file
 from livetalk.media.image import load_image
 from livetalk.streaming.settings import AudioMode, LoudnessMode
+from livetalk.streaming.spec import StreamOptions, StreamSpec
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,13 +42,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4 to write")
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet of frames")
-    _add_session_options(parser)
+    _add_stream_options(parser)
     add_chunk_options(parser)
     add_model_options(parser)
     add_run_options(parser)
 
 
-def _add_session_options(parser: argparse.ArgumentParser) -> None:
+def _add_stream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", choices=CROPS, help="part of the image to use (default: the model's own)")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: the model's own)")
     parser.add_argument("--prompt", help="description of the video, for a model with a text branch")
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         require_output_file(args.preview, ".png", overwrite=args.overwrite)
     # Errors of the inputs show before the model is loaded, which may take minutes.
     load_image(args.image)
-    check_options(_session_options(args))
+    StreamSpec.from_options(_stream_options(args))
     source, how = model_source(args), run_config(args)
     audio = open_audio(args.audio)
     place = worker_place()
@@ -116,7 +116,7 @@ def _generate(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> i
             preview=args.preview,
             overwrite=args.overwrite,
             progress=progress,
-            **_session_options(args),
+            **_stream_options(args),
         )
         elapsed = progress.elapsed_seconds
         speed = progress.speed
@@ -129,8 +129,8 @@ def _generate(args: argparse.Namespace, audio: AudioReader, avatar: Avatar) -> i
     return 0
 
 
-def _session_options(args: argparse.Namespace) -> SessionOptions:
-    return SessionOptions(
+def _stream_options(args: argparse.Namespace) -> StreamOptions:
+    return StreamOptions(
         **chunk_options(args),
         seed=args.seed,
         crop=args.crop,

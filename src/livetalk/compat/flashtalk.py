@@ -74,7 +74,7 @@ def get_base_data(
     cond_image: str | os.PathLike[str] | Image.Image,
     base_seed: int,
 ) -> None:
-    """Start a session with the settings of `infer_params`.
+    """Start a stream with the settings of `infer_params`.
 
     Raises:
         InputError: the image or a setting is invalid.
@@ -126,11 +126,11 @@ def run_pipeline(pipeline: FlashTalkPipeline, audio_embedding: Tensor) -> Tensor
     """Generate the next frames, `[frames, H, W, 3]` float32, 0..255, on the pipeline's device.
 
     Args:
-        pipeline: with a session, see `FlashTalkPipeline.generate` for the number of frames.
+        pipeline: with a stream, see `FlashTalkPipeline.generate` for the number of frames.
         audio_embedding: `[1, frame_num, 5, layers, width]`.
 
     Raises:
-        InputError: there is no session, or the embedding has another length.
+        InputError: there is no stream, or the embedding has another length.
     """
     pixels = pipeline.generate(audio_embedding)
     return (((pixels + 1) / 2).permute(1, 2, 3, 0).clip(0, 1) * 255).contiguous()

@@ -1,4 +1,4 @@
-"""`FlashTalkPipeline` of the published code: a model with one session."""
+"""`FlashTalkPipeline` of the published code: a model with one stream."""
 
 import dataclasses
 import os
@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel, prepare_portrait
-from livetalk.assembly.session import parse_size
 from livetalk.errors import InputError
 from livetalk.media.image import image_to_tensor, load_image, resize_and_center_crop
 from livetalk.streaming.chunk import create_state, denoise_window, drain, finish_window
 from livetalk.streaming.conditioning import Prepared
 from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.settings import SamplerConfig, StreamSettings
+from livetalk.streaming.spec import parse_size
 from livetalk.streaming.state import StreamState
 
 RATE, FPS = 16_000, 25
@@ -26,16 +26,16 @@ UNSEEDED = 9999
 
 
 class FlashTalkPipeline:
-    """A loaded model with one session.
+    """A loaded model with one stream.
 
-    New code should use `livetalk.Avatar`, whose sessions are independent of each other and of the model.
+    New code should use `livetalk.Avatar`, whose streams are independent of each other and of the model.
     """
 
     def __init__(self, model: AvatarModel, *, keep_motion_frames: bool = False) -> None:
         """Wrap a model from `build_model`; `keep_motion_frames` makes `generate` return whole windows."""
         self._model = model
         self._keep_motion_frames = keep_motion_frames
-        self._session: tuple[StreamSettings, Prepared] | None = None
+        self._stream: tuple[StreamSettings, Prepared] | None = None
         self._state: StreamState | None = None
 
     @property
@@ -56,7 +56,7 @@ class FlashTalkPipeline:
         shift: float = 5.0,
         color_correction_strength: float = 0.0,
     ) -> None:
-        """Start a session and end the previous one.
+        """Start a stream and end the previous one.
 
         `target_size` is height and width in pixels, multiples of 16; `frame_num` and `motion_frames_num` are
         1 + a multiple of 4; `color_correction_strength` is 0..1. A missing or negative seed is 9999.
@@ -64,14 +64,14 @@ class FlashTalkPipeline:
         Raises:
             InputError: the image or a number is invalid.
         """
-        portrait = parse_size(f"{target_size[0]}x{target_size[1]}")
+        height, width = parse_size(f"{target_size[0]}x{target_size[1]}")
         settings = self._settings(
             frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength
         )
-        framed = resize_and_center_crop(_pixels(cond_image), portrait.height, portrait.width)
+        framed = resize_and_center_crop(_pixels(cond_image), height, width)
         image = image_to_tensor(framed, self._model.image_dtype)
         prepared = prepare_portrait(self._model, settings, image, input_prompt)
-        self._session = settings, prepared
+        self._stream = settings, prepared
         seed = UNSEEDED if seed is None or seed < 0 else seed
         self._state = create_state(self._model.executor, settings, prepared, seed)
 
@@ -99,11 +99,11 @@ class FlashTalkPipeline:
         The embedding is `[1, frame_num, 5, layers, width]`, from `get_audio_embedding`.
 
         Raises:
-            InputError: no session was started, or the embedding has another length.
+            InputError: no stream was started, or the embedding has another length.
         """
-        if self._session is None or self._state is None:
+        if self._stream is None or self._state is None:
             raise InputError("pipeline: call get_base_data (or prepare_params) before generating")
-        settings, prepared = self._session
+        settings, prepared = self._stream
         geometry = settings.geometry
         if audio_embedding.shape[:2] != (1, geometry.window_frames):
             shape = list(audio_embedding.shape)

@@ -8,9 +8,8 @@ from livetalk.accelerate.apply import acceleration_problem
 from livetalk.assembly.build import read_spec
 from livetalk.assembly.run import RunConfig
 from livetalk.assembly.run_options import to_options
-from livetalk.assembly.session import parse_size
 from livetalk.assembly.source import ModelSource
-from livetalk.assembly.spec import ModelSpec
+from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.device import Precision, name_precision, parse_device
 from livetalk.doctor.environment import Environment
 from livetalk.doctor.memory import (
@@ -24,6 +23,7 @@ from livetalk.doctor.memory import (
 )
 from livetalk.errors import InputError
 from livetalk.ops.backends import AttentionBackend, AttentionSpec, find_attention_backends
+from livetalk.streaming.spec import parse_size
 
 CARD_GIBIBYTES = (16, 24, 32, 48, 80)
 """Memory sizes of common GPUs, for the answer on a machine without one."""
@@ -115,9 +115,13 @@ def describe_options(plan: MemoryPlan) -> str:
 
 
 def _request(question: Question, spec: ModelSpec, environment: Environment) -> MemoryRequest:
+    portrait = spec.portrait
+    if question.size is not None:
+        height, width = parse_size(question.size)
+        portrait = PortraitConfig(height=height, width=width)
     return MemoryRequest(
         spec=spec,
-        portrait=spec.portrait if question.size is None else parse_size(question.size),
+        portrait=portrait,
         run=_resolve_run(question, environment),
     )
 

@@ -60,7 +60,7 @@ Constants that every block keeps are counted separately, see `constant_bytes`.
 def dry_run(
     spec: ModelSpec, portrait: PortraitConfig, dtype: torch.dtype, weights: WeightForm
 ) -> Mapping[str, int]:
-    """Run the start of a session and its first chunks on the meta device.
+    """Run the start of a stream and its first chunks on the meta device.
 
     Args:
         spec: sizes of the model.

@@ -231,10 +231,10 @@ def describe_size(portrait: PortraitConfig) -> str:
 
 
 def _add_constants(stages: dict[str, int], request: MemoryRequest, num_blocks: int) -> None:
-    """Add the constants that `num_blocks` blocks outside the dry run keep for a session and a chunk."""
-    session, chunk = constant_bytes(request.spec, request.portrait, request.dtype)
+    """Add the constants that `num_blocks` blocks outside the dry run keep for a stream and a chunk."""
+    stream, chunk = constant_bytes(request.spec, request.portrait, request.dtype)
     for name in stages.keys() - {PROMPT_STAGE}:
-        stages[name] += max(0, num_blocks) * (session + chunk * (name == "transformer"))
+        stages[name] += max(0, num_blocks) * (stream + chunk * (name == "transformer"))
 
 
 def _adapt_stages(request: MemoryRequest, stages: dict[str, int], transient: int) -> dict[str, int]:

@@ -33,12 +33,12 @@ from livetalk.engine.messages import (
     StreamEvent,
     StreamFailed,
     StreamOpened,
-    StreamSpec,
     TakeSnapshot,
 )
 from livetalk.engine.transport import ProcessTransport, ThreadTransport, Transport
 from livetalk.errors import EngineStoppedError, InputError, StreamError
 from livetalk.streaming.settings import AudioMode
+from livetalk.streaming.spec import StreamSpec
 
 
 class Engine:

@@ -9,60 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.crop import CROPS, Crop
 from livetalk.errors import InputError
-from livetalk.streaming.settings import AudioMode, LoudnessMode
+from livetalk.streaming.settings import AudioMode
+from livetalk.streaming.spec import StreamSpec
 
-# The published VAE reduces a side by 8 and the patches by 2; a model may require more and says so itself.
-SIDE_MULTIPLE = 16
-MAX_SIDE = 4096
 MIN_SIDE = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamSpec:
-    """Options of a stream; None selects the model's own value.
-
-    Attributes:
-        seed: of the noise, 0..2**63 - 1.
-        crop: part of the portrait that is animated.
-        size: height and width of the frames, pixels, multiples of 16.
-        prompt: for a model with a text branch.
-        audio_mode: STREAM generates while audio arrives; WHOLE waits for its end and excludes cuts.
-        loudness: how the level of the audio is normalized.
-        latents_per_decode: latent frames that the VAE decodes together.
-        progressive: deliver each decoded piece instead of whole chunks.
-        max_pending_frames: no chunk begins while this many delivered frames are unread; None means one chunk.
-        cuttable: retain the frames and states of the last chunks, which a cut needs.
-    """
-
-    seed: int | None = None
-    crop: Crop | None = None
-    num_steps: int | None = None
-    size: tuple[int, int] | None = None
-    prompt: str | None = None
-    audio_mode: AudioMode = AudioMode.STREAM
-    loudness: LoudnessMode | None = None
-    latents_per_decode: int | None = None
-    progressive: bool = False
-    max_pending_frames: int | None = None
-    cuttable: bool = True
-
-    def __post_init__(self) -> None:
-        """Raise `InputError` for values that no model can use."""
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise InputError(f"seed {self.seed}: must be 0 or more and below 2**63")
-        if self.crop is not None and self.crop not in CROPS:
-            raise InputError(f"crop {self.crop}: is not one of {', '.join(CROPS)}")
-        for name in ("num_steps", "latents_per_decode", "max_pending_frames"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name.replace('_', ' ')} {value}: at least 1 is needed")
-        for side in self.size or ():
-            if side % SIDE_MULTIPLE or not 0 < side <= MAX_SIDE:
-                raise InputError(
-                    f"size {self.size}: sides must be multiples of {SIDE_MULTIPLE} up to {MAX_SIDE} pixels"
-                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +92,7 @@ class OpenStream:
 
     stream: int
     image: NDArray[np.uint8] = field(repr=False)
-    spec: StreamSpec = StreamSpec()
+    spec: StreamSpec = field(default_factory=StreamSpec)
     snapshot: Snapshot | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel
-from livetalk.assembly.session import Session, SessionOptions, plan_session
+from livetalk.assembly.stream_plan import StreamPlan, plan_stream
 from livetalk.engine.backend import Made, Preparation
 from livetalk.engine.host_copy import HostCopy, PendingFrames
-from livetalk.engine.messages import OpenStream, StreamInfo, StreamSpec
+from livetalk.engine.messages import OpenStream, StreamInfo
 from livetalk.errors import InputError
 from livetalk.media.framing import frame_portrait
 from livetalk.media.image import image_to_tensor
@@ -23,6 +23,7 @@ from livetalk.streaming.chunk import create_recorded_state, create_state, cut_ch
 from livetalk.streaming.conditioning import Prepared, encode_conditioning, prepare_constants
 from livetalk.streaming.denoise import normal_noise
 from livetalk.streaming.settings import AudioMode, StreamSettings
+from livetalk.streaming.spec import StreamSpec
 from livetalk.streaming.state import StreamState, restore_rng
 from livetalk.tracing import span
 from livetalk.types import Conditioning, PromptEmbeds, VideoChunk
@@ -30,9 +31,9 @@ from livetalk.types import Conditioning, PromptEmbeds, VideoChunk
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Preparation of a stream: its resolved options, and its conditioning on the CPU."""
+    """Preparation of a stream: its plan, and its conditioning on the CPU."""
 
-    session: Session
+    plan: StreamPlan
     conditioning: Conditioning
 
 
@@ -57,7 +58,7 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Stream:
-    session: Session
+    plan: StreamPlan
     prepared: Prepared
     state: StreamState
     progressive: bool
@@ -70,7 +71,7 @@ class _Stream:
 
     @property
     def settings(self) -> StreamSettings:
-        return self.session.settings
+        return self.plan.settings
 
 
 class StreamTable:
@@ -108,31 +109,31 @@ class StreamTable:
         Raises:
             InputError: the model cannot use the portrait or an option.
         """
-        session = plan_session(self.model, spec_options(request.spec))
-        size = (session.portrait.height, session.portrait.width)
-        framed = frame_portrait(request.image, *size, crop=session.crop)
+        plan = plan_stream(self.model, request.spec)
+        size = (plan.portrait.height, plan.portrait.width)
+        framed = frame_portrait(request.image, *size, crop=plan.crop)
         # `torch.cuda.stream(None)` is a no-op, so this also runs on the CPU.
         with torch.cuda.stream(self._side_stream):
-            conditioning = self._encode(session, image_to_tensor(framed, self.model.image_dtype))
-        return Preparation(describe_stream(session, request.spec), Encoded(session, conditioning))
+            conditioning = self._encode(plan, image_to_tensor(framed, self.model.image_dtype))
+        return Preparation(describe_stream(plan, request.spec), Encoded(plan, conditioning))
 
     @torch.no_grad()
     def open(self, request: OpenStream, preparation: Preparation, audio: NDArray[np.float32]) -> None:
         """Open a stream, or continue a snapshot; `InputError` if the snapshot is damaged."""
         encoded, executor, spec = preparation.value, self.model.executor, request.spec
         assert isinstance(encoded, Encoded)
-        session = encoded.session
+        plan = encoded.plan
         conditioning = move_conditioning(encoded.conditioning, self._device)
-        prepared = prepare_constants(executor, session.settings, conditioning)
+        prepared = prepare_constants(executor, plan.settings, conditioning)
         if request.snapshot is not None:
             state = StreamState.from_bytes(request.snapshot.data, self._device)
         else:
-            create = create_state if session.audio_mode is AudioMode.STREAM else create_recorded_state
-            state = create(executor, session.settings, prepared, session.seed, torch.from_numpy(audio))
+            create = create_state if plan.audio_mode is AudioMode.STREAM else create_recorded_state
+            state = create(executor, plan.settings, prepared, plan.seed, torch.from_numpy(audio))
         info = preparation.info
         pending = spec.max_pending_frames or info.chunk_frames
         self._streams[request.stream] = _Stream(
-            session=session,
+            plan=plan,
             prepared=prepared,
             state=state,
             progressive=spec.progressive,
@@ -189,13 +190,13 @@ class StreamTable:
         """Discard a stream."""
         self._streams.pop(stream, None)
 
-    def _encode(self, session: Session, picture: Tensor) -> Conditioning:
+    def _encode(self, plan: StreamPlan, picture: Tensor) -> Conditioning:
         """Encode a framed portrait `[3, H, W]`; the result is on the CPU."""
         picture = picture.to(self._device)
         embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
         if self.model.prompt_encoder is not None:
-            embeds = self.model.prompt_encoder.encode(session.prompt, picture[None])
-        settings = session.settings
+            embeds = self.model.prompt_encoder.encode(plan.prompt, picture[None])
+        settings = plan.settings
         conditioning = encode_conditioning(
             self._vae, picture, settings.geometry, settings.reference_layout, embeds
         )
@@ -269,33 +270,18 @@ class StreamTable:
         return state
 
 
-def spec_options(spec: StreamSpec) -> SessionOptions:
-    """Return the session options of a specification."""
-    return {
-        "seed": spec.seed,
-        "crop": spec.crop,
-        "num_steps": spec.num_steps,
-        "size": None if spec.size is None else f"{spec.size[0]}x{spec.size[1]}",
-        "prompt": spec.prompt,
-        "audio_mode": spec.audio_mode.value,
-        "loudness": None if spec.loudness is None else spec.loudness.value,
-        "latents_per_decode": spec.latents_per_decode,
-    }
-
-
-def describe_stream(session: Session, spec: StreamSpec) -> StreamInfo:
+def describe_stream(plan: StreamPlan, spec: StreamSpec) -> StreamInfo:
     """Return the properties of a stream that its client needs."""
-    geometry = session.settings.geometry
+    geometry = plan.settings.geometry
     return StreamInfo(
         fps=geometry.fps,
         sample_rate=geometry.sample_rate,
-        height=session.portrait.height,
-        width=session.portrait.width,
+        height=plan.portrait.height,
+        width=plan.portrait.width,
         chunk_frames=geometry.chunk_frames,
-        lookahead_frames=session.settings.audio.lookahead_frames,
-        audio_mode=session.audio_mode,
-        # A recording is encoded with its future, so no state of it can continue with other audio.
-        cut_frames=geometry.chunk_frames if spec.cuttable and session.audio_mode is AudioMode.STREAM else 0,
+        lookahead_frames=plan.settings.audio.lookahead_frames,
+        audio_mode=plan.audio_mode,
+        cut_frames=geometry.chunk_frames if spec.cuttable and plan.audio_mode is AudioMode.STREAM else 0,
     )
 
 

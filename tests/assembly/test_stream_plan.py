@@ -1,4 +1,4 @@
-"""Options of a session: completed by the model's own choices, refused in one plain line."""
+"""Options of a stream: completed with a model's defaults, refused in one plain line."""
 
 import dataclasses
 
@@ -7,11 +7,12 @@ import torch
 
 from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.random_model import random_spec
-from livetalk.assembly.session import SIDE_MULTIPLE, SIZES, SessionOptions, parse_size, plan_session
-from livetalk.assembly.spec import ModelSpec, PortraitConfig, SessionDefaults
+from livetalk.assembly.spec import ModelSpec, PortraitConfig, StreamDefaults
+from livetalk.assembly.stream_plan import StreamPlan, plan_stream
 from livetalk.errors import InputError
 from livetalk.models.audio_encoder import SpeechEncoderConfig
 from livetalk.streaming.settings import AudioMode, LoudnessMode
+from livetalk.streaming.spec import SIDE_MULTIPLE, SIZES, StreamOptions, StreamSpec, parse_size
 from tiny import DIT_WITH_PROMPT, tiny_model
 
 TINY = tiny_model()
@@ -36,25 +37,29 @@ PROMPTED = dataclasses.replace(
         dit=DIT_WITH_PROMPT,
         settings=dataclasses.replace(TINY.settings, loudness=LoudnessMode.RUNNING),
         any_size=True,
-        defaults=SessionDefaults(seed=9, crop="published", prompt="someone talks"),
+        defaults=StreamDefaults(seed=9, crop="published", prompt="someone talks"),
     ),
     executor=tiny_model(dit=DIT_WITH_PROMPT).executor,
 )
 
 
+def plan(model: AvatarModel, options: StreamOptions) -> StreamPlan:
+    return plan_stream(model, StreamSpec.from_options(options))
+
+
 def test_what_is_left_out_is_the_models_choice() -> None:
-    for options in (SessionOptions(), SessionOptions(seed=None, crop=None, prompt=None, size=None)):
-        session = plan_session(PROMPTED, options)
-        assert (session.seed, session.crop, session.prompt) == (9, "published", "someone talks")
-        assert session.portrait == PROMPTED.spec.portrait
-        assert session.audio_mode is AudioMode.STREAM
-        assert session.settings.loudness is LoudnessMode.RUNNING
-    plain = plan_session(PLAIN, SessionOptions())
+    for options in (StreamOptions(), StreamOptions(seed=None, crop=None, prompt=None, size=None)):
+        found = plan(PROMPTED, options)
+        assert (found.seed, found.crop, found.prompt) == (9, "published", "someone talks")
+        assert found.portrait == PROMPTED.spec.portrait
+        assert found.audio_mode is AudioMode.STREAM
+        assert found.settings.loudness is LoudnessMode.RUNNING
+    plain = plan(PLAIN, StreamOptions())
     assert (plain.seed, plain.settings.loudness) == (0, LoudnessMode.OFF)
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    options = SessionOptions(
+    options = StreamOptions(
         seed=3,
         crop="none",
         num_steps=7,
@@ -64,13 +69,13 @@ def test_what_is_asked_for_is_taken() -> None:
         loudness="published",
         latents_per_decode=2,
     )
-    session = plan_session(PROMPTED, options)
-    assert session.settings.sampler.num_steps == 7
+    found = plan(PROMPTED, options)
+    assert found.settings.sampler.num_steps == 7
     assert PROMPTED.settings.sampler.num_steps == 2
-    assert session.settings.latents_per_decode == 2
+    assert found.settings.latents_per_decode == 2
     assert PROMPTED.settings.latents_per_decode is None
-    assert session.portrait == PortraitConfig(height=64, width=16)
-    assert session.describe() == {
+    assert found.portrait == PortraitConfig(height=64, width=16)
+    assert found.describe() == {
         "seed": 3,
         "num_steps": 7,
         "crop": "none",
@@ -82,8 +87,8 @@ def test_what_is_asked_for_is_taken() -> None:
 
 
 def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
-    session = plan_session(PROMPTED, SessionOptions(seed=0, prompt=""))
-    assert (session.seed, session.prompt) == (0, "")
+    found = plan(PROMPTED, StreamOptions(seed=0, prompt=""))
+    assert (found.seed, found.prompt) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -102,25 +107,25 @@ def test_zero_is_a_seed_and_an_empty_prompt_a_prompt() -> None:
         ({"loudness": "loud"}, "loudness loud: is not one of off, running, published"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(options: SessionOptions, message: str) -> None:
+def test_what_cannot_be_used_is_one_line(options: StreamOptions, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        plan_session(PROMPTED, options)
+        plan(PROMPTED, options)
     assert "\n" not in str(raised.value)
 
 
 def test_a_model_of_one_size_without_a_prompt_says_so() -> None:
-    assert plan_session(PLAIN, SessionOptions(size="48x32")).portrait == PLAIN.spec.portrait
+    assert plan(PLAIN, StreamOptions(size="48x32")).portrait == PLAIN.spec.portrait
     with pytest.raises(InputError, match="plain generates 48x32 only"):
-        plan_session(PLAIN, SessionOptions(size="64x64"))
+        plan(PLAIN, StreamOptions(size="64x64"))
     with pytest.raises(InputError, match="plain takes none"):
-        plan_session(PLAIN, SessionOptions(prompt="a cat"))
+        plan(PLAIN, StreamOptions(prompt="a cat"))
 
 
 def test_sizes_have_names_and_spellings() -> None:
-    assert parse_size("portrait") == PortraitConfig(height=768, width=448)
+    assert parse_size("portrait") == (768, 448)
     for spelling in ("720x416", "720*416", "720X416", " 720 x 416 "):
         assert parse_size(spelling) == SIZES["portrait-small"]
-    assert all(size.height % 16 == size.width % 16 == 0 for size in SIZES.values())
+    assert all(side % 16 == 0 for size in SIZES.values() for side in size)
 
 
 def test_published_tokens_are_as_wide_as_sides_are_multiples() -> None:

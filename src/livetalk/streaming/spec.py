@@ -1,0 +1,162 @@
+"""Options of one stream: as keywords that users pass, and as a checked value that engines take.
+
+This module does not import PyTorch, so that a client of the engine can build a specification without it.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypedDict, TypeVar
+
+from livetalk.crop import CROPS, Crop
+from livetalk.errors import InputError
+from livetalk.streaming.settings import AudioMode, LoudnessMode
+
+EnumT = TypeVar("EnumT", bound=Enum)
+
+SIZES = {
+    "portrait": (768, 448),
+    "landscape": (448, 768),
+    "portrait-small": (720, 416),
+    "landscape-small": (416, 720),
+    "square": (640, 640),
+    "square-small": (512, 512),
+}
+"""Named frame sizes: height and width in pixels."""
+
+SIDE_MULTIPLE = 16
+"""Both sides of a frame are multiples of this, in pixels: one token of a published model covers 16 x 16."""
+
+MAX_SIDE = 4096
+"""Longest side, pixels: no model is trained for more, and a typing error must not exhaust memory."""
+
+_SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
+
+
+class StreamOptions(TypedDict, total=False):
+    """Options of one video or stream; an absent option or None selects the model's default.
+
+    Attributes:
+        seed: of the noise; the same seed gives the same frames on the same machine.
+        crop: part of the portrait that is used, see `frame_portrait`.
+        num_steps: denoising steps.
+        size: frame size, "HEIGHTxWIDTH" or a name in `SIZES`.
+        prompt: description of the video, for a model with a text branch.
+        audio_mode: "stream" encodes audio as it arrives; "whole" needs the complete recording and encodes
+            each frame with its future.
+        loudness: "off", "running" or "published", see `LoudnessMode`.
+        latents_per_decode: latent frames (4 frames each) of a piece, the unit that a progressive stream
+            delivers.
+    """
+
+    seed: int | None
+    crop: Crop | None
+    num_steps: int | None
+    size: str | None
+    prompt: str | None
+    audio_mode: str | None
+    loudness: str | None
+    latents_per_decode: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpec:
+    """What a client asks of a stream. None selects the model's default.
+
+    Attributes:
+        seed: of the noise, 0..2**63 - 1.
+        num_steps: denoising steps.
+        size: height and width of the frames, pixels, multiples of 16.
+        prompt: for a model with a text branch.
+        audio_mode: STREAM generates frames as audio arrives; WHOLE waits for the end of the audio and cannot
+            be cut.
+        latents_per_decode: latent frames that are decoded together.
+        progressive: deliver frames as they are decoded instead of whole chunks.
+        max_pending_frames: no chunk is begun while this many delivered frames have not been taken; None is
+            one chunk.
+        cuttable: keep what a cut needs: the frames and states of the last chunks.
+    """
+
+    seed: int | None = None
+    crop: Crop | None = None
+    num_steps: int | None = None
+    size: tuple[int, int] | None = None
+    prompt: str | None = None
+    audio_mode: AudioMode = AudioMode.STREAM
+    loudness: LoudnessMode | None = None
+    latents_per_decode: int | None = None
+    progressive: bool = False
+    max_pending_frames: int | None = None
+    cuttable: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no model can use, with an `InputError`."""
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise InputError(f"seed {self.seed}: must be 0 or more and below 2**63")
+        if self.crop is not None and self.crop not in CROPS:
+            raise InputError(f"crop {self.crop}: is not one of {', '.join(CROPS)}")
+        for name in ("num_steps", "latents_per_decode", "max_pending_frames"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name.replace('_', ' ')} {value}: at least 1 is needed")
+        if self.size is not None:
+            _check_size(*self.size)
+
+    @classmethod
+    def from_options(cls, options: StreamOptions) -> "StreamSpec":
+        """Parse and check options.
+
+        Raises:
+            InputError: an option is out of its range.
+        """
+        size = options.get("size")
+        return cls(
+            seed=options.get("seed"),
+            crop=options.get("crop"),
+            num_steps=options.get("num_steps"),
+            size=None if size is None else parse_size(size),
+            prompt=options.get("prompt"),
+            audio_mode=_parse_choice(AudioMode, "audio mode", options.get("audio_mode")) or AudioMode.STREAM,
+            loudness=_parse_choice(LoudnessMode, "loudness", options.get("loudness")),
+            latents_per_decode=options.get("latents_per_decode"),
+        )
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Return height and width of a frame size: a name in `SIZES` or "HEIGHTxWIDTH" in pixels.
+
+    Raises:
+        InputError: `size` is neither, a side is no multiple of 16, or it exceeds `MAX_SIDE`.
+    """
+    if size in SIZES:
+        return SIZES[size]
+    match = _SIZE.fullmatch(size.strip())
+    if match is None:
+        raise InputError(f"size {size}: is neither HEIGHTxWIDTH nor one of {', '.join(SIZES)}")
+    height, width = int(match[1]), int(match[2])
+    _check_size(height, width)
+    return height, width
+
+
+def _check_size(height: int, width: int) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise InputError(f"size {height}x{width}: at most {MAX_SIDE}x{MAX_SIDE} pixels")
+    nearest = _round(height), _round(width)
+    if nearest != (height, width):
+        raise InputError(
+            f"size {height}x{width}: height and width must be multiples of {SIDE_MULTIPLE}; the nearest is "
+            f"{nearest[0]}x{nearest[1]}"
+        )
+
+
+def _round(pixels: int) -> int:
+    return max(1, round(pixels / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+
+
+def _parse_choice(kind: type[EnumT], name: str, value: str | None) -> EnumT | None:
+    if value is None:
+        return None
+    choices = [str(choice.value) for choice in kind]
+    if value not in choices:
+        raise InputError(f"{name} {value}: is not one of {', '.join(choices)}")
+    return kind(value)
