@@ -63,21 +63,13 @@ class GenerationInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateResult:
-    """The result of `Avatar.generate`.
+    """The result of `Avatar.generate`."""
 
-    Attributes:
-        path: the video.
-        num_frames: its frames.
-        fps: its frames per second.
-        duration_seconds: length of the sound.
-        preview: the contact sheet, if one was asked for.
-    """
-
-    path: Path
-    num_frames: int
-    fps: int
-    duration_seconds: float
-    preview: Path | None
+    path: Path  # the video
+    num_frames: int  # its frames
+    fps: int  # its frames per second
+    duration_seconds: float  # length of the sound
+    preview: Path | None  # the contact sheet, if one was asked for
 
 
 class Avatar:

@@ -27,16 +27,13 @@ class WorkerPlace:
     """Rank of this process within a worker group.
 
     Attributes:
-        rank: 0 for the leader.
-        num_ranks: size of the group.
-        local_rank: index among the workers of this host, and of the GPU if several are visible.
         rendezvous: address of PyTorch's rendezvous, such as "tcp://host:port"; "env://" takes it from the
             environment, as torchrun sets it.
     """
 
-    rank: int
-    num_ranks: int
-    local_rank: int
+    rank: int  # 0 for the leader
+    num_ranks: int  # size of the group
+    local_rank: int  # index among the workers of this host, and of the GPU if several are visible
     rendezvous: str = "env://"
 
 

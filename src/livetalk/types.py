@@ -11,45 +11,29 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """The constant conditioning of a stream: the encoded reference image and the optional prompt.
+    """The constant conditioning of a stream: the encoded reference image and the optional prompt."""
 
-    Attributes:
-        reference_pixels: `[1, 3, 1, H, W]` float32, -1..1; target of colour matching.
-        reference_latents: `[1, C, 1, h, w]`, normalised; the clean motion latents of the first chunk.
-        condition: `[1, stride + C, T, h, w]`, mask and reference latents as the transformer takes them.
-    """
-
-    reference_pixels: Tensor
-    reference_latents: Tensor
-    condition: Tensor
+    reference_pixels: Tensor  # `[1, 3, 1, H, W]` float32, -1..1; target of colour matching
+    reference_latents: Tensor  # `[1, C, 1, h, w]`, normalised; the clean motion latents of the first chunk
+    condition: Tensor  # `[1, stride + C, T, h, w]`, mask and reference latents as the transformer takes them
     text_embeds: Tensor | None = None
     image_embeds: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEmbeds:
-    """The encoded prompt and portrait.
+    """The encoded prompt and portrait."""
 
-    Attributes:
-        text_embeds: `[1, S, text_dim]`, or None for a transformer without a text branch.
-        image_embeds: `[1, S, image_dim]`, or None for a transformer without an image branch.
-    """
-
-    text_embeds: Tensor | None
-    image_embeds: Tensor | None
+    text_embeds: Tensor | None  # `[1, S, text_dim]`, or None for a transformer without a text branch
+    image_embeds: Tensor | None  # `[1, S, image_dim]`, or None for a transformer without an image branch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoChunk:
-    """The new frames of one chunk, or consecutive ones of them.
+    """The new frames of one chunk, or consecutive ones of them."""
 
-    Attributes:
-        pixels: `[3, F, H, W]` float32, -1..1.
-        first_frame: index of the first of them in the stream.
-    """
-
-    pixels: Tensor
-    first_frame: int
+    pixels: Tensor  # `[3, F, H, W]` float32, -1..1
+    first_frame: int  # index of the first of them in the stream
 
     def to_uint8(self) -> Tensor:
         """Return the frames as `[F, H, W, 3]` uint8 RGB, truncated like the published output."""

@@ -18,21 +18,17 @@ class AvatarModel:
     """A model in memory: its specification, its networks and how they run.
 
     Attributes:
-        dtype: precision of the transformer and the VAE.
         image_dtype: precision in which a portrait's pixels are scaled; published code uses the transformer's.
-        prompt_encoder: None for a transformer without a text and an image branch.
-        random_weights: the frames are noise, and every result must say so.
-        acceleration: the installed fast forms; None for none.
     """
 
     spec: ModelSpec
     version: str
     executor: Executor
-    dtype: torch.dtype
+    dtype: torch.dtype  # precision of the transformer and the VAE
     image_dtype: torch.dtype = torch.float32
-    prompt_encoder: PromptEncoder | None = None
-    random_weights: bool = False
-    acceleration: Acceleration | None = None
+    prompt_encoder: PromptEncoder | None = None  # None for a transformer without a text and an image branch
+    random_weights: bool = False  # the frames are noise, and every result must say so
+    acceleration: Acceleration | None = None  # the installed fast forms; None for none
 
     @property
     def name(self) -> str:

@@ -24,16 +24,14 @@ class RunConfig:
         device: "auto", which prefers a GPU, or a device of `torch.device`, such as "cpu" or "cuda:1".
         precision: of the transformer and the VAE; "auto" selects bfloat16 where the device computes it
             natively and float32 elsewhere.
-        threads: CPU threads of each process; None leaves PyTorch's choice.
-        gpus: GPUs that share a stream, one process each; with device "cpu", the number of processes.
         compile: compile the transformer's blocks: the first chunk takes minutes, later ones are faster.
         compile_cache: folder for compiled code; None for the default of `compile_transformer`.
     """
 
     device: str = AUTO
     precision: Precision = "auto"
-    threads: int | None = None
-    gpus: int = 1
+    threads: int | None = None  # CPU threads of each process; None leaves PyTorch's choice
+    gpus: int = 1  # GPUs that share a stream, one process each; with device "cpu", the number of processes
     compile: bool = False
     compile_cache: Path | None = None
     placement: PlacementConfig = field(default_factory=PlacementConfig)

@@ -13,15 +13,12 @@ class ModelSource:
     Attributes:
         model: name of a shipped model, or a native or published checkpoint folder; ignored with
             `random_weights`.
-        random_weights: name of a graph in `RANDOM_MODELS`; None loads `model`.
-        wav2vec_dir: speech encoder of a published model; None searches beside the model.
-        infinitetalk: audio weights for a published base model; None searches beside it.
     """
 
     model: str | Path = "embedded"
-    random_weights: str | None = None
-    wav2vec_dir: Path | None = None
-    infinitetalk: Path | None = None
+    random_weights: str | None = None  # name of a graph in `RANDOM_MODELS`; None loads `model`
+    wav2vec_dir: Path | None = None  # speech encoder of a published model; None searches beside the model
+    infinitetalk: Path | None = None  # audio weights for a published base model; None searches beside it
 
     def __post_init__(self) -> None:
         """Check that random weights are not combined with files.

@@ -35,9 +35,6 @@ class ModelSpec:
 
     Attributes:
         dit, vae, speech, text, image: sizes of the networks; None for a branch that the model does not have.
-        settings: default settings of a stream.
-        portrait: frame size, the default one with `any_size`.
-        any_size: frames may have any size whose sides are multiples of `size_multiple`.
     """
 
     name: str
@@ -46,9 +43,9 @@ class ModelSpec:
     speech: SpeechEncoderConfig | Wav2Vec2Config
     text: UMT5Config | None = None
     image: CLIPVisionConfig | None = None
-    settings: StreamSettings
-    portrait: PortraitConfig
-    any_size: bool = False
+    settings: StreamSettings  # default settings of a stream
+    portrait: PortraitConfig  # frame size, the default one with `any_size`
+    any_size: bool = False  # frames may have any size whose sides are multiples of `size_multiple`
     defaults: StreamDefaults = field(default_factory=StreamDefaults)
 
     @property

@@ -35,21 +35,13 @@ _GROUP = 48
 
 @dataclass(frozen=True)
 class SpeechEncoderConfig:
-    """Sizes of a `SpeechEncoder`.
+    """Sizes of a `SpeechEncoder`."""
 
-    Attributes:
-        num_layers: transformer layers.
-        width: width D of a 50 Hz token; a video frame carries two of them.
-        num_heads: attention heads; must divide `width`.
-        num_mel_bins: bins of the log-mel front end.
-        max_seconds: longest window the sinusoidal positions were trained for.
-    """
-
-    num_layers: int = 3
-    width: int = 384
-    num_heads: int = 6
-    num_mel_bins: int = 80
-    max_seconds: float = 30.0
+    num_layers: int = 3  # transformer layers
+    width: int = 384  # width D of a 50 Hz token; a video frame carries two of them
+    num_heads: int = 6  # attention heads; must divide `width`
+    num_mel_bins: int = 80  # bins of the log-mel front end
+    max_seconds: float = 30.0  # longest window the sinusoidal positions were trained for
 
 
 class LogMel(nn.Module):

@@ -15,25 +15,15 @@ NORM_EPS = 1e-5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioProjectionConfig:
-    """Sizes of the audio projection.
+    """Sizes of the audio projection."""
 
-    Attributes:
-        window: speech frames read around each video frame; odd.
-        num_blocks: layers of the speech encoder that are stacked.
-        channels: width of each of those layers.
-        hidden_dim: width of the hidden layers.
-        context_tokens: tokens made for each latent frame.
-        output_dim: width of a token.
-        latent_stride: video frames behind one latent frame (all but the first).
-    """
-
-    window: int = 5
-    num_blocks: int = 12
-    channels: int = 768
-    hidden_dim: int = 512
-    context_tokens: int = 32
-    output_dim: int = 768
-    latent_stride: int = 4
+    window: int = 5  # speech frames read around each video frame; odd
+    num_blocks: int = 12  # layers of the speech encoder that are stacked
+    channels: int = 768  # width of each of those layers
+    hidden_dim: int = 512  # width of the hidden layers
+    context_tokens: int = 32  # tokens made for each latent frame
+    output_dim: int = 768  # width of a token
+    latent_stride: int = 4  # video frames behind one latent frame (all but the first)
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0 or self.window < 1:

@@ -23,23 +23,17 @@ class CLIPVisionConfig:
     """Sizes of a `CLIPVisionEncoder`.
 
     Attributes:
-        image_size: side of the square input, in pixels.
-        patch_size: side of a patch, in pixels; divides `image_size`.
-        dim: model width D.
-        ffn_dim: hidden width of the feed-forward layers.
-        num_heads: attention heads N; divides D.
         num_layers: blocks that run. The published features omit the last block of the trained tower
             and the layers after it.
-        eps: of every norm.
     """
 
-    image_size: int
-    patch_size: int
-    dim: int
-    ffn_dim: int
-    num_heads: int
+    image_size: int  # side of the square input, in pixels
+    patch_size: int  # side of a patch, in pixels; divides `image_size`
+    dim: int  # model width D
+    ffn_dim: int  # hidden width of the feed-forward layers
+    num_heads: int  # attention heads N; divides D
     num_layers: int
-    eps: float = 1e-5
+    eps: float = 1e-5  # of every norm
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

@@ -29,33 +29,21 @@ class DiTConfig:
     """Sizes of the transformer.
 
     Attributes:
-        dim: model width D.
-        ffn_dim: hidden width of the feed-forward layers.
-        num_heads: attention heads; D / num_heads is even.
-        num_layers: blocks.
-        in_channels: channels of the latents and the condition together.
-        out_channels: channels of the velocity.
-        patch_size: latent frames, rows and columns in one token.
-        freq_dim: width of the sinusoidal time embedding; even.
-        text_dim: width of the text embeddings; None leaves the text branch out.
-        text_len: text embeddings are zero-padded to this many rows.
-        image_dim: width of the image embeddings; None leaves the image branch out.
-        eps: of every norm in the blocks and the head.
         audio: sizes of the audio projection.
     """
 
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    in_channels: int
-    out_channels: int
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    freq_dim: int = 256
-    text_dim: int | None = None
-    text_len: int = 512
-    image_dim: int | None = None
-    eps: float = 1e-6
+    dim: int  # model width D
+    ffn_dim: int  # hidden width of the feed-forward layers
+    num_heads: int  # attention heads; D / num_heads is even
+    num_layers: int  # blocks
+    in_channels: int  # channels of the latents and the condition together
+    out_channels: int  # channels of the velocity
+    patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, rows and columns in one token
+    freq_dim: int = 256  # width of the sinusoidal time embedding; even
+    text_dim: int | None = None  # width of the text embeddings; None leaves the text branch out
+    text_len: int = 512  # text embeddings are zero-padded to this many rows
+    image_dim: int | None = None  # width of the image embeddings; None leaves the image branch out
+    eps: float = 1e-6  # of every norm in the blocks and the head
     audio: AudioProjectionConfig = field(default_factory=AudioProjectionConfig)
 
     def __post_init__(self) -> None:
@@ -71,23 +59,14 @@ class DiTConfig:
 
 
 class StepInputs(NamedTuple):
-    """All inputs of a step except the latents; `dit_precompute` computes them ahead.
+    """All inputs of a step except the latents; `dit_precompute` computes them ahead."""
 
-    Attributes:
-        condition_patches: `[B, L, C' * patch]`, patches of the condition.
-        rope: rotary tables of the L tokens.
-        frame_ids: `[L]` int64, the latent frame of each token.
-        time: `[B, D]` or `[1, D]` float32, the time embedding.
-        modulation: `[B, 6, D]` or `[1, 6, D]` float32.
-        conditioning: text, image and speech.
-    """
-
-    condition_patches: Tensor
-    rope: RopeTables
-    frame_ids: Tensor
-    time: Tensor
-    modulation: Tensor
-    conditioning: BlockConditioning | StackConditioning
+    condition_patches: Tensor  # `[B, L, C' * patch]`, patches of the condition
+    rope: RopeTables  # rotary tables of the L tokens
+    frame_ids: Tensor  # `[L]` int64, the latent frame of each token
+    time: Tensor  # `[B, D]` or `[1, D]` float32, the time embedding
+    modulation: Tensor  # `[B, 6, D]` or `[1, 6, D]` float32
+    conditioning: BlockConditioning | StackConditioning  # text, image and speech
 
 
 class DiT(nn.Module):

@@ -24,25 +24,15 @@ from livetalk.ops.rope import RopeTables, apply_rope
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockConfig:
-    """Sizes of one block.
+    """Sizes of one block."""
 
-    Attributes:
-        dim: model width D.
-        ffn_dim: hidden width of the feed-forward layer.
-        num_heads: attention heads N; E = D / N.
-        eps: of every norm.
-        text: attend to text tokens.
-        image: attend to image tokens.
-        audio_dim: width of the audio context tokens.
-    """
-
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    eps: float
-    text: bool
-    image: bool
-    audio_dim: int
+    dim: int  # model width D
+    ffn_dim: int  # hidden width of the feed-forward layer
+    num_heads: int  # attention heads N; E = D / N
+    eps: float  # of every norm
+    text: bool  # attend to text tokens
+    image: bool  # attend to image tokens
+    audio_dim: int  # width of the audio context tokens
 
 
 class SelfAttention(nn.Module):

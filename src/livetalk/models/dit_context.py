@@ -12,29 +12,18 @@ from livetalk.models.dit_speech import SpeechContext
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of text or image.
+    """Keys and values of text or image."""
 
-    Attributes:
-        keys: `[B, S, N, E]`.
-        values: of the shape of `keys`.
-        bias: `[1, S]`, added to the logits of every query, or None.
-    """
-
-    keys: Tensor
-    values: Tensor
-    bias: Tensor | None = None
+    keys: Tensor  # `[B, S, N, E]`
+    values: Tensor  # of the shape of `keys`
+    bias: Tensor | None = None  # `[1, S]`, added to the logits of every query, or None
 
 
 class WeightedTokens(NamedTuple):
-    """Context tokens with a bias for the logits of their keys.
+    """Context tokens with a bias for the logits of their keys."""
 
-    Attributes:
-        tokens: `[B, S, D]`.
-        bias: `[1, S]`, added to the logits of every query, or None.
-    """
-
-    tokens: Tensor
-    bias: Tensor | None = None
+    tokens: Tensor  # `[B, S, D]`
+    bias: Tensor | None = None  # `[1, S]`, added to the logits of every query, or None
 
 
 Context: TypeAlias = Tensor | WeightedTokens | KeysValues
@@ -42,19 +31,12 @@ Context: TypeAlias = Tensor | WeightedTokens | KeysValues
 
 
 class BlockConditioning(NamedTuple):
-    """Conditioning of one block, or of all.
+    """Conditioning of one block, or of all."""
 
-    Attributes:
-        speech: in any form.
-        text: tokens `[B, S, D]` or a prepared form; None without a text branch.
-        image: tokens `[B, S, D]` or a prepared form; None without an image branch.
-        frame_lengths: number of tokens of each latent frame, or None if unknown.
-    """
-
-    speech: SpeechContext
-    text: Context | None = None
-    image: Context | None = None
-    frame_lengths: tuple[int, ...] | None = None
+    speech: SpeechContext  # in any form
+    text: Context | None = None  # tokens `[B, S, D]` or a prepared form; None without a text branch
+    image: Context | None = None  # tokens `[B, S, D]` or a prepared form; None without an image branch
+    frame_lengths: tuple[int, ...] | None = None  # number of tokens of each latent frame, or None if unknown
 
     def of_layer(self, index: int) -> "BlockConditioning":
         """Return the conditioning of block `index`."""

@@ -22,15 +22,13 @@ class ExecutionPlan:
     """How a transformer runs, as stated by the code that modifies it (`placement`, `parallel`).
 
     Attributes:
-        absorb_audio: multiply speech into the adjacent projections if that saves operations.
         max_absorbed_bytes: limit for one block's stored products of a chunk. Above it each block computes its
             products in every step, which takes more time and the memory of one block.
         offloaded: indices of blocks whose weights are on the device only while the block runs, so that
             nothing can be computed ahead for them.
-        tokens: the shard of a window's tokens that this rank computes.
     """
 
-    absorb_audio: bool = True
+    absorb_audio: bool = True  # multiply speech into the adjacent projections if that saves operations
     max_absorbed_bytes: int = 1 << 26
     offloaded: frozenset[int] = frozenset()
-    tokens: TokenShare = TokenShare()
+    tokens: TokenShare = TokenShare()  # the shard of a window's tokens that this rank computes

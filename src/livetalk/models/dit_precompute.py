@@ -38,24 +38,17 @@ class StreamConstants(NamedTuple):
     """Values that all steps of a stream share.
 
     Attributes:
-        grid: tokens of a window by latent frames, rows, columns.
-        condition_patches: `[B, L, C' * patch]`.
-        rope: rotary tables of the L tokens.
-        frame_ids: `[L]` int64.
-        timesteps: the timesteps of `time` and `modulation`, 0..1000.
-        time: `[len(timesteps), D]` float32.
-        modulation: `[len(timesteps), 6, D]` float32.
         text: keys and values of each block, or tokens for offloaded blocks; None without a text branch.
         image: keys and values of each block, or tokens for offloaded blocks; None without an image branch.
     """
 
-    grid: tuple[int, int, int]
-    condition_patches: Tensor
-    rope: RopeTables
-    frame_ids: Tensor
-    timesteps: tuple[float, ...]
-    time: Tensor
-    modulation: Tensor
+    grid: tuple[int, int, int]  # tokens of a window by latent frames, rows, columns
+    condition_patches: Tensor  # `[B, L, C' * patch]`
+    rope: RopeTables  # rotary tables of the L tokens
+    frame_ids: Tensor  # `[L]` int64
+    timesteps: tuple[float, ...]  # the timesteps of `time` and `modulation`, 0..1000
+    time: Tensor  # `[len(timesteps), D]` float32
+    modulation: Tensor  # `[len(timesteps), 6, D]` float32
     text: tuple[Context, ...] | None
     image: tuple[Context, ...] | None
 

@@ -82,15 +82,10 @@ class AudioAttention(nn.Module):
 
 
 class Attended(NamedTuple):
-    """Result of audio attention.
+    """Result of audio attention."""
 
-    Attributes:
-        output: `[B, L, D]`.
-        bias: `[D]` that is still to be added; None if the output includes it.
-    """
-
-    output: Tensor
-    bias: Tensor | None = None
+    output: Tensor  # `[B, L, D]`
+    bias: Tensor | None = None  # `[D]` that is still to be added; None if the output includes it
 
 
 AttendAbsorbed: TypeAlias = Callable[["AbsorbedSpeech", Tensor, tuple[FrameRun, ...]], Tensor]
@@ -113,15 +108,10 @@ class SpeechContext(Protocol):
 
 
 class SpeechTokens(NamedTuple):
-    """Speech that a block projects itself.
+    """Speech that a block projects itself."""
 
-    Attributes:
-        tokens: `[B, T, S, audio_dim]`.
-        absorb: also multiply it into the query and output projections, in each step.
-    """
-
-    tokens: Tensor
-    absorb: bool = False
+    tokens: Tensor  # `[B, T, S, audio_dim]`
+    absorb: bool = False  # also multiply it into the query and output projections, in each step
 
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
@@ -131,17 +121,11 @@ class SpeechTokens(NamedTuple):
 
 
 class SpeechKeysValues(NamedTuple):
-    """Speech projected to keys and values of a block.
+    """Speech projected to keys and values of a block."""
 
-    Attributes:
-        keys: `[B, T, S, N, E]`.
-        values: of the shape of `keys`.
-        absorb: multiply them into the query and output projections in each step.
-    """
-
-    keys: Tensor
-    values: Tensor
-    absorb: bool = False
+    keys: Tensor  # `[B, T, S, N, E]`
+    values: Tensor  # of the shape of `keys`
+    absorb: bool = False  # multiply them into the query and output projections in each step
 
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
@@ -160,22 +144,14 @@ class AbsorbedSpeech(NamedTuple):
 
     Without a norm or rotation after the projection, `(x Wq + bq) Kᵀ` is `x (Wq Kᵀ) + bq Kᵀ`, and `(P V) Wo`
     is `P (V Wo)`: two products of width N * S replace two of width D.
-
-    Attributes:
-        logit_weight: `[B, T, N * S, D]`.
-        logit_bias: `[B, T, 1, N * S]` float32, scaled.
-        output_weight: `[B, T, N * S, D]`.
-        output_bias: `[D]`.
-        num_heads: N.
-        first_frame: index of the first of the T frames in the window.
     """
 
-    logit_weight: Tensor
-    logit_bias: Tensor
-    output_weight: Tensor
-    output_bias: Tensor
-    num_heads: int
-    first_frame: int = 0
+    logit_weight: Tensor  # `[B, T, N * S, D]`
+    logit_bias: Tensor  # `[B, T, 1, N * S]` float32, scaled
+    output_weight: Tensor  # `[B, T, N * S, D]`
+    output_bias: Tensor  # `[D]`
+    num_heads: int  # N
+    first_frame: int = 0  # index of the first of the T frames in the window
 
     def frames_of(self, run: FrameRun) -> slice:
         """Return the indices of a run's frames in the weights."""

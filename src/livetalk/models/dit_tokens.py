@@ -13,19 +13,12 @@ from torch import Tensor
 
 
 class FrameRun(NamedTuple):
-    """Consecutive latent frames with equally many tokens.
+    """Consecutive latent frames with equally many tokens."""
 
-    Attributes:
-        first_frame: index of the first frame.
-        num_frames: number of frames.
-        start: index of the first token.
-        stop: index after the last token.
-    """
-
-    first_frame: int
-    num_frames: int
-    start: int
-    stop: int
+    first_frame: int  # index of the first frame
+    num_frames: int  # number of frames
+    start: int  # index of the first token
+    stop: int  # index after the last token
 
     def split(self, x_BLD: Tensor) -> Tensor:
         """Return the tokens of these frames, `[B, T, P, ...]`, from `[B, L, ...]`."""
@@ -37,11 +30,10 @@ class TokenFrames(NamedTuple):
     """The latent frame of each token.
 
     Attributes:
-        ids: `[L]` integers.
         runs: the same as runs of frames in order; None if the tokens per frame are unknown.
     """
 
-    ids: Tensor
+    ids: Tensor  # `[L]` integers
     runs: tuple[FrameRun, ...] | None
 
 

@@ -41,51 +41,31 @@ _FINE_PATCH = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceDecoderConfig:
-    """Widths of the layers that are not in the published decoder.
+    """Widths of the layers that are not in the published decoder."""
 
-    Attributes:
-        feature_channels: channels of the reference's features that are warped.
-        width: channels of the layers at the flow's resolution.
-        fine_width: channels of the layers at half of the frames' resolution.
-        reference_width: channels of the layers that encode the reference picture, once per stream.
-    """
-
-    feature_channels: int = 32
-    width: int = 48
-    fine_width: int = 16
-    reference_width: int = 64
+    feature_channels: int = 32  # channels of the reference's features that are warped
+    width: int = 48  # channels of the layers at the flow's resolution
+    fine_width: int = 16  # channels of the layers at half of the frames' resolution
+    reference_width: int = 64  # channels of the layers that encode the reference picture, once per stream
 
 
 @dataclass(frozen=True, slots=True)
 class TrunkLevel:
-    """A coarse level of the decoder.
+    """A coarse level of the decoder."""
 
-    Attributes:
-        dim: channels.
-        kernel: temporal kernel size of its convolutions.
-        doubles_rate: whether it ends with twice the frame rate.
-    """
-
-    dim: int
-    kernel: int
-    doubles_rate: bool
+    dim: int  # channels
+    kernel: int  # temporal kernel size of its convolutions
+    doubles_rate: bool  # whether it ends with twice the frame rate
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderReference:
-    """The encoded reference picture.
+    """The encoded reference picture."""
 
-    Attributes:
-        picture: `[B, 3, H, W]`, float32, -1..1, in the size of decoded frames.
-        features: `[B, feature_channels, H / s, W / s]`, float32, warped like the picture.
-        first: `[B, C, 1, h, w]`, added to the input of the coarsest layers.
-        last: `[B, C, 1, H / 2s, W / 2s]`, added to their output.
-    """
-
-    picture: Tensor
-    features: Tensor
-    first: Tensor
-    last: Tensor
+    picture: Tensor  # `[B, 3, H, W]`, float32, -1..1, in the size of decoded frames
+    features: Tensor  # `[B, feature_channels, H / s, W / s]`, float32, warped like the picture
+    first: Tensor  # `[B, C, 1, h, w]`, added to the input of the coarsest layers
+    last: Tensor  # `[B, C, 1, H / 2s, W / 2s]`, added to their output
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +73,15 @@ class WarpedFrames:
     """Decoded frames and their parts, float32.
 
     Attributes:
-        video: `[B, 3, F, H, W]`, not clamped.
         flow: `[B, 2, F, H / s, W / s]`, displacement to the right and down into the reference, in half widths
             and half heights of the picture.
-        mask: `[B, 1, F, H, W]`, weight of the warped picture, 0..1.
-        painted: `[B, 3, F, H, W]`.
-        warped: `[B, 3, F, H, W]`.
     """
 
-    video: Tensor
+    video: Tensor  # `[B, 3, F, H, W]`, not clamped
     flow: Tensor
-    mask: Tensor
-    painted: Tensor
-    warped: Tensor
+    mask: Tensor  # `[B, 1, F, H, W]`, weight of the warped picture, 0..1
+    painted: Tensor  # `[B, 3, F, H, W]`
+    warped: Tensor  # `[B, 3, F, H, W]`
 
 
 class ReferenceDecoder(nn.Module):

@@ -26,13 +26,11 @@ class TextTokenizer:
 
     Attributes:
         encode: cleaned text -> token ids, the end token included, at most `num_tokens`.
-        clean: repairs and simplifies a prompt first.
-        num_tokens: length that every prompt is padded to.
     """
 
     encode: Callable[[str], list[int]]
-    clean: Callable[[str], str]
-    num_tokens: int
+    clean: Callable[[str], str]  # repairs and simplifies a prompt first
+    num_tokens: int  # length that every prompt is padded to
 
     def __call__(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Tokenise a prompt; what is too long is cut off at the end.

@@ -15,29 +15,17 @@ from livetalk.ops.norm import RMSNorm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UMT5Config:
-    """Sizes of a `UMT5Encoder`.
+    """Sizes of a `UMT5Encoder`."""
 
-    Attributes:
-        vocabulary: number of different tokens.
-        dim: model width D.
-        attention_dim: width of all heads together.
-        ffn_dim: hidden width of the feed-forward layers.
-        num_heads: attention heads N; `attention_dim` / N is a whole number.
-        num_layers: blocks.
-        num_buckets: classes of distance between two tokens, half of them for each direction.
-        max_distance: tokens from which on distances share the last class.
-        eps: of every norm.
-    """
-
-    vocabulary: int
-    dim: int
-    attention_dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    num_buckets: int = 32
-    max_distance: int = 128
-    eps: float = 1e-6
+    vocabulary: int  # number of different tokens
+    dim: int  # model width D
+    attention_dim: int  # width of all heads together
+    ffn_dim: int  # hidden width of the feed-forward layers
+    num_heads: int  # attention heads N; `attention_dim` / N is a whole number
+    num_layers: int  # blocks
+    num_buckets: int = 32  # classes of distance between two tokens, half of them for each direction
+    max_distance: int = 128  # tokens from which on distances share the last class
+    eps: float = 1e-6  # of every norm
 
     def __post_init__(self) -> None:
         if self.attention_dim % self.num_heads:

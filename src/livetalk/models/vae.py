@@ -44,28 +44,21 @@ class VAEConfig:
     """Sizes of the VAE. Levels are counted from the finest (the pixels) to the coarsest (the latents).
 
     Attributes:
-        base_dim: channels that the multipliers multiply.
-        latent_channels: channels C of the latents.
-        dim_multipliers: channels of each level, in `base_dim`.
-        num_res_blocks: residual blocks per level of the encoder; the decoder has one more.
         temporal_downsample: whether the step from each level to the next halves the frame rate.
         temporal_kernels: frames seen by the convolutions of each level, 1 or 3; empty means 3 everywhere.
-        patch_size: side of the pixel square per position of the finest level.
-        latents_mean: mean of each raw latent channel; empty means 0.
-        latents_std: standard deviation of each raw latent channel; empty means 1.
         reference: sizes of a decoder that warps a reference picture; None is the published decoder, which
             paints every frame out of the latents alone.
     """
 
-    base_dim: int
-    latent_channels: int
-    dim_multipliers: tuple[int, ...]
-    num_res_blocks: int
+    base_dim: int  # channels that the multipliers multiply
+    latent_channels: int  # channels C of the latents
+    dim_multipliers: tuple[int, ...]  # channels of each level, in `base_dim`
+    num_res_blocks: int  # residual blocks per level of the encoder; the decoder has one more
     temporal_downsample: tuple[bool, ...]
     temporal_kernels: tuple[int, ...] = ()
-    patch_size: int = 1
-    latents_mean: tuple[float, ...] = ()
-    latents_std: tuple[float, ...] = ()
+    patch_size: int = 1  # side of the pixel square per position of the finest level
+    latents_mean: tuple[float, ...] = ()  # mean of each raw latent channel; empty means 0
+    latents_std: tuple[float, ...] = ()  # standard deviation of each raw latent channel; empty means 1
     reference: ReferenceDecoderConfig | None = None
 
     def __post_init__(self) -> None:

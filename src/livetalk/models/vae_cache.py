@@ -11,11 +11,10 @@ class VAECache:
 
     Attributes:
         histories: one entry per temporal convolution, `[B, C, n, H, W]`; None before its first frame.
-        started: whether the first frame of the video has been processed.
     """
 
     histories: tuple[Tensor | None, ...]
-    started: bool = False
+    started: bool = False  # whether the first frame of the video has been processed
 
     @classmethod
     def create(cls, num_slots: int) -> "VAECache":

@@ -57,13 +57,11 @@ class Recording:
 
     Attributes:
         samples: `[samples]` float32: silence for the motion frames, the audio, silence up to a whole chunk.
-        num_consumed: chunks consumed so far.
-        section: features of the section that was encoded last.
     """
 
     samples: Tensor
-    num_consumed: int = 0
-    section: EncodedSection | None = None
+    num_consumed: int = 0  # chunks consumed so far
+    section: EncodedSection | None = None  # features of the section that was encoded last
 
     @classmethod
     def create(cls, recording: Tensor, geometry: ChunkGeometry) -> "Recording":

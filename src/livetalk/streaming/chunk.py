@@ -184,15 +184,10 @@ def denoise_window(
 
 @dataclass(frozen=True, slots=True)
 class FinishedPiece:
-    """Decoded frames of a window after colour matching and seam correction.
+    """Decoded frames of a window after colour matching and seam correction."""
 
-    Attributes:
-        pixels: `[1, 3, F, H, W]` float32, -1..1.
-        index: of its first frame among the chunk's new frames; frames below 0 are not shown.
-    """
-
-    pixels: Tensor
-    index: int
+    pixels: Tensor  # `[1, 3, F, H, W]` float32, -1..1
+    index: int  # of its first frame among the chunk's new frames; frames below 0 are not shown
 
     @property
     def num_new(self) -> int:

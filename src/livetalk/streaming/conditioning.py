@@ -26,12 +26,11 @@ class Prepared:
     """What stays constant for a whole stream, computed once.
 
     Attributes:
-        color: statistics of the reference that frames are matched to.
         constants: results shared by all denoising steps; None for an executor without a plan.
     """
 
     conditioning: Conditioning
-    color: ColorStatistics
+    color: ColorStatistics  # statistics of the reference that frames are matched to
     constants: StreamConstants | None
 
 

@@ -16,12 +16,11 @@ class Executor:
     Attributes:
         plan: what the transformer precomputes per stream and per chunk; None computes everything in each
             step, which gradients through the transformer require.
-        match_color: `match_color` or a fused form of it.
     """
 
     networks: Networks
     plan: ExecutionPlan | None = field(default_factory=ExecutionPlan)
-    match_color: MatchColor = match_color
+    match_color: MatchColor = match_color  # `match_color` or a fused form of it
 
     @property
     def device(self) -> torch.device:

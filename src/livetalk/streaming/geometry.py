@@ -11,20 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkGeometry:
-    """Timeline of a stream.
-
-    Attributes:
-        sample_rate: audio samples per second; a multiple of `fps`.
-        window_frames: frames that are denoised together; 1 + a multiple of `latent_stride`.
-        motion_frames: frames repeated from the previous window; 1 + a multiple of `latent_stride`.
-        latent_stride: frames per latent frame, except the first latent frame, which stands for one.
-    """
+    """Timeline of a stream."""
 
     fps: int = 25
-    sample_rate: int = 16_000
-    window_frames: int = 33
-    motion_frames: int = 5
-    latent_stride: int = 4
+    sample_rate: int = 16_000  # audio samples per second; a multiple of `fps`
+    window_frames: int = 33  # frames that are denoised together; 1 + a multiple of `latent_stride`
+    motion_frames: int = 5  # frames repeated from the previous window; 1 + a multiple of `latent_stride`
+    latent_stride: int = 4  # frames per latent frame, except the first latent frame, which stands for one
 
     def __post_init__(self) -> None:
         """Check that the numbers are consistent."""

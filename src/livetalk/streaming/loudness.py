@@ -71,25 +71,15 @@ def integrated_loudness(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoudnessState:
-    """State of the running gain of a stream.
+    """State of the running gain of a stream."""
 
-    Attributes:
-        pending: `[samples]` float32, the newest samples, less than a frame of 0.1 s.
-        last_gain_db: gain at the start of the frame that `pending` belongs to.
-        gain_db: gain at its end.
-        recent_lufs: loudness of the last frames that were not digital silence.
-        rise_lufs: loudness of the last frames that may turn out to be speech.
-        speech_power: exponentially weighted sum of the power of past speech frames.
-        speech_weight: sum of the weights in `speech_power`; 0 before the first speech.
-    """
-
-    pending: Tensor
-    last_gain_db: float = 0.0
-    gain_db: float = 0.0
-    recent_lufs: tuple[float, ...] = ()
-    rise_lufs: tuple[float, ...] = ()
-    speech_power: float = 0.0
-    speech_weight: float = 0.0
+    pending: Tensor  # `[samples]` float32, the newest samples, less than a frame of 0.1 s
+    last_gain_db: float = 0.0  # gain at the start of the frame that `pending` belongs to
+    gain_db: float = 0.0  # gain at its end
+    recent_lufs: tuple[float, ...] = ()  # loudness of the last frames that were not digital silence
+    rise_lufs: tuple[float, ...] = ()  # loudness of the last frames that may turn out to be speech
+    speech_power: float = 0.0  # exponentially weighted sum of the power of past speech frames
+    speech_weight: float = 0.0  # sum of the weights in `speech_power`; 0 before the first speech
 
     @classmethod
     def create(cls) -> "LoudnessState":

@@ -20,15 +20,10 @@ COARSE_CELL = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seam:
-    """The correction of one chunk border.
+    """The correction of one chunk border."""
 
-    Attributes:
-        color: `[1, 3, H, W]`, the coarse part of the difference.
-        detail: `[1, 3, H, W]`, the remainder.
-    """
-
-    color: Tensor
-    detail: Tensor
+    color: Tensor  # `[1, 3, H, W]`, the coarse part of the difference
+    detail: Tensor  # `[1, 3, H, W]`, the remainder
     num_new: int
     config: SeamConfig
 

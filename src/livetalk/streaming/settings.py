@@ -51,17 +51,12 @@ class SamplerKind(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplerConfig:
-    """How a window is denoised and its colours are matched.
-
-    Attributes:
-        shift: warp of the schedule towards high noise, positive.
-        color_strength: strength of colour matching to the reference, 0..1.
-    """
+    """How a window is denoised and its colours are matched."""
 
     num_steps: int = 4
-    shift: float = 5.0
+    shift: float = 5.0  # warp of the schedule towards high noise, positive
     kind: SamplerKind = SamplerKind.RENOISE
-    color_strength: float = 1.0
+    color_strength: float = 1.0  # strength of colour matching to the reference, 0..1
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -78,13 +73,11 @@ class AudioConfig:
     """Which audio a window depends on.
 
     Attributes:
-        buffer_seconds: length of the rolling buffer that the speech encoder reads.
-        context_frames: rows of speech features on each side of a video frame.
         lookahead_frames: frames of audio after a chunk's end that the encoder reads; they add to the latency.
     """
 
-    buffer_seconds: int = 8
-    context_frames: int = 2
+    buffer_seconds: int = 8  # length of the rolling buffer that the speech encoder reads
+    context_frames: int = 2  # rows of speech features on each side of a video frame
     lookahead_frames: int = 0
 
     def __post_init__(self) -> None:
@@ -95,15 +88,10 @@ class AudioConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeamConfig:
-    """Lengths of the seam correction; 0 disables it (published).
+    """Lengths of the seam correction; 0 disables it (published)."""
 
-    Attributes:
-        color_frames: frames until the coarse part is gone; at most a chunk, or corrections overlap.
-        detail_frames: frames until the detail is gone.
-    """
-
-    color_frames: int = 0
-    detail_frames: int = 0
+    color_frames: int = 0  # frames until the coarse part is gone; at most a chunk, or corrections overlap
+    detail_frames: int = 0  # frames until the detail is gone
 
     @property
     def enabled(self) -> bool:
@@ -118,7 +106,6 @@ class StreamSettings:
         latents_per_decode: latent frames that are decoded together, None for the whole window. Frames can be
             delivered after each piece and are the same for every size. On a CPU small pieces are faster,
             because they fit its cache.
-        decode_dropped: also decode the hidden frames at the start of a window.
     """
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
@@ -126,7 +113,7 @@ class StreamSettings:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
     latents_per_decode: int | None = None
-    decode_dropped: bool = True
+    decode_dropped: bool = True  # also decode the hidden frames at the start of a window
     seam: SeamConfig = field(default_factory=SeamConfig)
     loudness: LoudnessMode = LoudnessMode.OFF
 

@@ -26,17 +26,14 @@ class StreamState:
     """State of one stream. A chunk returns a new state; repeating it from the same state is bit-identical.
 
     Attributes:
-        motion_latents: `[1, C, M, h, w]` float32, clean latents that start the next window.
-        audio: the live audio buffer, or the position in a complete recording.
         rng_state: of a random generator on the kind of device that holds `motion_latents`; uint8 on the CPU.
-        next_frame: index of the next chunk's first frame in the stream.
         last_frame: `[1, 3, H, W]`, -1..1, the frame shown last; None without seam correction.
     """
 
-    motion_latents: Tensor
-    audio: AudioBuffer | Recording
+    motion_latents: Tensor  # `[1, C, M, h, w]` float32, clean latents that start the next window
+    audio: AudioBuffer | Recording  # the live audio buffer, or the position in a complete recording
     rng_state: Tensor
-    next_frame: int = 0
+    next_frame: int = 0  # index of the next chunk's first frame in the stream
     last_frame: Tensor | None = None
     loudness: LoudnessState | None = None
 

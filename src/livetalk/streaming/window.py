@@ -21,19 +21,14 @@ class WindowInputs:
     """All inputs of the transformer for a window besides noisy latents and their noise level.
 
     Attributes:
-        motion_latents: `[B, C, M, h, w]`, clean latents that start the window.
-        condition: `[B, stride + C, T, h, w]`, from `build_condition`.
-        audio_context: `[B, F, context, num_blocks, channels]`, speech features around each frame.
-        text_embeds: `[B, S, text_dim]` for a transformer with a text branch.
-        image_embeds: `[B, S, image_dim]` for a transformer with an image branch.
         num_motion: `[B]` int64, 1..M, how many motion latents each batch element uses; None for all.
     """
 
-    motion_latents: Tensor
-    condition: Tensor
-    audio_context: Tensor
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
+    motion_latents: Tensor  # `[B, C, M, h, w]`, clean latents that start the window
+    condition: Tensor  # `[B, stride + C, T, h, w]`, from `build_condition`
+    audio_context: Tensor  # `[B, F, context, num_blocks, channels]`, speech features around each frame
+    text_embeds: Tensor | None = None  # `[B, S, text_dim]` for a transformer with a text branch
+    image_embeds: Tensor | None = None  # `[B, S, image_dim]` for a transformer with an image branch
     num_motion: Tensor | None = None
 
     @property
