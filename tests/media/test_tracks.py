@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from livetalk.errors import InputError, OutputError
 from livetalk.media.audio import ArrayAudio, AudioReader, open_audio
+from livetalk.media.audio_decoding import Track
 from livetalk.media.video import VideoWriter
 from media_files import count_boxes_before_data, read_frames, voice, write_silent_video, write_sound
 
@@ -74,7 +75,7 @@ def test_a_voice_in_one_of_eight_channels_keeps_its_loudness(tmp_path: Path) -> 
     samples = np.zeros((8, 16_000), np.float32)
     samples[2] = voice(1.0)[0]
     reader = open_audio(write_sound(tmp_path / "a.wav", samples, 16_000))
-    assert reader.active_channels == (2,)
+    assert np.flatnonzero(reader.weights).tolist() == [2]
     assert np.abs(mono(reader)).max() == pytest.approx(np.abs(samples).max(), rel=0.01)
 
 
@@ -89,7 +90,8 @@ def test_silence_has_a_length(tmp_path: Path) -> None:
     [(1, 1), (160, 1), (640, 1), (641, 2), (17_919, 28), (17_920, 28), (17_921, 29)],
 )
 def test_frames_cover_the_sound(num_samples: int, num_frames: int) -> None:
-    reader = AudioReader(Path("a.wav"), 16_000, 1, num_samples, (0,))
+    track = Track(index=0, sample_rate=16_000, origin=None, declared_samples=None)
+    reader = AudioReader(Path("a.wav"), track, num_samples, weights=(1.0,))
     assert reader.num_frames(25) == num_frames
     assert reader.duration_seconds == Fraction(num_samples, 16_000)
 
@@ -202,6 +204,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     program = """
 import numpy as np, sys
+from livetalk.media.audio_decoding import Track
 from livetalk.media.video import VideoWriter
 from livetalk.errors import OutputError
 noise = np.random.default_rng(0).integers(0, 256, (100, 128, 128, 3), dtype=np.uint8)

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import pytest
+import reported_audio
 import reported_environment
 import reported_printing
 
 from reported import KINDS, Case
 
 CASES: tuple[Case, ...] = (
-    *reported_printing.CASES,
+    *reported_audio.CASES,
     *reported_environment.CASES,
+    *reported_printing.CASES,
 )
 
 

@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.errors import InputError
-from livetalk.media.audio_decoding import decode_blocks, probe_track, resample
+from livetalk.log import get_logger
+from livetalk.media.audio_decoding import Track, decode_blocks, probe_track, resample
 from livetalk.media.files import require_input_file
+from livetalk.media.mixing import ChannelStatistics, find_mix, mix
+from livetalk.media.timeline import SampleClock, lay_out
 
 SAMPLE_RATE = 16_000
 """Sample rate of the speech encoder, samples per second."""
 
-_SILENT_CHANNEL_RATIO = 1e-4
-"""A channel below this share of the loudest channel's energy (-40 dB) counts as silent."""
+_logger = get_logger(__name__)
 
 
 class AudioTrack(Protocol):
@@ -37,6 +39,9 @@ class AudioTrack(Protocol):
 
     def native_blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the audio in blocks [C, n], float32, -1..1."""
+
+    def mix(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mono mix [1, n] of a block [C, n]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,10 @@ class ArrayAudio:
         """Yield all samples as one block [C, N]."""
         yield self.samples
 
+    def mix(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mean [1, n] of the channels of a block [C, n]."""
+        return np.asarray(samples.mean(axis=0, keepdims=True))
+
 
 @dataclass(frozen=True, slots=True)
 class AudioReader:
@@ -61,15 +70,25 @@ class AudioReader:
 
     Attributes:
         num_samples: samples per channel, counted while decoding because containers often round.
-        active_channels: channels that are not silent. Only these are averaged to mono, so that a voice in one
-            of many channels keeps its level.
+        weights: [C], of the channels in the mono mix, see `find_mix`.
+        is_timed: the time stamps of the container are plausible and determine where silence is inserted.
     """
 
     path: Path
-    sample_rate: int
-    num_channels: int
+    track: Track
     num_samples: int
-    active_channels: tuple[int, ...]
+    weights: tuple[float, ...]
+    is_timed: bool = True
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second and channel."""
+        return self.track.sample_rate
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels C."""
+        return len(self.weights)
 
     @property
     def duration_seconds(self) -> Fraction:
@@ -82,15 +101,21 @@ class AudioReader:
     def native_blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the audio of the file in blocks [C, n], float32, -1..1.
 
+        The blocks total `num_samples` samples, fewer if the file was cut since it was opened.
+
         Raises:
             InputError: the file changed since it was opened and can no longer be decoded.
         """
         remaining = self.num_samples
-        for block in decode_blocks(self.path):
-            yield block[:, :remaining]
-            remaining -= block.shape[1]
+        for samples in self._all_blocks():
+            yield samples[:, :remaining]
+            remaining -= samples.shape[1]
             if remaining <= 0:
                 return
+
+    def mix(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mono mix [1, n] of a block [C, n]."""
+        return mix(samples, self.weights)
 
     def mono_blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[NDArray[np.float32]]:
         """Yield the audio as mono at `sample_rate`, in blocks [n], float32.
@@ -101,40 +126,49 @@ class AudioReader:
         Raises:
             InputError: the file changed since it was opened and can no longer be decoded.
         """
-        channels = list(self.active_channels)
-        mono = (block[channels].mean(axis=0, keepdims=True) for block in self.native_blocks())
-        for block in resample(mono, self.sample_rate, sample_rate, "mono"):
-            yield block[0]
+        mono = (self.mix(samples) for samples in self.native_blocks())
+        for samples in resample(mono, self.sample_rate, sample_rate, "mono"):
+            yield samples[0]
+
+    def _all_blocks(self) -> Iterator[NDArray[np.float32]]:
+        blocks = decode_blocks(self.path, self.track.index)
+        if self.is_timed:
+            return lay_out(blocks, SampleClock(self.sample_rate, self.track.origin))
+        return (block.samples for block in blocks)
 
 
 def open_audio(path: str | os.PathLike[str]) -> AudioReader:
-    """Decode the first audio track of a file once, to check it and to count its samples.
+    """Decode the audio track of a file once, to check it and to count its samples.
 
-    Padding that an encoder added at either end (MP3, Opus, AAC in MP4) is neither counted nor read.
+    The track is the one that a player would play. Padding that an encoder added at either end (MP3, Opus, AAC
+    in MP4) is neither counted nor read. Where the container says that nothing was recorded there is silence,
+    from its start on; time stamps that cannot be right are ignored, which is logged.
 
     Raises:
-        InputError: the file is missing, unreadable, not a media file, without audio or damaged, or it
-            contains samples that are not finite.
+        InputError: the file is missing, unreadable, not a media file, without audio, without a track that can
+            be decoded or damaged, or it contains samples that are not finite.
     """
     file = require_input_file(path, "audio")
     track = probe_track(file)
-    num_samples = 0
-    energy: NDArray[np.float64] | None = None
-    for block in decode_blocks(file):
-        if not np.isfinite(block).all():
-            raise InputError(
-                f"audio {file}: contains NaN or infinite samples near {num_samples / track.sample_rate:.2f} s"
-            )
-        block_energy = np.square(block, dtype=np.float64).sum(axis=1)
-        energy = block_energy if energy is None else energy + block_energy
-        num_samples += block.shape[1]
-    if energy is None or num_samples == 0:
+    clock = SampleClock(track.sample_rate, track.origin)
+    statistics: ChannelStatistics | None = None
+    for block in decode_blocks(file, track.index):
+        clock.place(block.seconds, block.samples.shape[1])
+        if not np.isfinite(block.samples).all():
+            seconds = clock.position / track.sample_rate
+            raise InputError(f"audio {file}: contains NaN or infinite samples near {seconds:.2f} s")
+        if statistics is None:
+            statistics = ChannelStatistics(block.samples.shape[0])
+        statistics.add(block.samples)
+    if statistics is None or clock.num_decoded == 0:
         raise InputError(f"audio {file}: the audio track holds no sound that can be decoded")
-    active = np.flatnonzero(energy >= _SILENT_CHANNEL_RATIO * energy.max())
+    if not clock.is_plausible:
+        _logger.warning("audio %s: its time stamps cannot be right and are ignored", file)
+    num_samples = clock.position if clock.is_plausible else clock.num_decoded
     return AudioReader(
         path=file,
-        sample_rate=track.sample_rate,
-        num_channels=int(energy.shape[0]),
-        num_samples=track.without_padding(num_samples),
-        active_channels=tuple(int(channel) for channel in active),
+        track=track,
+        num_samples=num_samples - track.count_padding(clock.num_decoded),
+        weights=find_mix(statistics.covariance()),
+        is_timed=clock.is_plausible,
     )

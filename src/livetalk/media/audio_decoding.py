@@ -16,6 +16,8 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from livetalk.errors import InputError
+from livetalk.media.containers import choose_track, open_container, read_origin
+from livetalk.media.timeline import TimedBlock
 
 _LONGEST_CODEC_FRAME = 2048
 """Samples of the longest AAC frame; an encoder pads the end of a file by fewer."""
@@ -23,58 +25,72 @@ _LONGEST_CODEC_FRAME = 2048
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Properties of a container's first audio track.
+    """An audio track of a container, see `choose_track`.
 
     Attributes:
-        declared_samples: length without padding according to an MP4 container; the decoder does not know
-            where the padding starts. None for other formats.
+        index: of the track among all tracks of the container.
+        origin: time stamp of the start of the recording, see `read_origin`.
+        declared_samples: length without padding and without silence at its start, according to an MP4
+            container; the decoder does not know where the padding starts. None for other formats.
     """
 
+    index: int
     sample_rate: int
+    origin: Fraction | None
     declared_samples: int | None
 
-    def without_padding(self, num_samples: int) -> int:
-        """Return the number of samples without the encoder's padding, given the number of decoded samples."""
-        if self.declared_samples is None:
-            return num_samples
-        padding = num_samples - self.declared_samples
-        return self.declared_samples if 0 < padding < _LONGEST_CODEC_FRAME else num_samples
+    def count_padding(self, num_samples: int) -> int:
+        """Return the number of samples that an encoder added at the end of `num_samples` decoded ones."""
+        padding = 0 if self.declared_samples is None else num_samples - self.declared_samples
+        return padding if 0 < padding < _LONGEST_CODEC_FRAME else 0
 
 
 def probe_track(path: Path) -> Track:
-    """Read the properties of the first audio track of a file.
+    """Choose the audio track of a file and read its properties.
 
     Raises:
-        InputError: FFmpeg does not know the format, or there is no audio track.
+        InputError: FFmpeg does not know the format, or no audio track can be decoded.
     """
-    with _open(path) as container:
-        stream = container.streams.audio[0]
+    with open_container(path, "audio") as container:
+        if not container.streams.audio:
+            raise InputError(f"audio {path}: has no audio track")
+        stream = choose_track(container, container.streams.audio, f"audio {path}")
+        if not stream.sample_rate:
+            raise InputError(f"audio {path}: its audio track is damaged, it has no sample rate")
         is_mp4 = "mp4" in container.format.name.split(",")
         declared = None
         if is_mp4 and stream.duration and stream.time_base:
             declared = round(stream.duration * stream.time_base * stream.sample_rate)
-        return Track(sample_rate=stream.sample_rate, declared_samples=declared)
+        return Track(
+            index=stream.index,
+            sample_rate=stream.sample_rate,
+            origin=read_origin(container),
+            declared_samples=declared,
+        )
 
 
-def decode_blocks(path: Path) -> Iterator[NDArray[np.float32]]:
-    """Yield the first audio track of a file in blocks [C, n], float32, -1..1.
+def decode_blocks(path: Path, index: int) -> Iterator[TimedBlock]:
+    """Yield the audio of the track with this index in blocks with their time stamps.
 
     Packets that cannot be decoded are skipped, as players do.
 
     Raises:
         InputError: the file cannot be opened, or its sample rate or channels change midway.
     """
-    with _open(path) as container:
+    with open_container(path, "audio") as container:
         # Packed samples, because PyAV reads past the end of planar frames of eight or more channels.
         converter: AudioResampler | None = None
-        for frame in _decode_frames(container):
+        for frame in _decode_frames(container, index):
             if converter is None:
                 converter = AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            seconds = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
             try:
                 converted = converter.resample(frame)
             except ValueError as error:
                 raise InputError(f"audio {path}: its format changes midway; convert it to WAV") from error
-            yield from _to_blocks(converted)
+            for samples in _to_blocks(converted):
+                yield TimedBlock(samples, seconds)
+                seconds = None
 
 
 def resample(
@@ -113,21 +129,10 @@ def as_frame(block: NDArray[np.float32], sample_rate: int, layout: str, position
     return frame
 
 
-def _open(path: Path) -> InputContainer:
-    # The "file:" prefix prevents names such as "concat:x" from being read as a protocol; the whitelist
-    # prevents playlists from opening network addresses.
-    try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, ValueError) as error:
-        raise InputError(f"audio {path}: is not an audio or video file that FFmpeg can read") from error
-    if not container.streams.audio or not container.streams.audio[0].sample_rate:
-        container.close()
-        raise InputError(f"audio {path}: has no audio track")
-    return container
-
-
-def _decode_frames(container: InputContainer) -> Iterator[AudioFrame]:
-    packets = container.demux(container.streams.audio[0])
+def _decode_frames(container: InputContainer, index: int) -> Iterator[AudioFrame]:
+    if index >= len(container.streams):
+        return
+    packets = container.demux(container.streams[index])
     while True:
         try:
             packet = next(packets, None)

@@ -51,7 +51,7 @@ class _AacEncoder:
         self._stream.bit_rate = num_channels * min(_AAC_BITS_PER_SECOND, _AAC_BITS_PER_SAMPLE * self._rate)
         blocks = track.native_blocks()
         if track.num_channels != num_channels:
-            blocks = (block.mean(axis=0, keepdims=True) for block in blocks)
+            blocks = (track.mix(block) for block in blocks)
         self._blocks = resample(blocks, track.sample_rate, self._rate, self._layout)
         self._position = 0
 
