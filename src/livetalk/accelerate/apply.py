@@ -40,10 +40,8 @@ class AccelerationConfig:
     Attributes:
         fast: forms that change results by rounding only: one product for queries, keys and values, fused
             elementwise kernels in the blocks and the VAE, and absorbed speech within the memory budget.
-        float8: compute the matrix products of the blocks in FP8, see `livetalk.placement.float8`; implies
-            `fast`.
-        attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" leaves the choice to
-            PyTorch.
+        float8: compute the matrix products of the blocks in FP8; implies `fast`.
+        attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" is PyTorch's choice.
         kernels: fused elementwise kernels; "auto" is Triton if it can run, else the plain layers.
         graphs: with several GPUs, replay the blocks of `fast` from CUDA graphs.
     """
@@ -80,7 +78,6 @@ class Acceleration:
     """The fast forms that were applied.
 
     Attributes:
-        attention: name of the self-attention kernel.
         float8_layers: number of linear layers that multiply in FP8.
         kernels: "plain", "torch" or "triton".
         graphs: whether blocks are to be replayed from CUDA graphs if several GPUs share the work.
@@ -107,9 +104,9 @@ class Acceleration:
 def acceleration_problem(
     config: AccelerationConfig, work: AttentionSpec, *, allow_reference: bool = False
 ) -> str | None:
-    """Return in one line why a configuration cannot run on a device, or None; imports and computes nothing.
+    """Return in one line why a configuration cannot run, or None; loads no package and computes nothing.
 
-    `work` describes the self-attention on the device; `allow_reference` is as for `accelerate`.
+    `work` describes the self-attention and its device; `allow_reference` is as for `accelerate`.
     """
     if config.attention != AUTO:
         problem = ATTENTION_KERNELS[config.attention].problem(work)
@@ -143,12 +140,12 @@ def accelerate(
         vae: on `device`, in its final precision; modified in place.
         device: the device that computes.
         config: the forms to apply.
-        allow_reference: compute on plain twins where fused kernels or FP8 products cannot run, with the same
-            rounding; for comparing numerics.
+        allow_reference: compute on plain twins with the same rounding where fused kernels or FP8 products
+            cannot run; for comparing numerics.
 
     Raises:
-        InputError: a requested form cannot run on this device, or fused kernels are requested for a decoder
-            that warps a reference; the networks are unchanged.
+        InputError: a form cannot run on this device, or for a decoder that warps a reference; the networks
+            are unchanged.
     """
     work = AttentionSpec(device, dit.dtype, dit.config.head_dim, dit.config.num_heads)
     problem = acceleration_problem(config, work, allow_reference=allow_reference)
@@ -198,7 +195,7 @@ def raise_absorb_budget(plan: ExecutionPlan, device: torch.device, num_layers: i
     """Raise the memory budget of absorbed speech to a share of the GPU memory left by the model.
 
     The products are then computed once per chunk instead of once per step. The published model needs 9.4 GB
-    for them, from the first step of a chunk until its last. Without a GPU the plan is returned unchanged.
+    for them, from the first step of a chunk until its last. Without a GPU the plan is unchanged.
     """
     if device.type != "cuda":
         return plan

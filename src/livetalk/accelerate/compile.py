@@ -8,17 +8,16 @@ from livetalk.models.dit import DiT
 
 
 def default_compile_cache() -> Path:
-    """Return the default folder for compiled code: `~/.cache/livetalk/compiled`."""
+    """Return the default folder for compiled code, in `livetalk.env.cache_folder`."""
     return cache_folder() / "compiled"
 
 
 def compile_transformer(dit: DiT, cache: Path | None = None) -> None:
-    """Compile the blocks of a transformer at their first use.
+    """Compile the blocks of a transformer at their first use; call this after all other changes to them.
 
     All blocks share one compiled graph, which later processes load from `cache` (None:
-    `default_compile_cache`). It depends on tensor sizes and the PyTorch version, not on the weights. Call
-    this after all other changes to the blocks. Cache folders in the user's PyTorch and Triton environment
-    variables take precedence.
+    `default_compile_cache`). Cache folders in the user's PyTorch and Triton environment variables take
+    precedence.
     """
     keep_compiled_code(cache or default_compile_cache())
     for layer in dit.blocks.layers:

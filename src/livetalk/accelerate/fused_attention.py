@@ -27,7 +27,7 @@ def attend_to_tokens(
     """Run a block's self-attention, in any form, without its output projection.
 
     `x` `[B, L, D]` holds normalised tokens, quantised only if the input projection accepts that. The result
-    is that of `attend_projected`; it stays in peer buffers only if the output projection accepts FP8 rows.
+    is that of `attend_projected`.
     """
     parts = _project_tokens(attention, x, rope)
     found = attend_projected(
@@ -35,6 +35,7 @@ def attend_to_tokens(
         parts,
         cast(int, attention.num_heads),
         kernels,
+        # Quantising rows reads the results of each rank where they are, which saves a copy; a product cannot.
         by_rank=accepts_float8_rows(attention.get_submodule("out")),
     )
     return found.type_as(parts[0].product) if isinstance(found, Tensor) else found
@@ -57,15 +58,14 @@ def _project_tokens(attention: nn.Module, x: Tensor | QuantizedRows, rope: RopeT
 
 
 def accepts_float8_rows(layer: nn.Module) -> bool:
-    """Return whether a layer reads its input as FP8 rows."""
+    """Whether a layer reads its input as FP8 rows."""
     return isinstance(layer, Float8Linear)
 
 
 def multiply(layer: nn.Module, x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
-    """Apply a linear layer, without its bias if the layer allows that.
+    """Apply a linear layer, and leave its bias to the caller's next kernel if the layer allows that.
 
-    `x` `[..., in]` is quantised only if the layer `accepts_float8_rows`. Returns the product `[..., out]` and
-    the bias `[out]` that is still to be added, or None.
+    Returns the product `[..., out]` and the bias `[out]` that is still to be added, or None.
     """
     if isinstance(layer, Float8Linear):
         return layer.without_bias(x), layer.bias

@@ -57,6 +57,7 @@ class FusedBlock(nn.Module):
                 tokens, branch, _affine(block.context_norm), block.context_norm.eps, quantize=quantize
             )
             branch = self._attend_to_context(block.context_attention, x, conditioning)
+        # Speech attention stays in the precision of the tokens: absorbed weights are not FP8.
         tokens, x = kernels.add_layer_norm(
             tokens, branch, _affine(block.audio_norm), block.audio_norm.eps, quantize=False
         )
@@ -99,6 +100,7 @@ class FusedBlock(nn.Module):
 
     def _attend_absorbed(self, speech: AbsorbedSpeech, x: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
         """Compute `livetalk.models.dit_speech.attend_absorbed`."""
+        # Products of runs write into one tensor, so that no concatenation follows.
         found = torch.empty_like(x, memory_format=torch.contiguous_format)
         scale = (x.shape[-1] // speech.num_heads) ** -0.5
         for run in runs:
@@ -138,7 +140,7 @@ class OpaqueFusedBlock(FusedBlock):
 
 
 def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
-    """Give the blocks of a transformer a fast form on fused kernels, for inference; return their number.
+    """Give the blocks of a transformer a fast form for inference; returns their number.
 
     Call this after `fuse_qkv` and the choice of attention kernels; quantisation may come before or after.
     """
@@ -153,7 +155,7 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
 
 
 def join_float8_qkv(dit: DiT) -> int:
-    """Join FP8 query, key and value projections into one layer, as `fuse_qkv` does for plain layers.
+    """Join FP8 query, key and value projections, as `fuse_qkv` does for plain layers.
 
     Only one block's projections are in memory twice at any time. Returns the number of blocks changed.
     """

@@ -26,6 +26,7 @@ def match_color_fused(pixels: Tensor, reference: ColorStatistics, strength: floa
 @functools.cache
 def _lab_space() -> tuple[tuple[float, ...], tuple[float, ...], float, float, float]:
     """Return the fields of the kernels' `LabSpace`."""
+    # In float64, so that the only rounding is the final one to the kernels' float32.
     to_xyz = torch.tensor(color.RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(color.WHITE)[:, None]
     to_rgb = torch.linalg.inv(to_xyz)
     return (

@@ -26,7 +26,6 @@ class FusedSelfAttention(nn.Module):
         self.out = attention.out
 
     def forward(self, x_BLD: Tensor, rope: RopeTables) -> Tensor:
-        """Return `[B, L, D]`."""
         q, k, v = self.qkv(x_BLD).chunk(3, dim=-1)
         q = apply_rope(split_heads(self.norm_q(q), self.num_heads), rope)
         k = apply_rope(split_heads(self.norm_k(k), self.num_heads), rope)
@@ -38,8 +37,7 @@ def fuse_qkv(dit: DiT) -> DiT:
     """Join the query, key and value projections of every block, and return `dit`.
 
     Call this after loading and before quantisation, placement and parallelism. In the state dict `qkv`
-    replaces `q`, `k` and `v`. Blocks whose projections are not plain linear layers are skipped. Only one
-    block's projections are in memory twice at any time.
+    replaces `q`, `k` and `v`. Blocks whose projections are not plain linear layers are skipped.
     """
     for layer in dit.blocks.layers:
         assert isinstance(layer, DiTBlock)
@@ -47,6 +45,7 @@ def fuse_qkv(dit: DiT) -> DiT:
         if isinstance(attention, SelfAttention) and all(
             type(part) is nn.Linear for part in (attention.q, attention.k, attention.v)
         ):
+            # One block at a time, so that only its projections are in memory twice.
             qkv = _stack((attention.q, attention.k, attention.v))
             layer.add_module("self_attention", FusedSelfAttention(attention, qkv))
     return dit

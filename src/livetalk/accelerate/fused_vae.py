@@ -49,7 +49,6 @@ class FusedResidualBlock(nn.Module):
             self.register_buffer(name, pad_outputs(conv, min_channels), persistent=False)
 
     def forward(self, block: ResidualBlock, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, out_channels, T, H, W]`."""
         y = self._norm(block.norm1, x, None, block.conv1, cache)
         y = convolve_without_bias(block.conv1, y, self.padded1)
         y = self._norm(block.norm2, y, block.conv1.bias, block.conv2, cache)
@@ -91,23 +90,22 @@ class FusedSpatialUp(nn.Module):
     phases: Tensor
 
     def __init__(self, layer: SpatialUp, kernels: FusedKernels) -> None:
-        """Sum the weights of `layer` once."""
         super().__init__()
         self._kernels = kernels
         self.register_buffer("phases", phase_weight(layer.weight.detach()), persistent=False)
 
     def forward(self, layer: SpatialUp, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
+        """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is unused, because the layer is within a frame."""
         assert layer.bias is not None
         phases = F.conv2d(fold_time(x), self.phases, padding=1)
         return unfold_time(self._kernels.join_phases(phases, layer.bias), x.shape[0])
 
 
 def phase_weight(weight: Tensor) -> Tensor:
-    """Sum the weights that upsampling applies to the same input pixel.
+    """Sum the weights `[C', C, 1, 3, 3]` that upsampling applies to the same input pixel.
 
-    Takes `[C', C, 1, 3, 3]` and returns `[4 * C', C, 2, 2]` in channels_last memory: kernels for even and odd
-    rows, and for even and odd columns of each. See `FusedKernels.join_phases`.
+    Returns `[4 * C', C, 2, 2]` in channels_last memory: kernels for even and odd rows, and for even and odd
+    columns of each. See `FusedKernels.join_phases`.
     """
     # Summed in float32 and rounded once.
     kernel = weight.squeeze(2).float()
@@ -122,10 +120,8 @@ def _add_equal(kernel: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def pad_outputs(conv: CausalConv, min_channels: int) -> Tensor | None:
-    """Return a convolution's weight padded with zeros to `min_channels` outputs.
-
-    None if that is not faster: the device's tiles compute `min_channels` outputs, or half as many, at once.
-    """
+    """Return a convolution's weight zero-padded to `min_channels` outputs, or None if that is slower."""
+    # Half a tile computes up to half as many outputs, for which padding to a full one would cost time.
     if not min_channels // 2 < conv.out_channels < min_channels:
         return None
     extra = min_channels - conv.out_channels
@@ -140,6 +136,7 @@ def convolve_without_bias(conv: CausalConv, x: Tensor, padded: Tensor | None = N
     """
     weight = conv.weight if padded is None else padded
     if conv.kernel_size[0] == 1:
+        # cuDNN has faster kernels for 2-D convolutions than for 3-D ones of one frame.
         y = F.conv2d(fold_time(x), weight.squeeze(2), padding=conv.padding[1:])
         y = unfold_time(y, x.shape[0])
     else:
@@ -148,10 +145,10 @@ def convolve_without_bias(conv: CausalConv, x: Tensor, padded: Tensor | None = N
 
 
 def fuse_vae(network: nn.Module, kernels: FusedKernels, min_channels: int = 0) -> int:
-    """Give the layers of a VAE fast forms on fused kernels, for inference; return the number of layers.
+    """Give the layers of a VAE fast forms for inference; returns the number of layers.
 
-    Convolutions with fewer than `min_channels` outputs, but more than half as many, compute `min_channels`,
-    which some devices do faster; 0 leaves all as they are.
+    On devices whose tiles have `min_channels` outputs, convolutions with fewer, but more than half as many,
+    are padded to them; 0 pads none.
     """
     fused = 0
     for child in network.children():

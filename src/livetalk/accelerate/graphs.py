@@ -19,7 +19,7 @@ from livetalk.models.dit_context import BlockConditioning, StackConditioning
 from livetalk.ops.rope import RopeTables
 
 MAX_GRAPHS = 2
-"""Window sizes that get a graph; each graph keeps its activations and a copy of its inputs."""
+"""Window sizes that get a graph; each graph holds its activations and a copy of its inputs."""
 
 _log = get_logger(__name__)
 
@@ -59,7 +59,7 @@ class GraphedBlocks(nn.Module):
         return self._graphs[size].replay(inputs)
 
     def _may_capture(self, size: tuple[Any, ...]) -> bool:
-        """Return whether a size without a graph may be captured now."""
+        """Whether a size without a graph may be captured now."""
         if size not in self._seen:
             # The first pass compiles kernels and opens peer memory, neither of which can be captured.
             self._seen.add(size)
@@ -99,7 +99,6 @@ class _Graph:
     """A captured pass.
 
     Attributes:
-        graph: the CUDA graph.
         static_inputs: the tensors that it reads.
         result: the tensor that it writes.
         copied: for each input, the tensor last copied there.

@@ -30,13 +30,7 @@ _log = get_logger(__name__)
 
 
 class Kernels(NamedTuple):
-    """The kernels of a model.
-
-    Attributes:
-        attention: kernel of the self-attention.
-        fused: fused elementwise kernels; None keeps the plain layers.
-        match_color: function that matches colours.
-    """
+    """The kernels of a model; `fused` is None for the plain layers."""
 
     attention: AttentionKernel
     fused: FusedKernels | None
@@ -49,7 +43,7 @@ class Kernels(NamedTuple):
 
 
 def select_kernels(work: AttentionSpec, attention: str, fused: KernelChoice | None) -> Kernels:
-    """Select and load all kernels; `attention` and `fused` are as for the functions below, None is plain.
+    """Select and load all kernels, see `select_attention` and `select_fused`; None keeps the plain layers.
 
     Raises:
         InputError: a kernel requested by name cannot run on the device.
@@ -65,7 +59,7 @@ def select_kernels(work: AttentionSpec, attention: str, fused: KernelChoice | No
 
 
 def select_attention(name: str, work: AttentionSpec) -> AttentionKernel:
-    """Return the attention kernel of a name, loaded; "auto" is PyTorch's first choice.
+    """Return an attention kernel by name, loaded; "auto" is PyTorch's first choice.
 
     Raises:
         InputError: the kernel does not exist or does not support the device, dtype or sizes.

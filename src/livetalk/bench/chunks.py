@@ -1,4 +1,4 @@
-"""A stream whose chunks are timed: the engine's own steps, the next one under way while one is copied."""
+"""Timing of the chunks of a stream, each copied to the host while the next is computed, as in the engine."""
 
 import itertools
 import math
@@ -27,11 +27,10 @@ from livetalk.types import VideoChunk
 Progress = Callable[[int, int], None]
 
 FIRST_CHUNKS = 3
-"""Streams that are begun to measure how soon the first frame comes, each way."""
+"""Streams opened to measure the time to the first frame, for whole chunks and for progressive streams."""
 
 _IN_FLIGHT = 2
-"""Chunks that run besides the measured ones: an interval begins with an arrival, and ends under the next
-chunk."""
+"""Additional chunks: one before the first measured interval, one that computes during the last arrival."""
 
 _PITCH_HERTZ = 180
 _SYLLABLES_HERTZ = 4
@@ -39,17 +38,15 @@ _SYLLABLES_HERTZ = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What the clocks said.
+    """Results of one measurement.
 
     Attributes:
         intervals_ms: between the arrivals of consecutive chunks' frames in host memory.
-        first_ms: of each new stream, from its sound in hand to its first chunk's frames in host memory.
-        first_progressive_ms: likewise, to the first frames that are decoded.
-        spans: of the measured chunks and those in flight around them.
-        num_span_chunks: chunks that the spans are of.
-        peak_memory_gb: see `BenchRecord`.
-        peak_reserved_gb: likewise.
-        memory_growth_gb: likewise.
+        first_ms: per new stream, from its available audio to its first chunk's frames in host memory.
+        first_progressive_ms: per new progressive stream, from its audio to its first decoded frames.
+        spans: of the measured chunks and the additional ones around them.
+        num_span_chunks: number of chunks in `spans`.
+        peak_memory_gb: as in `BenchRecord`, as are the two that follow.
     """
 
     intervals_ms: tuple[float, ...]
@@ -66,13 +63,7 @@ class ChunkBench:
     """Runs the streams of one measurement."""
 
     def __init__(self, model: AvatarModel, backend: Backend[VideoChunk], options: BenchOptions) -> None:
-        """Prepare.
-
-        Args:
-            model: of this process, ready.
-            backend: runs streams, on all ranks if there are several.
-            options: of the measurement.
-        """
+        """Prepare a measurement; `backend` runs the streams of `model`, on all ranks if there are several."""
         self._backend = backend
         self._device = model.executor.device
         self._spec = stream_spec(options)
@@ -84,11 +75,7 @@ class ChunkBench:
         self._num_streams = 0
 
     def measure(self, progress: Progress) -> Measurement:
-        """Warm up, measure chunks, then begin new streams.
-
-        Args:
-            progress: told the chunks done, and the chunks in all.
-        """
+        """Warm up, measure chunks, then open new streams; `progress` gets the chunks done and in total."""
         total = self._warm_up + self._num_chunks + _IN_FLIGHT + 2 * FIRST_CHUNKS
         done = 0
 
@@ -101,6 +88,7 @@ class ChunkBench:
         for _ in range(self._warm_up):
             next(launches).wait()
             advance()
+        # After the warm-up, so that allocations of the first chunks do not count as growth.
         memory = _MemoryWatch(self._device)
         timer = SpanTimer(self._device)
         with observe_spans(timer):
@@ -124,14 +112,14 @@ class ChunkBench:
         )
 
     def _launch_chunks(self, num_chunks: int) -> Iterator[HostFrames]:
-        """Start chunk after chunk of a new stream, each when it is asked for."""
+        """Launch the chunks of a new stream on demand."""
         stream = self._open(self._spec)
         for index in range(num_chunks):
             yield self._launch(stream, index)
         self._backend.close(stream)
 
     def _time_first(self, advance: Callable[[], None], *, progressive: bool = False) -> float:
-        """Time the first frames of a new stream: of its first chunk, or of the first piece of it."""
+        """Return the time in ms to the first frames of a new stream in host memory."""
         stream = self._open(replace(self._spec, progressive=progressive))
         wait_for(self._device)
         began = perf_counter()
@@ -148,7 +136,7 @@ class ChunkBench:
         return self._num_streams
 
     def _launch(self, stream: int, index: int) -> HostFrames:
-        """Start a chunk, or of a progressive stream no more than its first frames."""
+        """Launch a chunk, or the first piece of one in a progressive stream."""
         made = self._backend.advance(stream, self._audio(index).numpy())
         assert made.frames is not None
         return self._backend.start_copy(made.frames)
@@ -157,11 +145,9 @@ class ChunkBench:
         return hum(index * self._chunk_samples, self._chunk_samples, self._rate)
 
     def run_warm_chunk(self, warm_up: int, around: AbstractContextManager[object]) -> None:
-        """Run the chunks of a new stream; the last one inside a context manager, such as a profiler.
+        """Run `warm_up` chunks of a new stream, and one more within a context manager, such as a profiler.
 
-        Args:
-            warm_up: chunks before it.
-            around: is left when the device is done with the chunk.
+        The context is left when the device has finished the chunk.
         """
         launches = self._launch_chunks(warm_up + 1)
         for _ in range(warm_up):
@@ -170,16 +156,12 @@ class ChunkBench:
         with around:
             next(launches).wait()
             wait_for(self._device)
-        # Asked once more, it closes the stream.
+        # Exhausting the generator closes the stream.
         next(launches, None)
 
 
 def stream_spec(options: BenchOptions) -> StreamSpec:
-    """Return the specification of the streams that are measured.
-
-    Raises:
-        InputError: an option is out of its range.
-    """
+    """Return the specification of the measured streams; `InputError` if an option is out of range."""
     return StreamSpec(
         crop="none",
         num_steps=options.num_steps,
@@ -190,11 +172,9 @@ def stream_spec(options: BenchOptions) -> StreamSpec:
 
 
 def _time_arrivals(launches: Iterator[HostFrames], advance: Callable[[], None]) -> list[float]:
-    """Return when the frames of each chunk were there, with the next one started; the last is not counted.
-
-    So a GPU always has work before it, as in a stream, and on a CPU, where starting a chunk is doing it, the
-    intervals are those of whole chunks just the same.
-    """
+    """Return the times at which each chunk's frames arrived, all but the last."""
+    # The next chunk is launched before each wait, so that a GPU is never idle, as in a stream. On a CPU a
+    # launch computes the chunk, and the intervals are those of whole chunks, too.
     arrivals = []
     pending = next(launches)
     for following in launches:
@@ -208,7 +188,7 @@ def _time_arrivals(launches: Iterator[HostFrames], advance: Callable[[], None]) 
 
 
 class _MemoryWatch:
-    """Watches the memory of a device from here on; of the process where there is no GPU."""
+    """Tracks the memory of a GPU, or of the process if there is none."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -223,27 +203,22 @@ class _MemoryWatch:
             return peak_process_gb(), None, None
         torch.cuda.synchronize(self._device)
         growth = torch.cuda.memory_allocated(self._device) - self._at_start
-        # What was reserved before is still so: PyTorch gives nothing back by itself.
+        # The peak of `max_memory_reserved` was reset, but PyTorch still holds what it had reserved before.
         reserved = max(self._reserved, torch.cuda.max_memory_reserved(self._device))
         return torch.cuda.max_memory_allocated(self._device) / 1e9, reserved / 1e9, growth / 1e9
 
 
 def draw_picture(portrait: PortraitConfig) -> NDArray[np.uint8]:
-    """Draw waves of colour, `[H, W, 3]` uint8: no run of equal numbers that a kernel could be quick at."""
+    """Draw waves of colour, `[H, W, 3]` uint8."""
     rows, columns = (np.linspace(0, 1, side) for side in (portrait.height, portrait.width))
+    # Varied values: power and clocks of a GPU depend on the data, and constant images draw less.
     waves = [np.sin(math.tau * (k * rows[:, None] + (4 - k) * columns[None])) for k in (1, 2, 3)]
     picture: NDArray[np.uint8] = ((np.stack(waves, axis=2) + 1) * 127.5).astype(np.uint8)
     return picture
 
 
 def hum(start: int, num_samples: int, sample_rate: int) -> Tensor:
-    """Return a tone that rises and falls like syllables, `[n]` float32, -1..1.
-
-    Args:
-        start: sample of the stream that the first one is.
-        num_samples: n.
-        sample_rate: samples per second.
-    """
+    """Return a tone with the rhythm of syllables, `[n]` float32, -1..1, from sample `start` of a stream."""
     time = torch.arange(start, start + num_samples, dtype=torch.float64) / sample_rate
     envelope = 0.5 + 0.5 * torch.sin(math.tau * _SYLLABLES_HERTZ * time)
     return (0.3 * envelope * torch.sin(math.tau * _PITCH_HERTZ * time)).float()

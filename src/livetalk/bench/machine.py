@@ -94,6 +94,7 @@ def peak_process_gb() -> float:
 
 
 def _count_cores() -> int:
+    # Cores that this process may use, which in a container are fewer than the machine's.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 

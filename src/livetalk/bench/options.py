@@ -1,4 +1,4 @@
-"""What to measure, and the command line that asks for it."""
+"""Options of a measurement, and their form on the command line."""
 
 import argparse
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from livetalk.errors import InputError
 
 DEFAULT_CHUNKS = 20
 DEFAULT_WARM_UP = 3
-"""The first chunk of a stream has fewer motion latents than the others; each shape runs at least once."""
+"""The first chunk of a stream has fewer motion latents than the others; each shape must run before timing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +26,12 @@ class BenchOptions:
     """One measurement.
 
     Attributes:
-        source: which model.
-        run: how it runs.
-        size: of the picture, or None for the model's own.
-        num_steps: denoising steps, or None for the model's own.
-        latents_per_decode: latent frames that are decoded together, or None for the model's own choice.
-        chunks: that are measured.
-        warm_up: chunks before them.
-        commit: of the source, where it cannot be asked from its repository.
+        size: of the frames, None for the model's own.
+        num_steps: denoising steps, None for the model's own.
+        latents_per_decode: latent frames that are decoded together, None for the model's own.
+        chunks: number of measured chunks.
+        warm_up: number of chunks before them.
+        commit: of the source, for a copy without its repository.
     """
 
     source: ModelSource = field(default_factory=ModelSource)
@@ -46,11 +44,8 @@ class BenchOptions:
     commit: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
-
-        Raises:
-            InputError: there are too few chunks, or the commit is none.
-        """
+        """Raise `InputError` for too few chunks or an invalid commit."""
+        # Two chunks are the least that have an interval; two warm-up chunks contain both shapes of a window.
         least = {"chunks": 2, "warm_up": 2}
         for name, number in least.items():
             if (value := getattr(self, name)) < number:
@@ -59,7 +54,7 @@ class BenchOptions:
             require_commit(self.commit)
 
     def to_arguments(self) -> list[str]:
-        """Return the arguments of `livetalk bench` that ask for this, defaults left out."""
+        """Return the arguments of `livetalk bench` for these options, without defaults."""
         return to_options(self)
 
 
@@ -69,17 +64,15 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     add_chunk_options(parser)
     group = parser.add_argument_group("what is measured")
-    group.add_argument("--chunks", type=int, default=DEFAULT_CHUNKS, help="that are measured (default: 20)")
-    group.add_argument("--warm-up", type=int, default=DEFAULT_WARM_UP, help="chunks before them (default: 3)")
-    group.add_argument("--commit", help="of the source, where its repository cannot be asked")
+    group.add_argument("--chunks", type=int, default=DEFAULT_CHUNKS, help="measured chunks (default: 20)")
+    group.add_argument(
+        "--warm-up", type=int, default=DEFAULT_WARM_UP, help="untimed first chunks (default: 3)"
+    )
+    group.add_argument("--commit", help="commit of the source, for a copy without its repository")
 
 
 def bench_options(args: argparse.Namespace) -> BenchOptions:
-    """Return what the options of `add_bench_options` say.
-
-    Raises:
-        InputError: they do not go together, or cannot be measured.
-    """
+    """Build the options from parsed arguments; `InputError` if they are invalid or contradictory."""
     return BenchOptions(
         source=model_source(args),
         run=run_config(args),

@@ -9,10 +9,8 @@ class PublishedTiming:
 
     Attributes:
         source: paper and table.
-        gpu: name of the GPU.
         num_gpus: GPUs per stream.
         speech_ms: speech encoding of a chunk.
-        step_ms: one denoising step.
         decode_ms: decoding of a window.
         encode_ms: encoding of the motion frames.
         chunk_ms: a whole chunk of 28 frames.
@@ -43,7 +41,7 @@ TABLE_4 = (
         source=f"{PAPER}, table 4", gpu="H800", num_gpus=8, step_ms=193, decode_ms=192, encode_ms=21
     ),
 )
-"""Without FlashAttention 3. The rows for 2 and 4 GPUs are not known to us."""
+"""Measured without FlashAttention 3. The rows for 2 and 4 GPUs are not included."""
 
 FIGURE_6 = PublishedTiming(
     source=f"{PAPER}, figure 6",
@@ -55,6 +53,6 @@ FIGURE_6 = PublishedTiming(
     encode_ms=14,
     chunk_ms=876,
 )
-"""With FlashAttention 3."""
+"""Measured with FlashAttention 3."""
 
 PUBLISHED = (*TABLE_4, FIGURE_6)

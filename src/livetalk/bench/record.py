@@ -36,7 +36,6 @@ class BenchRecord:
         first_frame_ms: from the audio of a stream's first chunk to its frames in host memory, median.
         first_frame_progressive_ms: from the same audio to the first decoded piece, median; None in records
             older than the field.
-        stages: times of single calls, by stage.
         peak_memory_gb: during the measured chunks; without a GPU, since the start of the process.
         peak_reserved_gb: reserved by the process on the GPU, including loading; None without a GPU.
         memory_growth_gb: from the start to the end of the measured chunks; None without a GPU.
@@ -77,11 +76,7 @@ class BenchRecord:
     date: str
 
     def __post_init__(self) -> None:
-        """Refuse impossible values, because the documentation quotes records.
-
-        Raises:
-            InputError: a value is impossible.
-        """
+        """Raise `InputError` for impossible values, because the documentation quotes records."""
         require_commit(self.commit)
         if not _SIZE.fullmatch(self.size):
             raise InputError(f"bench record: size {self.size} is not HEIGHTxWIDTH")
@@ -100,11 +95,7 @@ class BenchRecord:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse the output of `to_json`.
-
-        Raises:
-            InputError: a field is missing, unknown, of another type, or impossible.
-        """
+        """Parse the output of `to_json`; `InputError` for missing, unknown or impossible fields."""
         try:
             read = json.loads(text)
             hints = get_type_hints(cls)
@@ -127,11 +118,7 @@ class BenchRecord:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file written by `save`.
-
-        Raises:
-            InputError: the file cannot be read, or is not a record.
-        """
+        """Read a file written by `save`; `InputError` if that fails."""
         try:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -139,11 +126,7 @@ class BenchRecord:
 
 
 def require_commit(commit: str) -> None:
-    """Check that a commit is 40 hexadecimal digits, optionally with the suffix "-dirty", or "unknown".
-
-    Raises:
-        InputError: it is neither.
-    """
+    """Raise `InputError` unless a commit is 40 hexadecimal digits, maybe with "-dirty", or "unknown"."""
     if not _COMMIT.fullmatch(commit):
         raise InputError(f"commit {commit}: is not 40 hexadecimal digits")
 

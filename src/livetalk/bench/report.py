@@ -70,12 +70,9 @@ def describe_record(record: BenchRecord) -> list[str]:
 def describe_scaling(
     records: Sequence[BenchRecord], skipped: Mapping[int, str], published: Sequence[PublishedTiming]
 ) -> list[str]:
-    """Return a table of records by number of GPUs, followed by published rows and the numbers not measured.
+    """Return a table of records by number of GPUs, then of published rows, then what was not measured.
 
-    Args:
-        records: one for each number of GPUs.
-        skipped: number of GPUs -> reason why it was not measured.
-        published: rows of other projects.
+    `skipped` maps a number of GPUs to the reason why it was not measured.
     """
     lines = [_row(_COLUMNS)]
     for record in records:

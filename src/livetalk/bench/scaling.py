@@ -19,11 +19,7 @@ COUNTS = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Records by number of GPUs.
-
-    Attributes:
-        skipped: number of GPUs -> reason why it was not measured.
-    """
+    """Records by number of GPUs; `skipped` maps the other numbers to the reason."""
 
     records: tuple[BenchRecord, ...]
     skipped: dict[int, str]
@@ -39,10 +35,7 @@ def measure_scaling(
 ) -> Scaling:
     """Measure with each number of GPUs that this machine has, or with as many processes on a CPU.
 
-    Args:
-        options: of the measurement; `options.run.gpus` is replaced.
-        counts: numbers of GPUs.
-        announce: called with one line before each measurement.
+    `options.run.gpus` is replaced; `announce` gets one line before each measurement.
 
     Raises:
         InputError: the device does not exist.

@@ -1,4 +1,4 @@
-"""Start and end of the library's spans, measured without synchronising within the work."""
+"""Times of the library's spans, measured without synchronising within the work."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _FORMER_PACKAGES = {"runtime": "engine"}
 
 @dataclass(frozen=True, slots=True)
 class TimedSpan:
-    """One span; `start_ms` and `end_ms` count from the start of the measurement."""
+    """One span, from `start_ms` to `end_ms` after the start of the measurement."""
 
     name: str
     start_ms: float
@@ -34,7 +34,6 @@ class TimedSpan:
 
     @property
     def duration_ms(self) -> float:
-        """Duration in milliseconds."""
         return self.end_ms - self.start_ms
 
 
@@ -56,7 +55,8 @@ class StageTiming:
 
     @property
     def chunk_ms(self) -> float:
-        """Time per chunk in milliseconds, over all calls, which may differ as the pieces of a window do."""
+        """Time per chunk in milliseconds, over all calls."""
+        # The sum, where there is one: calls within a chunk may differ in size.
         return self.median_ms * self.per_chunk if self.sum_ms is None else self.sum_ms
 
 
@@ -67,7 +67,7 @@ class SpanTimer:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Set the origin of time. A GPU must be idle."""
+        """Set the origin of time; a GPU must be idle."""
         self._device = device
         self._began = perf_counter()
         self._origin = self._record_event() if device.type == "cuda" else None
@@ -107,18 +107,12 @@ _Moment = float | torch.cuda.Event
 
 
 def wait_for(device: torch.device) -> None:
-    """Synchronise with a GPU; return at once for a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def summarize_stages(spans: Iterable[TimedSpan], num_chunks: int) -> dict[str, StageTiming]:
-    """Return the timing of each stage, named by the last part of its span's name.
-
-    Args:
-        spans: of complete chunks.
-        num_chunks: number of these chunks.
-    """
+    """Return stage -> timing over `num_chunks` complete chunks; a stage is the end of its span's name."""
     durations: dict[str, list[float]] = {}
     for span in spans:
         if span.name not in SURROUNDING_SPANS:
@@ -135,7 +129,7 @@ def summarize_stages(spans: Iterable[TimedSpan], num_chunks: int) -> dict[str, S
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the value that `share` percent of the values do not exceed, interpolated between neighbours."""
+    """Return the value that `share` percent of the values do not exceed, interpolated."""
     return float(np.percentile(np.fromiter(values, dtype=np.float64), share))
 
 

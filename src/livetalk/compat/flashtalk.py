@@ -45,7 +45,7 @@ def get_pipeline(
     wav2vec_dir: str | os.PathLike[str],
     cpu_offload: bool = False,
 ) -> FlashTalkPipeline:
-    """Load a model.
+    """Load a model from the folders of the published model and speech encoder.
 
     Args:
         world_size: must be 1.
@@ -74,11 +74,7 @@ def get_base_data(
     cond_image: str | os.PathLike[str] | Image.Image,
     base_seed: int,
 ) -> None:
-    """Start a stream with the settings of `infer_params`.
-
-    Raises:
-        InputError: the image or a setting is invalid.
-    """
+    """Start a session with the settings of `infer_params`; `InputError` if the image or one is invalid."""
     pipeline.prepare_params(
         input_prompt=input_prompt,
         cond_image=cond_image,
@@ -125,14 +121,13 @@ def get_audio_embedding(
 def run_pipeline(pipeline: FlashTalkPipeline, audio_embedding: Tensor) -> Tensor:
     """Generate the next frames, `[frames, H, W, 3]` float32, 0..255, on the pipeline's device.
 
-    Args:
-        pipeline: with a stream, see `FlashTalkPipeline.generate` for the number of frames.
-        audio_embedding: `[1, frame_num, 5, layers, width]`.
+    The embedding is `[1, frame_num, 5, layers, width]`; see `FlashTalkPipeline.generate` for the frames.
 
     Raises:
-        InputError: there is no stream, or the embedding has another length.
+        InputError: there is no session, or the embedding has another length.
     """
     pixels = pipeline.generate(audio_embedding)
+    # Not rounded to integers: callers of the published function convert the frames themselves.
     return (((pixels + 1) / 2).permute(1, 2, 3, 0).clip(0, 1) * 255).contiguous()
 
 

@@ -77,10 +77,9 @@ class FlashTalkPipeline:
 
     @torch.no_grad()
     def preprocess_audio(self, speech_array: ArrayLike, sr: int = RATE, fps: int = FPS) -> Tensor:
-        """Encode samples without loudness adjustment.
+        """Encode samples `[samples]`, -1..1, without loudness adjustment.
 
-        Returns the speech features of `[samples]`, -1..1, as `[samples // 640, layers, width]` float32 on the
-        pipeline's device.
+        Returns speech features `[samples // 640, layers, width]` float32 on the pipeline's device.
 
         Raises:
             InputError: `sr` is not 16000 or `fps` is not 25.
@@ -147,6 +146,7 @@ def default_params() -> dict[str, Any]:
         "sample_steps": sampler.num_steps,
         "sample_shift": sampler.shift,
         "color_correction_strength": sampler.color_strength,
+        # Seconds; as in the published settings, where callers read it to size their buffer.
         "cached_audio_duration": 8,
         "height": 768,
         "width": 448,

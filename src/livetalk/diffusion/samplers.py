@@ -44,10 +44,7 @@ def sample_renoise(
 def sample_euler(
     predict_velocity: PredictVelocity, latents: Tensor, sigmas: Tensor, pin: Pin | None = None
 ) -> Tensor:
-    """Denoise by Euler integration of the velocity over the sigmas, without fresh noise.
-
-    Arguments and result are those of `sample_renoise`.
-    """
+    """Denoise by Euler integration of the velocity, without noise; arguments as for `sample_renoise`."""
     latents = latents.to(torch.float32) if pin is None else pin(latents.to(torch.float32))
     for sigma, next_sigma in itertools.pairwise(sigmas):
         latents = latents + (next_sigma - sigma) * predict_velocity(latents, sigma)

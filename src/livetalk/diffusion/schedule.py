@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 FEW_STEPS = (1000.0, 750.0, 500.0, 250.0)
+"""Unshifted timesteps of the published few-step model."""
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:

@@ -29,6 +29,7 @@ CARD_GIBIBYTES = (16, 24, 32, 48, 80)
 """Memory sizes of common GPUs, for the answer on a machine without one."""
 
 _UNKNOWN_HOST_BYTES = 1 << 62
+"""Host memory where the system does not report it: every plan fits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def _request(question: Question, spec: ModelSpec, environment: Environment) -> M
 
 
 def _resolve_run(question: Question, environment: Environment) -> RunConfig:
-    """Replace "auto" by the kind of device and the precision that the machine leads to."""
+    """Replace "auto" by the kind of device and the precision that it resolves to on this machine."""
     run, device = question.run, parse_device(question.run.device)
     if device is None:
         on_gpu = bool(environment.gpus) or question.gpu_bytes is not None or run.gpus > 1
@@ -143,7 +144,7 @@ def _resolve_run(question: Question, environment: Environment) -> RunConfig:
 
 
 def _require_fast_forms(request: MemoryRequest, device: torch.device) -> None:
-    """Refuse fast forms that cannot run on the device; a hypothetical device is not checked."""
+    """Raise `InputError` for fast forms that cannot run on the device; absent devices are not checked."""
     if device.type == request.run.device:
         size = request.spec.dit
         work = AttentionSpec(device, request.dtype, size.head_dim, size.num_heads)

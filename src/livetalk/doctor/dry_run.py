@@ -35,6 +35,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 META = torch.device("meta")
 IMAGE_TOKENS = 257
+"""Output tokens of the published image encoder: 16 x 16 patches and a class token."""
 STAGE_OF_SPAN = {
     "step.reference": "reference",
     "step.speech": "speech",
@@ -62,11 +63,7 @@ def dry_run(
 ) -> Mapping[str, int]:
     """Run the start of a stream and its first chunks on the meta device.
 
-    Args:
-        spec: sizes of the model.
-        portrait: frame size; both sides are multiples of `spec.size_multiple`.
-        dtype: of the transformer and the VAE.
-        weights: storage of the transformer's weights, which are converted to `dtype` at use.
+    The portrait's sides are multiples of `spec.size_multiple`; `weights` are converted to `dtype` at use.
 
     Returns:
         Stage -> peak in bytes without weights, including tensors that outlive the stage. Stages are "prompt",
@@ -91,12 +88,8 @@ def run_observed(
 ) -> None:
     """Start a stream and compute its first chunks, on any device including the meta device.
 
-    Args:
-        executor: runs the networks.
-        settings: of the stream; loudness adjustment is switched off.
-        picture: `[3, H, W]`, -1..1, the portrait.
-        embeds: the encoded prompt.
-        stage: called with "reference", "speech", "transformer" or "decode" around the work of each stage.
+    `picture` is the portrait, `[3, H, W]`, -1..1. `stage` is called with "reference", "speech", "transformer"
+    or "decode" around the work of each stage.
     """
     # Loudness depends on the values of the samples, which the meta device does not have.
     settings = replace(settings, loudness=LoudnessMode.OFF)
@@ -108,6 +101,7 @@ def run_observed(
         for _ in range(2 if settings.seam.enabled else 1):
             chunk, state = generate_chunk(executor, settings, prepared, samples, state, torch.empty_like)
             with stage("decode"):
+                # The conversion is part of delivering a chunk, and needs a second copy of the frames.
                 chunk.to_uint8()
 
 

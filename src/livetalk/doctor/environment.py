@@ -65,6 +65,7 @@ class Environment:
 
 def inspect_environment() -> Environment:
     """Inspect this machine. With GPUs this creates a CUDA context, which takes about a second."""
+    # From PyTorch, which selects its own kernels by the same features.
     capabilities = torch.cpu.get_capabilities()
     return Environment(
         livetalk=__version__,

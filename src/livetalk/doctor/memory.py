@@ -143,6 +143,7 @@ class MemoryPlan:
 
     def resolve(self, gpu_bytes: int) -> "MemoryPlan":
         """Return the plan for GPUs with `gpu_bytes` free: encoders that do not fit run on the host."""
+        # Encoders choose their device by the free memory when they are used, with the same reserve.
         available = gpu_bytes - self.weight_bytes - CONTEXT_BYTES - ENCODER_RESERVE_BYTES
         if not self.transient_bytes or self.transient_bytes <= available:
             return self
@@ -210,6 +211,7 @@ def smaller_sizes(spec: ModelSpec, portrait: PortraitConfig) -> list[PortraitCon
     if not spec.any_size:
         return []
     multiple = spec.size_multiple
+    # Rounded down, so that no size exceeds its share of the original.
     scaled = [
         PortraitConfig(
             height=int(portrait.height * percent / 100) // multiple * multiple,
@@ -285,6 +287,7 @@ def _offloaded(request: MemoryRequest, form: WeightForm, gpu_bytes: int) -> Iter
     block = plan.weights["slots for offloaded blocks"] // NUM_SLOTS
     spare = gpu_bytes - plan.gpu_bytes
     if spare >= 0:
+        # With `NUM_SLOTS` offloaded blocks or fewer, the slots take as much memory as the blocks.
         most = request.spec.dit.num_layers - NUM_SLOTS - 1
         # Constants of the resident blocks need memory, too, so fewer blocks may fit than `spare // block`.
         for resident in range(max(0, min(most, spare // block)), -1, -1):

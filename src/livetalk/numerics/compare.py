@@ -1,7 +1,7 @@
 """Comparison of two ways to run one model, stage by stage, with the same weights, noise and inputs.
 
-Errors are norms of differences divided by norms. A "relative" error accumulates along the stream. The error
-"alone" is that of one network with its inputs from the first run, so that it is only the network's rounding.
+A "relative" error is the norm of a difference divided by a norm, and accumulates along the stream. The error
+"alone" is that of one network on the inputs of the first run, and so only the network's own rounding.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class StageError:
         stage: such as "chunk 1 velocity 2".
         relative: norm of the difference divided by the norm of the first run's result.
         largest: largest absolute difference of an element.
-        alone: relative error with the first run's inputs; None for results that are no network's output.
+        alone: relative error on the first run's inputs; None for results that are no network's output.
     """
 
     stage: str
@@ -57,21 +57,13 @@ class StageError:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Errors of the second of two runs, in the order of computation.
-
-    Attributes:
-        forms: fast forms of the first and the second run, see `describe_form`.
-    """
+    """Errors of the second of two runs, in the order of computation; `forms` are their fast forms."""
 
     errors: tuple[StageError, ...]
     forms: tuple[str, str] = ("", "")
 
     def worst(self, word: str = "") -> float:
-        """Return the largest relative error of the stages whose names contain `word`.
-
-        Raises:
-            ValueError: there is no such stage.
-        """
+        """Return the largest relative error among stages whose names contain `word`; else `ValueError`."""
         found = [error.relative for error in self.errors if word in error.stage]
         if not found:
             raise ValueError(f"no stage is called {word}")
@@ -93,14 +85,9 @@ class StreamInputs:
 
 
 class Recorder:
-    """Stores every result of a stream and every call of its networks, by stage.
-
-    Attributes:
-        results: float32 on the CPU, in the order of computation.
-    """
+    """Stores every result of a stream and every call of its networks, by stage, in float32 on the CPU."""
 
     def __init__(self) -> None:
-        """Create an empty recorder."""
         self.results: dict[str, Tensor] = {}
         self.calls: dict[str, Call] = {}
         self._chunk = 0
@@ -155,8 +142,6 @@ class Recorder:
 
 
 class _ObservedDiT:
-    """Proxy of a transformer that records its calls."""
-
     def __init__(self, dit: DiT, recorder: Recorder) -> None:
         self._dit = dit
         self._recorder = recorder
@@ -171,8 +156,6 @@ class _ObservedDiT:
 
 
 class _ObservedVAE:
-    """Proxy of a VAE that records its calls."""
-
     def __init__(self, vae: CausalVideoVAE, recorder: Recorder) -> None:
         self._vae = vae
         self._recorder = recorder
@@ -317,6 +300,7 @@ def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
     rng = torch.Generator().manual_seed(source.seed)
     portrait, geometry = model.spec.portrait, model.settings.geometry
     if source.picture is None:
+        # Smooth, as portraits are: the VAE would lose most of white noise.
         coarse = torch.rand(1, 3, 8, 8, generator=rng) * 1.6 - 0.8
         picture = F.interpolate(coarse, size=(portrait.height, portrait.width), mode="bilinear")[0]
     else:

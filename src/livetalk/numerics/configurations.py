@@ -29,7 +29,7 @@ class Configuration:
 def parse_configuration(name: str, base: RunConfig | None = None) -> Configuration:
     """Parse words, see `parse_run`, such as "eager-float32" or "fp8-fa3fp8-bfloat16".
 
-    `base` supplies all other values; None is `RunConfig()`.
+    `base` supplies all other values.
 
     Raises:
         InputError: the words are invalid, the precision is missing, or several GPUs are requested.
@@ -43,11 +43,9 @@ def parse_configuration(name: str, base: RunConfig | None = None) -> Configurati
 
 
 def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
-    """Apply the fast forms of a configuration, the same as in every other command.
+    """Apply the fast forms of a configuration to a model from `load_model`, whose networks change in place.
 
-    Where kernels cannot run, their plain twins are used, and without a GPU FP8 products use their reference.
-
-    The model comes from `load_model` with the configuration's run; its networks are changed in place.
+    Plain twins replace kernels and FP8 products where these cannot run.
 
     Raises:
         InputError: a form of the configuration cannot run on the model's device.
@@ -56,11 +54,7 @@ def apply_configuration(model: AvatarModel, configuration: Configuration) -> Ava
 
 
 def check_device(configuration: Configuration, device: torch.device) -> None:
-    """Refuse FP8 products that a GPU cannot compute, before anything is loaded.
-
-    Raises:
-        InputError: the GPU has no FP8, or the precision is not bfloat16, which its FP8 products need.
-    """
+    """Raise `InputError` for FP8 products that a GPU cannot compute, before anything is loaded."""
     if not configuration.run.acceleration.float8 or device.type != "cuda":
         return
     wide = configuration.dtype is not torch.bfloat16
@@ -79,7 +73,7 @@ def sharpen_attention(dit: DiT, factor: float) -> None:
     """Multiply the logits of a transformer's self-attention, through the weights of the queries' norm.
 
     Logits have a standard deviation of 0.6 to 1 with random weights, and of 2 to 4 in the shipped model.
-    Nearly uniform attention is a mean over all tokens, which hides the error of a kernel in a single token.
+    Nearly uniform attention averages all tokens, which hides the error of a kernel in a single token.
 
     Call it before any configuration is applied and with all blocks on the device; weights change in place.
     """

@@ -24,7 +24,6 @@ class AttentionCore(nn.Module):
     """Attention as a module, which a network's fast or parallel form may replace."""
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `attention(q, k, v, mask)`."""
         return attention(q_BLNE, k_BSNE, v_BSNE, mask)
 
     def with_lse(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor) -> tuple[Tensor, Tensor]:

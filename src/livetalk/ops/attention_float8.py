@@ -22,18 +22,12 @@ FLOAT8_ATTENTION_ERROR = 0.06
 
 
 class QuantizedHeads(NamedTuple):
-    """Queries, keys or values in FP8.
-
-    Attributes:
-        levels: `[B, S, N, E]` e4m3.
-        scale: `[B, N]` float32; a head is its levels times its scale.
-    """
+    """Queries, keys or values in FP8: levels `[B, S, N, E]` e4m3 times a scale `[B, N]` float32 per head."""
 
     levels: Tensor
     scale: Tensor
 
     def dequantize(self) -> Tensor:
-        """Return `[B, S, N, E]` float32."""
         return self.levels.float() * self.scale[:, None, :, None]
 
 
@@ -71,8 +65,7 @@ Quantize = Callable[[Tensor, Tensor, Tensor], tuple[QuantizedAttention, Tensor]]
 def restore_lse(lse_BNL: Tensor, q_BLNE: Tensor, key_mean_B1NE: Tensor) -> Tensor:
     """Convert a log-sum-exp over keys without their mean to one over the original keys.
 
-    `lse_BNL` is `[B, N, L]`, the result `[B, L, N]`, both float32; `q_BLNE` are the queries before
-    quantisation.
+    `lse_BNL` is `[B, N, L]`, the result `[B, L, N]`, both float32; the queries are not quantised.
     """
     offset: Tensor = torch.linalg.vecdot(q_BLNE.float(), key_mean_B1NE) * q_BLNE.shape[-1] ** -0.5
     return lse_BNL.transpose(1, 2) + offset

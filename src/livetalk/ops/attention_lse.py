@@ -19,7 +19,7 @@ PROBE_LENGTH = 256
 def probe_heads(
     device: torch.device, dtype: torch.dtype, num_heads: int, head_dim: int, requires_grad: bool = False
 ) -> Tensor:
-    """Return an uninitialised tensor for queries to PyTorch, `[1, num_heads, PROBE_LENGTH, head_dim]`."""
+    """Return an uninitialised tensor `[1, num_heads, PROBE_LENGTH, head_dim]`, to query PyTorch's choice."""
     shape = (1, num_heads, PROBE_LENGTH, head_dim)
     return torch.empty(shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
@@ -68,8 +68,8 @@ def _kernel_for(q: Tensor, k: Tensor, v: Tensor) -> SDPBackend:
 def pytorch_kernel_with_lse(kernel: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Run one of PyTorch's fused kernels on `[B, N, L, E]` tensors that it supports.
 
-    `kernel` is CUDNN_ATTENTION, FLASH_ATTENTION or EFFICIENT_ATTENTION; on a CPU, FLASH_ATTENTION. Returns
-    the output and the log-sum-exp, `[B, N, L]` float32 (float64 for float64 values).
+    On a CPU `kernel` is FLASH_ATTENTION. Returns the output and the log-sum-exp, `[B, N, L]` float32 (float64
+    for float64 values).
     """
     if q.device.type == "cpu":
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
@@ -97,12 +97,12 @@ def reference_attention_with_lse(q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor)
 def merge_attention(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Merge attention over disjoint sets of keys into attention over all of them.
 
-    `parts` are pairs of output `[B, L, N, E]` and log-sum-exp `[B, L, N]`, at least one. The result has the
-    same shapes and dtypes; it is summed in the dtype of the log-sum-exp and rounded once. A query without
-    keys in any part gives NaN.
+    `parts` are pairs of output `[B, L, N, E]` and log-sum-exp `[B, L, N]`. The result has the same shapes and
+    dtypes; it is summed in the dtype of the log-sum-exp and rounded once. A query without keys gives NaN.
     """
     lse = torch.stack([part[1] for part in parts])
     total = lse.logsumexp(0)
+    # At most 1, so that no part overflows.
     weights = (lse - total).exp()
     out = parts[0][0].to(lse.dtype) * weights[0][..., None]
     for (value, _), weight in zip(parts[1:], weights[1:], strict=True):

@@ -29,14 +29,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class AttentionSpec(NamedTuple):
-    """Device, dtype and sizes for which an attention kernel is chosen.
-
-    Attributes:
-        device: CPU or CUDA.
-        dtype: dtype of queries, keys and values.
-        head_dim: width of a head.
-        num_heads: heads on this device.
-    """
+    """What an attention kernel is chosen for; `num_heads` counts the heads on this device."""
 
     device: torch.device
     dtype: torch.dtype
@@ -54,7 +47,7 @@ class AttentionKernel:
         problem: returns in a few words why the kernel cannot run for a spec, or None.
         float8: whether inputs are quantised to e4m3. `attend` then accepts `quantize` and `restore` as
             `float8_attention` does, and `attend_quantized` runs it on quantised inputs.
-        load: loads the kernel before the first call; None if nothing is to be loaded.
+        load: loads the kernel before the first call; None if there is nothing to load.
     """
 
     name: str
@@ -72,11 +65,7 @@ class KernelCore(AttentionCore):
         self.kernel = kernel
 
     def forward(self, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return `[B, L, N, E]` in the dtype of `v_BSNE`.
-
-        Raises:
-            ValueError: a mask is given; named kernels do not support masks.
-        """
+        """Return `[B, L, N, E]` in the dtype of `v_BSNE`; `ValueError` for a mask."""
         if mask is not None:
             raise ValueError(f"attention kernel {self.kernel.name} takes no mask")
         options = {"restore": False} if self.kernel.float8 else {}
@@ -95,6 +84,7 @@ class KernelCore(AttentionCore):
         self, attend: Attend, q_BLNE: Tensor, k_BSNE: Tensor, v_BSNE: Tensor
     ) -> tuple[Tensor, Tensor]:
         q, k = q_BLNE.type_as(v_BSNE), k_BSNE.type_as(v_BSNE)
+        # Fused kernels reject empty tensors.
         if not q.shape[1] or not k.shape[1]:
             return reference_attention_with_lse(q, k, v_BSNE)
         return attend(q, k, v_BSNE)
@@ -104,7 +94,7 @@ class KernelCore(AttentionCore):
 
 
 def accepts_float8_heads(core: nn.Module) -> bool:
-    """Return whether an attention core can read heads that a preceding kernel quantised."""
+    """Whether an attention core can read heads that a preceding kernel quantised."""
     return isinstance(core, KernelCore) and core.kernel.float8
 
 
@@ -112,7 +102,7 @@ def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collectio
     """Run attention inside a network on one loaded kernel; return the number of cores replaced.
 
     `parts` names the modules whose `core` is replaced, such as "self_attention". Cores of other classes, such
-    as parallel ones, keep theirs.
+    as parallel ones, stay.
     """
     owners = [owner for name, owner in module.named_modules() if name.rpartition(".")[2] in parts]
     replaced = 0
@@ -125,13 +115,13 @@ def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collectio
 
 @dataclass(frozen=True, slots=True)
 class AttentionBackend:
-    """Availability of a kernel on this machine.
+    """Availability of a kernel on this machine, for display.
 
     Attributes:
         name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" belong to fa3-fwd.
         available: whether it can run here.
         chosen: whether it is the default.
-        reason: why it is chosen or not, in a few words.
+        reason: for `chosen` or not, in a few words.
     """
 
     name: str
@@ -163,7 +153,6 @@ def _describe(kernel: AttentionKernel, work: AttentionSpec, chosen: str) -> Atte
 
 
 def pytorch_choice(work: AttentionSpec) -> str:
-    """Return the name of PyTorch's first choice."""
     return _PYTORCH_NAMES[_chosen_kernel(work)]
 
 

@@ -14,6 +14,8 @@ from livetalk.ops.low_precision import FLOAT8
 
 PACKAGE = "fa3_fwd"
 CAPABILITY = (9, 0)
+"""The kernels use instructions that only Hopper has."""
+
 HEAD_STEP = 8
 MAX_HEAD_DIM = 256
 
@@ -34,11 +36,7 @@ def fa3_problem(device: torch.device, dtype: torch.dtype, head_dim: int) -> str 
 
 
 def load_fa3() -> None:
-    """Load the kernels.
-
-    Raises:
-        InputError: the package is missing or was built for another version of PyTorch or CUDA.
-    """
+    """Load the kernels; `InputError` if the package is missing or built for another PyTorch or CUDA."""
     try:
         importlib.import_module(f"{PACKAGE}._C")
     except (ImportError, OSError) as error:
@@ -56,8 +54,7 @@ def fa3(
 ) -> tuple[Tensor, Tensor]:
     """Attend on FlashAttention 3; return the output in bfloat16 and the log-sum-exp `[B, N, L]` float32.
 
-    Inputs are bfloat16 or e4m3 with contiguous last dimensions. The scales, `[B, N]` float32, are the factors
-    of e4m3 inputs.
+    Inputs are bfloat16 or e4m3 with contiguous last dimensions; the scales `[B, N]` float32 are for e4m3.
     """
     return _run(q_BLNE, k_BSNE, v_BSNE, (q_scale, k_scale, v_scale), None)
 

@@ -45,6 +45,7 @@ def quantize_channels(weight: Tensor, byte_format: ByteFormat) -> tuple[Tensor, 
 
 def dequantize_channels(levels: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return levels times scales, multiplied in float32 and rounded once to `dtype`."""
+    # In place: the kernel promotes each entry, so that no float32 copy of the weight exists.
     return levels.to(dtype).mul_(scale)
 
 
@@ -71,5 +72,4 @@ class ByteLinear(nn.Module):
         return dequantize_channels(self.weight, self.weight_scale, dtype)
 
     def extra_repr(self) -> str:
-        """Describe the layer as `nn.Linear` does, with its storage dtype."""
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.weight.dtype}"

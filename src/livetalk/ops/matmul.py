@@ -19,12 +19,7 @@ MIN_SCALE = 1e-12
 
 
 class QuantizedRows(NamedTuple):
-    """Activations in FP8.
-
-    Attributes:
-        levels: `[..., K]` e4m3.
-        scale: `[..., 1]` float32; a row is its levels times its scale.
-    """
+    """Activations in FP8: a row is its levels `[..., K]` e4m3 times its scale `[..., 1]` float32."""
 
     levels: Tensor
     scale: Tensor
@@ -42,6 +37,7 @@ def quantize_rows(x: Tensor) -> QuantizedRows:
     """
     wide = x.float()
     scale = (wide.abs().amax(-1, keepdim=True) / FLOAT8_MAX).clamp_min(MIN_SCALE)
+    # Multiplied by the reciprocal, as the Triton kernels do, so that both round alike.
     return QuantizedRows((wide * scale.reciprocal()).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale)
 
 
@@ -59,8 +55,8 @@ def scaled_matmul(
 ) -> Tensor:
     """Multiply quantised activations by a quantised weight; return `[..., N]` in `dtype`.
 
-    Other devices than CUDA run `scaled_matmul_reference`. CUDA requires K and N to be multiples of 16 and a
-    bfloat16 result. `weight` is `[N, K]` e4m3, contiguous, `weight_scale` `[N, 1]` float32.
+    `weight` is `[N, K]` e4m3, contiguous, `weight_scale` `[N, 1]` float32. CUDA requires K and N to be
+    multiples of 16 and a bfloat16 result; other devices run `scaled_matmul_reference`.
     """
     if weight.device.type != "cuda":
         return scaled_matmul_reference(rows, weight, weight_scale, bias, dtype)

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNEL_NORM_MIN = 1e-12
+"""Lower bound of the norm, as in the published VAE; positions of zeros stay zero."""
 
 
 class RMSNorm(nn.Module):
     """Root mean square norm over the last dimension with a learned weight."""
 
     def __init__(self, dim: int, eps: float) -> None:
-        """Normalise vectors of width `dim`; `eps` is added to the mean square."""
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
@@ -43,13 +43,11 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
 
 
 def channel_rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Divide each position of `x` `[B, C, ...]`, channels last, by its RMS, and scale by `weight` `[C]`.
-
-    All-zero positions stay zero.
-    """
+    """Divide each position of `x` `[B, C, ...]`, channels last, by its RMS, and scale by `weight` `[C]`."""
     weight = weight.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
     # On a CPU, dtype=float32 would copy x; vector_norm sums in float32 there anyway and rounds only the norm.
     dtype = None if x.device.type == "cpu" else torch.float32
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=dtype).clamp_min(CHANNEL_NORM_MIN)
     y: torch.Tensor = x * (x.shape[1] ** 0.5 / norm).to(x.dtype)
+    # In place without gradients: the frames are the largest tensors of the VAE.
     return y * weight if torch.is_grad_enabled() else y.mul_(weight)

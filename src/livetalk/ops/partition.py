@@ -17,7 +17,6 @@ class IndexRange:
 
     @property
     def span(self) -> slice:
-        """The range as a slice."""
         return slice(self.start, self.stop)
 
     def overlap(self, other: "IndexRange") -> "IndexRange":

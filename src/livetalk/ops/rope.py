@@ -17,13 +17,10 @@ class RopeTables(NamedTuple):
 
 
 def axis_widths(head_dim: int) -> tuple[int, int, int]:
-    """Split a head's width over time, height and width.
-
-    Raises:
-        ValueError: `head_dim` is odd or below 6.
-    """
+    """Split a head's width over time, height and width; `ValueError` if it is odd or below 6."""
     if head_dim % 2 or head_dim < 6:
         raise ValueError(f"head_dim must be even and at least 6, got {head_dim}")
+    # The published split: time takes the rest, 44, 42 and 42 of 128.
     spatial = 2 * (head_dim // 6)
     return head_dim - 2 * spatial, spatial, spatial
 

@@ -21,9 +21,7 @@ class LabSpace(NamedTuple):
     Attributes:
         to_xyz: the matrix from linear RGB to XYZ divided by the white point, nine entries in row order.
         to_rgb: its inverse.
-        cube_threshold: Lab takes the cube root above it, and a line below it.
-        slope: slope of the line.
-        offset: offset of the line.
+        cube_threshold: Lab takes the cube root above it, and a line with `slope` and `offset` below it.
     """
 
     to_xyz: tuple[float, ...]
@@ -53,6 +51,7 @@ class ColorTarget(NamedTuple):
 def _linear(value):
     """Convert a pixel value, -1..1, to linear light."""
     unit = tl.clamp((value + 1) / 2, 0.0, 1.0)
+    # The sRGB curve of IEC 61966-2-1. The lower bound keeps the unused branch finite.
     curve = tl.exp2(2.4 * tl.log2((tl.maximum(unit, 0.04045) + 0.055) / 1.055))
     return tl.where(unit > 0.04045, curve, unit / 12.92)
 
@@ -173,9 +172,9 @@ def _map_kernel(
 
 
 def match_color_on_triton(pixels: Tensor, target: ColorTarget, space: LabSpace) -> Tensor:
-    """Give each frame the mean and deviation of a target, in Lab.
+    """Give each frame of `[B, 3, F, H, W]`, -1..1, the Lab mean and deviation of a target.
 
-    `pixels` are `[B, 3, F, H, W]`, -1..1, any float dtype. Returns float32, contiguous, -1..1.
+    Returns float32, contiguous, -1..1.
     """
     batch, _, frames, height, width = pixels.shape
     if pixels.stride(3) != width * pixels.stride(4):
@@ -217,5 +216,6 @@ def _join_moments(moments: Tensor, num_pixels: int) -> tuple[Tensor, Tensor]:
     pieces = torch.arange(means.shape[2], device=means.device) * PIXELS
     counts = (num_pixels - pieces).clamp_max(PIXELS)[:, None].float()
     mean = (means * counts).sum(2) / num_pixels
+    # Deviations from local means plus those of the means: a sum of squares would cancel in float32.
     spread = squares + counts * (means - mean[:, :, None]) ** 2
     return mean, (spread.sum(2) / num_pixels).sqrt()

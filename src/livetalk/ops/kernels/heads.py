@@ -106,6 +106,8 @@ def _head_scale_kernel(
         centre = tl.load(bounds + at + 2 * width, mask=channel < HEAD, other=0.0)
         low, high = low - centre, high - centre
     peak = tl.max(tl.maximum(high, -low), 0)
+    # `FLOAT8_MAX` and `MIN_SCALE`: a kernel cannot read Python globals. `div_rn` rounds as PyTorch does; the
+    # default division of Triton does not.
     divisor = tl.maximum(tl.div_rn(peak, 448.0), 1e-12)
     at = sample * tl.num_programs(0) + head
     tl.store(scale + at, divisor)
@@ -155,11 +157,7 @@ def split_heads_on_triton(
     measure: bool = False,
     out: Sequence[Tensor] | None = None,
 ) -> tuple[Sequence[Tensor], HeadRange | None]:
-    """Compute `FusedKernels.split_heads`.
-
-    Raises:
-        ValueError: `out` has other shapes or different strides, or the heads of a group are not contiguous.
-    """
+    """Compute `FusedKernels.split_heads`; `ValueError` if `out` has other shapes or strides."""
     batch, num_tokens, width = x.shape
     num_heads, groups = heads
     shape = (batch, num_tokens, num_heads // groups, width // num_heads)
@@ -168,6 +166,7 @@ def split_heads_on_triton(
     _check_groups(out, groups, shape)
     x = x if x.stride(-1) == 1 else x.contiguous()
     flat = [group.flatten(2) for group in out]
+    # Values: one kernel adds the bias, stores and measures.
     if measure and norm is None and rope is None:
         return out, find_range_on_triton(x.chunk(groups, -1), num_heads, bias, flat)
     _split_heads_kernel[(num_tokens, batch)](
@@ -208,11 +207,7 @@ def quantize_heads_on_triton(x: Tensor, head_range: HeadRange, *, centre: bool) 
 def quantize_heads_into_on_triton(
     x: Tensor, head_range: HeadRange, out: Sequence[Tensor], *, centre: bool
 ) -> Tensor:
-    """Compute `FusedKernels.quantize_heads_into`.
-
-    Raises:
-        ValueError: `out` has other shapes or different strides, or the heads of a group are not contiguous.
-    """
+    """Compute `FusedKernels.quantize_heads_into`; `ValueError` if `out` has other shapes or strides."""
     batch, num_tokens, num_heads, head = x.shape
     groups, width = len(out), num_heads * head
     _check_groups(out, groups, (batch, num_tokens, num_heads // groups, head))

@@ -28,11 +28,9 @@ class Branch(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """The map after a layer norm: `norm * weight + bias`, in float32.
+    """The map after a layer norm, `norm * weight + bias` in float32.
 
-    Attributes:
-        weight: `[D]`, or `[B, 1, D]` (1 + scale of a modulation), any float dtype.
-        bias: of the shape of `weight` (shift of a modulation).
+    Both are `[D]`, or `[B, 1, D]` (1 + scale and shift of a modulation), of any float dtype.
     """
 
     weight: Tensor
@@ -40,12 +38,7 @@ class Affine(NamedTuple):
 
 
 class HeadNorm(NamedTuple):
-    """The norm of queries or keys, which spans all heads.
-
-    Attributes:
-        weight: `[D]`.
-        eps: added to the mean square.
-    """
+    """The RMS norm of queries or keys, which spans all heads; `weight` is `[D]`."""
 
     weight: Tensor
     eps: float
@@ -54,25 +47,21 @@ class HeadNorm(NamedTuple):
 class HeadRange(NamedTuple):
     """Range of every channel of every head over the tokens.
 
-    Attributes:
-        bounds: `[B, 3, N, E]` float32, contiguous: minimum, maximum and mean over the tokens.
+    `bounds` is `[B, 3, N, E]` float32, contiguous: minimum, maximum and mean, each `[B, N, E]`.
     """
 
     bounds: Tensor
 
     @property
     def lowest(self) -> Tensor:
-        """Minimum over the tokens, `[B, N, E]`."""
         return self.bounds[:, 0]
 
     @property
     def highest(self) -> Tensor:
-        """Maximum over the tokens, `[B, N, E]`."""
         return self.bounds[:, 1]
 
     @property
     def mean(self) -> Tensor:
-        """Mean over the tokens, `[B, N, E]`."""
         return self.bounds[:, 2]
 
 
@@ -115,24 +104,24 @@ class FusedKernels(Protocol):
         """Return the range of heads `[B, L, N, E]` of any strides."""
 
     def join_ranges(self, bounds: Tensor) -> HeadRange:
-        """Merge the ranges of P ranks' tokens.
+        """Merge the ranges of P ranks' tokens, `[P, B, 3, N, E]` float32.
 
-        `bounds` is `[P, B, 3, N, E]` float32: minimum, maximum, and the mean weighted with the rank's share
-        of the tokens, so that the sum over ranks is the mean over all tokens.
+        Each mean is weighted with the rank's share of the tokens, so that the means add up to that of all
+        tokens.
         """
 
     def quantize_heads(self, x: Tensor, head_range: HeadRange, *, centre: bool) -> QuantizedHeads:
-        """Quantise heads `[B, L, N, E]`, of any strides, to e4m3 by their range.
+        """Quantise heads `[B, L, N, E]`, of any strides, to e4m3 by their range; `centre` subtracts the mean.
 
-        The range may be that of more tokens than those of `x`. `centre` subtracts the mean, as for keys.
+        The range may include tokens of other ranks.
         """
 
     def quantize_heads_into(
         self, x: Tensor, head_range: HeadRange, out: Sequence[Tensor], *, centre: bool
     ) -> Tensor:
-        """Compute `quantize_heads` and write the levels by groups of heads.
+        """Compute `quantize_heads`, and write the levels by groups of heads to `out`, as `split_heads` does.
 
-        `out` holds e4m3 tensors as for `split_heads`. Returns the scales of all heads, `[B, N]` float32.
+        Returns the scales of all heads, `[B, N]` float32.
         """
 
     def layer_norm(self, x: Tensor, affine: Affine, eps: float, *, quantize: bool) -> Tensor | QuantizedRows:
@@ -166,16 +155,11 @@ class FusedKernels(Protocol):
     def channel_norm(
         self, x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """Divide each pixel by the RMS of its channels, scale, and optionally apply SiLU.
+        """Add a bias `[C]`, divide each pixel by the RMS of its channels, scale, and optionally apply SiLU.
 
-        Args:
-            x: `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor; all-zero
-                pixels stay zero.
-            weight: `[C]`.
-            silu: whether to apply SiLU.
-            bias: `[C]`, added first: the bias that the preceding convolution left out.
-            out: tensor to write, with the shape and layout of `x` except for the stride between samples, such
-                as the end of a longer buffer. None allocates one.
+        `x` is `[B, C, T, H, W]` in channels_last_3d memory, or the first channels of such a tensor; all-zero
+        pixels stay zero without a bias. `out` has the shape and layout of `x`, except for the stride between
+        samples, such as the end of a longer buffer.
         """
 
     def add_channels(self, x: Tensor, bias: Tensor, skip: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def _channel_norm_kernel(
     sample = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, BLOCK)
+    # Offsets are 64-bit, because decoded frames can have more than 2^31 values.
     at = pixel[:, None] * CHANNELS + channel[None, :]
     inside = (pixel < num_pixels)[:, None] & (channel < CHANNELS)[None, :]
     source = x + sample * x_batch_stride + pixel[:, None] * x_pixel_stride + channel[None, :]
@@ -106,12 +107,7 @@ def _join_phases_kernel(
 def channel_norm_on_triton(
     x: Tensor, weight: Tensor, *, silu: bool, bias: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Compute `FusedKernels.channel_norm`.
-
-    Raises:
-        ValueError: `out` does not have the shape of `x`, or its samples are not contiguous with channels
-            last.
-    """
+    """Compute `FusedKernels.channel_norm`; `ValueError` if `out` has another shape or layout."""
     x = _with_even_pixels(x)
     if out is None:
         out = torch.empty_like(x, memory_format=torch.channels_last_3d)

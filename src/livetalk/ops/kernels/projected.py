@@ -18,14 +18,7 @@ KEYS = 1
 
 
 class Projected(NamedTuple):
-    """Queries, keys or values with the operations that remain: arguments of `FusedKernels.split_heads`.
-
-    Attributes:
-        product: `[B, L, D]`.
-        bias: `[D]`, or None.
-        norm: for queries and keys, or None.
-        rope: tables of the L tokens, or None.
-    """
+    """Queries, keys or values `[B, L, D]` with the operations that remain: arguments of `split_heads`."""
 
     product: Tensor
     bias: Tensor | None

@@ -60,6 +60,7 @@ def _note_ranges_kernel(
         y = tl.load(
             x + sample * x_batch_stride + row * x_row_stride + column[None, :], mask=inside, other=0.0
         )
+        # Rounded before the range is taken, because quantisation reads the stored values.
         rounded = (y.to(tl.float32) + added[None, :]).to(out.dtype.element_ty)
         if STORE:
             at = sample * out_batch_stride + row * out_row_stride + column[None, :]

@@ -38,6 +38,7 @@ class TorchKernels:
         if rope is not None:
             y = rotate_real(y, rope)
         rounded = y.type_as(x)
+        # Measured after rounding: quantisation reads the rounded heads, and its range must include them.
         head_range = self.measure_heads(rounded) if measure else None
         split = _by_group(rounded, groups)
         return split.contiguous().unbind(0) if out is None else _write(split, out), head_range

@@ -80,6 +80,7 @@ def _add_branch(
             added += _load_shared(branch_bias + column, inside)
         if HAS_GATE:
             added *= _load_shared(gate + column, inside)
+        # The norm reads the rounded sum, as in the plain twin, where the sum is stored before the norm.
         rounded = (y + added).to(total.dtype.element_ty)
         tl.store(total + at + column, rounded, mask=inside)
         y = rounded.to(tl.float32)
@@ -268,6 +269,7 @@ def _map_tokens(
     total = x if branch is None else torch.empty_like(x)
     out = torch.empty_like(x, dtype=FLOAT8 if quantize else x.dtype) if affine is not None else x
     scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32) if quantize else x
+    # Unused pointers still need a tensor; the kernel's flags say which ones it reads.
     added = Branch(x) if branch is None else branch
     weight, affine_stride = (x, 0) if affine is None else _per_sample(affine.weight, x)
     bias, _ = (x, 0) if affine is None else _per_sample(affine.bias, x)
@@ -317,11 +319,7 @@ def gelu_on_triton(x: Tensor, bias: Tensor | None, *, quantize: bool) -> Tensor 
 
 
 def quantize_rows_on_triton(x: Tensor | Sequence[Tensor], other: Tensor | None = None) -> QuantizedRows:
-    """Compute `FusedKernels.quantize_rows`.
-
-    Raises:
-        ValueError: groups of heads differ in shape or strides.
-    """
+    """Compute `FusedKernels.quantize_rows`; `ValueError` if groups of heads differ in shape or strides."""
     groups = tuple(_with_unit_stride(part) for part in ((x,) if isinstance(x, Tensor) else x))
     first = groups[0]
     if any((part.shape, part.stride()) != (first.shape, first.stride()) for part in groups):
