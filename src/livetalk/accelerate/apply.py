@@ -40,17 +40,15 @@ class AccelerationConfig:
     Attributes:
         fast: forms that change results by rounding only: one product for queries, keys and values, fused
             elementwise kernels in the blocks and the VAE, and absorbed speech within the memory budget.
-        float8: compute the matrix products of the blocks in FP8; implies `fast`.
         attention: kernel of the self-attention, a key of `ATTENTION_KERNELS`; "auto" is PyTorch's choice.
         kernels: fused elementwise kernels; "auto" is Triton if it can run, else the plain layers.
-        graphs: with several GPUs, replay the blocks of `fast` from CUDA graphs.
     """
 
     fast: bool = False
-    float8: bool = False
+    float8: bool = False  # compute the matrix products of the blocks in FP8; implies `fast`
     attention: str = AUTO
     kernels: KernelChoice = AUTO
-    graphs: bool = True
+    graphs: bool = True  # with several GPUs, replay the blocks of `fast` from CUDA graphs
 
     def __post_init__(self) -> None:
         if self.attention not in (AUTO, *ATTENTION_KERNELS):
@@ -78,18 +76,14 @@ class Acceleration:
     """The fast forms that were applied.
 
     Attributes:
-        float8_layers: number of linear layers that multiply in FP8.
-        kernels: "plain", "torch" or "triton".
-        graphs: whether blocks are to be replayed from CUDA graphs if several GPUs share the work.
-        reference: whether FP8 products run on their plain twin.
         match_color: matches colours on the same kernels.
     """
 
     attention: str
-    float8_layers: int
-    kernels: str
-    graphs: bool = False
-    reference: bool = False
+    float8_layers: int  # number of linear layers that multiply in FP8
+    kernels: str  # "plain", "torch" or "triton"
+    graphs: bool = False  # whether blocks are to be replayed from CUDA graphs if several GPUs share the work
+    reference: bool = False  # whether FP8 products run on their plain twin
     match_color: MatchColor = field(default=match_color, compare=False, repr=False)
 
     def __str__(self) -> str:

@@ -96,18 +96,12 @@ _NOTHING = cast("weakref.ref[Tensor]", _nothing)
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """A captured pass.
-
-    Attributes:
-        static_inputs: the tensors that it reads.
-        result: the tensor that it writes.
-        copied: for each input, the tensor last copied there.
-    """
+    """A captured pass."""
 
     graph: torch.cuda.CUDAGraph
-    static_inputs: list[Tensor]
-    result: Tensor
-    copied: list["weakref.ref[Tensor]"]
+    static_inputs: list[Tensor]  # the tensors that it reads
+    result: Tensor  # the tensor that it writes
+    copied: list["weakref.ref[Tensor]"]  # for each input, the tensor last copied there
 
     def replay(self, inputs: BlockInputs) -> Tensor:
         """Copy the inputs that changed, and replay."""

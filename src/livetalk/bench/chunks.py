@@ -41,20 +41,16 @@ class Measurement:
     """Results of one measurement.
 
     Attributes:
-        intervals_ms: between the arrivals of consecutive chunks' frames in host memory.
         first_ms: per new stream, from its available audio to its first chunk's frames in host memory.
         first_progressive_ms: per new progressive stream, from its audio to its first decoded frames.
-        spans: of the measured chunks and the additional ones around them.
-        num_span_chunks: number of chunks in `spans`.
-        peak_memory_gb: as in `BenchRecord`, as are the two that follow.
     """
 
-    intervals_ms: tuple[float, ...]
+    intervals_ms: tuple[float, ...]  # between the arrivals of consecutive chunks' frames in host memory
     first_ms: tuple[float, ...]
     first_progressive_ms: tuple[float, ...]
-    spans: tuple[TimedSpan, ...]
-    num_span_chunks: int
-    peak_memory_gb: float
+    spans: tuple[TimedSpan, ...]  # of the measured chunks and the additional ones around them
+    num_span_chunks: int  # number of chunks in `spans`
+    peak_memory_gb: float  # as in `BenchRecord`, like the two fields below
     peak_reserved_gb: float | None
     memory_growth_gb: float | None
 

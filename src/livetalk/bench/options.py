@@ -23,25 +23,16 @@ DEFAULT_WARM_UP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """One measurement.
-
-    Attributes:
-        size: of the frames, None for the model's own.
-        num_steps: denoising steps, None for the model's own.
-        latents_per_decode: latent frames that are decoded together, None for the model's own.
-        chunks: number of measured chunks.
-        warm_up: number of chunks before them.
-        commit: of the source, for a copy without its repository.
-    """
+    """One measurement."""
 
     source: ModelSource = field(default_factory=ModelSource)
     run: RunConfig = field(default_factory=RunConfig)
-    size: str | None = None
-    num_steps: int | None = None
-    latents_per_decode: int | None = None
-    chunks: int = DEFAULT_CHUNKS
-    warm_up: int = DEFAULT_WARM_UP
-    commit: str | None = None
+    size: str | None = None  # of the frames, None for the model's own
+    num_steps: int | None = None  # denoising steps, None for the model's own
+    latents_per_decode: int | None = None  # latent frames that are decoded together, None for the model's own
+    chunks: int = DEFAULT_CHUNKS  # number of measured chunks
+    warm_up: int = DEFAULT_WARM_UP  # number of chunks before them
+    commit: str | None = None  # of the source, for a copy without its repository
 
     def __post_init__(self) -> None:
         """Raise `InputError` for too few chunks or an invalid commit."""

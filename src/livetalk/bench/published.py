@@ -5,25 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedTiming:
-    """A row of a published table; None where the table has no value.
+    """A row of a published table; None where the table has no value."""
 
-    Attributes:
-        source: paper and table.
-        num_gpus: GPUs per stream.
-        speech_ms: speech encoding of a chunk.
-        decode_ms: decoding of a window.
-        encode_ms: encoding of the motion frames.
-        chunk_ms: a whole chunk of 28 frames.
-    """
-
-    source: str
+    source: str  # paper and table
     gpu: str
-    num_gpus: int
-    speech_ms: float | None = None
+    num_gpus: int  # GPUs per stream
+    speech_ms: float | None = None  # speech encoding of a chunk
     step_ms: float
-    decode_ms: float
-    encode_ms: float
-    chunk_ms: float | None = None
+    decode_ms: float  # decoding of a window
+    encode_ms: float  # encoding of the motion frames
+    chunk_ms: float | None = None  # a whole chunk of 28 frames
 
     @property
     def fps(self) -> float | None:

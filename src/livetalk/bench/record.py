@@ -23,57 +23,41 @@ class BenchRecord:
     Gigabytes are 10^9 bytes, of the first GPU, or of the process on a CPU.
 
     Attributes:
-        gpu: name of the GPU, or of the CPU if `num_gpus` is 0.
-        num_workers: processes per stream.
-        threads: CPU threads of each process.
-        size: HEIGHTxWIDTH.
-        precision: of the transformer and the VAE.
-        weights: storage of the transformer's weights.
-        options: all other options, as on the command line.
-        fps: frames computed per second, over all measured chunks.
-        real_time_factor: compute time divided by playing time; below 1 is live.
-        chunk_ms_median: from one chunk's frames in host memory to the next chunk's.
-        first_frame_ms: from the audio of a stream's first chunk to its frames in host memory, median.
         first_frame_progressive_ms: from the same audio to the first decoded piece, median; None in records
             older than the field.
-        peak_memory_gb: during the measured chunks; without a GPU, since the start of the process.
         peak_reserved_gb: reserved by the process on the GPU, including loading; None without a GPU.
-        memory_growth_gb: from the start to the end of the measured chunks; None without a GPU.
-        system: operating system, PyTorch, CUDA, driver and clocks, by name.
-        commit: 40 hexadecimal digits, with the suffix "-dirty" if files were modified, or "unknown".
-        date: ISO 8601 with a time zone, to the second.
     """
 
     model: str
     random_weights: bool
-    gpu: str
+    gpu: str  # name of the GPU, or of the CPU if `num_gpus` is 0
     num_gpus: int
-    num_workers: int
-    threads: int
-    size: str
-    precision: str
-    weights: str
+    num_workers: int  # processes per stream
+    threads: int  # CPU threads of each process
+    size: str  # HEIGHTxWIDTH
+    precision: str  # of the transformer and the VAE
+    weights: str  # storage of the transformer's weights
     attention: str
-    options: tuple[str, ...]
+    options: tuple[str, ...]  # all other options, as on the command line
     steps: int
     window_frames: int
     chunk_frames: int
     chunks: int
     warm_up: int
-    fps: float
-    real_time_factor: float
-    chunk_ms_median: float
+    fps: float  # frames computed per second, over all measured chunks
+    real_time_factor: float  # compute time divided by playing time; below 1 is live
+    chunk_ms_median: float  # from one chunk's frames in host memory to the next chunk's
     chunk_ms_p95: float
-    first_frame_ms: float
+    first_frame_ms: float  # from the audio of a stream's first chunk to its frames in host memory, median
     first_frame_progressive_ms: float | None = None
     stages: dict[str, StageTiming]
-    peak_memory_gb: float
+    peak_memory_gb: float  # during the measured chunks; without a GPU, since the start of the process
     peak_reserved_gb: float | None
-    memory_growth_gb: float | None
+    memory_growth_gb: float | None  # from the start to the end of the measured chunks; None without a GPU
     load_seconds: float
-    system: dict[str, str]
-    commit: str
-    date: str
+    system: dict[str, str]  # operating system, PyTorch, CUDA, driver and clocks, by name
+    commit: str  # 40 hexadecimal digits, with the suffix "-dirty" if files were modified, or "unknown"
+    date: str  # ISO 8601 with a time zone, to the second
 
     def __post_init__(self) -> None:
         """Raise `InputError` for impossible values, because the documentation quotes records."""

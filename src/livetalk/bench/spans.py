@@ -42,15 +42,12 @@ class StageTiming:
     """Times of one stage.
 
     Attributes:
-        median_ms: of single calls.
-        p95_ms: 95th percentile of single calls.
-        per_chunk: number of calls in a chunk.
         sum_ms: sum over the calls of a chunk, averaged over chunks; None in records older than the field.
     """
 
-    median_ms: float
-    p95_ms: float
-    per_chunk: int
+    median_ms: float  # of single calls
+    p95_ms: float  # 95th percentile of single calls
+    per_chunk: int  # number of calls in a chunk
     sum_ms: float | None = None
 
     @property

@@ -15,17 +15,11 @@ MAX_NAMED_KEYS = 5
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Translation of one key prefix.
+    """Translation of one key prefix."""
 
-    Attributes:
-        ours: prefix of a key in this package; `{n}` stands for a number.
-        published: prefix of the published key, with as many `{n}`.
-        trailing: published axes after the first, where the shapes differ.
-    """
-
-    ours: str
-    published: str
-    trailing: tuple[int, ...] | None = None
+    ours: str  # prefix of a key in this package; `{n}` stands for a number
+    published: str  # prefix of the published key, with as many `{n}`
+    trailing: tuple[int, ...] | None = None  # published axes after the first, where the shapes differ
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,16 +37,13 @@ class Repository:
     """The files of one repository that a model needs.
 
     Attributes:
-        folder: subfolder of the user's folder.
-        needed: file patterns; each must match at least one file.
-        optional: patterns of optional files.
         first_of: alternatives in order of preference; the first that exists is used, and one must exist.
     """
 
     repo_id: str
-    folder: str
-    needed: tuple[str, ...]
-    optional: tuple[str, ...] = ()
+    folder: str  # subfolder of the user's folder
+    needed: tuple[str, ...]  # file patterns; each must match at least one file
+    optional: tuple[str, ...] = ()  # patterns of optional files
     first_of: tuple[str, ...] = ()
 
 
@@ -79,18 +76,13 @@ MODELS: dict[str, tuple[Repository, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """One file to download.
-
-    Attributes:
-        sha256: hash of a large file; None for files that the repository stores in git.
-        git_sha1: git's blob hash of such a file; None for large files.
-    """
+    """One file to download."""
 
     url: str
     path: Path
     num_bytes: int
-    sha256: str | None
-    git_sha1: str | None
+    sha256: str | None  # hash of a large file; None for files that the repository stores in git
+    git_sha1: str | None  # git's blob hash of such a file; None for large files
 
     @property
     def part_path(self) -> Path:
@@ -108,16 +100,11 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadPlan:
-    """The files of a download.
-
-    Attributes:
-        folders: repository ID of each subfolder.
-        files: all files, including those that are already complete.
-    """
+    """The files of a download."""
 
     directory: Path
-    folders: dict[str, str]
-    files: tuple[RemoteFile, ...]
+    folders: dict[str, str]  # repository ID of each subfolder
+    files: tuple[RemoteFile, ...]  # all files, including those that are already complete
 
     @property
     def num_bytes(self) -> int:

@@ -43,27 +43,19 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedFiles:
-    """Paths of the parts of a published model.
-
-    Attributes:
-        config: sizes of the transformer.
-        dit: weights of the transformer: one file or the index of several.
-        dit_overlays: files whose weights are added to those of `dit`.
-        audio_config: sizes of the speech encoder; None means those of the base network.
-        manifest: of a model that was exported to this package's format, None otherwise.
-    """
+    """Paths of the parts of a published model."""
 
     model_dir: Path
-    config: Path
-    dit: Path
-    dit_overlays: tuple[Path, ...] = ()
+    config: Path  # sizes of the transformer
+    dit: Path  # weights of the transformer: one file or the index of several
+    dit_overlays: tuple[Path, ...] = ()  # files whose weights are added to those of `dit`
     vae: Path
     text_encoder: Path
     tokenizer: Path
     image_encoder: Path
     audio_encoder: Path
-    audio_config: Path | None
-    manifest: Manifest | None = None
+    audio_config: Path | None  # sizes of the speech encoder; None means those of the base network
+    manifest: Manifest | None = None  # of a model that was exported to this package's format, None otherwise
 
     @property
     def name(self) -> str:

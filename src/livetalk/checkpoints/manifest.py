@@ -23,17 +23,13 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The content of a checkpoint's `config.json`.
-
-    Attributes:
-        format_version: of this layout; increased when older readers could not read it.
-    """
+    """The content of a checkpoint's `config.json`."""
 
     name: str
     version: str
     configs: Mapping[str, Any]
     files: Mapping[str, FileRecord]
-    format_version: int = FORMAT_VERSION
+    format_version: int = FORMAT_VERSION  # of this layout; increased when older readers could not read it
 
 
 def describe_file(path: Path) -> FileRecord:

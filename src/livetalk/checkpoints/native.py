@@ -36,12 +36,11 @@ class Part:
     """The weights of one network to be saved.
 
     Attributes:
-        state: weights by key.
         storage: "float32" or "float16" for all tensors; "int8" stores large tensors of two or more dimensions
             as symmetric 8-bit integers with one scale per output channel (dimension 0), the rest as float16.
     """
 
-    state: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]  # weights by key
     storage: Storage = "float32"
 
 

@@ -33,17 +33,11 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A size in `config.json` that the weights also show.
+    """A size in `config.json` that the weights also show."""
 
-    Attributes:
-        name: in the file.
-        measure: derives it from the shapes of the weights.
-        witness: name of that weight, for messages.
-    """
-
-    name: str
-    measure: Callable[[Shapes], int]
-    witness: str
+    name: str  # in the file
+    measure: Callable[[Shapes], int]  # derives it from the shapes of the weights
+    witness: str  # name of that weight, for messages
 
 
 def _axis(name: str, witness: str, axis: int) -> _Field:

@@ -16,13 +16,9 @@ MAX_SHARD_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class WrittenWeights:
-    """The files of one network.
+    """The files of one network."""
 
-    Attributes:
-        entry: the only weight file, or the index of several.
-    """
-
-    entry: Path
+    entry: Path  # the only weight file, or the index of several
     files: tuple[Path, ...]
 
 

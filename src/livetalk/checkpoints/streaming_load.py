@@ -32,15 +32,10 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class MatchedEntries:
-    """The stored tensors of a network.
+    """The stored tensors of a network."""
 
-    Attributes:
-        weights: by the network's keys, in file order.
-        scales: of quantized weights, by the keys of those weights.
-    """
-
-    weights: Mapping[str, TensorEntry]
-    scales: Mapping[str, TensorEntry]
+    weights: Mapping[str, TensorEntry]  # by the network's keys, in file order
+    scales: Mapping[str, TensorEntry]  # of quantized weights, by the keys of those weights
 
 
 def fill_network(

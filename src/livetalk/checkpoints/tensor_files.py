@@ -44,15 +44,10 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
-    """All tensors of one network, from one or several files.
+    """All tensors of one network, from one or several files."""
 
-    Attributes:
-        origin: the file or index that lists them, for messages.
-        entries: by name, in file order.
-    """
-
-    origin: Path
-    entries: Mapping[str, TensorEntry]
+    origin: Path  # the file or index that lists them, for messages
+    entries: Mapping[str, TensorEntry]  # by name, in file order
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -15,13 +15,11 @@ class WindowBatch:
 
     Attributes:
         video: [B, F, 3, H, W], float32, 0..1; the last frame may be a reference, see `ClipMemory.sample`.
-        face_box: [B, 4], shares of the frame.
-        mouth_box: [B, 4], shares of the frame.
     """
 
     video: Tensor
-    face_box: Tensor
-    mouth_box: Tensor
+    face_box: Tensor  # [B, 4], shares of the frame
+    mouth_box: Tensor  # [B, 4], shares of the frame
 
 
 class ClipMemory:

@@ -39,24 +39,21 @@ class WindowBank:
     """Encoded windows; the windows of one clip are consecutive.
 
     Attributes:
-        latents: [N, z, T, h, w], float16, normalised.
         motion: [N, z, M, h, w], float16: the first latents, or the result of decoding and encoding them as
             the live path does.
         references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout
             of the model, see `build_condition`.
         features: [N, variants, frames + context, blocks, channels], float16, speech features around the
             window's frames.
-        first: [N], index of the first window of the same clip.
-        weights: [N, 1, h, w], float16, loss weights, mean 1.
     """
 
-    latents: Tensor
+    latents: Tensor  # [N, z, T, h, w], float16, normalised
     motion: Tensor
     references: Tensor
     features: Tensor
-    first: Tensor
+    first: Tensor  # [N], index of the first window of the same clip
     count: Tensor
-    weights: Tensor
+    weights: Tensor  # [N, 1, h, w], float16, loss weights, mean 1
 
     def __len__(self) -> int:
         return int(self.latents.shape[0])
@@ -90,19 +87,12 @@ def join_banks(parts: Sequence[WindowBank]) -> WindowBank:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankConfig:
-    """How clips become training windows.
+    """How clips become training windows."""
 
-    Attributes:
-        window_stride: frames between the starts of consecutive windows.
-        lookahead_frames: audio look-aheads to draw from, per variant.
-        variants: audio variants (voice, noise, look-ahead) per window.
-        reencode_share: share of clips whose motion latents are decoded and encoded again.
-    """
-
-    window_stride: int = 7
-    lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)
-    variants: int = 2
-    reencode_share: float = 0.35
+    window_stride: int = 7  # frames between the starts of consecutive windows
+    lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)  # audio look-aheads to draw from, per variant
+    variants: int = 2  # audio variants (voice, noise, look-ahead) per window
+    reencode_share: float = 0.35  # share of clips whose motion latents are decoded and encoded again
     face_weight: float = 1.0
     mouth_weight: float = 3.0
 

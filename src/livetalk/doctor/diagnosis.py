@@ -38,14 +38,12 @@ class Question:
 
     Attributes:
         run: device "auto" is a GPU if one exists or several are requested, and the CPU otherwise.
-        size: frame size, see `parse_size`; None for the model's own.
-        gpu_bytes: memory of each of hypothetical GPUs; None for the GPUs of this machine.
     """
 
     source: ModelSource = field(default_factory=ModelSource)
     run: RunConfig = field(default_factory=RunConfig)
-    size: str | None = None
-    gpu_bytes: int | None = None
+    size: str | None = None  # frame size, see `parse_size`; None for the model's own
+    gpu_bytes: int | None = None  # memory of each of hypothetical GPUs; None for the GPUs of this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,23 +51,18 @@ class Diagnosis:
     """The answer to a question.
 
     Attributes:
-        plan: forecast for the setting in the question.
         backends: attention kernels of the computing device, or of the CPU if that device is absent.
-        backends_of: the device of `backends`, "cuda" or "cpu".
-        gpu_bytes: memory available on each GPU; 0 for the CPU.
-        host_bytes: memory available on the host.
-        problem: why it does not fit, in one line; None if it fits.
         suggestion: the first setting that would fit on this machine; None if there is none or none is needed.
         by_card: if the CPU does not fit, GPU memory in GiB -> first setting that would fit, or None.
     """
 
-    plan: MemoryPlan
+    plan: MemoryPlan  # forecast for the setting in the question
     backends: tuple[AttentionBackend, ...]
-    backends_of: str
-    gpu_bytes: int
-    host_bytes: int
+    backends_of: str  # the device of `backends`, "cuda" or "cpu"
+    gpu_bytes: int  # memory available on each GPU; 0 for the CPU
+    host_bytes: int  # memory available on the host
     fits: bool
-    problem: str | None
+    problem: str | None  # why it does not fit, in one line; None if it fits
     suggestion: MemoryPlan | None
     by_card: dict[int, MemoryPlan | None]
 

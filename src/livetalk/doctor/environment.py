@@ -35,31 +35,23 @@ class Environment:
     """Versions, hardware and packages of this machine; None for what is absent or unknown.
 
     Attributes:
-        system: operating system and architecture.
-        cuda: version of CUDA that PyTorch was built for.
-        driver: version of the NVIDIA driver.
-        cpu_cores: physical cores.
-        cpu_features: the available ones of `WANTED_CPU_FEATURES`.
-        host_bytes: memory that is available to programs now.
-        ffmpeg: version of the FFmpeg in PyAV.
-        video_encoders: the available ones of `VIDEO_ENCODERS`.
         missing_packages: optional extra of this package -> its packages that are not installed.
     """
 
     livetalk: str
     python: str
-    system: str
+    system: str  # operating system and architecture
     torch: str
-    cuda: str | None
+    cuda: str | None  # version of CUDA that PyTorch was built for
     cudnn: int | None
-    driver: str | None
+    driver: str | None  # version of the NVIDIA driver
     gpus: tuple[GpuInfo, ...]
     cpu: str
-    cpu_cores: int
-    cpu_features: tuple[str, ...]
-    host_bytes: int | None
-    ffmpeg: str
-    video_encoders: tuple[str, ...]
+    cpu_cores: int  # physical cores
+    cpu_features: tuple[str, ...]  # the available ones of `WANTED_CPU_FEATURES`
+    host_bytes: int | None  # memory that is available to programs now
+    ffmpeg: str  # version of the FFmpeg in PyAV
+    video_encoders: tuple[str, ...]  # the available ones of `VIDEO_ENCODERS`
     missing_packages: dict[str, tuple[str, ...]]
 
 

@@ -108,16 +108,13 @@ class MemoryPlan:
     """Forecast in bytes. On the CPU (`num_gpus` 0) all memory is host memory.
 
     Attributes:
-        weights: weights that stay on a GPU, by part.
-        stages: peak of each stage in addition to those weights.
-        host_bytes: memory that the host needs.
         transient_bytes: the largest encoder that is on the GPU only during the stage "prompt"; 0 if none is.
     """
 
     request: MemoryRequest
-    weights: dict[str, int]
-    stages: dict[str, int]
-    host_bytes: int
+    weights: dict[str, int]  # weights that stay on a GPU, by part
+    stages: dict[str, int]  # peak of each stage in addition to those weights
+    host_bytes: int  # memory that the host needs
     transient_bytes: int = 0
 
     @property

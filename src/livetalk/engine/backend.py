@@ -23,8 +23,7 @@ class Preparation:
 class Made(Generic[F]):
     """Result of one call of `Backend.advance`; `chunk_ended` means that the next call begins a chunk."""
 
-    frames: F | None
-    """In the backend's own form; None if there are none."""
+    frames: F | None  # in the backend's own form; None if there are none
     num_frames: int
     chunk_ended: bool
 

@@ -26,23 +26,18 @@ class DoubleConfig:
     """Timing and sizes of a double; the defaults are the published model slightly faster than real time.
 
     Attributes:
-        width: of the frames, pixels; at least 16, which hold the frame number.
-        piece_frames: frames that a progressive stream delivers together.
-        lookahead_frames: frames of audio that a chunk needs beyond its own end.
-        prepare_seconds: time to encode a portrait.
-        real_time_factor: time to generate a chunk divided by its duration.
         first_share: fraction of that time before the first frames; the rest is proportional to the frames.
     """
 
     height: int = 64
-    width: int = 64
+    width: int = 64  # of the frames, pixels; at least 16, which hold the frame number
     fps: int = 25
     sample_rate: int = 16_000
     chunk_frames: int = 28
-    piece_frames: int = 12
-    lookahead_frames: int = 0
-    prepare_seconds: float = 0.2
-    real_time_factor: float = 0.85
+    piece_frames: int = 12  # frames that a progressive stream delivers together
+    lookahead_frames: int = 0  # frames of audio that a chunk needs beyond its own end
+    prepare_seconds: float = 0.2  # time to encode a portrait
+    real_time_factor: float = 0.85  # time to generate a chunk divided by its duration
     first_share: float = 0.85
 
     def __post_init__(self) -> None:

@@ -18,23 +18,16 @@ MIN_SIDE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInfo:
-    """Properties of an open stream that its client needs.
-
-    Attributes:
-        height: of the frames, pixels.
-        width: of the frames, pixels.
-        lookahead_frames: frames of audio that a chunk needs beyond its own end.
-        cut_frames: number of frames already read that a cut can still discard.
-    """
+    """Properties of an open stream that its client needs."""
 
     fps: int
     sample_rate: int
-    height: int
-    width: int
+    height: int  # of the frames, pixels
+    width: int  # of the frames, pixels
     chunk_frames: int
-    lookahead_frames: int
+    lookahead_frames: int  # frames of audio that a chunk needs beyond its own end
     audio_mode: AudioMode
-    cut_frames: int
+    cut_frames: int  # number of frames already read that a cut can still discard
 
     @property
     def samples_per_frame(self) -> int:
@@ -49,17 +42,11 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """State of a stream between two chunks, which any engine of the same model and settings can continue.
+    """State of a stream between two chunks, which any engine of the same model and settings can continue."""
 
-    Attributes:
-        data: the state, opaque.
-        num_frames: frames generated before it.
-        num_samples: samples consumed before it, which is the offset of the next sample to push.
-    """
-
-    data: bytes
-    num_frames: int
-    num_samples: int
+    data: bytes  # the state, opaque
+    num_frames: int  # frames generated before it
+    num_samples: int  # samples consumed before it, which is the offset of the next sample to push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +72,11 @@ class OpenStream:
     """Open a stream; answered by `StreamOpened` or `StreamFailed`.
 
     Attributes:
-        stream: a number that the client has not used before.
-        image: `[H, W, 3]` uint8 RGB, the portrait.
         snapshot: state to continue from; None starts a new stream.
     """
 
-    stream: int
-    image: NDArray[np.uint8] = field(repr=False)
+    stream: int  # a number that the client has not used before
+    image: NDArray[np.uint8] = field(repr=False)  # `[H, W, 3]` uint8 RGB, the portrait
     spec: StreamSpec = field(default_factory=StreamSpec)
     snapshot: Snapshot | None = field(default=None, repr=False)
 
@@ -186,17 +171,12 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramesReady:
-    """Frames to show, in order and without gaps.
-
-    Attributes:
-        first_frame: index of the first of them in the stream.
-        frames: `[F, H, W, 3]` uint8 RGB, F >= 1; may be read-only.
-    """
+    """Frames to show, in order and without gaps."""
 
     stream: int
     epoch: int
-    first_frame: int
-    frames: NDArray[np.uint8] = field(repr=False)
+    first_frame: int  # index of the first of them in the stream
+    frames: NDArray[np.uint8] = field(repr=False)  # `[F, H, W, 3]` uint8 RGB, F >= 1; may be read-only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,15 +196,13 @@ class StreamCut:
     """A stream was cut.
 
     Attributes:
-        epoch: the new one.
-        num_frames: frames that remain, and the index of the next frame.
         num_samples: offset in the stream of the next sample to push, which a look-ahead puts later than the
             next frame.
     """
 
     stream: int
-    epoch: int
-    num_frames: int
+    epoch: int  # the new one
+    num_frames: int  # frames that remain, and the index of the next frame
     num_samples: int
 
 

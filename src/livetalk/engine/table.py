@@ -39,21 +39,13 @@ class Encoded:
 
 @dataclass(slots=True)
 class _Chunk:
-    """A chunk that a cut may return to.
+    """A chunk that a cut may return to."""
 
-    Attributes:
-        before: state before it.
-        after: state after it; None while it is being generated.
-        samples: its audio.
-        frames: delivered pieces, `[3, F, H, W]` each.
-        num_frames: number of delivered frames.
-    """
-
-    before: StreamState
-    samples: Tensor
-    after: StreamState | None = None
-    frames: list[Tensor] = field(default_factory=list)
-    num_frames: int = 0
+    before: StreamState  # state before it
+    samples: Tensor  # its audio
+    after: StreamState | None = None  # state after it; None while it is being generated
+    frames: list[Tensor] = field(default_factory=list)  # delivered pieces, `[3, F, H, W]` each
+    num_frames: int = 0  # number of delivered frames
 
 
 @dataclass(slots=True)

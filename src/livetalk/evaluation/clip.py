@@ -27,10 +27,6 @@ class ClipInputs:
     """A video and what is known about it.
 
     Attributes:
-        truth: NPY file [F] with the true lip opening (any scale), or None.
-        reference_video: the same performance, rendered or filmed, or None.
-        audio: the audio; None takes that of the video.
-        events: JSON file of phones, or None.
         transcript: the spoken words, which are aligned to the audio if there are no events, or None.
         portrait: image of the person; None takes the first frame of the reference or of the video.
         is_control: generated from other audio than `truth` belongs to, so that it should score low.
@@ -38,10 +34,10 @@ class ClipInputs:
 
     name: str
     video: Path
-    truth: Path | None = None
-    reference_video: Path | None = None
-    audio: Path | None = None
-    events: Path | None = None
+    truth: Path | None = None  # NPY file [F] with the true lip opening (any scale), or None
+    reference_video: Path | None = None  # the same performance, rendered or filmed, or None
+    audio: Path | None = None  # the audio; None takes that of the video
+    events: Path | None = None  # JSON file of phones, or None
     transcript: str | None = None
     portrait: Path | None = None
     is_control: bool = False

@@ -10,15 +10,10 @@ from livetalk.evaluation.statistics import percentile
 
 @dataclass(frozen=True, slots=True)
 class OpeningRange:
-    """The lip openings of one clip that count as closed and as wide open.
+    """The lip openings of one clip that count as closed and as wide open."""
 
-    Attributes:
-        closed: 2nd percentile of all frames, which covers silences and closures of the lips.
-        wide: 95th percentile of the frames with speech.
-    """
-
-    closed: float
-    wide: float
+    closed: float  # 2nd percentile of all frames, which covers silences and closures of the lips
+    wide: float  # 95th percentile of the frames with speech
 
     def relative(self, opening: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map openings [F] so that 0 is closed and 1 is wide; NaN if the mouth never moved."""

@@ -24,21 +24,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """One number that a measure returns.
+    """One number that a measure returns."""
 
-    Attributes:
-        name: key in JSON and in every report; unique among all measures.
-        unit: of the number, in words; `COUNT` for a number of things.
-        meaning: one phrase in Markdown, for docs/evaluation.md.
-        good: a good video's value, as a phrase; empty if no value is good by itself.
-        column: in the suite's table; None leaves the value out.
-    """
-
-    name: str
-    unit: str
-    meaning: str
-    good: str = ""
-    column: Column | None = None
+    name: str  # key in JSON and in every report; unique among all measures
+    unit: str  # of the number, in words; `COUNT` for a number of things
+    meaning: str  # one phrase in Markdown, for docs/evaluation.md
+    good: str = ""  # a good video's value, as a phrase; empty if no value is good by itself
+    column: Column | None = None  # in the suite's table; None leaves the value out
 
     @property
     def unknown(self) -> float:
@@ -51,16 +43,14 @@ class Measure:
     """A way to judge a clip.
 
     Attributes:
-        find: returns each value by name; NaN if it is unknown.
         needs: information that a clip must provide; otherwise `find` is not called.
-        signals: entries of `Clip.track.signals` that it reads.
     """
 
     name: str
     values: tuple[Value, ...]
-    find: Callable[[Clip], Mapping[str, float]]
+    find: Callable[[Clip], Mapping[str, float]]  # returns each value by name; NaN if it is unknown
     needs: frozenset[Need] = frozenset()
-    signals: tuple[Signal, ...] = ()
+    signals: tuple[Signal, ...] = ()  # entries of `Clip.track.signals` that it reads
 
     def take(self, clip: Clip) -> dict[str, float]:
         """Measure a clip.

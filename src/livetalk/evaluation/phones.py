@@ -22,13 +22,9 @@ _ALIGNER_STEPS_PER_SECOND = 100
 
 @dataclass(frozen=True, slots=True)
 class Phone:
-    """One spoken sound.
+    """One spoken sound."""
 
-    Attributes:
-        symbol: of any phoneme alphabet; case and stress marks are irrelevant for closed lips.
-    """
-
-    symbol: str
+    symbol: str  # of any phoneme alphabet; case and stress marks are irrelevant for closed lips
     start_seconds: float
     end_seconds: float
 

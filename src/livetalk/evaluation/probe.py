@@ -25,16 +25,11 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LipProbe:
-    """Ridge regression from the speech features around a frame to its lip opening.
+    """Ridge regression from the speech features around a frame to its lip opening."""
 
-    Attributes:
-        weights: [(2 * context + 1) * D], float64.
-        context: frames on either side whose features are read.
-    """
-
-    weights: NDArray[np.float64]
+    weights: NDArray[np.float64]  # [(2 * context + 1) * D], float64
     bias: float
-    context: int
+    context: int  # frames on either side whose features are read
 
     @classmethod
     def fit(cls, pairs: Iterable[Pair], context: int = 2, penalty: float = 1e3) -> Self:

@@ -18,17 +18,14 @@ class FrameView:
     """One frame and what is known about it.
 
     Attributes:
-        frame: [H, W, 3], uint8, RGB.
-        landmarks: [478, 2], float32, pixels; NaN without a face.
-        face: box around the landmarks; None without a face inside the frame.
         reference: [H, W, 3], the frame of the same index in the reference video; None if there is no such
             frame or if it has another size.
     """
 
-    frame: NDArray[np.uint8]
+    frame: NDArray[np.uint8]  # [H, W, 3], uint8, RGB
     before: NDArray[np.uint8] | None
-    landmarks: NDArray[np.float32]
-    face: Box | None
+    landmarks: NDArray[np.float32]  # [478, 2], float32, pixels; NaN without a face
+    face: Box | None  # box around the landmarks; None without a face inside the frame
     reference: NDArray[np.uint8] | None
 
 

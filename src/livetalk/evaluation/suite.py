@@ -27,18 +27,13 @@ _WORDS = frozenset({"name", "transcript"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipResult:
-    """The values of one video and what comparisons between videos need.
-
-    Attributes:
-        values: by name, in the order of reports; NaN if unknown or not requested.
-        person: [128], embedding of the reference person, NaN if unknown.
-    """
+    """The values of one video and what comparisons between videos need."""
 
     inputs: ClipInputs
-    values: dict[str, float]
+    values: dict[str, float]  # by name, in the order of reports; NaN if unknown or not requested
     lips: NDArray[np.float64]
     truth: NDArray[np.float64] | None
-    person: NDArray[np.float64]
+    person: NDArray[np.float64]  # [128], embedding of the reference person, NaN if unknown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +41,19 @@ class SuiteResult:
     """The results of many videos.
 
     Attributes:
-        medians: of each value over all videos except controls, without NaN.
         control_correlation: median correlation of the manifest's controls with their truths; NaN without any.
         crossed_correlation: median correlation of each video with the truths of all others: the score of a
             mouth that moves like speech, but like another sentence.
-        across_identities: 5th percentile of the distances between the videos' people.
         failures: one line for each video that could not be measured, such as one without a face. These are in
             no median, so a suite with failures is not a valid result.
     """
 
     clips: tuple[ClipResult, ...]
     measures: tuple[Measure, ...]
-    medians: dict[str, float]
+    medians: dict[str, float]  # of each value over all videos except controls, without NaN
     control_correlation: float
     crossed_correlation: float
-    across_identities: float
+    across_identities: float  # 5th percentile of the distances between the videos' people
     failures: tuple[str, ...] = ()
 
 

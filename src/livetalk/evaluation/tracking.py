@@ -31,16 +31,11 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """The models that analyse frames.
-
-    Attributes:
-        embedder: recognises people; None disables identity measures.
-        embed_every: frames between embeddings, which take far longer than landmarks.
-    """
+    """The models that analyse frames."""
 
     landmarker: Landmarker
-    embedder: Embedder | None = None
-    embed_every: int = 12
+    embedder: Embedder | None = None  # recognises people; None disables identity measures
+    embed_every: int = 12  # frames between embeddings, which take far longer than landmarks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,14 +44,12 @@ class VideoTrack:
 
     Attributes:
         signals: [F] or [F, D], float64, of each requested signal and of `LIPS`.
-        embeddings: [N, 128], float64, of every `embed_every`-th frame; NaN without a face.
-        embedding_seconds: [N], float64, their times.
     """
 
     fps: float
     signals: dict[Signal, NDArray[np.float64]]
-    embeddings: NDArray[np.float64]
-    embedding_seconds: NDArray[np.float64]
+    embeddings: NDArray[np.float64]  # [N, 128], float64, of every `embed_every`-th frame; NaN without a face
+    embedding_seconds: NDArray[np.float64]  # [N], float64, their times
 
     @property
     def lips(self) -> NDArray[np.float64]:

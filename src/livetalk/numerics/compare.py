@@ -43,15 +43,12 @@ class StageError:
     """Error of one result.
 
     Attributes:
-        stage: such as "chunk 1 velocity 2".
-        relative: norm of the difference divided by the norm of the first run's result.
-        largest: largest absolute difference of an element.
         alone: relative error on the first run's inputs; None for results that are no network's output.
     """
 
-    stage: str
-    relative: float
-    largest: float
+    stage: str  # such as "chunk 1 velocity 2"
+    relative: float  # norm of the difference divided by the norm of the first run's result
+    largest: float  # largest absolute difference of an element
     alone: float | None
 
 
@@ -72,16 +69,11 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInputs:
-    """Inputs of a stream.
+    """Inputs of a stream."""
 
-    Attributes:
-        picture: `[3, H, W]` float32, -1..1, the framed portrait.
-        chunks: samples of each chunk, `[chunk_samples]` float32, -1..1.
-    """
-
-    picture: Tensor
+    picture: Tensor  # `[3, H, W]` float32, -1..1, the framed portrait
     embeds: PromptEmbeds
-    chunks: tuple[Tensor, ...]
+    chunks: tuple[Tensor, ...]  # samples of each chunk, `[chunk_samples]` float32, -1..1
 
 
 class Recorder:
@@ -181,14 +173,12 @@ class StreamSource:
     Attributes:
         picture: returns the framed portrait, `[3, H, W]` float32, -1..1; None draws a pattern.
         sounds: returns the samples of each chunk, `[chunk_samples]` float32; None draws noise.
-        num_chunks: used if noise is drawn.
-        seed: of the diffusion noise and of drawn inputs.
     """
 
     picture: Callable[[AvatarModel], Tensor] | None = None
     sounds: Callable[[AvatarModel], tuple[Tensor, ...]] | None = None
-    num_chunks: int = 2
-    seed: int = 0
+    num_chunks: int = 2  # used if noise is drawn
+    seed: int = 0  # of the diffusion noise and of drawn inputs
 
 
 def compare_numerics(

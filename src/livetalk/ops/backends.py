@@ -42,16 +42,14 @@ class AttentionKernel:
     """A named implementation of attention.
 
     Attributes:
-        name: key in `ATTENTION_KERNELS`.
-        attend: computes output and log-sum-exp.
         problem: returns in a few words why the kernel cannot run for a spec, or None.
         float8: whether inputs are quantised to e4m3. `attend` then accepts `quantize` and `restore` as
             `float8_attention` does, and `attend_quantized` runs it on quantised inputs.
         load: loads the kernel before the first call; None if there is nothing to load.
     """
 
-    name: str
-    attend: Attend
+    name: str  # key in `ATTENTION_KERNELS`
+    attend: Attend  # computes output and log-sum-exp
     problem: Callable[[AttentionSpec], str | None]
     float8: bool = False
     load: Callable[[], object] | None = None
@@ -115,19 +113,12 @@ def apply_attention(module: nn.Module, kernel: AttentionKernel, parts: Collectio
 
 @dataclass(frozen=True, slots=True)
 class AttentionBackend:
-    """Availability of a kernel on this machine, for display.
+    """Availability of a kernel on this machine, for display."""
 
-    Attributes:
-        name: "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" belong to fa3-fwd.
-        available: whether it can run here.
-        chosen: whether it is the default.
-        reason: for `chosen` or not, in a few words.
-    """
-
-    name: str
-    available: bool
-    chosen: bool
-    reason: str
+    name: str  # "cudnn", "flash", "efficient" and "math" are PyTorch's; "fa3" and "fa3-fp8" belong to fa3-fwd
+    available: bool  # whether it can run here
+    chosen: bool  # whether it is the default
+    reason: str  # for `chosen` or not, in a few words
 
 
 def find_attention_backends(

@@ -22,17 +22,11 @@ from livetalk.parallel.shard import Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaloSizes:
-    """Number of halo lines at each border of a shard; fewer at the edge of the frame.
+    """Number of halo lines at each border of a shard; fewer at the edge of the frame."""
 
-    Attributes:
-        on_input: stale lines that come with the input: equal to `exchanged`, or 0.
-        exchanged: lines received from each neighbour before the layer runs.
-        on_output: stale lines that the output keeps, at most those computed from `exchanged`.
-    """
-
-    on_input: int
-    exchanged: int
-    on_output: int
+    on_input: int  # stale lines that come with the input: equal to `exchanged`, or 0
+    exchanged: int  # lines received from each neighbour before the layer runs
+    on_output: int  # stale lines that the output keeps, at most those computed from `exchanged`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

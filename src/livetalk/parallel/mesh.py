@@ -16,11 +16,10 @@ class ParallelConfig:
     Attributes:
         ulysses_degree: ranks that exchange tokens for heads, at most the number of heads. Each then attends
             with some heads to all tokens of the group.
-        ring_degree: number of such groups; keys and values travel from group to group.
     """
 
     ulysses_degree: int
-    ring_degree: int = 1
+    ring_degree: int = 1  # number of such groups; keys and values travel from group to group
 
     def __post_init__(self) -> None:
         if self.ulysses_degree < 1 or self.ring_degree < 1:
@@ -47,17 +46,13 @@ class ParallelMesh:
     """All axes of a mesh.
 
     Attributes:
-        world: all ranks; tokens and lines of pixels are sharded over it.
-        ulysses: consecutive ranks that form this rank's group.
-        ring: the ranks with the same index in the other groups.
-        device: of this rank.
         non_peer_pair: two ranks whose GPUs cannot access each other's memory, or None.
     """
 
-    world: Axis
-    ulysses: Axis
-    ring: Axis
-    device: torch.device
+    world: Axis  # all ranks; tokens and lines of pixels are sharded over it
+    ulysses: Axis  # consecutive ranks that form this rank's group
+    ring: Axis  # the ranks with the same index in the other groups
+    device: torch.device  # of this rank
     non_peer_pair: tuple[int, int] | None = None
 
 

@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
-    """Numbers that determine one clip.
-
-    Attributes:
-        identity_seed: face, clothes, light, camera and background.
-        motion_seed: head motion, blinks, gaze and style.
-        corpus_clip: speech clip of the corpus.
-    """
+    """Numbers that determine one clip."""
 
     index: int
-    identity_seed: int
-    motion_seed: int
-    corpus_clip: int
+    identity_seed: int  # face, clothes, light, camera and background
+    motion_seed: int  # head motion, blinks, gaze and style
+    corpus_clip: int  # speech clip of the corpus
     start_frame: int
     num_frames: int
 
@@ -49,14 +43,12 @@ class ClipRecord:
 
     Attributes:
         face_box: left, top, right, bottom over the whole clip, shares of the frame 0..1.
-        mouth_box: in the same form.
-        lip_opening: [F], exact gap of the inner lips over the mouth's width, from the mesh.
     """
 
     spec: ClipSpec
     face_box: tuple[float, float, float, float]
-    mouth_box: tuple[float, float, float, float]
-    lip_opening: tuple[float, ...]
+    mouth_box: tuple[float, float, float, float]  # in the same form
+    lip_opening: tuple[float, ...]  # [F], exact gap of the inner lips over the mouth's width, from the mesh
 
 
 class ClipStore:

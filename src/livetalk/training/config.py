@@ -16,24 +16,18 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule of one stage.
 
     Attributes:
-        learning_rate: peak; the update's RMS is 0.2 * learning_rate for Muon parameters too.
-        weight_decay: decoupled decay of matrices and kernels; vectors have none.
-        use_muon: Muon for the matrices and kernels inside blocks, AdamW for the rest.
-        warmup_steps: linear warm-up of every slice, whose moments may be fresh.
         decay_from: share of the slice after which the rate falls linearly to `final_factor` times the peak.
-        clip_norm: upper bound of the gradient norm.
-        ema_decay: decay of the averaged weights, which are exported.
     """
 
-    learning_rate: float
-    weight_decay: float = 0.01
+    learning_rate: float  # peak; the update's RMS is 0.2 * learning_rate for Muon parameters too
+    weight_decay: float = 0.01  # decoupled decay of matrices and kernels; vectors have none
     betas: tuple[float, float] = (0.9, 0.98)
-    use_muon: bool = False
-    warmup_steps: int = 100
+    use_muon: bool = False  # Muon for the matrices and kernels inside blocks, AdamW for the rest
+    warmup_steps: int = 100  # linear warm-up of every slice, whose moments may be fresh
     decay_from: float = 0.6
     final_factor: float = 0.02
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
+    clip_norm: float = 1.0  # upper bound of the gradient norm
+    ema_decay: float = 0.998  # decay of the averaged weights, which are exported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,31 +35,23 @@ class VAETrainConfig:
     """Stage 0: the video VAE.
 
     Attributes:
-        batch_size: windows per step.
-        num_frames: frames per window, 1 + 4k.
-        judged_frames: frames of a window that a step decodes to pixels and scores.
-        crop: side of the random square that a step trains on, pixels.
-        kl_weight: weight of the mean KL divergence per latent element.
-        gradient_weight: weight of the multi-scale loss of image gradients.
-        color_weight: weight of the loss of colours averaged over cells.
         round_trip_weight: weight of the difference between latents and their decoded and re-encoded form.
-        motion_frames: frames at the end of a chunk that a stream encodes again.
         face_weight, eye_weight, mouth_weight: extra weights inside boxes, see `box_weights`.
     """
 
     optimizer: OptimizerConfig
-    batch_size: int
+    batch_size: int  # windows per step
     # A stream's window: with fewer frames, later latents would stay untrained.
-    num_frames: int = 33
+    num_frames: int = 33  # frames per window, 1 + 4k
     # Neighbouring frames are similar, and the finest decoder levels cost most of the time.
-    judged_frames: int = 13
-    crop: int = 256
+    judged_frames: int = 13  # frames of a window that a step decodes to pixels and scores
+    crop: int = 256  # side of the random square that a step trains on, pixels
     # Small, so that it limits the rate and does not shape the latents.
-    kl_weight: float = 2e-5
-    gradient_weight: float = 0.5
-    color_weight: float = 1.0
+    kl_weight: float = 2e-5  # weight of the mean KL divergence per latent element
+    gradient_weight: float = 0.5  # weight of the multi-scale loss of image gradients
+    color_weight: float = 1.0  # weight of the loss of colours averaged over cells
     round_trip_weight: float = 0.05
-    motion_frames: int = 5
+    motion_frames: int = 5  # frames at the end of a chunk that a stream encodes again
     face_weight: float = 1.5
     eye_weight: float = 2.0
     mouth_weight: float = 4.0
@@ -76,45 +62,34 @@ class ReferenceTrainConfig:
     """The decoder that warps a reference, trained on latents of a finished VAE.
 
     Attributes:
-        batch_size: windows per step.
-        num_frames: frames per window, 1 + 4k.
-        judged_frames: frames of a window that a step decodes to pixels and scores.
-        latent_noise: largest noise level added to latents.
-        gradient_weight: weight of the multi-scale loss of image gradients.
-        painted_weight: weight of a separate loss of the painted frames.
-        warped_weight: weight of a separate loss of the warped frames, which trains the flow.
         late_warped_weight: replaces `warped_weight` from `late_from` on, a share of the first slice.
-        warped_gradient_weight: weight of image gradients in the loss of the warped frames.
-        flow_weight: weight of the flow's change between neighbouring cells.
         critic_from: share of the first slice after which the critic is used; later slices use it at once.
         critic_ramp: share of the slice over which the critic's weight rises linearly to its full value.
-        adversarial_weight: weight of the critic's verdict on decoded frames.
         feature_weight: weight of the distance between the critic's features of decoded and real frames.
-        critic_weight: weight of the critic's own loss.
         face_weight, eye_weight, mouth_weight: extra weights inside boxes, see `box_weights`.
     """
 
     optimizer: OptimizerConfig
-    batch_size: int
-    num_frames: int = 33
-    judged_frames: int = 8
+    batch_size: int  # windows per step
+    num_frames: int = 33  # frames per window, 1 + 4k
+    judged_frames: int = 8  # frames of a window that a step decodes to pixels and scores
     # The latents of a transformer have errors, which the decoder must tolerate.
-    latent_noise: float = 0.05
-    gradient_weight: float = 0.5
+    latent_noise: float = 0.05  # largest noise level added to latents
+    gradient_weight: float = 0.5  # weight of the multi-scale loss of image gradients
     # With a loss of the blend alone the mask saturates at 1, and the painting branch does not learn.
-    painted_weight: float = 0.5
-    warped_weight: float = 0.5
+    painted_weight: float = 0.5  # weight of a separate loss of the painted frames
+    warped_weight: float = 0.5  # weight of a separate loss of the warped frames, which trains the flow
     # Once the flow has converged, regions that no warp can reproduce should not distort it.
     late_warped_weight: float = 0.2
     late_from: float = 0.6
-    warped_gradient_weight: float = 0.2
-    flow_weight: float = 0.02
+    warped_gradient_weight: float = 0.2  # weight of image gradients in the loss of the warped frames
+    flow_weight: float = 0.02  # weight of the flow's change between neighbouring cells
     critic_from: float = 0.5
     critic_ramp: float = 0.1
-    adversarial_weight: float = 0.05
+    adversarial_weight: float = 0.05  # weight of the critic's verdict on decoded frames
     feature_weight: float = 1.0
     # The optimizer is nearly invariant to this scale, but both networks share the bound on the gradient norm.
-    critic_weight: float = 0.05
+    critic_weight: float = 0.05  # weight of the critic's own loss
     face_weight: float = 1.5
     eye_weight: float = 3.0
     mouth_weight: float = 8.0
@@ -125,20 +100,15 @@ class SFTConfig:
     """Stage 1: flow matching of the DiT on 33-frame windows (paper section 2).
 
     Attributes:
-        batch_size: windows per step.
-        shift: the sampler's warp of noise levels towards noise.
         single_motion_probability: share of windows with one clean motion latent, as in a stream's first
             chunk, instead of two.
-        own_reference_probability: share of those whose reference is the window's first frame.
-        motion_noise: largest noise level added to the motion latents.
-        reencoded_probability: share of windows whose motion latents were decoded and re-encoded.
     """
 
     optimizer: OptimizerConfig
-    batch_size: int
-    shift: float = 3.0
+    batch_size: int  # windows per step
+    shift: float = 3.0  # the sampler's warp of noise levels towards noise
     single_motion_probability: float = 0.2
-    own_reference_probability: float = 0.6
+    own_reference_probability: float = 0.6  # share of those whose reference is the window's first frame
     # Both against drift: a stream's motion latents carry errors of earlier chunks, decoded and encoded again.
-    motion_noise: float = 0.2
-    reencoded_probability: float = 0.5
+    motion_noise: float = 0.2  # largest noise level added to the motion latents
+    reencoded_probability: float = 0.5  # share of windows whose motion latents were decoded and re-encoded

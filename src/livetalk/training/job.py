@@ -54,22 +54,14 @@ CLIPS_PER_PART = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPaths:
-    """Folders and files of one run.
+    """Folders and files of one run."""
 
-    Attributes:
-        clips: rendered clips, which are large and no result of the run.
-        heldout: rendered clips of identities and sentences excluded from training.
-        run: checkpoints and metrics.
-        start: exported weights from which the networks start; None for fresh ones.
-        vae: exported VAE that later stages use; None for the one that the run trains.
-    """
-
-    clips: Path
-    heldout: Path
-    run: Path
+    clips: Path  # rendered clips, which are large and no result of the run
+    heldout: Path  # rendered clips of identities and sentences excluded from training
+    run: Path  # checkpoints and metrics
     speech_encoder: Path
-    start: Path | None = None
-    vae: Path | None = None
+    start: Path | None = None  # exported weights from which the networks start; None for fresh ones
+    vae: Path | None = None  # exported VAE that later stages use; None for the one that the run trains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,11 @@ class ClosureScore:
     """Share of closed phones that were shown with closed lips.
 
     Attributes:
-        recall: 0..1, share of /p b m/ whose opening falls below the threshold; NaN without any.
         chance: 0..1, the same share for windows of the same lengths anywhere in the speech: the score of this
             mouth if its movement were independent of the audio.
     """
 
-    recall: float
+    recall: float  # 0..1, share of /p b m/ whose opening falls below the threshold; NaN without any
     chance: float
     num_closures: int
 

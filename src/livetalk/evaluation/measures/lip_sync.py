@@ -14,17 +14,11 @@ MAX_LAG_FRAMES = 6
 
 @dataclass(frozen=True, slots=True)
 class SyncScore:
-    """Agreement of two openings.
+    """Agreement of two openings."""
 
-    Attributes:
-        correlation: Pearson, -1..1, at lag 0; NaN with too few frames or no movement.
-        best_lag: frames; positive if the measured mouth is late.
-        best_correlation: at that lag.
-    """
-
-    correlation: float
-    best_lag: int
-    best_correlation: float
+    correlation: float  # Pearson, -1..1, at lag 0; NaN with too few frames or no movement
+    best_lag: int  # frames; positive if the measured mouth is late
+    best_correlation: float  # at that lag
 
 
 def score_sync(

@@ -20,31 +20,22 @@ class LabSpace(NamedTuple):
 
     Attributes:
         to_xyz: the matrix from linear RGB to XYZ divided by the white point, nine entries in row order.
-        to_rgb: its inverse.
-        cube_threshold: Lab takes the cube root above it, and a line with `slope` and `offset` below it.
     """
 
     to_xyz: tuple[float, ...]
-    to_rgb: tuple[float, ...]
-    cube_threshold: float
+    to_rgb: tuple[float, ...]  # its inverse
+    cube_threshold: float  # Lab takes the cube root above it, and a line with `slope` and `offset` below it
     slope: float
     offset: float
 
 
 class ColorTarget(NamedTuple):
-    """Statistics that frames are matched to.
+    """Statistics that frames are matched to."""
 
-    Attributes:
-        mean: of the reference in Lab, `[B, 3]` float32.
-        std: of the shape of `mean`.
-        min_deviation: frames with a smaller deviation are not scaled.
-        strength: 0 leaves frames unchanged, 1 matches them fully.
-    """
-
-    mean: Tensor
-    std: Tensor
-    min_deviation: float
-    strength: float
+    mean: Tensor  # of the reference in Lab, `[B, 3]` float32
+    std: Tensor  # of the shape of `mean`
+    min_deviation: float  # frames with a smaller deviation are not scaled
+    strength: float  # 0 leaves frames unchanged, 1 matches them fully
 
 
 @triton.jit

@@ -14,17 +14,11 @@ from livetalk.ops.rope import RopeTables
 
 
 class Branch(NamedTuple):
-    """The output of a block's branch, to be added to the tokens as `(output + bias) * gate`.
+    """The output of a block's branch, to be added to the tokens as `(output + bias) * gate`."""
 
-    Attributes:
-        output: `[B, L, D]`, product of the branch's last linear layer.
-        bias: `[D]` that the layer left out; None if the product includes it.
-        gate: `[B, 1, D]` float32; None for 1.
-    """
-
-    output: Tensor
-    bias: Tensor | None = None
-    gate: Tensor | None = None
+    output: Tensor  # `[B, L, D]`, product of the branch's last linear layer
+    bias: Tensor | None = None  # `[D]` that the layer left out; None if the product includes it
+    gate: Tensor | None = None  # `[B, 1, D]` float32; None for 1
 
 
 class Affine(NamedTuple):

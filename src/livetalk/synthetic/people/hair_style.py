@@ -22,39 +22,25 @@ class Style:
     """Growth rules of S strands.
 
     Attributes:
-        hair: the description.
-        base: [S, 3], roots on the unmorphed head.
-        length: [S], decimetres.
-        lift: [S], share of the surface normal in a strand's first direction.
-        clearance: [S], distance from the skull, decimetres.
-        jitter: [S, 3], smooth disturbance of the direction.
-        tone: [S], brightness.
-        parting: [S, 1], -1..1, side of the parting, smooth across it.
-        leader: [S], index of the strand that a lock gathers around.
-        bend: 0..1, rate at which a strand takes its target direction.
-        clump: 0..1, tightness of locks.
         wave, coil: amplitude of waves (decimetres) and their roundness.
-        wave_turns: [S], waves per strand.
-        bangs: [S], bool, strands that hang over the forehead.
-        reaches_torso: whether strands may touch the shoulders.
     """
 
-    hair: Hair
-    base: Tensor
-    length: Tensor
-    lift: Tensor
-    clearance: Tensor
-    jitter: Tensor
-    tone: Tensor
-    parting: Tensor
-    leader: Tensor
-    bend: float
-    clump: float
+    hair: Hair  # the description
+    base: Tensor  # [S, 3], roots on the unmorphed head
+    length: Tensor  # [S], decimetres
+    lift: Tensor  # [S], share of the surface normal in a strand's first direction
+    clearance: Tensor  # [S], distance from the skull, decimetres
+    jitter: Tensor  # [S, 3], smooth disturbance of the direction
+    tone: Tensor  # [S], brightness
+    parting: Tensor  # [S, 1], -1..1, side of the parting, smooth across it
+    leader: Tensor  # [S], index of the strand that a lock gathers around
+    bend: float  # 0..1, rate at which a strand takes its target direction
+    clump: float  # 0..1, tightness of locks
     wave: float
     coil: float
-    wave_turns: Tensor
-    bangs: Tensor
-    reaches_torso: bool
+    wave_turns: Tensor  # [S], waves per strand
+    bangs: Tensor  # [S], bool, strands that hang over the forehead
+    reaches_torso: bool  # whether strands may touch the shoulders
 
     def direction(self, point: Tensor, centre: Tensor, t: float) -> Tensor:
         """Return target directions [S, 3] at the strands' ends [S, 3]; `t` is 0 at the root, 1 at the tip."""

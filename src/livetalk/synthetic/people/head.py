@@ -23,24 +23,18 @@ class HeadAsset:
     """The mesh at rest, in decimetres: x to the model's left, y up, z forward.
 
     Attributes:
-        base: [V, 3], float32, rest positions.
-        triangles: [T, 3], int64, counter-clockwise from outside.
-        material: [T], int64, one of the material constants.
         lips, eyelids, ears: [V], float32 0..1, painted regions.
-        units: [52, V, 3], float32, offsets of `FACE_UNITS`.
-        morph_names: names of the shape morphs, `group/name`.
-        morphs: [M, V, 3], float16, offsets of the shape morphs.
     """
 
-    base: NDArray[np.float32]
-    triangles: NDArray[np.int64]
-    material: NDArray[np.int64]
+    base: NDArray[np.float32]  # [V, 3], float32, rest positions
+    triangles: NDArray[np.int64]  # [T, 3], int64, counter-clockwise from outside
+    material: NDArray[np.int64]  # [T], int64, one of the material constants
     lips: NDArray[np.float32]
     eyelids: NDArray[np.float32]
     ears: NDArray[np.float32]
-    units: NDArray[np.float32]
-    morph_names: tuple[str, ...]
-    morphs: NDArray[np.float16]
+    units: NDArray[np.float32]  # [52, V, 3], float32, offsets of `FACE_UNITS`
+    morph_names: tuple[str, ...]  # names of the shape morphs, `group/name`
+    morphs: NDArray[np.float16]  # [M, V, 3], float16, offsets of the shape morphs
 
     def vertices_of(self, *materials: int) -> NDArray[np.int64]:
         """Return sorted vertex indices [N] of triangles with these materials."""

@@ -88,17 +88,13 @@ class View:
     """Camera.
 
     Attributes:
-        fov: field of view in degrees.
-        height: visible height at the face in decimetres.
-        eye_row: vertical position of the eyes in the frame, 0 top .. 1 bottom.
-        shift: horizontal shift of the head.
         azimuth, elevation: position of the camera around the head, radians.
     """
 
-    fov: float
-    height: float
-    eye_row: float
-    shift: float
+    fov: float  # field of view in degrees
+    height: float  # visible height at the face in decimetres
+    eye_row: float  # vertical position of the eyes in the frame, 0 top .. 1 bottom
+    shift: float  # horizontal shift of the head
     azimuth: float
     elevation: float
 

@@ -21,21 +21,13 @@ _GAZE_LIMIT = 0.6
 
 @dataclass(frozen=True)
 class Pose:
-    """Rigid motion of a batch of F frames.
+    """Rigid motion of a batch of F frames."""
 
-    Attributes:
-        rotation: [F, 3, 3], head relative to torso.
-        pivot: [3], centre of the rotation, in the neck.
-        shift: [F, 3], head translation, decimetres.
-        torso_shift: [F, 3], translation of the shoulders.
-        eye_direction: [F, 3], viewing direction of both eyes.
-    """
-
-    rotation: Tensor
-    pivot: Tensor
-    shift: Tensor
-    torso_shift: Tensor
-    eye_direction: Tensor
+    rotation: Tensor  # [F, 3, 3], head relative to torso
+    pivot: Tensor  # [3], centre of the rotation, in the neck
+    shift: Tensor  # [F, 3], head translation, decimetres
+    torso_shift: Tensor  # [F, 3], translation of the shoulders
+    eye_direction: Tensor  # [F, 3], viewing direction of both eyes
 
     def slice(self, chosen: slice) -> "Pose":
         """Return the pose of some of the frames."""

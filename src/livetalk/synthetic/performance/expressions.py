@@ -32,31 +32,18 @@ _SLIGHTEST_SMILE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """An expression of a face besides speech; frames count from the start of the clip.
+    """An expression of a face besides speech; frames count from the start of the clip."""
 
-    Attributes:
-        units: [52], the expression without `teeth`.
-        teeth: [52], units that open a smile, added to `units`.
-        stays: held until speech begins; otherwise it relaxes after `hold_frames` even in silence.
-        at_start: whether the clip begins with it.
-        in_pauses: whether it returns in pauses.
-        hold_frames: minimum duration at the start.
-        open_frame: frame at which the teeth begin to show; negative means the first frame.
-        release_frames: duration of the transition to speech.
-        linger: 0..1, share of a smile (without teeth) that remains during speech.
-        phase: of its slow modulation, radians.
-    """
-
-    units: Floats
-    teeth: Floats
-    stays: bool
-    at_start: bool
-    in_pauses: bool
-    hold_frames: int
-    open_frame: int
-    release_frames: float
-    linger: float
-    phase: float
+    units: Floats  # [52], the expression without `teeth`
+    teeth: Floats  # [52], units that open a smile, added to `units`
+    stays: bool  # held until speech begins; otherwise it relaxes after `hold_frames` even in silence
+    at_start: bool  # whether the clip begins with it
+    in_pauses: bool  # whether it returns in pauses
+    hold_frames: int  # minimum duration at the start
+    open_frame: int  # frame at which the teeth begin to show; negative means the first frame
+    release_frames: float  # duration of the transition to speech
+    linger: float  # 0..1, share of a smile (without teeth) that remains during speech
+    phase: float  # of its slow modulation, radians
 
 
 def draw_expression(seed: int) -> Expression | None:

@@ -23,23 +23,14 @@ _FIDGET_SD: Final = np.array([0.010, 0.009, 0.006])
 
 @dataclass(frozen=True, slots=True)
 class PerformanceStyle:
-    """Behaviour of a person while speaking.
+    """Behaviour of a person while speaking."""
 
-    Attributes:
-        mouth: deviation of the mouth from the average.
-        liveliness: scale of head motion, about 0.5..1.5.
-        brow_activity: probability that an accent lifts the eyebrows.
-        blink_interval_seconds: mean time between blinks, about 2..6.
-        glance_interval_seconds: mean time between looks away from the camera.
-        smile_interval_seconds: mean time between small smiles.
-    """
-
-    mouth: MouthStyle = field(default_factory=MouthStyle)
-    liveliness: float = 1.0
-    brow_activity: float = 0.35
-    blink_interval_seconds: float = 3.5
-    glance_interval_seconds: float = 6.0
-    smile_interval_seconds: float = 8.0
+    mouth: MouthStyle = field(default_factory=MouthStyle)  # deviation of the mouth from the average
+    liveliness: float = 1.0  # scale of head motion, about 0.5..1.5
+    brow_activity: float = 0.35  # probability that an accent lifts the eyebrows
+    blink_interval_seconds: float = 3.5  # mean time between blinks, about 2..6
+    glance_interval_seconds: float = 6.0  # mean time between looks away from the camera
+    smile_interval_seconds: float = 8.0  # mean time between small smiles
 
 
 def draw_style(rng: np.random.Generator) -> PerformanceStyle:

@@ -31,14 +31,13 @@ class Performance:
             yaw turns towards the camera's right, positive pitch looks down).
         head_translation: [F, 3], float32, x right, y up, z towards the camera, in head heights.
         gaze: [F, 2], float32, yaw and pitch of the eyes relative to the camera direction, radians.
-        breath: [F], float32, -1..1, phase of breathing, which raises shoulders and chest.
     """
 
     units: NDArray[np.float32]
     head_rotation: NDArray[np.float32]
     head_translation: NDArray[np.float32]
     gaze: NDArray[np.float32]
-    breath: NDArray[np.float32]
+    breath: NDArray[np.float32]  # [F], float32, -1..1, phase of breathing, which raises shoulders and chest
 
     @property
     def num_frames(self) -> int:

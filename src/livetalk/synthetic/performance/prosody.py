@@ -21,11 +21,10 @@ class Prosody:
 
     Attributes:
         energy_db: [F], float32, root mean square of each frame in dB of full scale, at least -90.
-        pitch_hz: [F], float32, fundamental frequency, 0 where unvoiced.
     """
 
     energy_db: NDArray[np.float32]
-    pitch_hz: NDArray[np.float32]
+    pitch_hz: NDArray[np.float32]  # [F], float32, fundamental frequency, 0 where unvoiced
 
     def level(self) -> NDArray[np.float32]:
         """Return loudness relative to the clip's loud speech: [F], 0 is silence, 1 its 92nd percentile."""

@@ -30,34 +30,22 @@ _OPENING_SECONDS = 0.10
 
 @dataclass(frozen=True, slots=True)
 class PhonemeEvent:
-    """One spoken phoneme.
+    """One spoken phoneme."""
 
-    Attributes:
-        symbol: ARPAbet in lower case without stress (`aa` .. `zh`), `dx` for a flap, `pau` for a pause.
-    """
-
-    symbol: str
+    symbol: str  # ARPAbet in lower case without stress (`aa` .. `zh`), `dx` for a flap, `pau` for a pause
     start_seconds: float
     end_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class MouthStyle:
-    """Deviation of a speaker's mouth from the average.
+    """Deviation of a speaker's mouth from the average."""
 
-    Attributes:
-        gain: strength of all lip shapes, about 0.8..1.25.
-        jaw_gain: strength of the jaw alone, about 0.8..1.25.
-        rounding_gain: strength of pucker and funnel, about 0.8..1.2.
-        asymmetry: -0.25..0.25, positive moves the left half more.
-        smile: 0..0.3, smile that remains during speech.
-    """
-
-    gain: float = 1.0
-    jaw_gain: float = 1.0
-    rounding_gain: float = 1.0
-    asymmetry: float = 0.0
-    smile: float = 0.0
+    gain: float = 1.0  # strength of all lip shapes, about 0.8..1.25
+    jaw_gain: float = 1.0  # strength of the jaw alone, about 0.8..1.25
+    rounding_gain: float = 1.0  # strength of pucker and funnel, about 0.8..1.2
+    asymmetry: float = 0.0  # -0.25..0.25, positive moves the left half more
+    smile: float = 0.0  # 0..0.3, smile that remains during speech
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,16 +39,14 @@ class SkinMap:
     """Rest positions and regions of the skin texture's texels, the same for every identity.
 
     Attributes:
-        rest: [S, S, 3], rest position of each texel.
         lips, eyelids, ears: [S, S], painted regions.
-        filled: [S, S], bool, whether the mesh covers the texel.
     """
 
-    rest: Tensor
+    rest: Tensor  # [S, S, 3], rest position of each texel
     lips: Tensor
     eyelids: Tensor
     ears: Tensor
-    filled: Tensor
+    filled: Tensor  # [S, S], bool, whether the mesh covers the texel
 
 
 def build_skin_map(head: HeadAsset, size: int, device: torch.device) -> SkinMap:

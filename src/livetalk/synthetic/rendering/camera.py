@@ -11,19 +11,12 @@ from livetalk.synthetic.people.identity import View
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera.
+    """Pinhole camera."""
 
-    Attributes:
-        position: [3], decimetres.
-        axes: [3, 3], rows: right, down, forward.
-        focal: focal length in frame heights.
-        centre: (x, y) of the principal point in frame heights.
-    """
-
-    position: Tensor
-    axes: Tensor
-    focal: float
-    centre: tuple[float, float]
+    position: Tensor  # [3], decimetres
+    axes: Tensor  # [3, 3], rows: right, down, forward
+    focal: float  # focal length in frame heights
+    centre: tuple[float, float]  # (x, y) of the principal point in frame heights
 
     def project(self, points: Tensor, size: int) -> Tensor:
         """Project world points [..., 3] to x, y in pixels of a frame of side `size`, and distance."""

@@ -102,16 +102,13 @@ class _Boxes:
 
     Attributes:
         frame, face: [N], int64.
-        corners: [N, 3, 3], in samples.
-        planes: [N, 3, 3], see `edge_planes`.
-        origin: [N, 2], first column and row of the bounding box.
     """
 
     frame: Tensor
     face: Tensor
-    corners: Tensor
-    planes: Tensor
-    origin: Tensor
+    corners: Tensor  # [N, 3, 3], in samples
+    planes: Tensor  # [N, 3, 3], see `edge_planes`
+    origin: Tensor  # [N, 2], first column and row of the bounding box
 
 
 def _by_size(visible: Tensor, extent: Tensor, limit: int) -> tuple[Tensor, list[int], list[int]]:

@@ -19,21 +19,17 @@ class Mesh:
     """The head's triangles on a device, cloth last.
 
     Attributes:
-        base: [V, 3], rest positions of the unmorphed head.
-        corners: [T, 3], all triangles; `material` [T].
         solid, lashes, cloth: triangles by drawing method.
-        lash_cut: [L, 3], cut value of the lashes, negative where they are cut away.
-        lips: [V], painted lips.
     """
 
-    base: Tensor
-    corners: Tensor
+    base: Tensor  # [V, 3], rest positions of the unmorphed head
+    corners: Tensor  # [T, 3], all triangles; `material` [T]
     material: Tensor
     solid: Tensor
     lashes: Tensor
     cloth: Tensor
-    lash_cut: Tensor
-    lips: Tensor
+    lash_cut: Tensor  # [L, 3], cut value of the lashes, negative where they are cut away
+    lips: Tensor  # [V], painted lips
 
     @staticmethod
     def of(head: HeadAsset, device: torch.device) -> "Mesh":
@@ -72,23 +68,14 @@ def _lash_cut(mesh_base: Tensor, lashes: Tensor, skin: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Strands:
-    """Points along all strands at rest.
+    """Points along all strands at rest."""
 
-    Attributes:
-        points: [P, 3], positions.
-        normal: [P, 3], normals of the hair's outer shape.
-        tangent: [P, 3], direction from root to tip.
-        colour: [P, 3], linear.
-        occlusion: [P], 0..1.
-        weight: [P], 1 follows the head, 0 the torso.
-    """
-
-    points: Tensor
-    normal: Tensor
-    tangent: Tensor
-    colour: Tensor
-    occlusion: Tensor
-    weight: Tensor
+    points: Tensor  # [P, 3], positions
+    normal: Tensor  # [P, 3], normals of the hair's outer shape
+    tangent: Tensor  # [P, 3], direction from root to tip
+    colour: Tensor  # [P, 3], linear
+    occlusion: Tensor  # [P], 0..1
+    weight: Tensor  # [P], 1 follows the head, 0 the torso
 
     def join(self, other: "Strands") -> "Strands":
         """Return these points followed by others."""
@@ -105,22 +92,14 @@ class Strands:
 
 @dataclass(frozen=True)
 class Subject:
-    """One identity prepared for rendering, on a device.
-
-    Attributes:
-        rest: [V, 3], neutral vertices.
-        pivot: [3], centre of head rotation, in the neck.
-        skin: [S, S, C], baked skin texture.
-        strands: hair points.
-        background: [H, W, 3], linear light.
-    """
+    """One identity prepared for rendering, on a device."""
 
     identity: Identity
-    rest: Tensor
-    pivot: Tensor
-    skin: Tensor
-    strands: Strands
-    background: Tensor
+    rest: Tensor  # [V, 3], neutral vertices
+    pivot: Tensor  # [3], centre of head rotation, in the neck
+    skin: Tensor  # [S, S, C], baked skin texture
+    strands: Strands  # hair points
+    background: Tensor  # [H, W, 3], linear light
     camera: Camera
     lights: LightRig
     noise: Noise

@@ -26,17 +26,14 @@ class Surface:
 
     Attributes:
         position, normal, smooth: [N, 3], world position, shading normal, normal without relief.
-        view: [N, 3], unit vectors towards the camera.
-        shadow: [N], visibility of the key light, 1 is lit.
-        occlusion: [N], visibility of the sky, 1 is open.
     """
 
     position: Tensor
     normal: Tensor
     smooth: Tensor
-    view: Tensor
-    shadow: Tensor
-    occlusion: Tensor
+    view: Tensor  # [N, 3], unit vectors towards the camera
+    shadow: Tensor  # [N], visibility of the key light, 1 is lit
+    occlusion: Tensor  # [N], visibility of the sky, 1 is open
 
 
 def make_lights(light: Light, device: torch.device) -> LightRig:

@@ -44,17 +44,11 @@ _SYMBOLS = tuple(sorted(PHONEMES))
 
 @dataclass(frozen=True, slots=True)
 class ClipInfo:
-    """Origin of a clip.
+    """Origin of a clip."""
 
-    Attributes:
-        source: `hibari`, `flite-<voice>`, or `silence`.
-        text: spoken text, empty for silence.
-        voices: one description per stored recording.
-    """
-
-    source: str
-    text: str
-    voices: tuple[str, ...]
+    source: str  # `hibari`, `flite-<voice>`, or `silence`
+    text: str  # spoken text, empty for silence
+    voices: tuple[str, ...]  # one description per stored recording
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,12 @@ class CorpusClip:
     """One clip to be saved.
 
     Attributes:
-        events: phonemes, seconds from the clip's start.
-        prosody: loudness and pitch, 200 frames.
         log_mels: one [800, 80] float32 spectrogram per voice, decades of mel power.
     """
 
     info: ClipInfo
-    events: tuple[PhonemeEvent, ...]
-    prosody: Prosody
+    events: tuple[PhonemeEvent, ...]  # phonemes, seconds from the clip's start
+    prosody: Prosody  # loudness and pitch, 200 frames
     log_mels: tuple[NDArray[np.float32], ...]
 
 

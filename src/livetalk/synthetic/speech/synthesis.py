@@ -49,15 +49,10 @@ _LENGTH = "\u02d0"
 
 @dataclass(frozen=True)
 class Speech:
-    """A spoken text.
+    """A spoken text."""
 
-    Attributes:
-        waveforms: the utterance in each voice, [samples] each, float32, 16 kHz, peak 0.7.
-        events: phonemes, the same for all voices.
-    """
-
-    waveforms: tuple[Samples, ...]
-    events: tuple[PhonemeEvent, ...]
+    waveforms: tuple[Samples, ...]  # the utterance in each voice, [samples] each, float32, 16 kHz, peak 0.7
+    events: tuple[PhonemeEvent, ...]  # phonemes, the same for all voices
 
 
 class Synthesiser(Protocol):

@@ -14,21 +14,13 @@ _CEPSTRUM_CUTOFF = 30
 
 @dataclass(frozen=True, slots=True)
 class VoiceWarp:
-    """A speaker derived from another.
+    """A speaker derived from another."""
 
-    Attributes:
-        formant_scale: stretches the spectrum; 0.78 is a long vocal tract, 1.18 a child's.
-        pitch_scale: multiplies the fundamental frequency.
-        pitch_range: exponent of pitch relative to its median; below 1 is monotone, above 1 lively.
-        breath_db: level of the breathy part.
-        tilt_db_per_octave: spectral slope around 1 kHz; negative is darker.
-    """
-
-    formant_scale: float = 1.0
-    pitch_scale: float = 1.0
-    pitch_range: float = 1.0
-    breath_db: float = 0.0
-    tilt_db_per_octave: float = 0.0
+    formant_scale: float = 1.0  # stretches the spectrum; 0.78 is a long vocal tract, 1.18 a child's
+    pitch_scale: float = 1.0  # multiplies the fundamental frequency
+    pitch_range: float = 1.0  # exponent of pitch relative to its median; below 1 is monotone, above 1 lively
+    breath_db: float = 0.0  # level of the breathy part
+    tilt_db_per_octave: float = 0.0  # spectral slope around 1 kHz; negative is darker
 
 
 def draw_voice(rng: np.random.Generator, natural_share: float = 0.15) -> VoiceWarp:
