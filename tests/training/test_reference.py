@@ -149,7 +149,8 @@ def test_it_learns_to_warp_without_forgetting_to_paint(store: ClipStore, tmp_pat
     after = measure_decoding(vae, memory, num_frames=9)
     assert after["psnr"] > before["psnr"] + 3
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert records[0]["mask"] == pytest.approx(torch.sigmoid(torch.tensor(-1.0)).item(), abs=0.03)
+    # Below one half, so that most of the first gradient reaches the painting layers.
+    assert 0 < records[0]["mask"] < 0.5
     assert records[-1]["painted"] < 0.7 * records[0]["painted"]
     still, warped = errors_of_warping(vae, memory)
     assert warped < 0.95 * still
@@ -253,7 +254,8 @@ def test_a_run_resumes_packs_and_gives_its_decoder(
     packed = trained_reference_vae(home, WARPING)
     fresh = with_reference_decoder(make_vae(), WARPING)
     for name, tensor in trained.state_dict().items():
-        torch.testing.assert_close(packed.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+        # Both read the averaged weights, which a checkpoint stores in float16.
+        assert torch.equal(packed.state_dict()[name], tensor)
         if not name.startswith("decoder."):
             assert torch.equal(tensor, state[name])
     changed = [name for name, p in trained.named_parameters() if not torch.equal(p, fresh.state_dict()[name])]

@@ -88,7 +88,7 @@ class FusedBlock(nn.Module):
         for part, context in ((attention.text, conditioning.text), (attention.image, conditioning.image)):
             if part is not None:
                 assert context is not None
-                keys, values, key_bias = part(context)
+                keys, values, key_bias = context.keys_values(part)
                 found.append(attention.core(q, keys, values, key_bias))
         return self._project(attention.out, *found)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from livetalk.models.audio_projection import AudioProjection, AudioProjectionConfig
 from livetalk.models.dit_blocks import BlockConfig, BlockStack
-from livetalk.models.dit_context import BlockConditioning, StackConditioning
+from livetalk.models.dit_context import BlockConditioning, ContextTokens, StackConditioning
 from livetalk.models.dit_speech import SpeechTokens
 from livetalk.ops.norm import LayerNorm, modulate
 from livetalk.ops.rope import RopeTables, axis_widths, grid_positions, rope_tables
@@ -146,12 +146,7 @@ class DiT(nn.Module):
                 frame_ids=positions[:, 0],
                 time=time,
                 modulation=modulation,
-                conditioning=BlockConditioning(
-                    speech=SpeechTokens(self.project_audio(audio_context)),
-                    text=None if text_embeds is None else self.project_text(self.pad_text(text_embeds)),
-                    image=None if image_embeds is None else self.project_image(image_embeds),
-                    frame_lengths=(grid[1] * grid[2],) * grid[0],
-                ),
+                conditioning=self._project_conditioning(grid, audio_context, text_embeds, image_embeds),
             )
         patches = torch.cat((self.patchify(latents), prepared.condition_patches), dim=-1)
         tokens = self.patch_embedding(patches).to(self.dtype)
@@ -159,6 +154,16 @@ class DiT(nn.Module):
             tokens, prepared.rope, prepared.frame_ids, prepared.modulation, prepared.conditioning
         )
         return self._unpatchify(self.head(tokens, prepared.time), grid)
+
+    def _project_conditioning(
+        self, grid: tuple[int, int, int], audio_context: Tensor, text: Tensor | None, image: Tensor | None
+    ) -> BlockConditioning:
+        return BlockConditioning(
+            speech=SpeechTokens(self.project_audio(audio_context)),
+            text=None if text is None else ContextTokens(self.project_text(self.pad_text(text))),
+            image=None if image is None else ContextTokens(self.project_image(image)),
+            frame_lengths=(grid[1] * grid[2],) * grid[0],
+        )
 
     def init_weights(self) -> None:
         """Initialise for training: Xavier for linear layers, zero for the head: the first velocity is 0."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from livetalk.models.dit_context import (
     BlockConditioning,
     Context,
+    ContextTokens,
     KeysValues,
     StackConditioning,
-    WeightedTokens,
 )
 from livetalk.models.dit_speech import AudioAttention
 from livetalk.models.dit_tokens import split_heads
@@ -66,13 +66,9 @@ class ContextBranch(nn.Module):
         self.v = nn.Linear(config.dim, config.dim)
         self.norm_k = RMSNorm(config.dim, config.eps)
 
-    def forward(self, context: Context) -> KeysValues:
-        """Project context tokens `[B, S, D]` to keys and values; prepared ones are returned unchanged."""
-        if isinstance(context, KeysValues):
-            return context
-        tokens, bias = context if isinstance(context, WeightedTokens) else WeightedTokens(context)
-        keys = split_heads(self.norm_k(self.k(tokens)), self.num_heads)
-        return KeysValues(keys, split_heads(self.v(tokens), self.num_heads), bias)
+    def forward(self, context: ContextTokens) -> KeysValues:
+        keys = split_heads(self.norm_k(self.k(context.tokens)), self.num_heads)
+        return KeysValues(keys, split_heads(self.v(context.tokens), self.num_heads), context.bias)
 
 
 class ContextAttention(nn.Module):
@@ -95,7 +91,8 @@ class ContextAttention(nn.Module):
         total: Tensor | None = None
         for branch, context in ((self.text, text), (self.image, image)):
             if branch is not None:
-                keys, values, bias = branch(context)
+                assert context is not None
+                keys, values, bias = context.keys_values(branch)
                 y = self.core(q, keys, values, bias).flatten(2)
                 total = y if total is None else total + y
         projected: Tensor = self.out(total)

@@ -3,6 +3,7 @@
 Shapes: B batch · S context tokens · N heads · E head width · D model width.
 """
 
+from collections.abc import Callable
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
@@ -18,24 +19,33 @@ class KeysValues(NamedTuple):
     values: Tensor  # of the shape of `keys`
     bias: Tensor | None = None  # `[1, S]`, added to the logits of every query, or None
 
+    def keys_values(self, project: "ProjectTokens") -> "KeysValues":
+        return self
 
-class WeightedTokens(NamedTuple):
-    """Context tokens with a bias for the logits of their keys."""
+
+class ContextTokens(NamedTuple):
+    """Text or image tokens that a block projects itself."""
 
     tokens: Tensor  # `[B, S, D]`
     bias: Tensor | None = None  # `[1, S]`, added to the logits of every query, or None
 
+    def keys_values(self, project: "ProjectTokens") -> KeysValues:
+        return project(self)
 
-Context: TypeAlias = Tensor | WeightedTokens | KeysValues
-"""Text or image: tokens that a block projects, or what was made of them."""
+
+ProjectTokens: TypeAlias = Callable[[ContextTokens], KeysValues]
+"""Computes the keys and values of one block: a `ContextBranch`."""
+
+Context: TypeAlias = ContextTokens | KeysValues
+"""Text or image in either form; `keys_values` returns the keys and values of a block."""
 
 
 class BlockConditioning(NamedTuple):
     """Conditioning of one block, or of all."""
 
     speech: SpeechContext  # in any form
-    text: Context | None = None  # tokens `[B, S, D]` or a prepared form; None without a text branch
-    image: Context | None = None  # tokens `[B, S, D]` or a prepared form; None without an image branch
+    text: Context | None = None  # None without a text branch
+    image: Context | None = None  # None without an image branch
     frame_lengths: tuple[int, ...] | None = None  # number of tokens of each latent frame, or None if unknown
 
     def of_layer(self, index: int) -> "BlockConditioning":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from livetalk.models.dit import DiT, StepInputs
 from livetalk.models.dit_blocks import ContextBranch, DiTBlock
-from livetalk.models.dit_context import BlockConditioning, Context, StackConditioning, WeightedTokens
+from livetalk.models.dit_context import BlockConditioning, Context, ContextTokens, StackConditioning
 from livetalk.models.dit_plan import ExecutionPlan, TokenShare
 from livetalk.models.dit_speech import (
     SpeechContext,
@@ -223,15 +223,15 @@ def _embed_timesteps(dit: DiT, timesteps: Sequence[float], device: torch.device)
 def _prepare_text(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Context, ...]:
     # Folding replaces up to `text_len` padding keys per block and step by a few.
     rows, bias = fold_padding(embeds, dit.config.text_len, dit.dtype)
-    return _project_in_blocks(dit, plan, "text", WeightedTokens(dit.project_text(rows), bias))
+    return _project_in_blocks(dit, plan, "text", ContextTokens(dit.project_text(rows), bias))
 
 
 def _prepare_image(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Context, ...]:
-    return _project_in_blocks(dit, plan, "image", WeightedTokens(dit.project_image(embeds)))
+    return _project_in_blocks(dit, plan, "image", ContextTokens(dit.project_image(embeds)))
 
 
 def _project_in_blocks(
-    dit: DiT, plan: ExecutionPlan, name: Literal["text", "image"], tokens: WeightedTokens
+    dit: DiT, plan: ExecutionPlan, name: Literal["text", "image"], tokens: ContextTokens
 ) -> tuple[Context, ...]:
     """Return each block's keys and values of one context, or the tokens for offloaded blocks."""
     context: list[Context] = []
