@@ -1,6 +1,6 @@
 """Audio state of a stream (live buffer or complete recording) and the speech features around each frame.
 
-Shapes: B batch · F frames. A row is the speech features of one video frame.
+A row is the speech features of one video frame; the results have F frames.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,10 @@ from torch import Tensor
 from livetalk.ops.transfer import to_device
 from livetalk.streaming.geometry import ChunkGeometry
 
+# A long recording is encoded in sections, which bounds memory and attention cost. The encoder also reads some
+# audio on either side, so that features match across borders.
 SECTION_SECONDS = 20
-"""A long recording is encoded in sections of this length, which bounds memory and attention cost."""
-
 SECTION_CONTEXT_SECONDS = 5
-"""Audio on either side of a section that the encoder also reads, so that features match across borders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class AudioBuffer:
         return cls(torch.zeros(num_samples, device=device))
 
     def push(self, samples: Tensor) -> "AudioBuffer":
-        """Return the buffer after appending `samples` (`[n]`, any n) and dropping the oldest."""
+        """Return the buffer with `samples`, `[n]` of any n, appended and the oldest dropped."""
         samples = to_device(samples.to(self.samples.dtype), self.samples.device)
         return AudioBuffer(torch.cat((self.samples, samples))[-self.samples.shape[0] :])
 
@@ -53,13 +52,9 @@ class EncodedSection:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A complete recording and the position of a stream in it.
+    """A complete recording and the position of a stream in it."""
 
-    Attributes:
-        samples: `[samples]` float32: silence for the motion frames, the audio, silence up to a whole chunk.
-    """
-
-    samples: Tensor
+    samples: Tensor  # `[samples]` float32: silence for the motion frames, audio, silence to a whole chunk
     num_consumed: int = 0  # chunks consumed so far
     section: EncodedSection | None = None  # features of the section that was encoded last
 
@@ -77,12 +72,10 @@ class Recording:
         return replace(self, num_consumed=self.num_consumed + 1)
 
     def read(self, encode: Callable[[Tensor], Tensor], geometry: ChunkGeometry) -> "Recording":
-        """Return the recording with the section around its newest window encoded, unless it already is.
+        """Return the recording with the section around its newest window encoded.
 
-        `encode` maps `[1, samples]` to the features of an `AudioEncoder`.
-
-        Raises:
-            ValueError: no chunk was pushed yet, or the recording has ended.
+        `encode` maps `[1, samples]` to the features of an `AudioEncoder`. `ValueError` before the first chunk
+        and after the last.
         """
         num_rows = geometry.num_frames(self.samples.shape[0])
         if not 0 < self.num_consumed <= whole_num_chunks(geometry, num_rows):
@@ -107,10 +100,7 @@ class Recording:
 
 
 def section_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
-    """Return the row range (end exclusive) that is encoded together for a window whose middle is `row`.
-
-    A recording no longer than one section with its context is encoded at once.
-    """
+    """Return the rows (end exclusive) that are encoded together for a window whose middle is `row`."""
     section, context = SECTION_SECONDS * fps, SECTION_CONTEXT_SECONDS * fps
     if num_rows <= section + 2 * context:
         return 0, num_rows
@@ -120,12 +110,9 @@ def section_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
 
 
 def recorded_context(recording: Recording, geometry: ChunkGeometry, context_frames: int) -> Tensor:
-    """Return the features around each frame of a recording's newest window.
+    """Return the features around each frame of the newest window that `Recording.read` has encoded.
 
     The result is `[1, F, 2 * context_frames + 1, num_blocks, channels]`.
-
-    Raises:
-        ValueError: `Recording.read` was not called for this window.
     """
     if recording.section is None:
         raise ValueError("encode the recording's section with Recording.read first")
@@ -137,22 +124,20 @@ def recorded_context(recording: Recording, geometry: ChunkGeometry, context_fram
 
 
 def whole_window_start(geometry: ChunkGeometry, chunk_index: int) -> int:
-    """Return the feature row of a complete recording that belongs to the first frame of a window.
-
-    The published offline mode starts the recording with the first window, motion frames included.
-    """
+    """Return the feature row of a complete recording that belongs to the first frame of a window."""
+    # The published offline mode starts the recording with the first window, motion frames included.
     return chunk_index * geometry.chunk_frames
 
 
 def whole_num_chunks(geometry: ChunkGeometry, num_frames: int) -> int:
-    """Return how many windows fit into `num_frames` of a recording (the published code has one fewer)."""
+    """Return the number of windows in `num_frames` of a recording; the published code has one fewer."""
     return max(0, (num_frames - geometry.motion_frames) // geometry.chunk_frames)
 
 
 def context_rows(start: int, num_frames: int, num_rows: int, context_frames: int) -> Tensor:
-    """Return the feature rows around each frame of a window, `[F, 2 * context_frames + 1]` int64.
+    """Return the feature rows around `num_frames` frames from row `start` on.
 
-    `start` is the row of the first of `num_frames` frames. Rows outside 0..`num_rows` - 1 are clamped.
+    The result is `[F, 2 * context_frames + 1]` int64, clamped to the `num_rows` rows that exist.
     """
     frames = torch.arange(start, start + num_frames)
     return (frames[:, None] + torch.arange(-context_frames, context_frames + 1)).clamp(0, num_rows - 1)

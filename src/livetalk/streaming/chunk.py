@@ -4,8 +4,8 @@
 causal, colours are matched with the statistics of each frame alone, and the seam correction depends only on
 the frame before the chunk's first. Only the motion frames of the next window need the last frame.
 
-Shapes: C channels · F frames · T latent frames · M motion latent frames · H W frame height, width · h w
-latent height, width. The batch size of a stream is 1.
+Shapes: C channels · F frames · T latent frames · M motion latent frames · H W and h w height and width of
+frames and latents. The batch size of a stream is 1.
 """
 
 from collections.abc import Generator, Iterator
@@ -43,12 +43,9 @@ def create_state(
 ) -> StreamState:
     """Return the initial state of a live stream.
 
-    With a look-ahead, `lead_audio` is the stream's first `lookahead_frames` worth of samples, `[n]`, padded
-    with zeros if shorter. `generate_pieces` then takes the samples after these, and frame 0 belongs to sample
-    0. Without `lead_audio` the video starts with `lookahead_frames` of silence.
-
-    Raises:
-        ValueError: `lead_audio` is longer than the look-ahead.
+    `lead_audio`, `[n]`, is the audio of the look-ahead, the first `lookahead_frames` of the stream, padded
+    with zeros if shorter. `generate_pieces` then takes the samples after these. Without it the video starts
+    with `lookahead_frames` of silence. `ValueError` if it is longer than the look-ahead.
     """
     audio, loudness = start_live_audio(executor, settings, lead_audio)
     return _first_state(executor, prepared, seed, audio, loudness)
@@ -59,9 +56,8 @@ def create_recorded_state(
 ) -> StreamState:
     """Return the initial state of a stream whose audio is complete, so that frames depend on the future too.
 
-    `recording` is all of the audio, `[samples]` float32, -1..1, at least one sample. The look-ahead setting
-    is ignored. Frame count and noise equal those of a live stream; only the speech features differ.
-    `generate_pieces` takes the same chunks of audio but uses only their number.
+    `recording` is all of the audio, `[samples]` float32, -1..1, at least one sample. The look-ahead is
+    ignored. `generate_pieces` takes the same chunks of audio as for a live stream but uses only their number.
     """
     return _first_state(executor, prepared, seed, start_recording(executor, settings, recording))
 
@@ -89,20 +85,15 @@ def generate_pieces(
     state: StreamState,
     noise_source: NoiseSource | None = None,
 ) -> Generator[VideoChunk, None, StreamState]:
-    """Generate the next chunk of a stream and yield its new frames, in order, as they are decoded.
+    """Generate the next chunk of a stream; yield its new frames as they are decoded, return the next state.
 
-    `samples` are the next `chunk_samples`, `[n]` float32, -1..1. `state`, from `create_state` or the chunk
-    before, is not modified. The setting `latents_per_decode` determines the size of the pieces; None
-    decodes the chunk as one. `noise_source` replaces the stream's random generator, whose state then stays
-    unchanged.
+    `samples` are the next `chunk_samples`, `[n]` float32, -1..1; another number raises `ValueError`. The
+    setting `latents_per_decode` determines the size of the pieces. `noise_source` replaces the stream's
+    random generator, whose state then stays unchanged.
 
-    Computation is lazy: it starts with the first `next` and then runs only as far as the next piece needs.
-    A generator that is abandoned early changes nothing: the stream can continue from `state`. The caller
-    may modify the pixels. The generator returns the state for the next chunk, after the motion frames are
-    encoded.
-
-    Raises:
-        ValueError: the number of samples is wrong; raised when the first piece is requested.
+    Computation is lazy: it starts with the first `next` and runs only as far as the next piece needs. `state`
+    is not modified, so the stream can continue from it if the generator is abandoned. The caller may modify
+    the pixels.
     """
     audio_context, state = push_chunk_audio(executor, settings, samples, state)
     latents, state = denoise_window(executor, settings, prepared, audio_context, state, noise_source)
@@ -137,7 +128,7 @@ def generate_chunk(
 
 
 def drain(pieces: Generator[PieceT, None, ResultT]) -> tuple[list[PieceT], ResultT]:
-    """Return everything that a generator yields, and its return value."""
+    """Return all values that a generator yields, and its return value."""
     taken: list[PieceT] = []
     while True:
         try:
@@ -154,10 +145,9 @@ def denoise_window(
     state: StreamState,
     noise_source: NoiseSource | None = None,
 ) -> tuple[Tensor, StreamState]:
-    """Denoise the next window of a stream.
+    """Denoise the next window of a stream from its `audio_context`, `[1, F, context, num_blocks, channels]`.
 
-    `audio_context` is `[1, F, context, num_blocks, channels]`. Returns normalised latents `[1, C, T, h, w]`
-    float32, and `state` with only its random generator advanced; `noise_source` replaces that generator.
+    Returns normalised latents `[1, C, T, h, w]` float32, and `state` with only its random generator advanced.
     """
     conditioning, sampler = prepared.conditioning, settings.sampler
     window = WindowInputs(
@@ -191,7 +181,7 @@ class FinishedPiece:
 
     @property
     def num_new(self) -> int:
-        """Number of frames that are shown; they are the last ones."""
+        """Number of frames that are shown: the last ones."""
         return max(0, self.pixels.shape[2] + min(self.index, 0))
 
     @property
@@ -205,12 +195,12 @@ def finish_window(
 ) -> Generator[FinishedPiece, None, StreamState]:
     """Decode a window in pieces, match colours, correct the seam and encode the motion frames.
 
-    `latents` is `[1, C, T, h, w]`, normalised; `state` already includes the window's audio and noise. Pieces
-    come in order; without `decode_dropped` the only hidden frame decoded is the one that the seam correction
-    needs. The caller may modify the frames. Returns the state for the next window.
+    `latents` is `[1, C, T, h, w]`, normalised; `state` already includes the window's audio and noise. The
+    caller may modify the frames. Returns the state for the next window.
     """
     geometry, seam_config = settings.geometry, settings.seam
     pieces = _decode_pieces(executor.networks.vae, settings, latents)
+    # Counted from the chunk's first frame, so that hidden frames are negative.
     index = settings.skipped_frames - geometry.dropped_frames
     seam = None
     recent: Tensor | None = None
@@ -247,13 +237,10 @@ def cut_chunk(
 ) -> StreamState:
     """Return the state of a stream that was interrupted after `num_shown` frames of its newest chunk.
 
-    The audio of hidden frames is dropped, and the next window starts from the frames that were shown last.
-    `states` are those before and after the chunk, `samples` are the chunk's. `shown` is `[3, F, H, W]`
-    float32, -1..1, the last frames that were shown, of this chunk and earlier ones; if there are fewer than
-    `motion_frames`, the first one is repeated.
-
-    Raises:
-        ValueError: `num_shown` is out of range, or the stream reads a complete recording.
+    The audio of frames that were not shown is dropped, and the next window starts from the frames that were
+    shown last. `states` are those before and after the chunk, `samples` are the chunk's. `shown` is
+    `[3, F, H, W]` float32, -1..1, the last shown frames of this chunk and earlier ones; the first is repeated
+    if there are fewer than `motion_frames`. `ValueError` if `num_shown` is out of range, or for a recording.
     """
     geometry = settings.geometry
     before, after = states
@@ -287,7 +274,6 @@ def encode_motion(vae: CausalVideoVAE, frames: Tensor) -> Tensor:
 
 
 def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tensor) -> Iterator[Tensor]:
-    """Decode latents `[1, C, T, h, w]` lazily into pieces `[1, 3, F, H, W]`."""
     stride = settings.geometry.latent_stride
     size = settings.latents_per_decode or latents.shape[2]
     to_skip = settings.skipped_frames

@@ -22,8 +22,8 @@ CUBE_THRESHOLD = 0.008856
 LINEAR_SLOPE = 7.787
 LINEAR_OFFSET = 16 / 116
 
+# Below this many Lab units the deviation of a frame is rounding noise, which must not be amplified.
 MIN_DEVIATION = 1e-3
-"""Below this many Lab units the deviation of a frame is rounding noise, which must not be amplified."""
 
 
 @dataclass(frozen=True, slots=True)

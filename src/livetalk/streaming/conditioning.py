@@ -1,7 +1,6 @@
 """Encoding of the reference image and prompt, which condition every chunk of a stream.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent
-height, width.
+Shapes: B batch · C latent channels · H W and h w height and width of frames and latents.
 """
 
 from dataclasses import dataclass
@@ -39,8 +38,7 @@ def prepare_stream(
 ) -> Prepared:
     """Encode a stream's reference image `[3, H, W]`, -1..1, and compute the constants of its denoising steps.
 
-    The executor's networks must be in their final form (quantized, fused). `embeds` is for a transformer
-    with a text or an image branch.
+    `embeds` is for a transformer with a text or an image branch.
     """
     with span("step.reference"):
         conditioning = encode_conditioning(
@@ -54,12 +52,10 @@ def prepare_stream(
 
 
 def prepare_constants(executor: Executor, settings: StreamSettings, conditioning: Conditioning) -> Prepared:
-    """Compute what all steps of a stream share; `conditioning` is on the executor's device.
-
-    The executor's networks must be in their final form.
-    """
+    """Compute what all steps of a stream share; `conditioning` is on the executor's device."""
     with span("step.reference"):
         constants = None
+        # Constants contain products of weights: quantize and fuse the networks before.
         if executor.plan is not None:
             constants = precompute_stream(
                 executor.networks.dit,
@@ -82,8 +78,7 @@ def encode_conditioning(
 ) -> Conditioning:
     """Encode a reference image `[3, H, W]`, -1..1, that is on the device of the VAE.
 
-    Raises:
-        ValueError: a side is no multiple of the VAE's spatial stride.
+    Its sides must be multiples of the VAE's spatial stride, or a `ValueError` is raised.
     """
     pixels = image.float()[None, :, None]
     reference_latents = vae.encode(pixels)[0].float()
@@ -101,6 +96,7 @@ def encode_conditioning(
 
 def encode_grey_reference(vae: CausalVideoVAE, pixels: Tensor, geometry: ChunkGeometry) -> Tensor:
     """Encode an image `[B, 3, 1, H, W]`, -1..1, followed by grey frames, to `[B, C, T, h, w]` float32."""
+    # As published: the frames after the reference are zero, which is mid-grey.
     grey = pixels.new_zeros((pixels.shape[0], 3, geometry.window_frames - 1, *pixels.shape[3:]))
     latents, _ = vae.encode(torch.cat((pixels, grey), dim=2))
     return latents.float()

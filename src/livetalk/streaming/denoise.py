@@ -33,8 +33,7 @@ def denoise(
 ) -> Tensor:
     """Denoise one window from pure noise to normalised latents `[B, C, T, h, w]` float32.
 
-    `predict_velocity` comes from `build_predictor` or is any function of latents and sigma. `sigmas` is
-    `[num_steps + 1]` float32 on the CPU, descending from 1 to 0 or to the level at which to stop.
+    `sigmas` is `[num_steps + 1]` float32 on the CPU, descending from 1 to 0 or to the level at which to stop.
     `noise_source` draws the initial noise, in `noise_dtype`, and then serves the sampler.
     """
     noise = noise_source(window.motion_latents.new_empty(window.latent_shape, dtype=noise_dtype))

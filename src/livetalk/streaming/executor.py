@@ -11,14 +11,11 @@ from livetalk.streaming.networks import Networks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Executor:
-    """Networks and the choices of how they run, which change results by rounding only.
-
-    Attributes:
-        plan: what the transformer precomputes per stream and per chunk; None computes everything in each
-            step, which gradients through the transformer require.
-    """
+    """Networks and the choices of how they run, which change results by rounding only."""
 
     networks: Networks
+    # What is precomputed per stream and per chunk. None computes everything in each step, which gradients
+    # through the transformer require.
     plan: ExecutionPlan | None = field(default_factory=ExecutionPlan)
     match_color: MatchColor = match_color  # `match_color` or a fused form of it
 

@@ -20,7 +20,6 @@ class ChunkGeometry:
     latent_stride: int = 4  # frames per latent frame, except the first latent frame, which stands for one
 
     def __post_init__(self) -> None:
-        """Check that the numbers are consistent."""
         if self.fps < 1 or self.sample_rate % self.fps:
             raise ValueError(f"sample_rate {self.sample_rate} is not a multiple of fps {self.fps}")
         for name, frames in (("window_frames", self.window_frames), ("motion_frames", self.motion_frames)):
@@ -31,7 +30,6 @@ class ChunkGeometry:
 
     @property
     def chunk_frames(self) -> int:
-        """New frames of each window."""
         return self.window_frames - self.motion_frames
 
     @property
@@ -56,7 +54,8 @@ class ChunkGeometry:
         return self.motion_frames
 
     def motion_latents(self, chunk_index: int) -> int:
-        """Return how many clean latent frames start a window; the first starts with the reference alone."""
+        """Return the number of clean latent frames at the start of a window."""
+        # The first window starts with the reference alone.
         return 1 if chunk_index == 0 else self.num_latents(self.motion_frames)
 
     def num_latents(self, num_frames: int) -> int:
@@ -64,9 +63,9 @@ class ChunkGeometry:
         return 1 + (num_frames - 1) // self.latent_stride
 
     def num_frames(self, num_samples: int) -> int:
-        """Return the number of frames that cover `num_samples` of audio, rounded up."""
+        """Return the number of frames that cover the audio, rounded up."""
         return -(-num_samples // self.samples_per_frame)
 
     def num_chunks(self, num_samples: int) -> int:
-        """Return the number of chunks that cover `num_samples` of audio, rounded up."""
+        """Return the number of chunks that cover the audio, rounded up."""
         return -(-num_samples // self.chunk_samples)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TARGET_LUFS = -23.0
-"""Loudness at which the published speech features were computed."""
+TARGET_LUFS = -23.0  # loudness at which the published speech features were computed
 
 # ITU-R BS.1770: overlapping blocks of 0.4 s, and the gates below which blocks do not count.
 BLOCK_SECONDS = 0.4
@@ -19,8 +18,7 @@ HOP_SECONDS = 0.1
 OFFSET_DB = -0.691
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_DB = -10.0
-FILTER_SECONDS = 0.25
-"""The impulse response of the weighting filters is below float64 rounding after this time."""
+FILTER_SECONDS = 0.25  # after this time the filters' impulse response is below float64 rounding
 
 # The running gain. A syllable rises at least 8 dB above the quietest of the last 3 s and falls again within
 # 1 s; the level of speech is an average over about 3 s of speech. The gain moves by at most 6 dB/s.
@@ -32,16 +30,14 @@ SYLLABLE_DB = 8.0
 FLOOR_FRAMES = 30
 SYLLABLE_FRAMES = 10
 SPEECH_MEMORY_FRAMES = 30
-MAX_STEP_DB = 0.6
+MAX_STEP_DB = 0.6  # per frame of 0.1 s
 MIN_GAIN_DB, MAX_GAIN_DB = -20.0, 24.0
 
 
 def normalize_published(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
-    """Scale audio `[samples]` to the target loudness with one gain, in the dtype of the input, not clipped.
-
-    Audio without any block above the absolute gate, such as silence, stays unchanged.
-    """
+    """Scale audio `[samples]` to the target loudness with one gain, in its own dtype, without clipping."""
     loudness = integrated_loudness(samples, sample_rate)
+    # Without any block above the absolute gate, as in silence, the loudness is minus infinity.
     gain = torch.where(loudness.isfinite(), 10 ** ((TARGET_LUFS - loudness) / 20), 1.0)
     return (samples.double() * gain).type_as(samples)
 
@@ -49,17 +45,16 @@ def normalize_published(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
 def silence_noise(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
     """Return `[samples]` unchanged, or zeros if its loudness is below that of the faintest speech.
 
-    An encoder that standardises its input would otherwise amplify hiss to the level of speech. A single loud
-    block of 0.4 s is enough to keep all samples.
+    An encoder that standardises its input would otherwise amplify hiss to the level of speech. One loud block
+    of 0.4 s keeps all samples.
     """
     return torch.where(integrated_loudness(samples, sample_rate) >= MIN_SPEECH_LUFS, samples, 0)
 
 
 def integrated_loudness(samples: Tensor, sample_rate: int = 16_000) -> Tensor:
-    """Measure the gated loudness of mono audio `[samples]` in LUFS, as a float64 scalar.
+    """Return the gated loudness of mono audio `[samples]` in LUFS, float64.
 
-    Audio shorter than one block of 0.4 s is padded with silence. The result is minus infinity if all blocks
-    are below the absolute gate.
+    It is minus infinity if all blocks of 0.4 s are below the absolute gate.
     """
     block = round(BLOCK_SECONDS * sample_rate)
     audio = F.pad(samples.double(), (0, max(0, block - samples.shape[0])))
@@ -96,11 +91,9 @@ def normalize_running(
 ) -> tuple[Tensor, LoudnessState]:
     """Apply the running gain to the next samples of a stream, `[n]` float32, any n, without clipping.
 
-    The gain over a frame of 0.1 s depends only on earlier frames, so that there is no delay and the result
-    does not depend on how the stream is split. Frames that rise above the noise floor (the quietest frame
-    of the last seconds) and fall again within one second count as speech: syllables do so, a noise that is
-    switched on does not. The gain moves towards the level that brings past speech to the target, by at most
-    6 dB per second; before the first speech it is 0 dB.
+    The gain over a frame of 0.1 s depends only on earlier frames: there is no delay, and the split of the
+    stream has no effect. It moves towards the level that brings past speech to the target, by at most 6 dB
+    per second; before the first speech it is 0 dB.
     """
     length = round(FRAME_SECONDS * sample_rate)
     audio = torch.cat((state.pending, samples.detach().float().cpu()))
@@ -120,11 +113,12 @@ def normalize_running(
 
 
 def _update_gain(state: LoudnessState, loudness: float) -> LoudnessState:
-    """Update noise floor, speech level and gain by one frame."""
     recent, rise = state.recent_lufs, state.rise_lufs
     power, weight = state.speech_power, state.speech_weight
     if loudness > DIGITAL_SILENCE_LUFS:
         recent = (*recent, loudness)[-FLOOR_FRAMES:]
+    # Frames that rise above the noise floor (the quietest recent frame) and fall again within a second are
+    # speech: a syllable does so, a noise that is switched on does not.
     if rise and loudness < max(rise) - SYLLABLE_DB:
         for level in rise:
             keep = 1 - 1 / SPEECH_MEMORY_FRAMES
@@ -170,7 +164,6 @@ def _weighted(samples: Tensor, sample_rate: int) -> Tensor:
 
 
 def _block_power(weighted: Tensor, block: int, hop: int) -> Tensor:
-    """Return the mean square of overlapping blocks; the last is padded with silence."""
     num_blocks = round((weighted.shape[0] - block) / hop) + 1
     missing = max(0, block + (num_blocks - 1) * hop - weighted.shape[0])
     squares = F.pad(weighted.square(), (0, missing))
@@ -187,11 +180,11 @@ def _weighting(num_samples: int, sample_rate: int, device: torch.device) -> Tens
     return response
 
 
-Biquad = tuple[tuple[float, float, float], tuple[float, float, float]]
+Biquad = tuple[tuple[float, float, float], tuple[float, float, float]]  # numerator, denominator
 
 
 def _high_shelf(sample_rate: int, hertz: float = 1500.0, gain_db: float = 4.0) -> Biquad:
-    """Return numerator and denominator of the shelf that models the acoustic effect of the head."""
+    # Models the acoustic effect of the head.
     angle, a = 2 * math.pi * hertz / sample_rate, 10 ** (gain_db / 40)
     cos, slope = math.cos(angle), math.sqrt(a) * math.sin(angle) * math.sqrt(2)
     up, down = (a + 1) + (a - 1) * cos, (a + 1) - (a - 1) * cos
@@ -202,17 +195,16 @@ def _high_shelf(sample_rate: int, hertz: float = 1500.0, gain_db: float = 4.0) -
 
 
 def _high_pass(sample_rate: int, hertz: float = 38.0, quality: float = 0.5) -> Biquad:
-    """Return numerator and denominator of the filter that removes rumble."""
+    # Removes rumble.
     angle = 2 * math.pi * hertz / sample_rate
     cos, alpha = math.cos(angle), math.sin(angle) / (2 * quality)
     return ((1 + cos) / 2, -(1 + cos), (1 + cos) / 2), (1 + alpha, -2 * cos, 1 - alpha)
 
 
 def _power(lufs: float) -> float:
-    """Return the weighted mean square for a loudness in LUFS."""
     return float(10 ** ((lufs - OFFSET_DB) / 10))
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the selected values, 0 if there are none."""
+    # 0 if none is selected. A branch on a value of the device would wait for the device.
     return torch.where(chosen, values, 0).sum() / chosen.sum().clamp_min(1)

@@ -2,8 +2,7 @@
 
 The last frame of a chunk is decoded twice: at the end of its window, and as the last motion frame of the next
 one. The two differ because the VAE's round trip is not exact, and the video shows a step. The correction adds
-the difference to the first new frames, so that only motion is visible at the border. Its coarse part (colour)
-fades slowly, its detail quickly, because detail would stay behind while the face moves.
+the difference to the first new frames, so that only motion is visible at the border.
 """
 
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from torch import Tensor
 
 from livetalk.streaming.settings import SeamConfig
 
-COARSE_CELL = 16
-"""Side in pixels of the cells whose mean is the coarse part of the difference."""
+COARSE_CELL = 16  # side in pixels of the cells whose mean is the coarse part of the difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +26,8 @@ class Seam:
     config: SeamConfig
 
     def hide(self, frames: Tensor, index: int) -> Tensor:
-        """Add the faded difference to consecutive new frames `[1, 3, F, H, W]`, -1..1, and clamp to -1..1.
-
-        `index` is that of the first of `frames` among the chunk's new frames.
-        """
+        """Correct new frames `[1, 3, F, H, W]`, -1..1, of which the first is number `index` of the chunk."""
+        # Colour fades slowly, detail quickly: detail would stay behind while the face moves.
         parts = ((self.color, self.config.color_frames), (self.detail, self.config.detail_frames))
         faded = (
             part[:, :, None] * _fade(self.num_new, length, frames)[:, :, index : index + frames.shape[2]]

@@ -10,43 +10,34 @@ from livetalk.streaming.geometry import ChunkGeometry
 
 
 class AudioMode(Enum):
-    """STREAM: live audio, past only. WHOLE: a complete recording, including the future."""
+    """Which audio a frame depends on."""
 
-    STREAM = "stream"
-    WHOLE = "whole"
+    STREAM = "stream"  # live audio: the past and the look-ahead
+    WHOLE = "whole"  # a complete recording: the future too
 
 
 class LoudnessMode(Enum):
-    """How the level of the audio is adjusted before the speech encoder reads it.
-
-    OFF: unchanged.
-    RUNNING: a slow gain that depends on past speech only and ignores noise. If the encoder's whole input is
-        too faint for speech, it reads digital silence.
-    PUBLISHED: one gain for the encoder's whole input, computed for each window, as the published code
-        does. It amplifies hiss without speech to the loudness of speech.
-    """
+    """How the level of the audio is adjusted before the speech encoder reads it."""
 
     OFF = "off"
+    # A slow gain that depends on past speech only. Input too faint for speech becomes digital silence.
     RUNNING = "running"
+    # One gain per window for the encoder's whole input. It raises hiss without speech to speech level.
     PUBLISHED = "published"
 
 
 class ReferenceLayout(Enum):
-    """Position of the reference in the condition.
+    """Position of the reference in the condition."""
 
-    FIRST_FRAME: the latents of the image followed by grey frames (published).
-    BROADCAST: the latent of the image at every latent frame.
-    """
-
-    FIRST_FRAME = "first_frame"
-    BROADCAST = "broadcast"
+    FIRST_FRAME = "first_frame"  # latents of the image followed by grey frames (published)
+    BROADCAST = "broadcast"  # the latent of the image at every latent frame
 
 
 class SamplerKind(Enum):
-    """RENOISE: fresh noise at every step (published, few steps). EULER: integrate the velocity."""
+    """Sampler of the denoising steps."""
 
-    RENOISE = "renoise"
-    EULER = "euler"
+    RENOISE = "renoise"  # fresh noise at every step (published, for few steps)
+    EULER = "euler"  # integrates the velocity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +50,6 @@ class SamplerConfig:
     color_strength: float = 1.0  # strength of colour matching to the reference, 0..1
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.shift <= 0:
@@ -70,18 +60,13 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioConfig:
-    """Which audio a window depends on.
-
-    Attributes:
-        lookahead_frames: frames of audio after a chunk's end that the encoder reads; they add to the latency.
-    """
+    """Which audio a window depends on."""
 
     buffer_seconds: int = 8  # length of the rolling buffer that the speech encoder reads
     context_frames: int = 2  # rows of speech features on each side of a video frame
-    lookahead_frames: int = 0
+    lookahead_frames: int = 0  # frames of audio after a chunk's end that it needs; they add to the latency
 
     def __post_init__(self) -> None:
-        """Check ranges."""
         if self.buffer_seconds < 1 or self.context_frames < 0 or self.lookahead_frames < 0:
             raise ValueError(f"audio settings below their range: {self}")
 
@@ -100,25 +85,20 @@ class SeamConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamSettings:
-    """Everything that defines a stream besides weights and inputs.
-
-    Attributes:
-        latents_per_decode: latent frames that are decoded together, None for the whole window. Frames can be
-            delivered after each piece and are the same for every size. On a CPU small pieces are faster,
-            because they fit its cache.
-    """
+    """Everything that defines a stream besides weights and inputs."""
 
     geometry: ChunkGeometry = field(default_factory=ChunkGeometry)
     audio: AudioConfig = field(default_factory=AudioConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reference_layout: ReferenceLayout = ReferenceLayout.FIRST_FRAME
+    # Latent frames of a piece; None decodes the whole window at once. The frames are the same for every
+    # number. On a CPU small pieces are faster, because they fit its cache.
     latents_per_decode: int | None = None
     decode_dropped: bool = True  # also decode the hidden frames at the start of a window
     seam: SeamConfig = field(default_factory=SeamConfig)
     loudness: LoudnessMode = LoudnessMode.OFF
 
     def __post_init__(self) -> None:
-        """Check ranges, and that the audio buffer covers a window with its look-ahead."""
         if self.latents_per_decode is not None and self.latents_per_decode < 1:
             raise ValueError(f"latents_per_decode must be at least 1, got {self.latents_per_decode}")
         needed = self.geometry.window_frames + self.audio.lookahead_frames

@@ -1,6 +1,6 @@
 """Options of one stream: as keywords that users pass, and as a checked value that engines take.
 
-This module does not import PyTorch, so that a client of the engine can build a specification without it.
+This module does not import PyTorch, because clients of the engine need it.
 """
 
 import re
@@ -14,6 +14,7 @@ from livetalk.streaming.settings import AudioMode, LoudnessMode
 
 EnumT = TypeVar("EnumT", bound=Enum)
 
+# Named frame sizes: height and width in pixels.
 SIZES = {
     "portrait": (768, 448),
     "landscape": (448, 768),
@@ -22,13 +23,9 @@ SIZES = {
     "square": (640, 640),
     "square-small": (512, 512),
 }
-"""Named frame sizes: height and width in pixels."""
 
-SIDE_MULTIPLE = 16
-"""Both sides of a frame are multiples of this, in pixels: one token of a published model covers 16 x 16."""
-
-MAX_SIDE = 4096
-"""Longest side, pixels: no model is trained for more, and a typing error must not exhaust memory."""
+SIDE_MULTIPLE = 16  # pixels: the published VAE reduces a side by 8 and the patches by 2
+MAX_SIDE = 4096  # pixels: no model is trained for more, and a typing error must not exhaust memory
 
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
@@ -77,7 +74,6 @@ class StreamSpec:
     cuttable: bool = True  # keep what a cut needs: the frames and states of the last chunks
 
     def __post_init__(self) -> None:
-        """Refuse values that no model can use, with an `InputError`."""
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed}: must be 0 or more and below 2**63")
         if self.crop is not None and self.crop not in CROPS:
@@ -91,11 +87,7 @@ class StreamSpec:
 
     @classmethod
     def from_options(cls, options: StreamOptions) -> "StreamSpec":
-        """Parse and check options.
-
-        Raises:
-            InputError: an option is out of its range.
-        """
+        """Parse and check options; `InputError` names one that is out of its range."""
         size = options.get("size")
         return cls(
             seed=options.get("seed"),
@@ -112,8 +104,7 @@ class StreamSpec:
 def parse_size(size: str) -> tuple[int, int]:
     """Return height and width of a frame size: a name in `SIZES` or "HEIGHTxWIDTH" in pixels.
 
-    Raises:
-        InputError: `size` is neither, a side is no multiple of 16, or it exceeds `MAX_SIDE`.
+    Any other size, or one whose sides are not multiples of 16 up to `MAX_SIDE`, raises `InputError`.
     """
     if size in SIZES:
         return SIZES[size]

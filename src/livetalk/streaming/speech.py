@@ -1,7 +1,4 @@
-"""Speech features of a stream: each chunk of audio is added to the state and encoded.
-
-Shapes: F frames of a window.
-"""
+"""Speech features of a stream: each chunk of audio is added to the state and encoded."""
 
 from dataclasses import replace
 
@@ -27,10 +24,7 @@ def start_live_audio(
 ) -> tuple[AudioBuffer, LoudnessState | None]:
     """Return the audio and loudness state of a live stream before its first chunk.
 
-    `lead_audio` is the audio of the look-ahead, `[n]`, padded with zeros if shorter or None.
-
-    Raises:
-        ValueError: `lead_audio` is longer than the look-ahead.
+    `lead_audio` is the audio of the look-ahead, `[n]`; it is padded with zeros. `ValueError` if it is longer.
     """
     loudness = LoudnessState.create() if settings.loudness is LoudnessMode.RUNNING else None
     audio = AudioBuffer.create(settings.buffer_samples, executor.device)
@@ -59,11 +53,8 @@ def push_chunk_audio(
 ) -> tuple[Tensor, StreamState]:
     """Add the audio of the next chunk, `[chunk_samples]` float32, -1..1, to a stream and encode it.
 
-    Returns the speech features around each frame of the window, `[1, F, context, num_blocks, channels]`, and
-    `state` with only its audio and loudness advanced.
-
-    Raises:
-        ValueError: the number of samples is wrong.
+    Returns the features around each of the window's F frames, `[1, F, context, num_blocks, channels]`, and
+    `state` with only its audio and loudness advanced. `ValueError` for another number of samples.
     """
     geometry = settings.geometry
     if samples.shape != (geometry.chunk_samples,):
@@ -81,14 +72,15 @@ def push_chunk_audio(
 def encode_audio_context(
     encoder: AudioEncoder, settings: StreamSettings, audio: AudioBuffer | Recording
 ) -> Tensor:
-    """Return the speech features around each frame of the newest window.
+    """Return the features around each frame of the newest window, `[1, F, context, num_blocks, channels]`.
 
-    A recording must have been read (`Recording.read`). The result is `[1, F, context, num_blocks, channels]`.
+    A recording must have been read with `Recording.read`.
     """
     geometry, context_frames = settings.geometry, settings.audio.context_frames
     if isinstance(audio, Recording):
         return recorded_context(audio, geometry, context_frames)
     samples = audio.samples
+    # The published gain belongs to the encoder's input, so it changes from window to window.
     if settings.loudness is LoudnessMode.PUBLISHED:
         samples = normalize_published(samples, geometry.sample_rate)
     features = _encode(encoder, settings, samples)
@@ -105,7 +97,7 @@ def adjust_level(
 
 
 def _encode(encoder: AudioEncoder, settings: StreamSettings, samples: Tensor) -> Tensor:
-    """Encode `[samples]`; with a running gain, input too faint for speech is replaced by silence."""
+    # The running gain leaves noise alone, but an encoder that standardises its input would amplify it.
     if settings.loudness is LoudnessMode.RUNNING:
         samples = silence_noise(samples, settings.geometry.sample_rate)
     return encoder(samples[None])

@@ -1,7 +1,7 @@
 """The state that a stream carries from chunk to chunk, as a value.
 
-A state has no reference to a process, a CUDA stream or a network. Any process with the same model, settings
-and conditioning can continue it, also on another machine through `to_bytes` and `from_bytes`.
+Any process with the same model, settings and conditioning can continue it, also on another machine through
+`to_bytes` and `from_bytes`.
 """
 
 import hashlib
@@ -39,18 +39,13 @@ class StreamState:
 
     @property
     def num_bytes(self) -> int:
-        """Size of all tensors in bytes."""
         last_frame = 0 if self.last_frame is None else self.last_frame.nbytes
         loudness = 0 if self.loudness is None else self.loudness.num_bytes
         fixed = self.motion_latents.nbytes + self.audio.num_bytes + self.rng_state.nbytes
         return fixed + last_frame + loudness
 
     def to(self, device: torch.device) -> "StreamState":
-        """Return the state on a device.
-
-        Random generators of different kinds of device draw different numbers. On a new kind the noise
-        continues from a seed that is derived from the old generator's state.
-        """
+        """Return the state on a device; the noise continues only on the same kind of device."""
         return _move(self, self.motion_latents.device.type, device)
 
     def to_bytes(self) -> bytes:
@@ -81,11 +76,7 @@ class StreamState:
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device) -> "StreamState":
-        """Restore onto `device` a state that `to_bytes` wrote.
-
-        Raises:
-            InputError: the data is damaged or of another version.
-        """
+        """Restore a state that `to_bytes` wrote; `InputError` if it is damaged or of another version."""
         try:
             tensors, fields = load(data), _read_fields(data)
             state = _rebuild(tensors, fields)
@@ -109,8 +100,9 @@ def restore_rng(rng_state: Tensor, device: torch.device) -> torch.Generator:
 
 
 def _move(state: StreamState, rng_kind: str, device: torch.device) -> StreamState:
-    """Move a state whose generator belongs to a device of type `rng_kind`."""
     rng_state = state.rng_state
+    # Generators of different kinds of device draw different numbers and cannot read each other's state: on a
+    # new kind the noise continues from a seed that is derived from the old state.
     if rng_kind != device.type:
         # 56 bits of the digest, because a seed must fit a signed 64-bit integer.
         digest = hashlib.sha256(rng_state.numpy().tobytes()).digest()

@@ -1,7 +1,6 @@
 """The transformer's inputs for a window, built in one place for live streams, training and evaluation.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · M motion latent frames · h w latent height,
-width.
+Shapes: B batch · C latent channels · F frames · T latent frames · M motion latent frames · h w latent size.
 """
 
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ class WindowInputs:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of the window's latents: (B, C, T, h, w)."""
         batch, channels = self.motion_latents.shape[:2]
         return (batch, channels, *self.condition.shape[2:])
 
@@ -54,10 +52,9 @@ class WindowInputs:
         return pinned if self.num_motion is None else torch.where(self.is_motion, pinned, latents)
 
     def predict_velocity(self, dit: DiT, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Run the transformer without precomputed constants.
+        """Run the transformer without precomputed constants, at noise level `sigma`, `[B]` or `[]`, 0..1.
 
-        `latents` is `[B, C, T, h, w]` at noise level `sigma` (`[B]` or `[]`, 0..1) and clean at motion
-        positions.
+        `latents` is `[B, C, T, h, w]`, clean at motion positions.
         """
         timesteps = to_device(timesteps_from_sigma(sigma), latents.device).expand(latents.shape[0])
         velocity: Tensor = dit(
@@ -69,11 +66,8 @@ class WindowInputs:
 def build_condition(reference: Tensor, layout: ReferenceLayout, geometry: ChunkGeometry) -> Tensor:
     """Return the condition, `[B, stride + C, T, h, w]`: a mask that marks the reference, then its latents.
 
-    `reference` is the latent of the image `[B, C, 1, h, w]` for BROADCAST; for FIRST_FRAME it is the latents
-    of the image followed by grey frames, `[B, C, T, h, w]`.
-
-    Raises:
-        ValueError: the reference has another number of latent frames.
+    `reference` is the latent of the image, `[B, C, 1, h, w]`, for BROADCAST, and the latents of the image
+    followed by grey frames, `[B, C, T, h, w]`, for FIRST_FRAME. `ValueError` for another number of frames.
     """
     wanted = 1 if layout is ReferenceLayout.BROADCAST else geometry.window_latents
     if reference.shape[2] != wanted:
@@ -85,10 +79,7 @@ def build_condition(reference: Tensor, layout: ReferenceLayout, geometry: ChunkG
 
 
 def reference_mask(latents: Tensor, latent_stride: int) -> Tensor:
-    """Return a mask `[B, latent_stride, T, h, w]` that is 1 on the first latent frame and 0 elsewhere.
-
-    It has one channel per frame of a latent frame.
-    """
+    """Return a mask `[B, latent_stride, T, h, w]` that is 1 on the first latent frame and 0 elsewhere."""
     mask = torch.zeros_like(latents[:, :1])
     mask[:, :, :1] = 1
     return mask.expand(-1, latent_stride, -1, -1, -1)
