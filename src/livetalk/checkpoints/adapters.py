@@ -26,18 +26,13 @@ class Rule:
 class StateDictAdapter:
     """Two-way mapping between the state dict of a network and its published form.
 
-    Attributes:
-        rules: tried in order; the first whose prefix ends at a dot or at the end of the key applies.
+    The first rule whose prefix ends at a dot or at the end of the key applies.
     """
 
     rules: tuple[Rule, ...]
 
     def to_published(self, key: str) -> str:
-        """Translate a key of this package.
-
-        Raises:
-            WeightsError: no rule matches.
-        """
+        """Translate a key of this package; `WeightsError` if no rule matches."""
         for rule in self.rules:
             translated = _translate(key, rule.ours, rule.published)
             if translated is not None:
@@ -45,11 +40,7 @@ class StateDictAdapter:
         raise WeightsError(f"the network key '{key}' has no published name")
 
     def to_ours(self, key: str) -> str:
-        """Translate a published key.
-
-        Raises:
-            WeightsError: no rule matches.
-        """
+        """Translate a published key; `WeightsError` if no rule matches."""
         for rule in self.rules:
             translated = _translate(key, rule.published, rule.ours)
             if translated is not None:
@@ -97,24 +88,17 @@ class OwnKeys(StateDictAdapter):
     __slots__ = ()
 
     def to_published(self, key: str) -> str:
-        """Return the key unchanged."""
         return key
 
     def to_ours(self, key: str) -> str:
-        """Return the key unchanged."""
         return key
 
     def published_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape unchanged."""
         return shape
 
 
 def require_same_keys(expected: Iterable[str], given: Iterable[str]) -> None:
-    """Check that a checkpoint has exactly the expected keys.
-
-    Raises:
-        WeightsError: keys are missing or unexpected; the message names the first few.
-    """
+    """Raise `WeightsError` unless a checkpoint has exactly the expected keys."""
     expected, given = set(expected), set(given)
     problems = [
         f"{word} {_list_keys(difference)}"

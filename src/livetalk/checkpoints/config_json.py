@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def config_to_json(config: object) -> Any:
-    """Convert a (nested) dataclass of tuples, enums, strings, numbers, booleans and None to JSON values.
+    """Convert a nested dataclass of tuples, enums, strings, numbers, booleans and None to JSON values.
 
     Raises:
         TypeError: it contains anything else.
@@ -68,8 +68,10 @@ def _value(kind: Any, data: object, path: str) -> Any:
         return config_from_json(kind, data, path)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum_value(kind, data, path)
+    # JSON writers may drop the fraction of a whole number.
     if kind is float and type(data) in (int, float):
         return float(data)  # type: ignore[arg-type]
+    # By type and not isinstance, because a bool is an int in Python.
     if origin is None and type(data) is kind:
         return data
     raise WeightsError(f"{path}: expected {getattr(kind, '__name__', kind)}, found {data!r}")

@@ -27,8 +27,7 @@ class EncoderAdapter(StateDictAdapter):
 
     Attributes:
         spellings: pairs of a regular expression and its replacement, applied to every key in order.
-        unused: canonical prefixes, ending at a dot or at the end of a key, of ignored weights; `{n}` stands
-            for a number.
+        unused: canonical prefixes of ignored weights; `{n}` stands for a number.
     """
 
     spellings: tuple[tuple[str, str], ...] = ()
@@ -112,6 +111,7 @@ def wav2vec2_adapter() -> EncoderAdapter:
     return EncoderAdapter(
         (*rules, *layers),
         spellings=_WAV2VEC2_SPELLINGS,
+        # Weights of the pre-training objectives.
         unused=("masked_spec_embed", "quantizer", "project_q", "project_hid", "lm_head"),
     )
 
@@ -130,6 +130,7 @@ def clip_vision_adapter(config: CLIPVisionConfig) -> EncoderAdapter:
         Rule("position_embedding", "visual.pos_embedding"),
         Rule("input_norm", "visual.pre_norm"),
     )
+    # The features are the input of the last block, so that block and all after it are unused.
     after = (f"visual.transformer.{config.num_layers}", "visual.post_norm", "visual.head")
     return EncoderAdapter(
         (*rules, *_numbered("blocks", "visual.transformer", _CLIP_BLOCK_RULES)),
@@ -206,7 +207,7 @@ def umt5_config(shapes: Shapes) -> UMT5Config:
 def clip_vision_config(shapes: Shapes, num_heads: int = 16) -> CLIPVisionConfig:
     """Derive the sizes of a published image encoder from the shapes in its file.
 
-    The last block is not counted, because the features are its input. `num_heads` cannot be derived.
+    `num_heads` cannot be derived.
 
     Raises:
         WeightsError: the weights are those of another network.
@@ -220,6 +221,7 @@ def clip_vision_config(shapes: Shapes, num_heads: int = 16) -> CLIPVisionConfig:
             dim=dim,
             ffn_dim=shapes["visual.transformer.0.mlp.0.weight"][0],
             num_heads=num_heads,
+            # The last block is not counted, because the features are its input.
             num_layers=_count(shapes, "visual.transformer") - 1,
         )
     except (KeyError, ValueError) as error:

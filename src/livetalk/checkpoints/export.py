@@ -37,12 +37,9 @@ class ModelExport:
     """A published model whose files were checked, ready to be written."""
 
     def __init__(self, files: PublishedFiles, prepare: Prepare | None = None) -> None:
-        """Open all networks without reading weights.
+        """Open all networks without reading weights; `WeightsError` if a file is damaged or does not fit.
 
         Without `prepare` the transformer and the text encoder are stored in bfloat16.
-
-        Raises:
-            WeightsError: a file is damaged or does not fit.
         """
         self._files = files
         self._parts = {part: _PartExport(part, open_part(part, files), prepare) for part in PART_NAMES}
@@ -62,7 +59,6 @@ class ModelExport:
     ) -> Manifest:
         """Write the model to an existing, empty folder; host memory holds one shard at a time.
 
-        The manifest is written last, so that an incomplete export is not recognised as a checkpoint.
         `version` is that of the weights; `progress` is called with the bytes written and the total.
 
         Raises:
@@ -92,6 +88,7 @@ class ModelExport:
             configs={name: config_to_json(part.config) for name, part in self._parts.items()},
             files={path.relative_to(directory).as_posix(): describe_file(path) for path in sorted(paths)},
         )
+        # Last, so that an incomplete export is not recognised as a checkpoint.
         write_manifest(directory, manifest)
         return manifest
 

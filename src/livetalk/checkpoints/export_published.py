@@ -53,10 +53,10 @@ def export_published(
 ) -> Path:
     """Write a model in the published layout and return its folder, named like that of `source`.
 
-    Weights keep the dtype of `networks`, which are the parts to write, on any device, often only the
-    transformer. The published dtypes are bfloat16 for the transformer and the text encoder, float16 for the
-    image encoder and float32 for the others. Other parts are copied from `source`, a model in the published
-    layout, and so are the weights of its files that the networks do not use.
+    Weights keep the dtype of `networks`, the parts to write, often only the transformer. The published dtypes
+    are bfloat16 for the transformer and the text encoder, float16 for the image encoder and float32 for the
+    others. Other parts are copied from `source`, a model in the published layout, and so are the weights of
+    its files that the networks do not use.
 
     Raises:
         WeightsError: the source is an export in this package's format, or a network is quantized.
@@ -79,11 +79,7 @@ def export_published(
 
 
 def published_adapter(network: nn.Module) -> StateDictAdapter:
-    """Return the adapter between a network's keys and the published ones.
-
-    Raises:
-        TypeError: networks of this type have no published form.
-    """
+    """Return the adapter between a network's keys and the published ones; `TypeError` if there is none."""
     if isinstance(network, DiT):
         return dit_adapter(network.config)
     if isinstance(network, CausalVideoVAE):
@@ -152,6 +148,7 @@ def _write_torch_file(path: Path, network: nn.Module | None, source: Path) -> No
     if network is None:
         shutil.copyfile(source, path)
         return
+    # The published program expects its files complete.
     state = _unused_weights(network, source) | _published_weights(network)
     # Copies, because torch.save writes the whole storage behind a view.
     torch.save({name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}, path)

@@ -128,8 +128,7 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
     `model` is a key of `MODELS`; `endpoint` is the URL of a mirror, None for the hub itself.
 
     Raises:
-        LivetalkError: huggingface_hub is not installed, the hub is unreachable, or the repository lacks a
-            file.
+        LivetalkError: huggingface_hub is not installed, the hub is unreachable, or a file is missing there.
     """
     hub = _import_hub()
     api = hub.HfApi(endpoint=endpoint)
@@ -140,6 +139,7 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
         listed = {sibling.rfilename: sibling for sibling in info.siblings or ()}
         for name in _choose(repository, listed):
             sibling = listed[name]
+            # Pinned to a commit: a resumed download must not mix two versions.
             url = hub.hf_hub_url(repository.repo_id, name, revision=info.sha, endpoint=endpoint)
             files.append(
                 RemoteFile(
@@ -155,11 +155,7 @@ def plan_download(model: str, directory: Path, *, endpoint: str | None = None) -
 
 
 def require_disk_space(plan: DownloadPlan) -> None:
-    """Check that the disk has space for the missing bytes.
-
-    Raises:
-        OutputError: it does not.
-    """
+    """Raise `OutputError` unless the disk has space for the missing bytes."""
     missing, free = plan.num_missing_bytes, plan.num_free_bytes
     if missing and missing + _SPARE_BYTES > free:
         raise OutputError(
@@ -169,10 +165,9 @@ def require_disk_space(plan: DownloadPlan) -> None:
 
 
 def fetch(plan: DownloadPlan, progress: FetchProgress | None = None) -> None:
-    """Download the missing files of a plan and check all of them against the hub's hashes.
+    """Download the missing files of a plan, or resume, and check all of them against the hub's hashes.
 
-    Interrupted downloads are resumed. A file gets its final name only when it is complete and its hash is
-    right.
+    A file gets its final name only when it is complete and its hash is right.
 
     Raises:
         LivetalkError: huggingface_hub is not installed, or the connection broke; the same call resumes.
@@ -265,11 +260,7 @@ def _has_right_hash(file: RemoteFile, path: Path) -> bool:
 
 
 def _choose(repository: Repository, listed: Iterable[str]) -> list[str]:
-    """Return the files of a repository to download, in alphabetical order.
-
-    Raises:
-        WeightsError: required files do not exist.
-    """
+    """Return the files of a repository to download, alphabetically; `WeightsError` if some are missing."""
     # A name from the hub must not lead outside the destination.
     names = sorted(name for name in listed if ".." not in Path(name).parts)
     missing = [pattern for pattern in repository.needed if not any(fnmatch(name, pattern) for name in names)]
@@ -301,7 +292,7 @@ def _import_hub() -> ModuleType:
 
 @contextlib.contextmanager
 def _explained(hub: ModuleType, what: str, where: str) -> Iterator[None]:
-    """Turn errors of the network and of its settings into one line; errors of the disk stay `OSError`.
+    """Convert errors of the network and of its settings to one line; errors of the disk stay `OSError`.
 
     Raises:
         InputError: the server cannot be reached, or a proxy or an address is unsuitable.

@@ -76,6 +76,7 @@ def recognise_layout(model_dir: Path) -> Layout:
         raise WeightsError(f"weights {model_dir}: no such folder")
     config = model_dir / CONFIG_NAME
     if not config.is_file():
+        # Users often give the folder above: a download puts the model into a subfolder.
         inside = sorted(path.parent for path in model_dir.glob(f"*/{CONFIG_NAME}") if _dit_file(path.parent))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise WeightsError(
@@ -175,11 +176,7 @@ def _find_exported(model_dir: Path, given: Path | None) -> PublishedFiles:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that contains one JSON object.
-
-    Raises:
-        WeightsError: it cannot be read or contains something else.
-    """
+    """Read a file that contains one JSON object; `WeightsError` for anything else."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

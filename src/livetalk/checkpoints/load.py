@@ -21,9 +21,8 @@ def load_module(
 ) -> ModuleT:
     """Build a network on the meta device and give it the weights of a state dict.
 
-    All tensors of the network must be in its state dict. `dtype` applies to floating-point tensors; others
-    keep theirs. `name` is that of the network in messages. The network is in evaluation mode, without
-    gradients.
+    All tensors of the network must be in its state dict. `dtype` applies to floating-point tensors; `name` is
+    used in messages. The network is in evaluation mode, without gradients.
 
     Raises:
         WeightsError: a weight is missing, unknown or has another shape.
@@ -35,6 +34,7 @@ def load_module(
         key: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
         for key, tensor in state.items()
     }
+    # Assigned instead of copied, since a tensor on the meta device has no memory.
     module.load_state_dict(placed, strict=True, assign=True)
     left = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if left:

@@ -39,7 +39,7 @@ def describe_file(path: Path) -> FileRecord:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `config.json`. This is the last step of saving, so that an incomplete folder is no checkpoint."""
+    """Write `config.json`, as the last step of saving, so that an incomplete folder is no checkpoint."""
     text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
     (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
 
@@ -70,11 +70,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Check that every file exists and has the recorded hash.
-
-    Raises:
-        WeightsError: a file is missing or has another hash; the message names both.
-    """
+    """Raise `WeightsError` where a file is missing or has another hash than recorded."""
     for name, expected in manifest.files.items():
         path = directory / name
         if not path.is_file():
@@ -88,11 +84,7 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
 
 
 def verify_sizes(directory: Path, manifest: Manifest) -> None:
-    """Check that every file exists and has the recorded size, without reading the files.
-
-    Raises:
-        WeightsError: files are missing or of another size; the message names all of them.
-    """
+    """Raise `WeightsError` where files are missing or have another size, without reading them."""
     problems = []
     for name, expected in manifest.files.items():
         path = directory / name

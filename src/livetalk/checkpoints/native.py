@@ -52,22 +52,14 @@ class Checkpoint:
     manifest: Manifest
 
     def config(self, name: str, kind: type[ConfigT]) -> ConfigT:
-        """Return the configuration that was saved under a name.
-
-        Raises:
-            WeightsError: it is missing or does not fit the dataclass `kind`.
-        """
+        """Return the configuration saved under a name; `WeightsError` if it does not fit `kind`."""
         path = self.directory / MANIFEST_NAME
         if name not in self.manifest.configs:
             raise WeightsError(f"weights {path}: has no configuration {name!r}")
         return config_from_json(kind, self.manifest.configs[name], f"weights {path}: {name}")
 
     def state_dict(self, part: str) -> dict[str, Tensor]:
-        """Return the weights of a part in float32 on the CPU.
-
-        Raises:
-            WeightsError: there is no such part, or its file cannot be read.
-        """
+        """Return the weights of a part in float32 on the CPU; `WeightsError` if they cannot be read."""
         path = self.file(f"{part}.safetensors")
         try:
             return unpack_state(load_file(path))
@@ -75,11 +67,7 @@ class Checkpoint:
             raise WeightsError(f"weights {path}: cannot be read ({error})") from error
 
     def file(self, name: str) -> Path:
-        """Return the path of a file of the checkpoint.
-
-        Raises:
-            WeightsError: the manifest does not list it.
-        """
+        """Return the path of a file of the checkpoint; `WeightsError` if the manifest does not list it."""
         if name not in self.manifest.files:
             raise WeightsError(f"weights {self.directory / MANIFEST_NAME}: does not list {name}")
         return self.directory / name

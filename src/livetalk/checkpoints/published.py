@@ -72,8 +72,8 @@ class PublishedNetwork(Generic[ModuleT, ConfigT]):
     ) -> ModuleT:
         """Load weights into a network from `build_empty`, see `fill_network`.
 
-        Layers may have been replaced by quantized ones, and `on_unit` may move or replace blocks once they
-        are complete, so that the network is never held as a whole in full precision or on one device.
+        Layers may have been replaced by quantized ones, and `on_unit` may move or replace completed blocks,
+        so that the network is never held as a whole in full precision or on one device.
         """
         return fill_network(
             network,
@@ -102,9 +102,9 @@ def load_part(
 ) -> nn.Module:
     """Load one network of a published model, in evaluation mode and without gradients.
 
-    Files are memory-mapped and copied to the device tensor by tensor. Unless the device is the CPU, host
-    memory holds at most a gigabyte of their pages, or the largest weight. Tensors that are not floating
-    point keep their dtype. `progress` is called with the bytes read and the total.
+    Unless the device is the CPU, host memory holds at most a gigabyte of the mapped files, or the largest
+    weight. Tensors that are not floating point keep their dtype. `progress` is called with the bytes read and
+    the total.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape, a file is damaged, or the
@@ -124,6 +124,7 @@ def open_dit(files: PublishedFiles) -> PublishedNetwork[DiT, DiTConfig]:
     index = index_tensors(files.dit, *files.dit_overlays)
     if files.manifest is not None:
         return _open_exported(files.manifest, "dit", DiTConfig, DiT, index)
+    # The transformer's `config.json` lacks the sizes of the features that it reads.
     speech = open_audio_encoder(files).config
     config = read_dit_config(files.config, index.shapes, speech=(speech.num_layers, speech.width))
     return PublishedNetwork(config, DiT, dit_adapter(config), index)

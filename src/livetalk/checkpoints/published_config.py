@@ -95,8 +95,7 @@ def read_dit_config(path: Path, shapes: Shapes, *, speech: tuple[int, int]) -> D
     `shapes` has published keys; `speech` is the number and width of the speech encoder's layers.
 
     Raises:
-        WeightsError: a field is unknown, contradicts the weights or has an impossible value; the message
-            names the file and the field.
+        WeightsError: a field is unknown, contradicts the weights or has an impossible value; names it.
     """
     fields = read_json(path)
     _refuse_unknown(path, fields)
@@ -159,6 +158,7 @@ def read_vae_config(path: Path, shapes: Shapes) -> VAEConfig:
 def _refuse_unknown(path: Path, fields: Mapping[str, Any]) -> None:
     known = {field.name for field in _MEASURED} | _FIXED.keys() | _CHOSEN.keys() | _IGNORED
     known |= {"eps", "patch_size"}
+    # Names with an underscore are notes of the library that wrote the file.
     if unknown := sorted(name for name in fields if not name.startswith("_") and name not in known):
         raise WeightsError(
             f"weights {path}: {', '.join(unknown)}: unknown fields, so the network may differ; "
@@ -259,11 +259,7 @@ def _check_preprocessor(path: Path) -> None:
 
 
 def read_text_config(path: Path, shapes: Shapes) -> UMT5Config:
-    """Derive the sizes of a published text encoder from its weights.
-
-    Raises:
-        WeightsError: the weights are those of another network; the message names the file.
-    """
+    """Derive the sizes of a published text encoder; `WeightsError` if the weights are another network's."""
     try:
         return umt5_config(shapes)
     except WeightsError as error:
@@ -271,11 +267,7 @@ def read_text_config(path: Path, shapes: Shapes) -> UMT5Config:
 
 
 def read_image_config(path: Path, shapes: Shapes) -> CLIPVisionConfig:
-    """Derive the sizes of a published image encoder from its weights.
-
-    Raises:
-        WeightsError: the weights are those of another network; the message names the file.
-    """
+    """Derive the sizes of a published image encoder; `WeightsError` if the weights are another network's."""
     dim = shapes.get("visual.pos_embedding", (0, 0, IMAGE_HEAD_DIM))[-1]
     try:
         return clip_vision_config(shapes, num_heads=max(1, dim // IMAGE_HEAD_DIM))

@@ -39,6 +39,7 @@ def write_shards(
         ValueError: names or order of the weights differ from `sizes`.
         OSError: the disk is full or not writable.
     """
+    # Planned from the sizes, because file names contain the number of shards.
     plan = plan_shards(sizes, max_bytes)
     names = [
         f"{stem}.safetensors" if len(plan) == 1 else f"{stem}-{index:05d}-of-{len(plan):05d}.safetensors"

@@ -1,8 +1,7 @@
 """Tensor-by-tensor loading from memory-mapped files, so that there is never a second copy of a whole network.
 
-A weight may be one byte per element with a scale per output channel, in the file, in the network or in
-both; it is dequantized or quantized on arrival where the two differ. The scale of `x.weight` is
-`x.weight_scale`.
+A weight may be one byte per element with a scale per output channel, in the file, in the network or in both;
+it is converted on arrival where the two differ. The scale of `x.weight` is `x.weight_scale`.
 """
 
 from collections import Counter
@@ -51,10 +50,8 @@ def fill_network(
     """Load weights from files into a network on the meta device, in place.
 
     All tensors of the network must be in its state dict. Weights of quantized layers are quantized on
-    arrival; `dtype` applies to other floating-point weights. Unless `device` is the CPU, host memory holds
-    one tensor at a time. `on_unit` is called for each completed item of a module list and may replace or
-    move the item; `progress` is called with the bytes read and the total. The network is returned in
-    evaluation mode, without gradients.
+    arrival; `dtype` applies to other floating-point weights. `on_unit` is called for each completed item of a
+    module list and may replace or move it. The network is returned in evaluation mode, without gradients.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape, or a file cannot be read.
@@ -71,6 +68,7 @@ def fill_network(
             progress(num_done, num_bytes)
         if key in units:
             pending[units[key]] -= 1
+            # A completed block is placed at once, so that full precision exists for one block only.
             if on_unit is not None and not pending[units[key]]:
                 on_unit(units[key])
     _require_filled(network, index)
@@ -83,8 +81,8 @@ def stream_weights(
     """Read the weights of a network one by one, in the network's form (quantized or not).
 
     Yields the key of a weight, and the weight and its scale, if any, by their keys in the network. The
-    network is on the meta device, is not modified, and is not accessed after the first item. `dtype`
-    applies to floating-point weights that are not quantized; None keeps the stored one.
+    network is on the meta device and is not accessed after the first item. `dtype` applies to floating-point
+    weights that are not quantized; None keeps the stored one.
 
     Raises:
         WeightsError: a file cannot be read.
@@ -104,8 +102,7 @@ def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIn
     """Find the stored tensor of every weight of a network.
 
     Raises:
-        WeightsError: keys are missing, unexpected or of another shape; the message names the first few of
-            each kind and the file.
+        WeightsError: keys are missing, unexpected or of another shape; the message names the first few.
     """
     state = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     expected = {adapter.to_published(key): key for key in state if not _is_scale(key, state)}

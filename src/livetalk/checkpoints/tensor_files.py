@@ -91,11 +91,7 @@ def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tens
 
 
 def shard_names(index_path: Path) -> list[str]:
-    """Return the files that an `.index.json` lists, in its order.
-
-    Raises:
-        WeightsError: it is missing, damaged or names a file outside its folder.
-    """
+    """Return the files that an `.index.json` lists, in its order; `WeightsError` if it is damaged."""
     return list(dict.fromkeys(_read_weight_map(index_path).values()))
 
 
@@ -159,6 +155,7 @@ def _read_weight_map(index_path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"weights {index_path}: its weight_map names no tensors")
     for name in weight_map.values():
+        # An index from the network must not lead to files outside its folder.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise WeightsError(f"weights {index_path}: {name!r} is not the name of a shard beside it")
     return weight_map
@@ -168,6 +165,7 @@ def _index_safetensors(path: Path) -> dict[str, TensorEntry]:
     try:
         with safe_open(path, framework="pt") as file:
             entries = {}
+            # File order instead of alphabetical order: reading is then sequential.
             for name in file.offset_keys():
                 view = file.get_slice(name)
                 dtype = _DTYPES.get(view.get_dtype())

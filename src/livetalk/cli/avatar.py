@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 def render_portrait(seed: int, size: int, device: torch.device) -> NDArray[np.uint8]:
     """Render the identity of a seed with a slight smile, [size, size, 3], uint8."""
+    # A slight smile, because neutral faces look stern.
     units = np.zeros((1, len(FACE_UNITS)), np.float32)
     for name, weight in _SMILE.items():
         units[0, FACE_UNITS.index(name)] = weight

@@ -27,6 +27,7 @@ class ByteProgress:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
+            # Hidden until the first call, so that an error before it leaves no empty bar.
             self._task = self._bar.add_task(title, total=None, visible=False)
 
     def __enter__(self) -> Self:

@@ -117,6 +117,7 @@ def _check(args: argparse.Namespace, configurations: list[Configuration]) -> Non
     if args.sharpen is not None:
         if args.random_weights is None or not args.sharpen > 0:
             raise InputError(f"--sharpen {args.sharpen:g}: needs --random-weights and a number above 0")
+        # Weights of offloaded blocks are views of shared slots, so that a change of them would be lost.
         if any(configuration.run.placement.resident_blocks is not None for configuration in configurations):
             raise InputError("--sharpen: needs all blocks on the device; leave offload out")
     device = choose_device(args.device)
@@ -191,6 +192,7 @@ def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[
             found = np.concatenate((found, block))[:num_samples]
             if found.shape[0] == num_samples:
                 break
+        # All configurations need the same whole chunks, so a short recording is padded with silence.
         samples = torch.from_numpy(np.pad(found, (0, num_samples - found.shape[0])))
         return torch.split(samples, geometry.chunk_samples)
 

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.out.exists() and any(args.out.iterdir()):
         raise OutputError(f"{args.out}: not empty; name a new folder")
+    # Several synthesisers, so that a network does not learn the artefacts of one.
     synthesisers: dict[str, Synthesiser] = {
         "hibari": HibariSynthesiser(),
         "flite-slt": FliteSynthesiser("slt"),

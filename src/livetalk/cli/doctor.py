@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         lines = describe_environment(environment) + describe_attention(diagnosis)
         print("\n".join((*lines, "", *describe_diagnosis(diagnosis))))
+    # An exit code of its own, so that scripts can tell "does not fit" from a wrong option.
     return 0 if diagnosis.fits else EXIT_DOES_NOT_FIT
 
 
@@ -147,6 +148,7 @@ def _describe_plan(plan: MemoryPlan) -> list[str]:
     if request.num_gpus:
         lines.append(_line("  allocated at the peak", _gib(plan.allocated_bytes)))
         lines.append(_line("  each GPU must have", f"{_gib(plan.gpu_bytes)}, cache and driver included"))
+    # Absorbed speech takes a share of whatever is free, so no forecast can include it.
     if request.num_gpus and request.run.acceleration.fused:
         lines.append(_line("  fast forms", "up to a quarter of what is then free, for a chunk's speech"))
     lines.append(_line("  the host must have", _gib(plan.host_bytes)))

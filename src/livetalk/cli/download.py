@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with ByteProgress(f"downloading {args.model}") as progress:
         fetch(plan, progress)
+    # The first repository is the model; the others are its encoders.
     model = next(iter(plan.folders))
     print(f"{args.dir}: complete, all hashes are right")
     print(f"next: livetalk generate --model {args.dir / model} --image face.png --audio voice.wav -o out.mp4")

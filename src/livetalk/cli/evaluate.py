@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             content = _measure_one(args, instruments, probe)
     if args.json is not None:
         _write_json(content, args.json)
+    # A median over fewer videos is not comparable, so scripts must notice.
     return 1 if content.get("failures") else 0
 
 
@@ -88,6 +89,7 @@ def _measure_one(
 def _measure_many(
     args: argparse.Namespace, instruments: Instruments, probe: LipProbe | None
 ) -> dict[str, object]:
+    # One truth or transcript cannot belong to many videos.
     given = [key for key in _KNOWLEDGE if getattr(args, key) is not None]
     if given:
         raise InputError(f"--{given[0].replace('_', '-')}: for a manifest, set it in the manifest's entries")

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         LivetalkError: an argument, a file or the machine is unsuitable.
         GenerationInterrupted: Ctrl-C.
     """
+    # The published program replaces existing files without asking.
     output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=True)
     options = StreamOptions(
         seed=UNSEEDED if args.base_seed < 0 else args.base_seed,

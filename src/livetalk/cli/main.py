@@ -60,6 +60,7 @@ def run_program() -> NoReturn:
     code = main()
     # The work is done: an interruption while Python ends would only show a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A pending collective in a background thread would abort an ordinary exit.
     if code and was_launched():
         end_worker(code)
     sys.exit(code)
@@ -67,6 +68,7 @@ def run_program() -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    # Only the command's module is imported: PyTorch alone takes seconds, which --help should not.
     module = _import_command(name) if name in COMMANDS else None
     parser = _build_parser(name, module)
     args = parser.parse_args(arguments)

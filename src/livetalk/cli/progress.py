@@ -37,6 +37,7 @@ class VideoProgress:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
+            # Hidden until the first call, so that an error before it leaves no empty bar.
             self._task = self._bar.add_task(title, total=None, visible=False)
 
     def __enter__(self) -> Self:
@@ -63,6 +64,7 @@ class VideoProgress:
             self._bar.update(self._task, completed=num_done, total=num_frames, visible=True)
             return
         now = monotonic()
+        # Log files and pipes get few lines, and none after the last frame.
         if now - self._last_line >= _LINE_INTERVAL_SECONDS and num_done < num_frames:
             self._last_line = now
             left = (num_frames - num_done) / self.frames_per_second

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "all":
         # The transformer stage waits for this file; one of an earlier run would make it start on the old VAE.
         (args.out / VAE_FINISHED).unlink(missing_ok=True)
+        # The stages are processes of the same command line with another stage.
         rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
         renderers = [[*base, "render", *rest, "--renderer", str(k)] for k in range(args.renderers)]
@@ -146,6 +147,7 @@ def _render(args: argparse.Namespace) -> None:
     if args.renderer == 0:
         render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
     specs = clip_specs(args.seed, training_clips, corpus.num_frames, args.clip_frames)
+    # Interleaved: each renderer finishes early clips first, with which training starts.
     mine = itertools.islice(specs, args.renderer, args.clips, args.renderers)
     render_clips(mine, clip_renderer, ClipStore(paths.clips), report)
 
@@ -197,6 +199,7 @@ def _export(args: argparse.Namespace) -> None:
         version=args.version,
         dit=dit,
         vae=vae,
+        # Small enough to ship in the package.
         storage=("int8", "int8"),
     )
 

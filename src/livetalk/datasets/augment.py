@@ -23,12 +23,12 @@ _FINE_OCTAVES = ((4, 0.02), (2, 0.015))
 def augment_clips(video: Tensor, rng: torch.Generator, *, texture: bool = True) -> Tensor:
     """Augment a share of the clips [B, F, 3, H, W], 0..1; the others stay untouched.
 
-    Random values are drawn once per clip, so that motion and identity stay consistent. `rng` is on the
-    device of `video`. `texture` adds texture and grain that are fixed to the frame while the head moves.
+    `rng` is on the device of `video`. `texture` adds texture and grain that are fixed to the frame.
     """
     changed = (_uniform(rng, video, 0, 1, video.shape[0]) < CHANGED_SHARE).nonzero().squeeze(1)
     if not len(changed):
         return video
+    # Random values are drawn once per clip, so that motion and identity stay consistent.
     altered = _tones(video[changed], rng) * _light(video[changed], rng, texture)
     altered = _sharpness(_local_contrast(altered, rng), rng).clamp(0, 1)
     altered = _on_share(altered, rng, 0.2, _compress)
@@ -41,7 +41,6 @@ def _uniform(rng: torch.Generator, like: Tensor, low: float, high: float, *shape
 
 
 def _per_clip(values: Tensor) -> Tensor:
-    """View [B] or [B, C] as [B, 1, C, 1, 1]."""
     return values.view(len(values), 1, -1, 1, 1)
 
 

@@ -17,6 +17,7 @@ def box_weights(
     eye_box = torch.stack([left, top + 0.2 * height, right, top + 0.5 * height], 1)
     weights = 1.0 + face * _soft_box(face_box, size) + eyes * _soft_box(eye_box, size)
     weights = weights + mouth * _soft_box(mouth_box, size)
+    # Mean 1, so that the loss of a clip does not depend on how much of the frame its face fills.
     return weights / weights.mean((2, 3), keepdim=True)
 
 

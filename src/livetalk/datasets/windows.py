@@ -41,10 +41,9 @@ class WindowBank:
     Attributes:
         motion: [N, z, M, h, w], float16: the first latents, or the result of decoding and encoding them as
             the live path does.
-        references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout
-            of the model, see `build_condition`.
-        features: [N, variants, frames + context, blocks, channels], float16, speech features around the
-            window's frames.
+        references: [N, z, R, h, w], float16: reference latents of the window's first frame, in the layout of
+            the model, see `build_condition`.
+        features: [N, variants, frames + context, blocks, channels], float16, speech features of the frames.
     """
 
     latents: Tensor  # [N, z, T, h, w], float16, normalised
@@ -264,12 +263,9 @@ class GrowingBank:
         return count
 
     def current(self) -> WindowBank:
-        """Encode one more clip if there is one, and return all joined windows.
+        """Encode one more clip, if there is one, and return all joined windows; `ValueError` without any.
 
         New clips appear in the result in groups of `PARTS_JOINED`.
-
-        Raises:
-            ValueError: no clip has been encoded yet.
         """
         self.refresh(1)
         # Joining copies all windows, so it is done rarely.

@@ -29,7 +29,6 @@ class ClipInputs:
     Attributes:
         transcript: the spoken words, which are aligned to the audio if there are no events, or None.
         portrait: image of the person; None takes the first frame of the reference or of the video.
-        is_control: generated from other audio than `truth` belongs to, so that it should score low.
     """
 
     name: str
@@ -55,9 +54,8 @@ class Need(Enum):
 class Clip:
     """One video as the measures read it.
 
-    Each attribute is computed when it is first read and then kept, so that measures share the pass over the
-    frames, the audio and the alignment. Attributes that depend on a `Need` raise ValueError unless `provides`
-    is true for it.
+    Attributes are computed when they are first read, so that measures share the pass over the frames, the
+    audio and the alignment. Those that depend on a `Need` raise ValueError unless `provides` is true for it.
     """
 
     def __init__(
@@ -101,6 +99,7 @@ class Clip:
         """The signals of the reference video, without embeddings. Needs `Need.REFERENCE`."""
         if self.inputs.reference_video is None:
             raise ValueError("the clip has no reference video")
+        # No measure reads embeddings of the reference, and they take far longer than landmarks.
         instruments = dataclasses.replace(self._instruments, embedder=None)
         return track_video(self.inputs.reference_video, instruments, self._signals)
 
@@ -152,8 +151,8 @@ class Clip:
     def person(self) -> NDArray[np.float64]:
         """[128], embedding of the person that the video should show; NaN if unknown.
 
-        It comes from the portrait, else from the first frame of the reference video, else from the first
-        face of the video. Raises InputError if the portrait or the reference contains no frame.
+        It is taken from the portrait, else the first frame of the reference, else the first face of the
+        video. InputError if the portrait or the reference contains no frame.
         """
         embedder = self._instruments.embedder
         source = self.inputs.portrait or self.inputs.reference_video

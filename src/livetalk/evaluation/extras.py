@@ -9,11 +9,7 @@ from livetalk.errors import LivetalkError
 
 
 def import_extra(name: str) -> ModuleType:
-    """Import a module of the `eval` extra, such as `mediapipe`.
-
-    Raises:
-        LivetalkError: the package is not installed.
-    """
+    """Import a module of the `eval` extra, such as `mediapipe`; `LivetalkError` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -21,11 +17,8 @@ def import_extra(name: str) -> ModuleType:
 
 
 def locate_extra(name: str) -> Path:
-    """Return the folder of a package of the `eval` extra without importing it.
-
-    Raises:
-        LivetalkError: the package is not installed.
-    """
+    """Return the folder of a package of the `eval` extra without importing it; `LivetalkError` if absent."""
+    # Importing face_recognition_models needs an old setuptools, and only its data files are used.
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise LivetalkError(_explain(name))

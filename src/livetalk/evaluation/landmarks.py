@@ -25,18 +25,14 @@ Box = tuple[int, int, int, int]
 class FaceLandmarker:
     """Finds the landmarks of the most prominent face in each frame independently.
 
-    There is no tracking and no smoothing over time, because a filter would hide delays and jitter. Use it
-    as a context manager; it holds native memory.
+    Use it as a context manager; it holds native memory.
     """
 
     def __init__(self, min_confidence: float = 0.3) -> None:
-        """Load the landmark model; faces below `min_confidence` (0..1) count as not found.
-
-        Raises:
-            LivetalkError: mediapipe is not installed.
-        """
+        """Load the model; `LivetalkError` without mediapipe. `min_confidence` of a face is 0..1."""
         mesh = import_extra("mediapipe").solutions.face_mesh
         self._mesh: Any = mesh.FaceMesh(
+            # Without tracking and smoothing over time, which would hide delays and jitter.
             static_image_mode=True,
             refine_landmarks=True,
             max_num_faces=1,
@@ -44,10 +40,7 @@ class FaceLandmarker:
         )
 
     def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the landmarks of a frame [H, W, 3], uint8, RGB.
-
-        The result is [478, 2], float32, x and y in pixels, all NaN without a face.
-        """
+        """Return [478, 2], float32, x and y in pixels, for [H, W, 3], uint8, RGB; NaN without a face."""
         height, width = frame.shape[:2]
         # The model's projection back into the image is exact for square images only.
         side = max(height, width)
@@ -81,8 +74,7 @@ def lip_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 def eye_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the gap between the lids as a share of the eye's width, the mean of both eyes, [F], float64.
 
-    `landmarks` is [F, 478, 2], float32, pixels; unknown ones give NaN. A shut eye has about 0.1, a wide open
-    one 0.35.
+    `landmarks` is as for `lip_opening`. A shut eye has about 0.1, a wide open one 0.35.
     """
     eyes = []
     for outer, inner, *lids in _EYES:
@@ -92,10 +84,7 @@ def eye_opening(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def face_box(landmarks: NDArray[np.float32], height: int, width: int) -> Box | None:
-    """Return the box around all landmarks [478, 2] of one frame, clipped to its height and width.
-
-    None if there is no face or if it is outside the frame.
-    """
+    """Return the box around landmarks [478, 2], clipped to the frame; None if there is none inside it."""
     if not np.isfinite(landmarks).all():
         return None
     left, top = np.floor(landmarks.min(axis=0)).astype(int)

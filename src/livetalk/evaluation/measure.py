@@ -43,7 +43,8 @@ class Measure:
     """A way to judge a clip.
 
     Attributes:
-        needs: information that a clip must provide; otherwise `find` is not called.
+        find: returns each value by name, NaN if unknown; called only for clips that provide `needs`.
+        signals: entries of `Clip.track.signals` that it reads.
     """
 
     name: str

@@ -22,7 +22,7 @@ _ALIGNER_STEPS_PER_SECOND = 100
 
 @dataclass(frozen=True, slots=True)
 class Phone:
-    """One spoken sound."""
+    """One spoken sound; `symbol` is of any phoneme alphabet, with or without stress marks."""
 
     symbol: str  # of any phoneme alphabet; case and stress marks are irrelevant for closed lips
     start_seconds: float
@@ -65,6 +65,7 @@ def align_transcript(samples: NDArray[np.float32], transcript: str) -> list[Phon
     words = " ".join(re.findall(r"[a-z']+", transcript.lower()))
     if not words:
         raise InputError("transcript: contains no words")
+    # pocketsphinx reads 16-bit integers.
     sound = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
     decoder = import_extra("pocketsphinx").Decoder(samprate=_SAMPLE_RATE, lm=None, loglevel="FATAL")
     try:

@@ -1,6 +1,6 @@
 """Prediction of lip openings from the audio alone, by a linear probe on speech features.
 
-For a human voice there is no rendered truth. The probe was fitted to rendered clips, and its prediction
+For a recorded voice there is no rendered truth. The probe was fitted to rendered clips, and its prediction
 serves as truth; its accuracy on held-out rendered clips bounds the meaning of a score against it.
 """
 
@@ -25,7 +25,10 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LipProbe:
-    """Ridge regression from the speech features around a frame to its lip opening."""
+    """Ridge regression from the speech features around a frame to its lip opening.
+
+    `weights` is [(2 * context + 1) * D], float64, for `context` frames on either side.
+    """
 
     weights: NDArray[np.float64]  # [(2 * context + 1) * D], float64
     bias: float
@@ -33,14 +36,10 @@ class LipProbe:
 
     @classmethod
     def fit(cls, pairs: Iterable[Pair], context: int = 2, penalty: float = 1e3) -> Self:
-        """Fit the probe to pairs (features [F, D], opening [F]) of clips, each of which is read once.
+        """Fit the probe to (features [F, D], opening [F]) of clips, each of which is read once.
 
-        Each clip's opening is scaled to mean 0 and deviation 1, because the probe is to predict when a
-        mouth opens, not how far this person opens it. Frames with NaN and clips without lip movement are
-        ignored. `context` is in frames on either side; `penalty` is the strength of the ridge.
-
-        Raises:
-            ValueError: there is no usable clip.
+        Frames with NaN and clips without lip movement are ignored. `context` is in frames on either side;
+        `penalty` is the strength of the ridge. `ValueError` without a usable clip.
         """
         sums: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         for features, opening in pairs:
@@ -48,6 +47,7 @@ class LipProbe:
             if not known.any() or float(opening[known].std()) < 1e-6:
                 continue
             inputs = _with_one(_stack_context(features, context))[known]
+            # Scaled per clip: the probe is to predict when a mouth opens, not how far this person opens it.
             target = (opening[known] - opening[known].mean()) / opening[known].std()
             # Sums of products need memory for one clip only.
             gram, moment = inputs.T @ inputs, inputs.T @ target
@@ -60,13 +60,7 @@ class LipProbe:
         return cls(weights=solution[:-1], bias=float(solution[-1]), context=context)
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Predict the lip opening of each frame from features [F, D].
-
-        The result [F], float64, is in deviations of a clip's opening, so scale and offset are arbitrary.
-
-        Raises:
-            ValueError: D differs from that of `fit`.
-        """
+        """Predict the lip opening [F], float64, in deviations of a clip, from features [F, D] as in `fit`."""
         return np.asarray(_stack_context(features, self.context) @ self.weights + self.bias)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -75,11 +69,7 @@ class LipProbe:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a probe that `save` wrote.
-
-        Raises:
-            InputError: the file is missing or no probe.
-        """
+        """Read a probe that `save` wrote; `InputError` if the file is missing or no probe."""
         file = require_input_file(path, "probe")
         try:
             with np.load(file, allow_pickle=False) as stored:

@@ -19,11 +19,7 @@ class FaceEmbedder:
     """
 
     def __init__(self) -> None:
-        """Load detector, predictor and network.
-
-        Raises:
-            LivetalkError: dlib-bin or face_recognition_models is not installed.
-        """
+        """Load the networks; `LivetalkError` if dlib-bin or face_recognition_models is not installed."""
         dlib = import_extra("dlib")
         models = locate_extra("face_recognition_models") / "models"
         self._detect: Any = dlib.get_frontal_face_detector()
@@ -33,10 +29,7 @@ class FaceEmbedder:
         )
 
     def embed(self, frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the embedding [128], float64, of the largest face of a frame [H, W, 3], uint8, RGB.
-
-        All values are NaN without a face.
-        """
+        """Return the embedding [128], float64, of the largest face in [H, W, 3], uint8, RGB; NaN if none."""
         frame = np.ascontiguousarray(frame)
         # One level of upsampling, because the detector misses faces of less than 80 pixels.
         faces = self._detect(frame, 1)
@@ -54,11 +47,11 @@ def measure_distances(embeddings: NDArray[np.float64], reference: NDArray[np.flo
 def across_identities(embeddings: Sequence[NDArray[np.float64]], percentile: float = 5.0) -> float:
     """Return a percentile (0..100) of the distances between all pairs of people, one embedding [128] each.
 
-    A low percentile shows how close two different people can be. Unknown (NaN) embeddings are ignored; the
-    result is NaN for fewer than two people.
+    Unknown (NaN) embeddings are ignored; the result is NaN for fewer than two people.
     """
     known = [embedding for embedding in embeddings if np.isfinite(embedding).all()]
     pairs = [
         float(np.linalg.norm(first - second)) for i, first in enumerate(known) for second in known[i + 1 :]
     ]
+    # A low percentile shows how close two different people can be.
     return float(np.percentile(pairs, percentile)) if pairs else float("nan")

@@ -31,11 +31,7 @@ class FrameView:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A quantity of every frame.
-
-    Attributes:
-        read: returns the quantity, a number or a vector of fixed length; NaN if it is unknown.
-    """
+    """A quantity of every frame; `read` returns a number or a vector of fixed length, NaN if unknown."""
 
     name: str
     read: Callable[[FrameView], float | NDArray[np.float64]]

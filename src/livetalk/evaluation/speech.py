@@ -18,14 +18,12 @@ _CONTEXT_FRAMES = 25
 def encode_speech(samples: NDArray[np.float32], encoder: SpeechEncoder | None = None) -> NDArray[np.float32]:
     """Encode audio [N], float32, -1..1, 16 kHz, to [N // 640, D], float32: a row per 25-fps frame.
 
-    `encoder` None loads the one in the package.
-
-    Raises:
-        WeightsError: the encoder in the package is missing or damaged.
+    `encoder` None loads the one in the package; `WeightsError` if that is missing or damaged.
     """
     encoder = encoder or _shipped_encoder()
     num_frames = len(samples) // SAMPLES_PER_FRAME
     sections = [np.zeros((0, encoder.channels), dtype=np.float32)]
+    # In sections, so that memory does not grow with the recording.
     for start in range(0, num_frames, _SECTION_FRAMES):
         end = min(start + _SECTION_FRAMES, num_frames)
         first = max(start - _CONTEXT_FRAMES, 0)

@@ -30,11 +30,11 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 def slope_per_minute(values: NDArray[np.float64], seconds: NDArray[np.float64]) -> float:
     """Return the slope per minute of the least-squares line through values [N] at times `seconds` [N].
 
-    NaN values are ignored. The result is NaN for fewer than three values or for less than 20 s between
-    first and last, because the fluctuations of a short clip do not extrapolate to a minute.
+    NaN values are ignored; the result is NaN for fewer than three values or less than 20 s between them.
     """
     known = np.isfinite(values)
     times = seconds[known]
+    # The fluctuations of a short clip do not extrapolate to a minute.
     if len(times) < 3 or float(np.ptp(times)) < _SHORTEST_SLOPE_SECONDS:
         return float("nan")
     times = times - times.mean()

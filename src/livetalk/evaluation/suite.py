@@ -113,7 +113,7 @@ def measure_suite(
     report: Callable[[ClipResult], None] | None = None,
     measures: Sequence[Measure] = MEASURES,
 ) -> SuiteResult:
-    """Measure many videos; see `Clip` for the arguments. `report` is called with each result.
+    """Measure many videos, and call `report` with each result; see `Clip` for the other arguments.
 
     A video that cannot be measured becomes an entry of `SuiteResult.failures`.
     """
@@ -134,6 +134,7 @@ def summarise(
     results: Sequence[ClipResult], measures: Sequence[Measure], failures: Sequence[str]
 ) -> SuiteResult:
     """Compute the statistics across videos."""
+    # Controls must score low, so they are no part of the medians.
     judged = [result for result in results if not result.inputs.is_control]
     controls = [
         correlate(result.lips, result.truth)

@@ -31,7 +31,11 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Instruments:
-    """The models that analyse frames."""
+    """The models that analyse frames; `embedder` None disables identity measures.
+
+    Attributes:
+        embed_every: frames between embeddings, which take far longer than landmarks.
+    """
 
     landmarker: Landmarker
     embedder: Embedder | None = None  # recognises people; None disables identity measures

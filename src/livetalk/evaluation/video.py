@@ -13,11 +13,7 @@ from livetalk.media.files import require_input_file
 
 
 def read_fps(path: str | os.PathLike[str]) -> float:
-    """Return the average frames per second of a video.
-
-    Raises:
-        InputError: the file is missing, not a media file or without video.
-    """
+    """Return the average frames per second of a video; `InputError` if the file has none."""
     file = require_input_file(path, "video")
     with _open(file) as container:
         rate = container.streams.video[0].average_rate
@@ -27,7 +23,7 @@ def read_fps(path: str | os.PathLike[str]) -> float:
 
 
 def iterate_frames(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of a video in order: [H, W, 3], uint8, RGB.
+    """Yield the frames of a video in order, [H, W, 3], uint8, RGB.
 
     Raises:
         InputError: the file is missing, not a media file, without video or damaged.

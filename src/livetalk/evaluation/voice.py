@@ -18,18 +18,14 @@ _SILENCE_BORDER_SECONDS = 0.24
 
 
 def read_voice(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read the audio of a file as [N], float32, -1..1, 16 kHz.
-
-    Raises:
-        InputError: the file has no usable audio.
-    """
+    """Read the audio of a file as [N], float32, -1..1, 16 kHz; `InputError` if it has none that is usable."""
     return np.concatenate(list(open_audio(path).mono_blocks(SAMPLE_RATE)))
 
 
 def measure_levels(samples: NDArray[np.float32], fps: float, num_frames: int) -> NDArray[np.float64]:
-    """Return the level of the audio during each video frame, [F], float64, dB of full scale, at least -120.
+    """Return the level of audio [N], 16 kHz, during each video frame: [F], float64, dB of full scale.
 
-    `samples` is [N], float32, -1..1, 16 kHz; frames after its end are silent.
+    Frames after the end of the audio are silent; the least level is -120.
     """
     # Rounding each edge separately keeps frames and audio in sync at any frame rate.
     edges = np.round(np.arange(num_frames + 1) * SAMPLE_RATE / fps).astype(int)

@@ -26,6 +26,7 @@ from livetalk.training.config import (
 )
 
 LATENT_CHANNELS = 32
+"""Twice the published VAE's, because a latent stands for four times as many pixels."""
 PORTRAIT = PortraitConfig(height=256, width=256)
 
 TrainConfigT = TypeVar("TrainConfigT", VAETrainConfig, SFTConfig, ReferenceTrainConfig)
@@ -40,6 +41,7 @@ def embedded_vae() -> VAEConfig:
         num_res_blocks=1,
         temporal_downsample=(False, True, True),
         patch_size=2,
+        # Temporal kernels at the coarsest level only, since they cost most at the finer ones.
         temporal_kernels=(1, 1, 1, 3),
     )
 
@@ -58,6 +60,7 @@ def embedded_dit() -> DiTConfig:
         num_layers=7,
         in_channels=2 * LATENT_CHANNELS + 4,
         out_channels=LATENT_CHANNELS,
+        # Portrait and audio alone determine the video.
         text_dim=None,
         image_dim=None,
         audio=AudioProjectionConfig(
@@ -70,9 +73,11 @@ def embedded_stream() -> StreamSettings:
     """Return 8 Euler steps, 200 ms of audio look-ahead, and the reference repeated in all latent frames."""
     return StreamSettings(
         audio=AudioConfig(lookahead_frames=5),
+        # The model is not distilled: it needs Euler steps, and more of them than the published four.
         sampler=SamplerConfig(num_steps=8, shift=3.0, kind=SamplerKind.EULER, color_strength=0.5),
         reference_layout=ReferenceLayout.BROADCAST,
         latents_per_decode=2,
+        # Hidden motion frames are not decoded, which the published code does: on a CPU their time matters.
         decode_dropped=False,
         seam=SeamConfig(color_frames=28, detail_frames=8),
     )

@@ -24,10 +24,9 @@ def save_training_state(
     average: WeightAverage,
     optimizers: Iterable[torch.optim.Optimizer],
 ) -> None:
-    """Write the state of a stage for `load_training_state`; an older checkpoint stays valid until the end.
+    """Write the state of a stage for `load_training_state`.
 
-    `step` counts optimizer steps over all slices. The model keeps its dtype; averaged weights are stored in
-    float16.
+    `step` counts optimizer steps over all slices. The model keeps its dtype; averaged weights are float16.
     """
     directory.mkdir(parents=True, exist_ok=True)
     halves = {name: tensor.half() for name, tensor in average.model.state_dict().items()}
@@ -38,7 +37,7 @@ def save_training_state(
 def copy_average(directory: Path, target: Path) -> int:
     """Copy only the averaged weights of a stage's checkpoint; return the number of its optimizer steps.
 
-    The copy has a third to a sixth of the size. The stage may go on training meanwhile.
+    The copy has a third to a sixth of the size. The stage may continue meanwhile.
 
     Raises:
         WeightsError: there is no checkpoint, or parts are missing or damaged.
@@ -112,5 +111,6 @@ def _read(directory: Path) -> dict[str, Any] | None:
         raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
     if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
         raise WeightsError(f"training checkpoint {directory}: sha256 of its parts differs from state.json")
+    # Unpickled after the hash was checked, and as tensors only: a checkpoint must not run code.
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state

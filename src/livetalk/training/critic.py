@@ -24,6 +24,7 @@ class UnitConv(nn.Module):
     def forward(self, x: Tensor, frozen: bool) -> Tensor:
         """Return `[N, out_channels, H', W']`; a frozen layer has gradients of its input only."""
         weight, bias = (self.weight.detach(), self.bias.detach()) if frozen else (self.weight, self.bias)
+
         length = weight.flatten(1).norm(dim=1) + 1e-6
         y = F.conv2d(x, weight / length.view(-1, 1, 1, 1), bias, self._stride, self._padding)
         return y.contiguous(memory_format=torch.channels_last)
@@ -33,7 +34,6 @@ class PatchCritic(nn.Module):
     """Scores overlapping patches of frames with three layers of stride 2 and two of stride 1."""
 
     def __init__(self, width: int = 48) -> None:
-        """Build layers of `width`, twice and four times as many channels."""
         super().__init__()
         widths = [COLORS, width, 2 * width, 4 * width]
         layers = [UnitConv(a, b, 4, 2) for a, b in itertools.pairwise(widths)]

@@ -6,16 +6,14 @@ from torch import Tensor
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, weights: Tensor, gradient_weight: float) -> Tensor:
-    """Scalar L1 plus L1 of image gradients at three scales, which keeps edges sharp.
-
-    Both are weighted by `weights` [N, 1, H, W], mean 1.
-    """
+    """Scalar L1 plus L1 of image gradients at three scales, weighted by `weights` [N, 1, H, W], mean 1."""
     difference = output - target
     loss = (difference.abs() * weights).mean()
     for scale in range(3):
         if scale:
             difference = F.avg_pool2d(difference, 2)
             weights = F.avg_pool2d(weights, 2)
+        # L1 alone prefers blurred edges; the gradients keep them sharp.
         across = (difference[..., 1:] - difference[..., :-1]).abs() * weights[..., 1:]
         down = (difference[..., 1:, :] - difference[..., :-1, :]).abs() * weights[..., 1:, :]
         loss = loss + gradient_weight * (across.mean() + down.mean())
@@ -23,10 +21,9 @@ def reconstruction_loss(output: Tensor, target: Tensor, weights: Tensor, gradien
 
 
 def color_loss(output: Tensor, target: Tensor, cell: int = 16) -> Tensor:
-    """L1 distance of colours averaged over cells of `cell` x `cell` pixels, without pixel weights.
-
-    The other losses emphasise faces and edges; with them alone, saturated clothes and backgrounds turn grey.
-    """
+    """L1 distance of colours averaged over cells of `cell` x `cell` pixels, without pixel weights."""
+    # The other losses emphasise faces and edges; with them alone, saturated clothes and backgrounds turn
+    # grey.
     return F.avg_pool2d(output - target, cell).abs().mean()
 
 
@@ -38,7 +35,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 def laplacian_variance(pictures: Tensor, mask: Tensor) -> Tensor:
     """Variance over all frames of the Laplacian of the mean colour inside `mask` [1, 1, H, W] of 0 and 1.
 
-    A larger value is sharper; values are comparable for one frame size and motif only.
+    Larger is sharper; values are comparable for one frame size and motif only.
     """
     grey = pictures.mean(1, keepdim=True)
     centre = grey[..., 1:-1, 1:-1]

@@ -30,7 +30,6 @@ class MetricsLog:
         self._stream.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

@@ -15,8 +15,8 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Build an AdamW and, with `config.use_muon`, a Muon and a ConvolutionMuon for weights inside blocks.
 
-    Parameters without gradients are left out. Names that begin with one of `matrix_prefixes` go to Muon if
-    they are matrices and to `ConvolutionMuon` if they are kernels.
+    Names that begin with one of `matrix_prefixes` go to Muon if they are matrices and to `ConvolutionMuon` if
+    they are kernels. Parameters without gradients are left out.
     """
     matrices: list[nn.Parameter] = []
     kernels: list[nn.Parameter] = []
@@ -35,6 +35,7 @@ def build_optimizers(
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
+    # One kernel updates many parameters, instead of several kernels each.
     fused = any(p.is_cuda for p in decayed + plain)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
@@ -57,7 +58,6 @@ class ConvolutionMuon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        """Optimise `params`, which have two dimensions or more, without weight decay."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -71,6 +71,8 @@ class ConvolutionMuon(torch.optim.Optimizer):
             # Kernels of one shape share a batch, which saves kernel launches.
             for shape, parameters in by_shape.items():
                 directions = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]))
+                # An orthogonal matrix has the RMS 1 / sqrt(larger side); this scales it to 0.2, as in
+                # PyTorch's Muon.
                 size = 0.2 * max(shape) ** 0.5
                 for parameter, direction in zip(parameters, directions, strict=True):
                     parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * size)
@@ -127,7 +129,6 @@ class WeightAverage:
     """Exponential moving average of a network's weights, with a smaller decay during the first updates."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from a copy of the weights of `model`."""
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._decay = decay
         self._updates = 0

@@ -31,7 +31,6 @@ class ReferenceStage(nn.Module):
     """The networks that the stage trains and saves: a decoder and its critic."""
 
     def __init__(self, decoder: ReferenceDecoder) -> None:
-        """Combine `decoder` with an untrained critic."""
         super().__init__()
         self.decoder = decoder
         self.critic = PatchCritic()
@@ -40,8 +39,8 @@ class ReferenceStage(nn.Module):
 def with_reference_decoder(vae: CausalVideoVAE, config: VAEConfig) -> CausalVideoVAE:
     """Build a VAE with the encoder of the finished `vae` and an untrained decoder that warps a reference.
 
-    The decoder's coarse layers start from those of `vae`; only the decoder has gradients. `config` has the
-    sizes of `vae` apart from the decoder, and its latent statistics are replaced by those of `vae`.
+    The decoder's coarse layers and the latent statistics are those of `vae`; only the decoder has gradients.
+    `config` has the sizes of `vae` apart from the decoder.
     """
     sized = dataclasses.replace(
         config, latents_mean=vae.config.latents_mean, latents_std=vae.config.latents_std
@@ -73,7 +72,6 @@ class ReferenceObjective(nn.Module):
     """Decodes a batch and computes all losses but the critic's, in one module that compiles as one graph."""
 
     def __init__(self, vae: CausalVideoVAE, config: ReferenceTrainConfig) -> None:
-        """Wrap `vae`, whose decoder is trained."""
         super().__init__()
         self.vae = vae
         self.config = config
@@ -140,7 +138,7 @@ class ReferenceLoss:
         """Begin a slice with a `ReferenceObjective` or its compiled form.
 
         Clips in `memory` have at least one frame more than a window. `first_step` counts the steps of earlier
-        slices; only with 0 the critic is delayed.
+        slices.
         """
         self._objective = objective
         self._critic = critic
@@ -198,6 +196,7 @@ class ReferenceLoss:
 
     def _critic_share(self, progress: float) -> float:
         """Return the critic's current weight as a share of its full weight, 0..1."""
+        # Delayed in the first slice: the critic would tell blurred early frames from real ones trivially.
         begin = 0.0 if self._first_step > 0 else self._config.critic_from
         return min(1.0, max(0.0, (progress - begin) / self._config.critic_ramp))
 

@@ -20,7 +20,6 @@ class SFTObjective(nn.Module):
     """Computes the velocity error of a batch, in one module that compiles as one graph."""
 
     def __init__(self, dit: DiT) -> None:
-        """Wrap `dit`, whose parameters are trained."""
         super().__init__()
         self.dit = dit
 
@@ -45,10 +44,7 @@ def draw_inputs(
     side: tuple[int, int],
     device: torch.device,
 ) -> tuple[Tensor, Tensor, WindowInputs, Tensor, Tensor]:
-    """Draw random arguments of `SFTObjective`, to compile a step before data exist.
-
-    `side` is the height and the width of the latents.
-    """
+    """Draw random arguments of `SFTObjective` for latents of `side`, to compile a step before data exist."""
     # All tensors must be distinct: the compiler specializes on aliases and would compile again for data.
     geometry, audio = settings.geometry, model.audio
     grid = (geometry.window_latents, *side)
@@ -102,6 +98,7 @@ class SFTLoss:
 
 def sample_sigma(config: SFTConfig, rng: torch.Generator, device: torch.device) -> Tensor:
     """Draw noise levels [B], logit-normal and warped by the sampler's shift."""
+    # Logit-normal, as in Stable Diffusion 3: middle levels, where the velocity is hardest, are drawn most.
     uniform = torch.sigmoid(torch.randn(config.batch_size, generator=rng, device=device))
     return shift_sigmas(uniform, config.shift)
 

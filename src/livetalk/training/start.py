@@ -60,12 +60,9 @@ def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def narrow_feed_forward(state: dict[str, Tensor], prefix: str, width: int) -> None:
-    """Prune a feed-forward layer in place to the `width` hidden units with the largest product of norms.
-
-    The norms are those of a unit's input weights, a row of `<prefix>0` [wide, D], and of its output weights,
-    a column of `<prefix>2` [D, wide].
-    """
+    """Prune a feed-forward layer, `<prefix>0` and `<prefix>2`, in place to `width` hidden units."""
     widen, narrow = state[prefix + "0.weight"], state[prefix + "2.weight"]
+    # The product of a unit's input and output norms estimates how much it contributes.
     reach = widen.norm(dim=1) * narrow.norm(dim=0)
     kept = reach.topk(width).indices.sort().values
     state[prefix + "0.weight"] = widen[kept]

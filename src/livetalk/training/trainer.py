@@ -72,6 +72,7 @@ class Trainer:
                 values = self._update(loss_function)
                 done += 1
                 if done % log_every == 0 or done == 1:
+                    # Read at intervals only, because each item waits for the GPU.
                     scalars = {name: value.item() for name, value in values.items()}
                     self._log.write(self.stage.name, {"step": self.step} | scalars | clock.summary(done))
                 if validate is not None and done % validate_every == 0:

@@ -23,17 +23,14 @@ LOG_VARIANCE_START = -4.0
 
 @torch.no_grad()
 def prepare_vae(vae: CausalVideoVAE) -> None:
-    """Scale fresh weights so that reconstruction improves from the first steps.
-
-    Residual branches start small and the posterior starts with little variance: with unit variance, noise
-    dominates the latents for hundreds of steps.
-    """
+    """Scale fresh weights so that reconstruction improves from the first steps."""
     for module in vae.modules():
         if isinstance(module, ResidualBlock):
             module.conv2.weight.mul_(RESIDUAL_SCALE)
             nn.init.zeros_(module.conv2.bias)  # type: ignore[arg-type]
     bias = vae.moments_conv.bias
     assert bias is not None
+    # With unit variance, noise dominates the latents for hundreds of steps.
     bias[vae.config.latent_channels :] += LOG_VARIANCE_START
 
 
@@ -41,7 +38,6 @@ class VAEObjective(nn.Module):
     """Computes reconstruction and rate losses of a batch, in one module that compiles as one graph."""
 
     def __init__(self, vae: CausalVideoVAE, config: VAETrainConfig) -> None:
-        """Wrap `vae`, whose parameters are trained."""
         super().__init__()
         self.vae = vae
         self.config = config

@@ -20,6 +20,7 @@ class ClosureScore:
     """Share of closed phones that were shown with closed lips.
 
     Attributes:
+        recall: 0..1, share of /p b m/ whose opening falls below the threshold; NaN without any.
         chance: 0..1, the same share for windows of the same lengths anywhere in the speech: the score of this
             mouth if its movement were independent of the audio.
     """
@@ -44,6 +45,7 @@ def score_closures(
     closed = np.where(np.isfinite(relative), relative, np.inf) < threshold
     hits, luck = [], []
     for phone in phones:
+        # A frame lasts 40 ms, as long as a short closure, so timing errors of one frame are tolerated.
         start = max(int(phone.start_seconds * fps) - 1, 0)
         end = int(phone.end_seconds * fps) + 2
         if phone.closes_lips and start < len(closed):

@@ -11,10 +11,7 @@ from livetalk.evaluation.statistics import median
 
 
 def measure_psnr(frame: NDArray[np.uint8], truth: NDArray[np.uint8], box: Box | None = None) -> float:
-    """Return the peak signal-to-noise ratio in dB of two frames [H, W, 3], uint8, inside a box (None: all).
-
-    Infinite for equal frames.
-    """
+    """Return the PSNR in dB of two frames [H, W, 3], uint8, inside a box; infinite for equal frames."""
     error = cut_box(frame, box).astype(np.float64) - cut_box(truth, box)
     mean_square = float(np.mean(error**2))
     return float(10 * np.log10(255.0**2 / mean_square)) if mean_square > 0 else float("inf")

@@ -23,8 +23,7 @@ class SeamScore:
     """Visibility of the chunk borders.
 
     Attributes:
-        ratio: median over the borders of their change divided by the median change around them; 1 = no
-            seam.
+        ratio: median over the borders of their change divided by the median change around them; 1 = no seam.
         z_score: distance of `ratio` from the same statistic at all other positions within a chunk, in
             standard deviations; above 3 the difference is significant.
     """
@@ -49,15 +48,15 @@ CHANGES = Signal("change of the picture", _read)
 
 
 def score_seams(changes: NDArray[np.float64], chunk_frames: int = CHUNK_FRAMES) -> SeamScore:
-    """Compare the change at chunk borders with the change at other frames.
+    """Compare `changes` [F], from the previous frame, at chunk borders and at other frames.
 
-    `changes` [F] is the change from the previous frame; the first is ignored. Borders are before every frame
-    k * chunk_frames, k >= 1. Ratios are NaN for a clip of at most one chunk.
+    Borders are before every frame k * chunk_frames, k >= 1. Ratios are NaN for a clip of at most one chunk.
     """
     at_border = _ratios(changes, np.arange(chunk_frames, len(changes), chunk_frames))
     if not len(at_border):
         return SeamScore(float("nan"), float("nan"), float("nan"), 0)
     elsewhere = []
+    # The same statistic at every other phase shows how much it varies without a border.
     for phase in range(1, chunk_frames):
         ratios = _ratios(changes, np.arange(chunk_frames + phase, len(changes), chunk_frames))
         if len(ratios):

@@ -9,14 +9,14 @@ from livetalk.evaluation.measure import Column, Measure, Value
 from livetalk.evaluation.signals import FrameView, Signal
 from livetalk.evaluation.statistics import median, slope_per_minute
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def measure_laplacian(frame: NDArray[np.uint8], box: Box | None = None) -> float:
     """Return the variance of the Laplacian of the luma, in squared levels 0..255; larger is sharper.
 
-    Values are comparable only for the same size and subject. `frame` is [H, W, 3], uint8, RGB; a box
-    restricts the pixels. NaN for a box of less than 3 x 3 pixels.
+    Values are comparable only for the same size and subject. `frame` is [H, W, 3], uint8, RGB; NaN for a box
+    of less than 3 x 3 pixels.
     """
     luma = cut_box(frame, box) @ _LUMA
     if min(luma.shape) < 3:

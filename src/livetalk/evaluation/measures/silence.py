@@ -9,10 +9,8 @@ from livetalk.evaluation.statistics import percentile
 
 
 def score_silence(opening: NDArray[np.float64], silence: NDArray[np.bool_]) -> float:
-    """Return the 95th percentile of the openings [F] during silence ([F], true inside a silence).
-
-    NaN without silence.
-    """
+    """Return the 95th percentile of the openings [F] during silence [F]; NaN without silence."""
+    # Not the maximum, which a single wrong landmark would determine.
     return percentile(opening[silence & np.isfinite(opening)], 95)
 
 
