@@ -23,7 +23,7 @@ from livetalk.engine.backend import Backend, HostFrames
 from livetalk.engine.messages import OpenStream
 from livetalk.engine.offline import run_stream
 from livetalk.engine.table import StreamTable
-from livetalk.errors import InputError
+from livetalk.errors import InputError, PeerLostError
 from livetalk.log import get_logger
 from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.files import require_distinct_files, require_output_file
@@ -191,7 +191,8 @@ class Avatar:
         Raises:
             InputError: the image, the sound or an option cannot be used.
             OutputError: a result cannot be written; nothing half-written is left behind.
-            GenerationInterrupted: Ctrl-C; what was finished is kept beside the output.
+            GenerationInterrupted: Ctrl-C; what was finished is kept beside the output, as it is when a worker
+                is lost or memory runs out.
         """
         targets = [require_output_file(output, ".mp4", overwrite=overwrite)]
         if preview is not None:
@@ -211,6 +212,7 @@ class Avatar:
             fps=self.fps,
             audio=sound,
             metadata=self._describe(plan),
+            overwrite=overwrite,
         )
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = PreviewSampler(num_frames if preview is not None else 0)
@@ -222,9 +224,14 @@ class Avatar:
             path = writer.finish()
         except KeyboardInterrupt:
             raise self._interrupted(writer) from None
+        except (PeerLostError, MemoryError, RuntimeError):
+            self._keep_finished(writer)
+            raise
         finally:
             writer.discard()
-        sheet = None if preview is None else save_png(targets[1], contact_sheet(sampler.frames))
+        sheet = None
+        if preview is not None:
+            sheet = save_png(targets[1], contact_sheet(sampler.frames), overwrite=overwrite)
         return GenerateResult(
             path=path,
             num_frames=writer.num_frames,
@@ -312,6 +319,12 @@ class Avatar:
                     progress(done, num_frames)
             if encoding is not None:
                 encoding.result()
+
+    def _keep_finished(self, writer: VideoWriter) -> None:
+        """Keep what was finished when the work has failed midway, and say where it is."""
+        seconds = writer.num_frames / self.fps
+        if (partial := writer.save_partial()) is not None:
+            _logger.warning("the first %.2f s are in %s", seconds, partial)
 
     def _interrupted(self, writer: VideoWriter) -> GenerationInterrupted:
         num_frames = writer.num_frames

@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"device {name}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+            f"device {name}: there are {torch.cuda.device_count()} CUDA devices here; use --device cpu"
         )
     return device
 

@@ -18,6 +18,7 @@ _UNWANTED_CACHE = "torchinductor_"
 _YES = ("1", "true", "yes", "on")
 _NO = ("0", "false", "no", "off")
 _MANY = 1 << 20
+FROM_ENVIRONMENT = "env://"
 _NO_MULTICAST = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
 """A killed process leaves NVLink multicast resources of the switch allocated; no feature here needs them."""
 
@@ -34,7 +35,7 @@ class WorkerPlace:
     rank: int  # 0 for the leader
     num_ranks: int  # size of the group
     local_rank: int  # index among the workers of this host, and of the GPU if several are visible
-    rendezvous: str = "env://"
+    rendezvous: str = FROM_ENVIRONMENT
 
 
 def debug_enabled() -> bool:
@@ -111,11 +112,18 @@ def worker_place() -> WorkerPlace | None:
     num_ranks = _read_number("WORLD_SIZE", 1, _MANY)
     rank = _read_number("RANK", 0, num_ranks - 1)
     local_rank = rank if _read("LOCAL_RANK") is None else _read_number("LOCAL_RANK", 0, _MANY)
-    if num_ranks > 1:
-        _read_number("MASTER_PORT", 1, 65535)
-        if _read("MASTER_ADDR") is None:
-            raise _nonsense("MASTER_ADDR", "", "the address of the first worker, as torchrun sets it")
     return WorkerPlace(rank=rank, num_ranks=num_ranks, local_rank=local_rank)
+
+
+def require_meeting_point() -> None:
+    """Check the variables that tell where workers of a launcher meet; PyTorch reads them.
+
+    Raises:
+        InputError: a variable is missing or makes no sense.
+    """
+    _read_number("MASTER_PORT", 1, 65535)
+    if _read("MASTER_ADDR") is None:
+        raise _nonsense("MASTER_ADDR", "", "the address of the first worker, as torchrun sets it")
 
 
 def _read(name: str) -> str | None:
@@ -131,7 +139,7 @@ def _read_number(name: str, lowest: int, highest: int) -> int:
 
 
 def _nonsense(name: str, value: str, wanted: str) -> InputError:
-    return InputError(f"environment variable {name}={value}: must be {wanted}, or unset")
+    return InputError(f"environment variable {name}={value}: must be {wanted}")
 
 
 def _can_write(folder: Path) -> bool:

@@ -46,7 +46,7 @@ def test_it_prints_a_table_and_keeps_record_and_trace(
         ([*TINY, "--latents-per-decode", "0"], "latents per decode 0: at least 1 is needed"),
         ([*TINY, "--steps", "0"], "steps 0: at least 1 is needed"),
         ([*TINY, "--attention", "fa3"], "attention fa3 cannot run here"),
-        ([*TINY, "--output", "nowhere/record.json"], "nowhere/record.json: its folder does not exist"),
+        ([*TINY, "--output", __file__], "already exists; choose another name or add --overwrite"),
         ([*TINY, "--commit", "main"], "commit main: is not 40 hexadecimal digits"),
         ([*TINY, "--scaling", "--output", "record.json"], "scaling: gives several records"),
         (["bench", "--model", "nowhere"], "weights nowhere: no such folder"),

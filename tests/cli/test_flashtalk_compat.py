@@ -54,7 +54,7 @@ def test_any_name_keeps_the_whole_video_and_its_sound(
 ) -> None:
     output = tmp_path / "results" / name
     for _ in range(2):
-        assert main([*command, "--save_file", str(output), "--audio_encode_mode", mode]) == 0
+        assert main([*command, "--overwrite", "--save_file", str(output), "--audio_encode_mode", mode]) == 0
     assert [path.name for path in output.parent.iterdir()] == [name]
     assert len(read_frames(output)) == 33
     assert open_audio(output).num_samples == round(1.3 * 48_000)

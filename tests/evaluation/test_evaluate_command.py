@@ -47,7 +47,10 @@ def test_one_video_gives_lines_and_json(tmp_path: Path, capsys: pytest.CaptureFi
     video = write_video(tmp_path / "a.mp4", make_opening())
     np.save(tmp_path / "a.npy", make_opening())
     (tmp_path / "out.json").write_text("older")
-    assert run(video, "--truth", tmp_path / "a.npy", "--json", tmp_path / "out.json") == 0
+    command = (video, "--truth", tmp_path / "a.npy", "--json", tmp_path / "out.json")
+    with pytest.raises(OutputError, match="already exists"):
+        run(*command)
+    assert run(*command, "--overwrite") == 0
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["correlation"] > 0.98
     assert written["closure_recall"] is None

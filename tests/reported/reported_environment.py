@@ -9,7 +9,13 @@ from process_inputs import generate_arguments, names, run_in_process
 
 from livetalk.accelerate.compile import default_compile_cache
 from livetalk.cli.main import main
-from livetalk.env import cache_folder, huggingface_endpoint, keep_compiled_code, worker_place
+from livetalk.env import (
+    cache_folder,
+    huggingface_endpoint,
+    keep_compiled_code,
+    require_meeting_point,
+    worker_place,
+)
 from livetalk.errors import InputError
 from reported import Case
 
@@ -38,6 +44,7 @@ def _named(variable: str, **variables: str) -> Case:
         with pytest.raises(InputError, match=f"environment variable {variable}=") as caught:
             worker_place()
             huggingface_endpoint()
+            require_meeting_point()
         assert "\n" not in str(caught.value)
 
     return Case("environment", f"nonsense is named: {variables}", check)

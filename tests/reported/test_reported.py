@@ -6,6 +6,7 @@ import pytest
 import reported_audio
 import reported_environment
 import reported_printing
+import reported_results
 
 from reported import KINDS, Case
 
@@ -13,6 +14,7 @@ CASES: tuple[Case, ...] = (
     *reported_audio.CASES,
     *reported_environment.CASES,
     *reported_printing.CASES,
+    *reported_results.CASES,
 )
 
 

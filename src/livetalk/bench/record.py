@@ -10,6 +10,7 @@ from typing import Any, Self, get_type_hints
 
 from livetalk.bench.spans import StageTiming
 from livetalk.errors import InputError
+from livetalk.media.files import write_text_file
 
 UNKNOWN_COMMIT = "unknown"
 _COMMIT = re.compile(rf"[0-9a-f]{{40}}(-dirty)?|{UNKNOWN_COMMIT}")
@@ -95,10 +96,10 @@ class BenchRecord:
         except (ValueError, TypeError) as error:
             raise InputError(f"bench record: {error}") from error
 
-    def save(self, path: Path) -> None:
-        """Write the record to a file, and create its folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+    def save(self, path: Path, *, overwrite: bool = False) -> Path:
+        """Write the record to a file, and create its folder; see `write_text_file`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return write_text_file(path, text, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from livetalk.errors import InputError
+from livetalk.media.files import write_text_file
 
 CHUNK_SPAN = "engine.chunk"
 """Span of a whole chunk, except the copy of its frames."""
@@ -137,7 +138,7 @@ class Trace:
     title: str
     spans: tuple[TimedSpan, ...]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, overwrite: bool = False) -> Path:
         """Write the trace-event format of browsers' trace viewers: microseconds, one row per span name."""
         rows = {name: row for row, name in enumerate(dict.fromkeys(span.name for span in self.spans))}
         events: list[dict[str, object]] = [
@@ -147,7 +148,8 @@ class Trace:
         for span in self.spans:
             position = {"pid": 0, "tid": rows[span.name], "ts": 1000 * span.start_ms}
             events.append({"ph": "X", "name": span.name, **position, "dur": 1000 * span.duration_ms})
-        path.write_text(json.dumps({"otherData": {"title": self.title}, "traceEvents": events}) + "\n")
+        text = json.dumps({"otherData": {"title": self.title}, "traceEvents": events}) + "\n"
+        return write_text_file(path, text, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,5 +1,6 @@
 """The checkpoint format of this package: a folder of safetensors files, optionally int8, and a manifest."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,9 @@ def save_checkpoint(
         path = directory / f"{part_name}.safetensors"
         save_file(pack_state(part.state, part.storage), path)
         # safetensors creates files that only their owner can read, which an installed package must not
-        # contain.
-        path.chmod(0o644)
+        # contain. Where permissions cannot be set, the checkpoint is still good.
+        with contextlib.suppress(OSError):
+            path.chmod(0o644)
     file_names = [*(f"{part_name}.safetensors" for part_name in parts), *extra_files]
     manifest = Manifest(
         name=name,

@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from livetalk.device import choose_device
-from livetalk.errors import InputError, OutputError
+from livetalk.errors import InputError
+from livetalk.media.files import free_name, require_output_file
+from livetalk.media.image import save_png
 from livetalk.synthetic.people.identity import sample_identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
 from livetalk.synthetic.rendering.renderer import Renderer
 
+DEFAULT_NAME = Path("portrait.png")
 _SMILE = {"mouthSmileLeft": 0.18, "mouthSmileRight": 0.18}
 
 
@@ -26,8 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     new = actions.add_parser("new", help="render a new portrait; the same seed gives the same person")
     new.add_argument("--seed", type=int, required=True, help="which person, 0 or more")
     new.add_argument(
-        "--out", type=Path, default=Path("portrait.png"), help="PNG to write (default: portrait.png)"
+        "--out", type=Path, help="PNG to write (default: portrait.png, or portrait-2.png if that exists, ...)"
     )
+    new.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     new.add_argument("--size", type=int, default=512, help="height and width in pixels (default: 512)")
     new.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:1 (default: cpu)")
     parser.set_defaults(run=run)
@@ -38,20 +41,17 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         InputError: the seed is negative or the size is outside 64..2048.
-        OutputError: the file cannot be written.
+        OutputError: the file exists without `--overwrite`, or cannot be written.
     """
     if args.seed < 0:
         raise InputError(f"--seed {args.seed}: give a number that is 0 or more")
     if not 64 <= args.size <= 2048:
         raise InputError(f"--size {args.size}: give a size between 64 and 2048")
     device = choose_device(args.device)
-    _check_writable(args.out)
-    picture = render_portrait(args.seed, args.size, device)
-    try:
-        Image.fromarray(picture).save(args.out, format="PNG")
-    except OSError as error:
-        raise OutputError(f"{args.out}: cannot be written ({error.strerror or error})") from error
-    print(f"wrote {args.out} (seed {args.seed}, {args.size} x {args.size})")
+    default = DEFAULT_NAME if args.overwrite else free_name(DEFAULT_NAME)
+    out = require_output_file(args.out or default, ".png", overwrite=args.overwrite)
+    written = save_png(out, render_portrait(args.seed, args.size, device), overwrite=args.overwrite)
+    print(f"wrote {written} (seed {args.seed}, {args.size} x {args.size})")
     return 0
 
 
@@ -72,11 +72,3 @@ def render_portrait(seed: int, size: int, device: torch.device) -> NDArray[np.ui
         renderer = Renderer(device, resolution=size)
         frames = renderer.render(renderer.prepare(sample_identity(seed)), still)
     return np.asarray(frames[0].cpu().numpy())
-
-
-def _check_writable(out: Path) -> None:
-    """Fail before rendering if the result could not be saved."""
-    if out.is_dir():
-        raise OutputError(f"{out}: is a directory; give a file name ending in .png")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the directory {out.parent} does not exist; create it first")

@@ -30,7 +30,8 @@ from livetalk.engine.worker import (
     run_worker,
 )
 from livetalk.env import WorkerPlace, worker_place
-from livetalk.errors import InputError, OutputError
+from livetalk.errors import InputError
+from livetalk.media.files import require_output_file
 
 _LINE_INTERVAL_SECONDS = 5.0
 
@@ -48,6 +49,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--trace", type=Path, metavar="JSON", help="write start and end of every stage for trace viewers"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--scaling",
         action="store_true",
@@ -63,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """
     options = bench_options(args)
     for path in (args.output, args.trace):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise OutputError(f"output {path}: its folder does not exist")
+        if path is not None:
+            require_output_file(path, overwrite=args.overwrite)
     # Refuses bad options before a model is loaded.
     stream_spec(options)
     if args.scaling:
@@ -139,9 +141,10 @@ def _measure(
     record = _make_record(options, model, measurement, load_seconds)
     print("\n".join(("", *describe_record(record), "")))
     if args.output is not None:
-        record.save(args.output)
+        record.save(args.output, overwrite=args.overwrite)
     if args.trace is not None:
-        Trace(title=describe_subject(record), spans=measurement.spans).save(args.trace)
+        trace = Trace(title=describe_subject(record), spans=measurement.spans)
+        trace.save(args.trace, overwrite=args.overwrite)
     print(record.to_json(), flush=True)
 
 

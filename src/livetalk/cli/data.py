@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from livetalk.errors import OutputError
+from livetalk.media.files import PendingFolder, require_output_folder
 from livetalk.synthetic.speech.corpus import save_corpus
 from livetalk.synthetic.speech.corpus_builder import CorpusBuilder
 from livetalk.synthetic.speech.synthesis import FliteSynthesiser, HibariSynthesiser, Synthesiser
@@ -27,11 +27,10 @@ def run(args: argparse.Namespace) -> int:
     """Synthesise a corpus; return 0.
 
     Raises:
-        OutputError: the folder is not empty.
+        OutputError: the folder is not empty, or cannot be written.
         InputError: a synthesiser is missing.
     """
-    if args.out.exists() and any(args.out.iterdir()):
-        raise OutputError(f"{args.out}: not empty; name a new folder")
+    require_output_folder(args.out)
     # Several synthesisers, so that a network does not learn the artefacts of one.
     synthesisers: dict[str, Synthesiser] = {
         "hibari": HibariSynthesiser(),
@@ -44,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
         if done % 25 == 0 or done == args.clips:
             sys.stderr.write(f"speech: {done} of {args.clips} clips\n")
 
-    save_corpus(args.out, builder.build(args.clips, report), args.seed)
-    sys.stderr.write(f"speech: wrote {args.out}\n")
+    clips = builder.build(args.clips, report)
+    with PendingFolder(args.out) as pending:
+        save_corpus(pending.path, clips, args.seed)
+        written = pending.keep()
+    sys.stderr.write(f"speech: wrote {written}\n")
     return 0

@@ -14,7 +14,7 @@ from livetalk.evaluation.recognition import FaceEmbedder
 from livetalk.evaluation.report import clip_to_json, format_clip, format_suite, suite_to_json
 from livetalk.evaluation.suite import ClipResult, load_manifest, measure_clip, measure_suite
 from livetalk.evaluation.tracking import Instruments
-from livetalk.media.files import PendingFile, require_output_file
+from livetalk.media.files import require_output_file, write_text_file
 
 _KNOWLEDGE = ("truth", "reference_video", "audio", "events", "transcript", "portrait")
 
@@ -45,6 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--no-identity", action="store_true", help="leave out the slow identity measures")
     parser.add_argument("--chunk-frames", type=int, default=CHUNK_FRAMES, help="new frames per chunk")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the measures to this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file of measures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.chunk_frames < 1:
         raise InputError(f"--chunk-frames {args.chunk_frames}: must be at least 1")
     if args.json is not None:
-        require_output_file(args.json, ".json", overwrite=True)
+        require_output_file(args.json, ".json", overwrite=args.overwrite)
     probe = LipProbe.load(args.probe) if args.probe is not None else None
     with FaceLandmarker() as landmarker:
         instruments = Instruments(landmarker, None if args.no_identity else FaceEmbedder())
@@ -61,19 +62,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             content = _measure_one(args, instruments, probe)
     if args.json is not None:
-        _write_json(content, args.json)
+        write_text_file(args.json, json.dumps(content, indent=2) + "\n", overwrite=args.overwrite)
     # A median over fewer videos is not comparable, so scripts must notice.
     return 1 if content.get("failures") else 0
-
-
-def _write_json(content: dict[str, object], path: Path) -> None:
-    pending = PendingFile(path)
-    try:
-        pending.path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        pending.discard()
-        raise pending.error(error) from error
-    pending.keep()
 
 
 def _measure_one(

@@ -1,10 +1,7 @@
 """`livetalk export`: convert a published model to this package's format, which loads faster."""
 
 import argparse
-import contextlib
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -15,7 +12,7 @@ from livetalk.checkpoints.manifest import read_manifest, verify_files
 from livetalk.checkpoints.published import PartName
 from livetalk.cli.byte_progress import ByteProgress, describe_bytes
 from livetalk.errors import InputError, OutputError
-from livetalk.media.files import TEMPORARY_PREFIX, explain
+from livetalk.media.files import PendingFolder, require_output_folder
 from livetalk.ops.low_precision import ByteFormat
 from livetalk.placement.linear import quantize_linears
 
@@ -71,10 +68,16 @@ def run(args: argparse.Namespace) -> int:
 
     export = ModelExport(files, prepare)
     title = f"exporting {files.name} in {args.storage}"
-    with _new_folder(args.output, export.num_bytes) as folder, ByteProgress(title) as progress:
-        manifest = export.write(folder, version=VERSION, progress=progress)
+    parent = args.output.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"output {args.output}: the folder {parent} does not exist; create it first")
+    require_output_folder(args.output)
+    _require_space(args.output, export.num_bytes)
+    with PendingFolder(args.output) as pending, ByteProgress(title) as progress:
+        manifest = export.write(pending.path, version=VERSION, progress=progress)
+        written = pending.keep()
     size = sum(record.num_bytes for record in manifest.files.values())
-    print(f"{args.output}: {files.name}, {len(manifest.files)} files, {describe_bytes(size)}")
+    print(f"{written}: {files.name}, {len(manifest.files)} files, {describe_bytes(size)}")
     return 0
 
 
@@ -85,27 +88,10 @@ def _check(model_dir: Path) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _new_folder(output: Path, num_bytes: int) -> Iterator[Path]:
-    """Yield a hidden folder that is renamed to `output` on success and removed on failure."""
-    parent = output.absolute().parent
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise OutputError(f"output {output}: already exists; choose another name")
-    if not parent.is_dir():
-        raise OutputError(f"output {output}: the folder {parent} does not exist; create it first")
-    free = shutil.disk_usage(parent).free
+def _require_space(output: Path, num_bytes: int) -> None:
+    # An empty folder that exists may be a disk of its own.
+    free = shutil.disk_usage(output if output.is_dir() else output.absolute().parent).free
     if free < num_bytes + _SPARE_BYTES:
         raise OutputError(
             f"output {output}: needs {describe_bytes(num_bytes)}, but only {describe_bytes(free)} are free"
         )
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
-        try:
-            yield folder
-            # mkdtemp creates private folders; an export should have the permissions of any new folder.
-            folder.chmod(0o755)
-            folder.replace(output)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"output {output}: cannot be written ({explain(error)})") from error

@@ -38,6 +38,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--save_file", type=Path, help="the .mp4 to write (default: sample_results/res_DATE-TIME.mp4)"
     )
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing video (not a published flag)"
+    )
+    parser.add_argument(
         "--base_seed", type=int, default=UNSEEDED, help=f"seed of the noise; negative: {UNSEEDED} (default)"
     )
     parser.add_argument("--input_prompt", default=PUBLISHED_DEFAULTS.prompt, help="description of the video")
@@ -48,14 +51,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, load the model and generate the video; an existing file is replaced.
+    """Check the arguments, load the model and generate the video.
 
     Raises:
         LivetalkError: an argument, a file or the machine is unsuitable.
         GenerationInterrupted: Ctrl-C.
     """
-    # The published program replaces existing files without asking.
-    output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=True)
+    output = require_output_file(args.save_file or _default_output(), ".mp4", overwrite=args.overwrite)
     options = StreamOptions(
         seed=UNSEEDED if args.base_seed < 0 else args.base_seed,
         prompt=args.input_prompt,
@@ -76,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         )
     title = f"{avatar.model.name} on {avatar.model.executor.device} in {avatar.model.precision}"
     with VideoProgress(title, avatar.fps) as progress:
-        result = avatar.generate(args.cond_image, audio, output, overwrite=True, progress=progress, **options)
+        result = avatar.generate(
+            args.cond_image, audio, output, overwrite=args.overwrite, progress=progress, **options
+        )
     print(f"{result.path}: {result.num_frames} frames, {result.duration_seconds:.2f} s of audio")
     return 0
 

@@ -24,7 +24,7 @@ from livetalk.crop import CROPS
 from livetalk.engine.worker import choose_worker_device, require_gpus, require_place, run_worker
 from livetalk.env import WorkerPlace, worker_place
 from livetalk.media.audio import AudioReader, open_audio
-from livetalk.media.files import require_output_file
+from livetalk.media.files import remove_leftovers, require_output_file
 from livetalk.media.image import load_image
 from livetalk.streaming.settings import AudioMode, LoudnessMode
 from livetalk.streaming.spec import StreamOptions, StreamSpec
@@ -85,7 +85,11 @@ def run(args: argparse.Namespace) -> int:
     if place is None:
         require_gpus(how.gpus, how.device)
         if how.gpus > 1:
-            return run_workers(_run_rank, [args, source, how], how.gpus)
+            try:
+                return run_workers(_run_rank, [args, source, how], how.gpus)
+            finally:
+                # Of a worker that was killed.
+                remove_leftovers(args.output.absolute().parent)
     else:
         require_place(place, how.gpus)
         if place.num_ranks > 1:

@@ -17,6 +17,7 @@ from livetalk.cli.streams import lasting_streams
 from livetalk.engine.group import WorkerGroup
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import LivetalkError
+from livetalk.interruption import REQUESTS
 from livetalk.log import configure_logging
 from livetalk.media.files import explain
 
@@ -30,7 +31,6 @@ PATIENCE_SECONDS = 10.0
 """How long further requests to stop are ignored after one, while results are completed or removed."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-_REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_guarded(work: Callable[[], int]) -> int:
@@ -90,7 +90,7 @@ def _requests_to_stop() -> Iterator[None]:
         return
     handler = _Interruption()
     # A request that is ignored from the start stays so: `nohup` ignores the end of the terminal.
-    heeded = [number for number in _REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
+    heeded = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield

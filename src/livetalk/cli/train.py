@@ -10,8 +10,10 @@ from pathlib import Path
 
 from livetalk.assembly.build import find_checkpoint
 from livetalk.assembly.native import SPEECH_ENCODER_FILE, save_model
+from livetalk.checkpoints.manifest import MANIFEST_NAME
 from livetalk.device import choose_device
 from livetalk.errors import InputError
+from livetalk.media.files import require_output_file, require_output_folder
 from livetalk.models.dit import DiT
 from livetalk.recipes import embedded
 from livetalk.synthetic.clips import ClipStore, clip_specs
@@ -67,6 +69,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument("--to", type=Path, help="destination of the small checkpoints of `pack`")
+    parser.add_argument("--overwrite", action="store_true", help="let `pack` and `export` replace files")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="destination of `export`")
     parser.add_argument("--version", default="1", help="of the exported weights")
     parser.add_argument("--seed", type=int, default=1)
@@ -190,6 +193,9 @@ def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int)
 
 
 def _export(args: argparse.Namespace) -> None:
+    if not args.overwrite:
+        for name in (MANIFEST_NAME, "dit.safetensors", "vae.safetensors"):
+            require_output_file(args.weights / name)
     vae = finished_vae(_paths(args), embedded.embedded_vae())
     dit = DiT(embedded.embedded_dit())
     load_training_state(args.out / "dit", dit)
@@ -208,6 +214,8 @@ def _pack(args: argparse.Namespace) -> None:
     """Copy the averaged weights of all stages; the run may still be in progress."""
     if args.to is None:
         raise InputError("train pack: --to names the folder that light checkpoints are written to")
+    if not args.overwrite:
+        require_output_folder(args.to)
     stages = [name for name in STAGES if (args.out / name / "state.json").exists()]
     if not stages:
         raise InputError(f"train pack: {args.out} holds no checkpoint yet")

@@ -155,10 +155,20 @@ class WorkerGroup:
                     return other, code
         return rank, EXIT_LOST
 
+    def _let_leader_end(self) -> None:
+        """Interrupt the leader, which may keep what it has finished, and give it some time."""
+        self._send_signal(0, signal.SIGINT)
+        end = time.monotonic() + GRACE_SECONDS
+        with contextlib.suppress(queue.Empty):
+            while self._ended.get(timeout=max(0.0, end - time.monotonic())) != 0:
+                pass
+
     def _conclude(self, rank: int, code: int) -> int:
         """Stop the remaining workers, and return the group's exit code."""
         if code == 0:
             self._watcher.join(GRACE_SECONDS)
+        if rank != 0:
+            self._let_leader_end()
         who = f"GPU worker {rank + 1} of {len(self._workers)}"
         if code < 0:
             raise WorkerError(f"{who} was ended by {signal.Signals(-code).name}; the others were stopped")

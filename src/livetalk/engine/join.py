@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from livetalk.env import WorkerPlace, keep_multicast_off
+from livetalk.env import FROM_ENVIRONMENT, WorkerPlace, keep_multicast_off, require_meeting_point
 from livetalk.errors import InputError, LivetalkError, PeerLostError
 from livetalk.parallel.reach import device_uuid
 
@@ -159,6 +159,8 @@ def require_own_gpus(uuids: Sequence[str]) -> None:
 
 def _meet(place: WorkerPlace) -> Store:
     """Return the store that all workers share."""
+    if place.rendezvous == FROM_ENVIRONMENT:
+        require_meeting_point()
     store, _, _ = next(iter(rendezvous(place.rendezvous, place.rank, place.num_ranks)))
     shared: Store = store
     return shared

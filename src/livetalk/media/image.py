@@ -89,19 +89,15 @@ class Stamp:
         return stamped
 
 
-def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
-    """Write an image [H, W, 3], uint8, RGB, as PNG. The file appears only when it is complete.
+def save_png(path: str | os.PathLike[str], image: NDArray[np.uint8], *, overwrite: bool = False) -> Path:
+    """Write an image [H, W, 3], uint8, RGB, as PNG, which appears only when it is complete; return its path.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    pending = PendingFile(path)
-    try:
+    with PendingFile(path, overwrite=overwrite) as pending:
         Image.fromarray(image).save(pending.path, format="PNG")
-    except OSError as error:
-        pending.discard()
-        raise pending.error(error) from error
-    return pending.keep()
+        return pending.keep()
 
 
 def _text_band(text: str, width: int, height: int) -> NDArray[np.uint8]:

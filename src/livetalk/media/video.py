@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from livetalk.errors import OutputError
+from livetalk.interruption import uninterrupted
 from livetalk.media.audio import SAMPLE_RATE, AudioTrack
 from livetalk.media.audio_decoding import as_frame, resample
 from livetalk.media.files import PendingFile
@@ -87,12 +88,13 @@ class VideoWriter:
         audio: AudioTrack | None = None,
         crf: int = 17,
         metadata: Mapping[str, object] | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Open a temporary file beside the destination and set up the encoders.
 
         Width and height must be even. `audio` None writes a video without audio. `crf` is x264's constant
         rate factor, 0 (lossless) to 51; 17 is visually lossless. `metadata` is stored as JSON in the file's
-        comment tag.
+        comment tag. `overwrite` replaces an existing video, see `PendingFile`.
 
         Raises:
             OutputError: the file cannot be created.
@@ -106,7 +108,7 @@ class VideoWriter:
         self._fps = fps
         self._num_frames = 0
         self._closed = False
-        self._file = PendingFile(path)
+        self._file = PendingFile(path, overwrite=overwrite)
         # The container counts durations in this unit. The audio's own rate makes them exact; with the
         # default of milliseconds a player would cut or pad the audio.
         timescale = SAMPLE_RATE if audio is None else _aac_sample_rate(audio.sample_rate)
@@ -143,23 +145,28 @@ class VideoWriter:
     def finish(self) -> Path:
         """Write the remaining audio, complete the file and return its final path.
 
+        Requests to stop are ignored meanwhile.
+
         Raises:
-            OutputError: the file cannot be completed; nothing is left behind.
+            OutputError: the file cannot be completed, and nothing is left behind; or it cannot be given its
+                name, and stays where the message says.
         """
-        self._close(until=None)
-        return self._file.keep()
+        with uninterrupted():
+            self._close(until=None)
+            return self._file.keep()
 
     def save_partial(self) -> Path | None:
         """Complete the file with the frames so far as `<name>.partial.mp4`; return None if there are none.
 
         Raises:
-            OutputError: the file cannot be completed; nothing is left behind.
+            OutputError: as in `finish`.
         """
-        if self._num_frames == 0:
-            self.discard()
-            return None
-        self._close(until=Fraction(self._num_frames, self._fps))
-        return self._file.keep(self._file.destination.with_suffix(".partial.mp4"))
+        with uninterrupted():
+            if self._num_frames == 0:
+                self.discard()
+                return None
+            self._close(until=Fraction(self._num_frames, self._fps))
+            return self._file.keep(self._file.destination.with_suffix(".partial.mp4"))
 
     def discard(self) -> None:
         """Remove the unfinished file; it may be called at any time."""
