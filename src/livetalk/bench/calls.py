@@ -1,4 +1,4 @@
-"""Timing of single calls: kernels, layers, and everything else outside a stream."""
+"""Timing of single calls of kernels, layers and other functions."""
 
 import statistics
 from collections.abc import Callable

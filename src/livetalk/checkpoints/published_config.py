@@ -35,7 +35,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 class _Field:
     """A size in `config.json` that the weights also show."""
 
-    name: str  # in the file
+    name: str  # key in `config.json`
     measure: Callable[[Shapes], int]  # derives it from the shapes of the weights
     witness: str  # name of that weight, for messages
 

@@ -28,6 +28,7 @@ def augment_log_mel(log_mel: Mel, rng: np.random.Generator) -> Mel:
 def _reverberate(power: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Spread energy forward in time; low bins decay a little more slowly."""
     decay_seconds = rng.uniform(0.15, 0.6) * np.linspace(1.15, 0.75, power.shape[1])
+    # The decay time is that of 60 dB, 6 decades of power, at 100 frames per second.
     kept = 10.0 ** (-6.0 / (100.0 * decay_seconds))
     tail = np.zeros_like(power)
     for frame in range(1, power.shape[0]):

@@ -21,6 +21,7 @@ class Noise:
         wrapped = torch.remainder(points, _PERIOD)
         cell = wrapped.floor()
         fraction = wrapped - cell
+        # Smooth weights instead of linear ones, which would show the lattice in relief.
         smooth = fraction * fraction * (3 - 2 * fraction)
         grid = (cell + smooth) * (2 / _PERIOD) - 1
         flat = grid.reshape(1, -1, 1, 1, 3)
@@ -32,6 +33,7 @@ class Noise:
         total = torch.zeros(points.shape[:-1], device=points.device)
         weight = 0.5
         for octave in range(octaves):
+            # Not exactly 2, and shifted, so that the lattices of the octaves do not coincide.
             total = total + weight * self(points * (2.03**octave) + 5.7 * octave)
             weight *= 0.5
         return total / (1 - 0.5**octaves)

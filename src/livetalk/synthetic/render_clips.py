@@ -61,6 +61,7 @@ class ClipRenderer:
 def cast_identity(seed: int) -> Identity:
     """Return the identity of a seed, with additional glasses for a share of the people."""
     identity = sample_identity(seed)
+    # A generator of its own, so that identities are the same with and without these glasses.
     rng = np.random.default_rng((seed, 19))
     if identity.outfit.glasses != "none" or rng.random() >= _ADDED_GLASSES:
         return identity

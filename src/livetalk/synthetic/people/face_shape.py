@@ -31,7 +31,7 @@ _DETAIL_STRENGTH = {
 
 
 def _details(rng: np.random.Generator) -> dict[str, float]:
-    """Draw weights of the small morphs; of opposite pairs only one is used, left and right are mirrored."""
+    """Draw weights of the small morphs: one at most of two opposite ones, and the same for left and right."""
     skipped = (
         "trans-in",
         "trans-out",

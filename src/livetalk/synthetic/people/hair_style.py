@@ -212,6 +212,7 @@ def make_style(hair: Hair, base: Tensor, noise: Noise, rng: np.random.Generator)
     layer = random(count)
     smooth = torch.stack([noise.fractal(base * 2.6 + shift, 2) - 0.5 for shift in (1.3, 7.9, 14.1)], 1)
     fine = random(count, 3) - 0.5
+    # Many small clumps look like tight curls, few large ones like locks.
     clumps = {"afro": 700, "curly": 420, "buzz": 700}.get(hair.style, 240)
     centres = torch.from_numpy(rng.permutation(count)[:clumps].astype(np.int64)).to(device)
     leader = centres[torch.cdist(base, base[centres]).argmin(1)]

@@ -94,6 +94,7 @@ def load_head() -> HeadAsset:
 
     def extend(values: NDArray[Any], axis: int) -> NDArray[Any]:
         ends = np.take(values, edges[:, 0], axis), np.take(values, edges[:, 1], axis)
+        # Averaged in float32, because the stored integers and halves would overflow or round.
         middle = (ends[0].astype(np.float32) + ends[1].astype(np.float32)) / 2
         return np.concatenate([values, middle.astype(values.dtype)], axis)
 

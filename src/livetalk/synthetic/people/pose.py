@@ -67,6 +67,7 @@ def pose_of(performance: Performance, pivot: Tensor, to_camera: Tensor, device: 
     turn = euler(torch.cat([gaze, torch.zeros_like(gaze[:, :1])], 1))
     direction = turn @ to_camera
     local = torch.einsum("fji,fj->fi", rotation, direction)
+    # Eyes turn about 37 degrees at most; beyond that they would show only white.
     limited = local[:, :2].clamp(-_GAZE_LIMIT, _GAZE_LIMIT)
     depth = local[:, 2:].clamp_min(0.3)
     local = torch.nn.functional.normalize(torch.cat([limited, depth], 1), dim=1)
@@ -107,7 +108,7 @@ class FaceRig:
         return moved, eyes
 
     def _with_lids(self, units: Tensor, pose: Pose) -> Tensor:
-        """Add the lids' share of the gaze to the units [F, 52]."""
+        """Return the units [F, 52] with lids that follow the gaze."""
         local = torch.einsum("fji,fj->fi", pose.rotation, pose.eye_direction)
         units = units.clone()
         up, right = local[:, 1] * 1.6, local[:, 0] * 1.2

@@ -133,6 +133,7 @@ class _Voice:
             centre = np.median(self.pitch[voiced])
             height[voiced] = np.clip(np.log2(self.pitch[voiced] / centre), -0.6, 0.6)
         salience = _smooth(self.level, 0.14) + 0.6 * _smooth(height, 0.14)
+        # Relative to the surrounding second, because emphasis is local.
         salience -= _smooth(salience, 1.2)
         found: list[tuple[float, float]] = []
         for frame in np.argsort(-salience):
@@ -180,6 +181,7 @@ def _postures(rng: np.random.Generator, voice: _Voice) -> Floats:
         kept = 1.0 - 0.75 * size
         wanted = kept * posture + np.sqrt(1.0 - kept**2) * rng.normal(size=3)
         progress = np.clip((voice.times - time) / rng.uniform(0.45, 1.1), 0.0, 1.0)
+        # Minimum-jerk trajectory, as of human reaching and head movements.
         track += (progress**3 * (10.0 - 15.0 * progress + 6.0 * progress**2))[:, None] * (wanted - posture)
         posture = wanted
         time += rng.uniform(0.6, 2.2) if active > 0.5 else rng.uniform(2.2, 4.5)
@@ -215,7 +217,7 @@ def _breath(rng: np.random.Generator, voice: _Voice) -> Floats:
 
 
 def _eyes(rng: np.random.Generator, voice: _Voice, style: PerformanceStyle) -> tuple[Floats, Floats]:
-    """Return lids [F] (1 is closed) and gaze [F, 2]: fixation of the camera, small saccades, glances away."""
+    """Return lids [F] (1 is closed) and gaze [F, 2]: fixation of the camera, saccades, glances aside."""
     length = voice.num_frames / FRAMES_PER_SECOND
     gaze, glances = _gaze(rng, voice, style)
     wanted = [time for time in voice.phrase_ends() if rng.random() < 0.45]
@@ -225,6 +227,7 @@ def _eyes(rng: np.random.Generator, voice: _Voice, style: PerformanceStyle) -> t
         wanted.append(time)
         if rng.random() < 0.1:
             wanted.append(time + rng.uniform(0.32, 0.45))
+        # Intervals between blinks are less regular than a clock and more than a Poisson process.
         time += np.clip(rng.gamma(4.0, style.blink_interval_seconds / 4.0), 0.9, 9.0)
     lids = np.zeros(voice.num_frames)
     last = -1.0

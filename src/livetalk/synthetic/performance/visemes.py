@@ -151,8 +151,10 @@ def mouth_units(
         strength = np.interp(time, frame_times, effort.astype(np.float64))
         channels[:, :3] *= strength[:, None]
     lips = _contact_curve(events, BILABIALS, time)
+    # Lip contact wins where both overlap, since a closure must never be open.
     teeth = _contact_curve(events, LABIODENTALS, time) * (1.0 - lips)
     units = _units_from_channels(channels, lips, teeth, style)
+    # Sampled last, so that events between two frames still act on both.
     sampled = np.stack([np.interp(frame_times, time, units[:, u]) for u in range(units.shape[1])], 1)
     return np.clip(sampled, 0.0, 1.2).astype(np.float32)
 
@@ -193,6 +195,7 @@ def _blend_targets(segments: Sequence[tuple[_Target, float, float]], time: Float
     for group in range(len(_GROUP_REACH)):
         middle = starts + lengths / 2 - _GROUP_LEAD[group]
         reach = 0.45 * np.clip(lengths, 0.03, 0.25) + _GROUP_REACH[group]
+        # Long phonemes reach their targets more fully, short ones are reduced.
         strength = pulls[:, group] * (np.clip(lengths, 0.03, 0.25) / 0.08) ** 0.3
         pull = strength * np.exp(-0.5 * ((time[:, None] - middle) / reach) ** 2)
         members = [c for c, g in enumerate(_GROUP_OF_CHANNEL) if g == group]

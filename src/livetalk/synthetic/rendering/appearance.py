@@ -57,6 +57,7 @@ def build_skin_map(head: HeadAsset, size: int, device: torch.device) -> SkinMap:
     # Triangles at the back wrap around the texture's seam; hole filling covers them.
     seam = (coordinates[corners][..., 0].amax(1) - coordinates[corners][..., 0].amin(1)) > 0.3
     corners = corners[~seam]
+    # Outer surfaces win where the mesh folds, as at ears and lips.
     distance = 10 - ((base[:, 0] ** 2) + (base[:, 2] - _AXIS_Z) ** 2).sqrt()
     screen = torch.cat([coordinates * size, distance[:, None]], 1)[None]
     buffer = new_buffer(1, size, size, device)

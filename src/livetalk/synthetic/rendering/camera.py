@@ -22,6 +22,8 @@ class Camera:
         """Project world points [..., 3] to x, y in pixels of a frame of side `size`, and distance."""
         seen = (points - self.position) @ self.axes.T
         depth = seen[..., 2:]
+        # Bounded, so that a point behind the camera does not divide by zero; the rasteriser drops it by
+        # depth.
         plane = seen[..., :2] * (self.focal * size) / depth.clamp_min(0.05)
         offset = torch.tensor(self.centre, device=points.device) * size
         return torch.cat([plane + offset, depth], -1)
@@ -33,6 +35,7 @@ def make_camera(view: View, eyes: Tensor) -> Camera:
     distance = focal * view.height
     flat = np.cos(view.elevation)
     away = np.array([np.sin(view.azimuth) * flat, np.sin(view.elevation), np.cos(view.azimuth) * flat])
+    # The middle of the head, a little below and behind the eyes.
     target = eyes.cpu().numpy().astype(np.float64) - np.array([0, 0.25, 0.25])
     position = target + away * distance
     forward = -away
@@ -41,6 +44,7 @@ def make_camera(view: View, eyes: Tensor) -> Camera:
     down = np.cross(forward, right)
     axes = np.stack([right, down, forward])
     seen = axes @ (eyes.cpu().numpy() - position)
+    # Shifting the principal point moves the eyes to their row without tilting the camera.
     centre_y = view.eye_row - focal * float(seen[1] / seen[2])
     device = eyes.device
     return Camera(

@@ -69,6 +69,7 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
     _draw(buffer, screen, subject, mesh, fine)
     hair_screen = subject.camera.project(hair_points, fine)
     draw_points(buffer, hair_screen, _HAIR_ID, (fine, fine))
+    # Every third hair point suffices at the resolution of the shadow map.
     shadow = ShadowMap.draw(subject, mesh, state.vertices, hair_points[:, ::3])
     covered = (buffer != EMPTY).nonzero().squeeze(1)
     ids = unpack_ids(buffer[covered])
@@ -144,6 +145,7 @@ def _interpolate(
     planes = edge_planes(points[..., :2])
     x, y = (pixel % fine).float() + 0.5, (pixel // fine).float() + 0.5
     weights = planes[..., 0] * x[:, None] + planes[..., 1] * y[:, None] + planes[..., 2]
+    # Perspective correction: attributes are linear in 1 / depth, not on the screen.
     weights = weights / points[..., 2]
     weights = (weights / weights.sum(1, keepdim=True))[..., None]
     attributes = torch.cat([state.vertices, normals], -1).reshape(-1, 6)[rows]
@@ -152,6 +154,7 @@ def _interpolate(
     position = moving[:, :3]
     normal = F.normalize(moving[:, 3:], dim=-1)
     view = F.normalize(subject.camera.position - position, dim=-1)
+    # Two-sided layers, such as the collar, are seen from behind.
     normal = torch.where(((normal * view).sum(-1, keepdim=True) < -0.2), -normal, normal)
     lit = shadow.visibility(frame, position, normal)
     surface = shading.Surface(position, normal, normal, view, lit, torch.ones_like(lit))
@@ -256,6 +259,7 @@ def _shade_hair(
     view = F.normalize(subject.camera.position - position, dim=-1)
     lit = shadow.visibility(frame, position, normal)
     surface = shading.Surface(position, normal, normal, view, lit, strands.occlusion[point])
+    # Curls scatter the highlight, which smooth strands show as a band.
     lustre = 0.25 if subject.identity.hair.style in ("afro", "curly", "buzz") else 1.0
     return shading.shade_hair(surface, subject.lights, strands.colour[point], tangent, lustre)
 

@@ -36,6 +36,7 @@ def _curves(eyes: Tensor, seed: int) -> list[Tensor]:
     half = (eyes[0, 0] - eyes[1, 0]).abs() / 2
     front = eyes[:, 2].max() + 0.30
     wide, tall = half * 0.80, half * (0.52 + 0.04 * (seed % 5))
+    # A superellipse: exponents above 2 give rims between round and rectangular.
     power = 2.0 / (2.2 + 0.5 * (seed % 4))
     turn = torch.linspace(0, 2 * torch.pi, 240, device=eyes.device)
     across = torch.sign(turn.cos()) * turn.cos().abs() ** power * wide
@@ -66,6 +67,7 @@ def _bent(x: Tensor, y: Tensor, middle: Tensor, front: Tensor) -> Tensor:
 def _tube(curve: Tensor, radius: float, per_unit: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return surface points, normals and tangents of a tube around a curve [N, 3]."""
     length = (curve[1:] - curve[:-1]).norm(dim=1).sum()
+    # Denser than the samples, so that no sample between two points stays empty; also around the tube.
     count = int(length.item() * per_unit * 1.3) + 2
     dense = F.interpolate(curve.T[None], size=count, mode="linear", align_corners=True)[0].T
     tangent = F.normalize(torch.gradient(dense, dim=0)[0], dim=1)

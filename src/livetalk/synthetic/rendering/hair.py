@@ -35,8 +35,10 @@ class _Skull:
         flat = rise.cos()
         grid = torch.stack([turn.sin() * flat, rise.sin(), turn.cos() * flat], -1).view(-1, 3)
         alike = grid @ (offset / radius[:, None]).T
+        # A soft maximum over directions: the radius is a smooth average of the nearest vertices.
         weight = torch.softmax(260 * alike, 1)
         self.table = (weight @ radius).view(1, 1, self._ROWS, self._COLUMNS)
+        # One column of the other side, so that interpolation is seamless behind the head.
         self.table = F.pad(self.table, (1, 1, 0, 0), mode="circular")
 
     def radius(self, direction: Tensor) -> Tensor:
@@ -133,12 +135,14 @@ def _roots(
     middle = mesh.base[corners].mean(1)
     triangle = rest[corners]
     cross = torch.linalg.cross(triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0])
+    # By area, so that the density does not depend on the triangulation.
     chance = cross.norm(dim=1) * scalp_mask(identity, middle, noise)
     cumulative = torch.cumsum(chance / chance.sum(), 0)
     count = 5200
     draws = torch.from_numpy(rng.random((count, 3), dtype=np.float32)).to(rest.device)
     chosen = torch.searchsorted(cumulative, draws[:, 0].contiguous()).clamp_max(len(corners) - 1)
     u, v = draws[:, 1], draws[:, 2]
+    # Folds the unit square onto the triangle, which keeps the draws uniform.
     flip = u + v > 1
     u, v = torch.where(flip, 1 - u, u), torch.where(flip, 1 - v, v)
     weights = torch.stack([1 - u - v, u, v], 1)[..., None]
@@ -170,6 +174,7 @@ def _grow_paths(
 ) -> Tensor:
     """Grow all strands in steps, [S, _STEPS + 1, 3]."""
     skull, torso, outward = obstacles
+    # Roots start below the skin, so that no gap shows at the scalp.
     point = roots - 0.02 * normals
     heading = F.normalize(normals * style.lift[:, None] + style.direction(point, skull.centre, 0.0), dim=1)
     path = [point]
@@ -282,6 +287,7 @@ def _open_sky(points: Tensor) -> Tensor:
     """Return soft self-occlusion [N] of hair points, from depth maps of several directions."""
     index = torch.arange(_SKY, device=points.device) + 0.5
     height = 1 - 1.35 * index / _SKY
+    # The golden angle distributes the directions evenly.
     around = index * 2.399963
     flat = (1 - height * height).clamp_min(0).sqrt()
     directions = torch.stack([flat * around.sin(), height, flat * around.cos()], 1)

@@ -33,6 +33,7 @@ def shade_eye(
         visible = 0.35 + 0.65 * surface.shadow if index == 0 else surface.occlusion
         light = light + lights.colours[index] * (facing * visible * 0.8)[:, None]
     result = albedo * light * (lid * corner)[:, None]
+    # The cornea bulges forward: its normals lean towards the gaze.
     cornea = F.normalize(outward + 0.35 * gaze * smoothstep(1.2, 0.6, radius)[:, None], dim=-1)
     for index, power, strength in ((0, 380, 2.6), (1, 160, 0.7)):
         half = F.normalize(surface.view + lights.directions[index], dim=-1)
@@ -81,6 +82,7 @@ def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, op
     Returns linear light [N, 3]. `rest` [N, 3] is the rest positions, `opening` [N] the mouth opening, 0..1.
     """
     x, y, z = rest.unbind(-1)
+    # The plane between the rows of teeth falls towards the back.
     upper = (y + 0.09 * (1.45 - z) > 6.66).float()
     # Teeth get narrower to the sides: the coordinate along the dental arch is stretched.
     around = torch.atan2(x, z - 0.95)

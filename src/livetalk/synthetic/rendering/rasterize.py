@@ -152,12 +152,14 @@ def _draw_boxes(
     sample_x, sample_y = x[hit, column], y[hit, row]
     chosen = boxes.planes[hit]
     weights = chosen[..., 0] * sample_x[:, None] + chosen[..., 1] * sample_y[:, None] + chosen[..., 2]
+    # 1 / depth is linear on the screen.
     depth = 1 / (weights * (1 / corners[..., 2])[hit]).sum(1) - triangles.nearer
     keys = pack(depth, face[hit] + triangles.first_id)
     target = frame[hit] * (height * width) + sample_y.long() * width + sample_x.long()
     if triangles.cut is not None:
         keep = triangles.cut(face[hit], weights) >= 0
         keys, target = keys[keep], target[keep]
+    # The minimum of packed keys is the nearest primitive, whatever the order of the writes: deterministic.
     buffer.scatter_reduce_(0, target, keys, "amin")
 
 

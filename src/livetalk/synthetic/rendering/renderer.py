@@ -67,6 +67,7 @@ class Renderer:
 
     def _without_hidden_hair(self, subject: Subject) -> Subject:
         """Drop hair points that are hidden in all likely head poses, which most of them are."""
+        # Yaw and pitch a little beyond the limits of a performance, see `_head_rotation`.
         looks = [(0.0, 0.0), (-0.4, 0.05), (0.4, 0.05), (0.0, 0.22), (0.0, -0.2)]
         rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
@@ -81,6 +82,7 @@ class Renderer:
     @torch.no_grad()
     def render(self, subject: Subject, performance: Performance, batch_frames: int | None = None) -> Tensor:
         """Render every frame on the device, uint8 [F, H, W, 3]; `batch_frames` only bounds memory."""
+        # A GPU needs large batches to hide kernel launches; a CPU is faster when a batch fits its cache.
         step = batch_frames or (96 if self.device.type == "cuda" else 2)
         motion = self._pose(subject, performance)
         parts = []

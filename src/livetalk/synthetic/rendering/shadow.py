@@ -13,6 +13,7 @@ _SIZE = 224
 _EXTENT = 2.6
 _CENTRE = (0.0, 6.9, 0.6)
 _DISTANCE = 8.0
+# Offsets in texels on an irregular pattern, whose error looks like noise and not like bands.
 _TAPS = (
     (-1.2, -0.5),
     (-0.5, 1.1),
@@ -53,6 +54,7 @@ class ShadowMap:
 
     def visibility(self, frame: Tensor, position: Tensor, normal: Tensor) -> Tensor:
         """Return the visibility of the key light at positions [N, 3] of frames [N]: 0 shadow .. 1 lit."""
+        # The offset along the normal, and the tolerance in depth below, keep a surface from shadowing itself.
         seen = _to_light(position + 0.035 * normal, self.axes)
         total = torch.zeros_like(seen[:, 0])
         for dx, dy in _TAPS:

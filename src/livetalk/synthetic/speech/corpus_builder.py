@@ -69,6 +69,7 @@ class CorpusBuilder:
         return CorpusClip(
             info=ClipInfo(name, text, tuple(_describe(voice) for voice in voices)),
             events=tuple(events),
+            # The motion follows the clean audio; only the network's input is degraded.
             prosody=measure_prosody(loud[0], NUM_FRAMES),
             log_mels=tuple(self._spectrogram(waveform) for waveform in recorded),
         )
@@ -138,6 +139,7 @@ def record(waveform: Samples, rng: np.random.Generator) -> Samples:
 def coloured_noise(length: int, rng: np.random.Generator) -> Samples:
     """Return noise [length] of unit variance, from white to brown, sometimes with mains hum."""
     spectrum = np.fft.rfft(rng.normal(size=length))
+    # Bounded below, because brown noise has infinite power at 0 Hz.
     hertz = np.maximum(np.fft.rfftfreq(length, 1.0 / SAMPLE_RATE), 30.0)
     noise = np.fft.irfft(spectrum * hertz ** -rng.uniform(0.0, 1.1), length)
     noise /= noise.std()

@@ -147,6 +147,7 @@ class FliteSynthesiser:
         waveform, rate, ends = self._run(text, speed)
         # A faster playback rate raises pitch and formants together. Multiples of 100 keep the resampling
         # filter short.
+        # Another playback rate changes the pitch and the vocal tract of the few voices together.
         played_rate = round(rate * rng.uniform(0.88, 1.14) / 100) * 100
         pitch_scale = played_rate / rate
         waveform = _resample(waveform, played_rate)
@@ -221,6 +222,7 @@ def end_with_sound(events: Sequence[PhonemeEvent], waveform: Samples, sample_rat
     step = sample_rate // 100
     frames = waveform[: waveform.size // step * step].reshape(-1, step)
     decibels = 10.0 * np.log10(np.mean(np.square(frames), axis=1) + 1e-12)
+    # Relative to the loud frames, because synthesisers differ in level.
     audible = decibels > np.percentile(decibels, 95) - 38.0 if decibels.size else np.zeros(0, bool)
     ended: list[PhonemeEvent] = []
     for event in events:

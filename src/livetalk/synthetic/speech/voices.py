@@ -30,6 +30,7 @@ def draw_voice(rng: np.random.Generator, natural_share: float = 0.15) -> VoiceWa
     formant = float(rng.uniform(0.78, 1.17))
     return VoiceWarp(
         formant_scale=formant,
+        # Short vocal tracts go with high voices.
         pitch_scale=float(np.clip(formant**2.3 * rng.uniform(0.78, 1.25), 0.42, 1.42)),
         pitch_range=float(rng.uniform(0.6, 1.35)),
         breath_db=float(rng.uniform(-4.0, 7.0)),
@@ -76,6 +77,7 @@ def warp_waveform(waveform: Matrix, warp: VoiceWarp, sample_rate: int) -> Matrix
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FFT_SIZE)[::_HOP] * window
     spectrum = np.fft.rfft(frames)
     envelope = _log_envelope(spectrum)
+    # Only the envelope moves: the harmonics, and with them the pitch, stay.
     moved = warp_rows(envelope.T.astype(np.float32), warp.formant_scale).T
     change = np.clip(moved - envelope, -4.0, 4.0)
     change = change + tilt_gain(spectrum.shape[1], sample_rate, warp.tilt_db_per_octave)
