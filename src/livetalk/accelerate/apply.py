@@ -73,11 +73,7 @@ class AccelerationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceleration:
-    """The fast forms that were applied.
-
-    Attributes:
-        match_color: matches colours on the same kernels.
-    """
+    """The fast forms that were applied, and the function that matches colours on the same kernels."""
 
     attention: str
     float8_layers: int  # number of linear layers that multiply in FP8

@@ -155,10 +155,7 @@ def fuse_blocks(dit: DiT, kernels: FusedKernels) -> int:
 
 
 def join_float8_qkv(dit: DiT) -> int:
-    """Join FP8 query, key and value projections, as `fuse_qkv` does for plain layers.
-
-    Only one block's projections are in memory twice at any time. Returns the number of blocks changed.
-    """
+    """Join FP8 query, key and value projections; returns the number of blocks changed."""
     joined = 0
     for block in dit.blocks.layers:
         assert isinstance(block, DiTBlock)
@@ -167,6 +164,7 @@ def join_float8_qkv(dit: DiT) -> int:
             parts = [attention.get_submodule(name) for name in ("q", "k", "v")]
             layers = [part for part in parts if isinstance(part, Float8Linear)]
             if len(layers) == len(parts):
+                # One block at a time, so that only its projections are in memory twice.
                 block.add_module("self_attention", FusedSelfAttention(attention, join_layers(layers)))
                 joined += 1
     return joined

@@ -16,7 +16,7 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
 
 
 def sigmas_from_steps(num_steps: int, shift: float, device: torch.device | None = None) -> Tensor:
-    """Space `num_steps` steps evenly from 1 to 0, then warp them: `[num_steps + 1]` float32 sigmas.
+    """Space `num_steps` steps evenly from 1 to 0, and warp them to `[num_steps + 1]` float32 sigmas.
 
     Raises:
         ValueError: `num_steps` is below 1, or `shift` is not positive.

@@ -53,25 +53,21 @@ class AudioQueue:
         self._num_pushed += samples.shape[0]
 
     def take_start(self) -> NDArray[np.float32]:
-        """Return the audio that the first state needs: the lead, or the whole recording, which stays queued.
-
-        The lead is shorter than the look-ahead where the audio has ended, and empty after a snapshot.
-        """
+        """Return the audio that the first state needs: a lead, or the whole recording, which stays queued."""
         if self._started:
             return np.zeros(0, np.float32)
         self._started = True
+        # Where the audio has ended already, the lead is shorter than the look-ahead.
         return self._join() if self._whole else self._take(self._lookahead)
 
     def take_chunk(self) -> tuple[NDArray[np.float32], int]:
-        """Return the samples of the next chunk, `[chunk_samples]`, and the number of frames that they cover.
-
-        After the end of the audio the samples are zeros, and fewer frames than a chunk are covered.
-        """
+        """Return the samples of the next chunk, `[chunk_samples]`, and the number of frames they cover."""
         size, per_frame = self._info.chunk_samples, self._info.samples_per_frame
         samples = self._take(size)
         # A started frame counts: the last frame is shown even if the audio ends within it.
         num_frames = -(-(self._taken - self._position) // per_frame)
         self._position += size
+        # Silence after the end of the audio.
         padded = np.pad(samples, (0, size - samples.shape[0]))
         return padded, min(num_frames, self._info.chunk_frames)
 

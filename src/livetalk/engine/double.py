@@ -23,11 +23,7 @@ _MARK = struct.Struct("<qq")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubleConfig:
-    """Timing and sizes of a double; the defaults are the published model slightly faster than real time.
-
-    Attributes:
-        first_share: fraction of that time before the first frames; the rest is proportional to the frames.
-    """
+    """Timing and sizes of a double; the defaults are the published model slightly faster than real time."""
 
     height: int = 64
     width: int = 64  # of the frames, pixels; at least 16, which hold the frame number
@@ -38,7 +34,7 @@ class DoubleConfig:
     lookahead_frames: int = 0  # frames of audio that a chunk needs beyond its own end
     prepare_seconds: float = 0.2  # time to encode a portrait
     real_time_factor: float = 0.85  # time to generate a chunk divided by its duration
-    first_share: float = 0.85
+    first_share: float = 0.85  # share of that time before the first frames; the rest goes with the frames
 
     def __post_init__(self) -> None:
         """Raise `InputError` for frames that are too small for their number."""

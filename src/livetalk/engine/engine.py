@@ -42,10 +42,7 @@ from livetalk.streaming.spec import StreamSpec
 
 
 class Engine:
-    """A running engine; the context manager stops it on exit.
-
-    Any thread may open streams. A stream has one caller at a time.
-    """
+    """A running engine, which any thread may open streams of; the context manager stops it on exit."""
 
     def __init__(self, transport: Transport) -> None:
         """Start an engine and connect to it."""
@@ -156,16 +153,12 @@ class Engine:
 
 
 class Stream:
-    """A stream as its client sees it. Only methods that read events block.
-
-    Attributes:
-        number: identifies the stream in messages.
-        epoch: number of cuts; events of an older epoch are dropped.
-    """
+    """A stream as its client sees it, with one caller at a time. Only methods that read events block."""
 
     def __init__(self, number: int, spec: StreamSpec, post: Any) -> None:
         """Use `Engine.open` instead; `post` sends a request to the engine."""
         self.number = number
+        # The number of cuts; events of older epochs are dropped.
         self.epoch = 0
         self._spec = spec
         self._post = post

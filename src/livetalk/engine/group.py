@@ -180,15 +180,13 @@ class WorkerGroup:
 
 
 def end_worker(code: int) -> NoReturn:
-    """Flush the output and end this process at once.
-
-    An interrupted collective continues in a background thread. If that thread calls into Python during a
-    regular shutdown, the process aborts and its exit code is lost.
-    """
+    """Flush the output and end this process at once."""
     for stream in (sys.stdout, sys.stderr):
         # Output that cannot be written any more must not change the exit code.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
+    # An interrupted collective continues in a background thread. If that thread calls into Python during a
+    # regular shutdown, the process aborts and its exit code is lost.
     os._exit(code)
 
 

@@ -31,16 +31,12 @@ _GONE = (
 
 
 class ControlChannel:
-    """Carries small Python objects from the leader to the followers, apart from the networks' collectives.
-
-    Attributes:
-        leads: whether this rank is the leader.
-        intact: whether all ranks have completed the same calls so far.
-    """
+    """Carries small Python objects from the leader to the followers, apart from the networks' collectives."""
 
     def __init__(self) -> None:
         """Open a channel between all ranks; collective."""
         self.leads = dist.get_rank() == 0
+        # All ranks have completed the same calls so far.
         self.intact = True
         # Gloo instead of NCCL: an NCCL kernel that waits for a command would occupy the GPU, and the objects
         # would have to be copied to it first.

@@ -44,10 +44,7 @@ class StopFollowers:
 
 
 class Leader:
-    """Rank 0: runs streams on all ranks; see `livetalk.engine.backend.Backend`.
-
-    The context manager stops the followers on exit.
-    """
+    """Rank 0 as a `Backend` that runs streams on all ranks; the context manager stops the followers."""
 
     def __init__(self, table: StreamTable, channel: ControlChannel) -> None:
         self._table = table
@@ -133,16 +130,11 @@ class Leader:
 
 
 def follow(table: StreamTable, channel: ControlChannel) -> None:
-    """Run the leader's calls until it stops this follower.
-
-    A call that fails here must have failed on the leader, too, which then sends `ConfirmFailure`.
-
-    Raises:
-        PeerLostError: another worker was lost, or a call failed on this rank only.
-    """
+    """Run the leader's calls until it stops this follower; `PeerLostError` if the ranks differ."""
     failed = False
     while not isinstance(message := channel.receive(), StopFollowers):
         with channel.in_step():
+            # A call that fails here must have failed on the leader, too, which then asks for confirmation.
             if isinstance(message, ConfirmFailure):
                 channel.confirm_failure(failed)
                 failed = False

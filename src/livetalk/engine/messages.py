@@ -69,16 +69,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStream:
-    """Open a stream; answered by `StreamOpened` or `StreamFailed`.
-
-    Attributes:
-        snapshot: state to continue from; None starts a new stream.
-    """
+    """Open a stream; answered by `StreamOpened` or `StreamFailed`."""
 
     stream: int  # a number that the client has not used before
     image: NDArray[np.uint8] = field(repr=False)  # `[H, W, 3]` uint8 RGB, the portrait
     spec: StreamSpec = field(default_factory=StreamSpec)
-    snapshot: Snapshot | None = field(default=None, repr=False)
+    snapshot: Snapshot | None = field(default=None, repr=False)  # to continue from; None starts anew
 
     def __post_init__(self) -> None:
         """Raise `InputError` where the image has another shape or dtype, or is too small."""
@@ -116,10 +112,7 @@ class EndAudio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutStream:
-    """Discard frames and audio after the first `num_frames` frames; answered by `StreamCut`.
-
-    `epoch` is the new epoch, one above the stream's. The stream continues from the state after those frames.
-    """
+    """Discard frames and audio after the first `num_frames` frames; answered by `StreamCut`."""
 
     stream: int
     epoch: int
@@ -181,10 +174,7 @@ class FramesReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamEnded:
-    """All frames of the epoch's audio, `num_frames` in the stream so far, were delivered.
-
-    The client may still cut the stream and push audio in a new epoch.
-    """
+    """All frames of the epoch's audio were delivered; the client may still cut the stream and continue it."""
 
     stream: int
     epoch: int
@@ -193,17 +183,12 @@ class StreamEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamCut:
-    """A stream was cut.
-
-    Attributes:
-        num_samples: offset in the stream of the next sample to push, which a look-ahead puts later than the
-            next frame.
-    """
+    """A stream was cut; with a look-ahead, `num_samples` is later than the next frame."""
 
     stream: int
     epoch: int  # the new one
     num_frames: int  # frames that remain, and the index of the next frame
-    num_samples: int
+    num_samples: int  # offset in the stream of the next sample to push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

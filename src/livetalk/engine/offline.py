@@ -18,16 +18,8 @@ def run_stream(
 ) -> Generator[F, None, None]:
     """Generate a stream until its audio ends or the caller closes the generator.
 
-    Args:
-        backend: must have no other user meanwhile.
-        request: opens the stream.
-        blocks: audio `[n]` of any length, read on demand.
-
-    Yields:
-        Frames in the backend's own form.
-
-    Raises:
-        InputError: the portrait, an option or the audio cannot be used.
+    Yields frames in the backend's own form; the backend must have no other user meanwhile. `blocks` is audio
+    `[n]` of any length, read on demand. `InputError` if the portrait, an option or the audio cannot be used.
     """
     number = request.stream
     scheduler = Scheduler(backend)

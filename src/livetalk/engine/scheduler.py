@@ -132,12 +132,7 @@ class Scheduler(Generic[F]):
     """The streams of one backend."""
 
     def __init__(self, backend: Backend[F], clock: Callable[[], float] = time.monotonic) -> None:
-        """Start without streams.
-
-        Args:
-            backend: computes the streams.
-            clock: returns seconds since any origin.
-        """
+        """Start without streams; `clock` returns seconds since any origin."""
         self._backend = backend
         self._clock = clock
         self._streams: dict[int, _Stream] = {}

@@ -133,17 +133,12 @@ class ProcessTransport:
 
 
 class Link:
-    """Messages over a connection, sent without waiting for the peer to read.
-
-    Arrays are sent after the pickled message, out of band, without being copied into it.
-    """
+    """Messages over a connection, sent without waiting for the peer to read."""
 
     def __init__(self, connection: Connection, receive: Callable[[Any], None]) -> None:
-        """Start reading and writing.
+        """Start reading and writing a duplex connection.
 
-        Args:
-            connection: duplex; `join` closes it.
-            receive: called in a thread of the link with every message, and with None after the last.
+        `receive` is called in a thread of the link with every message, and with None after the last.
         """
         self._connection = connection
         self._receive = receive
@@ -180,6 +175,7 @@ class Link:
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None:
             arrays: list[pickle.PickleBuffer] = []
+            # Arrays are sent out of band, after the message: pickling them into it would copy every frame.
             body = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
             with contextlib.suppress(OSError):
                 self._connection.send_bytes(body)

@@ -53,11 +53,9 @@ def parallelize_model(model: AvatarModel, config: ParallelConfig | None = None) 
 
 
 def choose_worker_device(name: str, place: WorkerPlace | None) -> torch.device:
-    """Return the device of this process, which with several visible GPUs is the one of its local rank.
+    """Return the device of this process, with several visible GPUs the one of its local rank.
 
-    Args:
-        name: as for `choose_device`.
-        place: of this process; None for a single process.
+    `name` is as for `choose_device`; `place` is None for a single process.
 
     Raises:
         InputError: no such device, or no GPU for this process.
@@ -117,8 +115,7 @@ def run_worker(
         The exit code of `lead`, 0 for followers, or `EXIT_LOST` when another worker was lost.
 
     Raises:
-        LivetalkError: on the leader, for an error of any rank that the user can fix; `lead` and `build` may
-            raise others.
+        LivetalkError: on the leader, for an error of any rank that the user can fix.
     """
     try:
         with join_workers(place, device) as channel:

@@ -40,16 +40,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class StageError:
-    """Error of one result.
-
-    Attributes:
-        alone: relative error on the first run's inputs; None for results that are no network's output.
-    """
+    """Error of one result."""
 
     stage: str  # such as "chunk 1 velocity 2"
     relative: float  # norm of the difference divided by the norm of the first run's result
     largest: float  # largest absolute difference of an element
-    alone: float | None
+    alone: float | None  # relative error on the first run's inputs; None if no network computed the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +207,11 @@ def compare_numerics(
 
 @contextlib.contextmanager
 def exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """Disable TF32 in float32 runs, so that products and convolutions are computed in float32.
-
-    By default a GPU's convolutions round their input to 10 bits (TF32), hardly better than the 8 of bfloat16.
-    A bfloat16 run keeps the default, because its float32 parts run with it in normal use.
-    """
+    """Disable TF32 in float32 runs, so that products and convolutions are computed in float32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     allowed = matmul.allow_tf32, cudnn.allow_tf32
+    # TF32 rounds inputs to 10 bits, hardly better than the 8 of bfloat16. A bfloat16 run keeps the default,
+    # because its float32 parts run with it in normal use.
     if dtype is torch.float32:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
     try:

@@ -43,13 +43,12 @@ def parse_configuration(name: str, base: RunConfig | None = None) -> Configurati
 
 
 def apply_configuration(model: AvatarModel, configuration: Configuration) -> AvatarModel:
-    """Apply the fast forms of a configuration to a model from `load_model`, whose networks change in place.
-
-    Plain twins replace kernels and FP8 products where these cannot run.
+    """Apply the fast forms of a configuration to a model from `load_model`; its networks change in place.
 
     Raises:
         InputError: a form of the configuration cannot run on the model's device.
     """
+    # With plain twins where kernels cannot run, so that their rounding can be measured anywhere.
     return finish_model(model, configuration.run, allow_reference=True)
 
 
@@ -72,12 +71,12 @@ def describe_form(model: AvatarModel) -> str:
 def sharpen_attention(dit: DiT, factor: float) -> None:
     """Multiply the logits of a transformer's self-attention, through the weights of the queries' norm.
 
-    Logits have a standard deviation of 0.6 to 1 with random weights, and of 2 to 4 in the shipped model.
-    Nearly uniform attention averages all tokens, which hides the error of a kernel in a single token.
-
     Call it before any configuration is applied and with all blocks on the device; weights change in place.
     """
     for block in dit.blocks.layers:
+        # Logits have a standard deviation of 0.6 to 1 with random weights, and of 2 to 4 in the shipped
+        # model. Nearly uniform attention averages all tokens, which hides the error of a kernel in a single
+        # token.
         weight = block.get_parameter("self_attention.norm_q.weight")
         # Random weights are bfloat16 numbers in every precision, see `draw_weights`; they stay so.
         weight.copy_((weight.float() * factor).bfloat16())

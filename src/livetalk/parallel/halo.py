@@ -53,10 +53,7 @@ class HaloLayer(nn.Module):
         self._rates = rates
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Exchange the halo of `x`, `[B, C, T, H, W]`, run the layer, and crop to `on_output` stale lines.
-
-        The memory of `x` may be overwritten.
-        """
+        """Exchange the halo of `x`, `[B, C, T, H, W]`, which may be overwritten, and run the layer."""
         axis, dim, rates = self._shard.axis, self._shard.dim, self._rates
         before, after = self._ranges(rates.before), self._ranges(rates.after)
         y: Tensor = self.inner(exchange_halo(x, dim, before, self.halo, axis), cache)

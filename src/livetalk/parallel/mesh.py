@@ -11,14 +11,9 @@ from livetalk.parallel.reach import find_non_peer_pair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelConfig:
-    """Degrees of sequence parallelism; their product is the number of ranks.
+    """Degrees of sequence parallelism; their product is the number of ranks."""
 
-    Attributes:
-        ulysses_degree: ranks that exchange tokens for heads, at most the number of heads. Each then attends
-            with some heads to all tokens of the group.
-    """
-
-    ulysses_degree: int
+    ulysses_degree: int  # ranks that exchange tokens for heads, at most the number of heads
     ring_degree: int = 1  # number of such groups; keys and values travel from group to group
 
     def __post_init__(self) -> None:
@@ -43,25 +38,20 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelMesh:
-    """All axes of a mesh.
-
-    Attributes:
-        non_peer_pair: two ranks whose GPUs cannot access each other's memory, or None.
-    """
+    """All axes of a mesh."""
 
     world: Axis  # all ranks; tokens and lines of pixels are sharded over it
     ulysses: Axis  # consecutive ranks that form this rank's group
     ring: Axis  # the ranks with the same index in the other groups
     device: torch.device  # of this rank
+    # Two ranks whose GPUs cannot access each other's memory.
     non_peer_pair: tuple[int, int] | None = None
 
 
 def choose_degrees(num_ranks: int, num_heads: int) -> ParallelConfig:
-    """Return the default degrees: a ring only if there are more ranks than heads.
-
-    The heads need not divide: 40 heads on 3 ranks are 14, 13 and 13, which costs less than the additional
-    passes of a ring.
-    """
+    """Return the default degrees: a ring only if there are more ranks than heads."""
+    # The heads need not divide: 40 heads on 3 ranks are 14, 13 and 13, which costs less than the additional
+    # passes of a ring.
     ulysses = max(d for d in range(1, num_ranks + 1) if num_ranks % d == 0 and d <= num_heads)
     return ParallelConfig(ulysses_degree=ulysses, ring_degree=num_ranks // ulysses)
 

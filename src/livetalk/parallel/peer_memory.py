@@ -23,10 +23,7 @@ _log = get_logger(__name__)
 
 
 def open_peer_memory(mesh: ParallelMesh) -> "PeerMemory | None":
-    """Open peer memory along a mesh's Ulysses axis; collective.
-
-    Returns None without GPUs, or if two GPUs are not peers, which is logged.
-    """
+    """Open peer memory along a mesh's Ulysses axis, or return None if it is unavailable; collective."""
     if mesh.ulysses.size == 1 or mesh.device.type != "cuda":
         return None
     if mesh.non_peer_pair is not None:

@@ -27,10 +27,7 @@ def device_uuid(device: torch.device) -> str:
 
 
 def find_non_peer_pair(device: torch.device) -> tuple[int, int] | None:
-    """Return two ranks whose GPUs cannot access each other's memory, the same on every rank; collective.
-
-    Returns None if all are peers or if ranks do not compute on GPUs.
-    """
+    """Return two ranks whose GPUs cannot access each other's memory, or None; collective."""
     if device.type != "cuda" or dist.get_world_size() == 1:
         return None
     own = RankDevice(
@@ -38,6 +35,7 @@ def find_non_peer_pair(device: torch.device) -> tuple[int, int] | None:
     )
     devices = _gather(own)
     peer = first_non_peer(devices, dist.get_rank())
+    # Every rank takes the first answer, so that all ranks return the same pair.
     answers: list[int | None] = _gather(peer)
     return next(((rank, peer) for rank, peer in enumerate(answers) if peer is not None), None)
 

@@ -31,10 +31,7 @@ Quantising them would cost precision and save only memory.
 
 
 class Float8Linear(ByteLinear):
-    """A linear layer that multiplies in FP8 and returns 16 or 32 bits.
-
-    It quantises activations per row, and accepts `QuantizedRows` from a preceding kernel.
-    """
+    """A linear layer that quantises its input per row, or reads `QuantizedRows`, and multiplies in FP8."""
 
     def __init__(
         self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.bfloat16
@@ -114,16 +111,13 @@ def find_linears(module: nn.Module, keep: Collection[str]) -> list[str]:
 
 
 def join_layers(layers: Sequence[Float8Linear]) -> Float8Linear:
-    """Concatenate the outputs of FP8 layers; exact, because scales are per output channel.
-
-    Raises:
-        ValueError: only some layers have a bias.
-    """
+    """Concatenate the outputs of FP8 layers; `ValueError` if only some have a bias."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     if len(biases) not in (0, len(layers)):
         raise ValueError("layers with and without a bias cannot be joined")
     # torch.cat does not support e4m3 on every device, so the levels are joined as uint8.
     levels = torch.cat([layer.weight.view(torch.uint8) for layer in layers]).view(FLOAT8)
+    # Exact, because scales are per output channel.
     scale = torch.cat([layer.weight_scale for layer in layers])
     return Float8Linear(levels, scale, torch.cat(biases) if biases else None, layers[0].dtype)
 

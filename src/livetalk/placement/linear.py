@@ -19,10 +19,7 @@ DIT_KEEP = (
 
 
 class QuantizedLinear(ByteLinear):
-    """A linear layer that dequantises its weight to the dtype of the input in each call.
-
-    The product runs in that dtype: this saves memory, not time.
-    """
+    """A linear layer that dequantises its weight in each call, which saves memory and no time."""
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, byte_format: ByteFormat) -> "QuantizedLinear":

@@ -101,10 +101,7 @@ class _WeightLocation:
 
 
 def pack_block(block: nn.Module, *, pin: bool) -> PackedBlock:
-    """Copy the weights of a block, on any device and of any dtypes, to one host buffer.
-
-    `pin` allocates pinned memory, without which copies block the host.
-    """
+    """Copy the weights of a block, on any device and of any dtypes, to one host buffer."""
     locations: list[_WeightLocation] = []
     tensors: list[Tensor] = []
     end = 0
