@@ -20,7 +20,7 @@ def voice(seconds: float, sample_rate: int = 16_000, num_channels: int = 1) -> N
     return np.tile(wave.astype(np.float32), (num_channels, 1))
 
 
-def write_sound(
+def write_audio(
     path: Path,
     samples: NDArray[np.float32],
     sample_rate: int,

@@ -17,7 +17,7 @@ from livetalk.avatar import GenerationInterrupted
 from livetalk.errors import InputError, OutputError
 from livetalk.media.audio import open_audio
 from livetalk.streaming.spec import StreamOptions
-from media_files import read_frames, voice, write_sound
+from media_files import read_frames, voice, write_audio
 from tiny_checkpoint import SIZE, save_tiny_checkpoint
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
@@ -56,7 +56,7 @@ def test_lengths_are_exact_and_the_sound_is_whole(
     avatar: Avatar, tmp_path: Path, seconds: float, num_frames: int
 ) -> None:
     samples = voice(seconds, 48_000)
-    sound = write_sound(tmp_path / "voice.wav", samples, 48_000)
+    sound = write_audio(tmp_path / "voice.wav", samples, 48_000)
     result = avatar.generate(PICTURE, sound, tmp_path / "out.mp4", crop="center")
     assert result.num_frames == num_frames
     frames = read_frames(result.path)
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_pictures_and_another_seed_others(avatar: A
 
 
 def test_the_same_seed_gives_the_same_file(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.wav", voice(1.5), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(1.5), 16_000)
     paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     for path in paths:
         avatar.generate(PICTURE, sound, path, crop="center", seed=5)
@@ -158,7 +158,7 @@ def test_steps_and_sound_change_the_pictures(avatar: Avatar) -> None:
 
 
 def test_a_video_says_how_it_was_made(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     result = avatar.generate(PICTURE, sound, tmp_path / "out.mp4", crop="none", seed=7, num_steps=3)
     with av.open(str(result.path)) as container:
         made = json.loads(container.metadata["comment"])
@@ -167,7 +167,7 @@ def test_a_video_says_how_it_was_made(avatar: Avatar, tmp_path: Path) -> None:
 
 
 def test_progress_and_preview(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.wav", voice(2.5), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(2.5), 16_000)
     seen: list[tuple[int, int]] = []
     result = avatar.generate(
         PICTURE,
@@ -189,7 +189,7 @@ def test_progress_and_preview(avatar: Avatar, tmp_path: Path) -> None:
 
 
 def test_an_interruption_keeps_what_was_finished(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.wav", voice(4.0), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(4.0), 16_000)
 
     def stop_at_56(done: int, total: int) -> None:
         if done == 56:
@@ -205,7 +205,7 @@ def test_an_interruption_keeps_what_was_finished(avatar: Avatar, tmp_path: Path)
 
 
 def test_wrong_options_and_places_are_one_line(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     (tmp_path / "old.mp4").write_bytes(b"old")
     (tmp_path / "folder.mp4").mkdir()
     cases: list[tuple[type[Exception], str, str, dict[str, object]]] = [
@@ -226,7 +226,7 @@ def test_wrong_options_and_places_are_one_line(avatar: Avatar, tmp_path: Path) -
 
 
 def test_an_input_is_never_replaced(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "voice.mp4", voice(0.2), 16_000, "aac")
+    sound = write_audio(tmp_path / "voice.mp4", voice(0.2), 16_000, "aac")
     before = sound.read_bytes()
     with pytest.raises(InputError, match="is also an input"):
         avatar.generate(PICTURE, sound, tmp_path / "voice.mp4", crop="center", overwrite=True)
@@ -247,7 +247,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_length(checkpoint: Path, tmp_path: Path) -> None:
     peaks = []
     for seconds in (4, 29):
-        sound = write_sound(tmp_path / f"{seconds}.wav", voice(seconds), 16_000)
+        sound = write_audio(tmp_path / f"{seconds}.wav", voice(seconds), 16_000)
         paths = [str(path) for path in (checkpoint, sound, tmp_path / f"{seconds}.mp4")]
         command = [sys.executable, "-c", MEMORY_PROBE, *paths]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from livetalk import Avatar, RunConfig
 from livetalk.cli.main import COMMANDS
-from media_files import read_frames, voice, write_sound
+from media_files import read_frames, voice, write_audio
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
@@ -40,7 +40,7 @@ def microphone(num_samples: int) -> Iterator[NDArray[np.float32]]:
 def test_the_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     portrait = sorted((ROOT / "src" / "livetalk" / "assets" / "portraits").glob("*.png"))[0]
     shutil.copy(portrait, tmp_path / "portrait.png")
-    write_sound(tmp_path / "hello.flac", voice(0.4), 16_000, "flac")
+    write_audio(tmp_path / "hello.flac", voice(0.4), 16_000, "flac")
     monkeypatch.chdir(tmp_path)
     shown: list[torch.Tensor] = []
     exec(snippet(ROOT / "README.md"), {"microphone_blocks": microphone(17_920), "show": shown.append})

@@ -74,9 +74,9 @@ class FrameEncoder:
     num_blocks: int = 1
     channels: int = 6
 
-    def __call__(self, waveform: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor) -> Tensor:
         """Project fixed chunks of each frame's samples: `[B, samples // 640, num_blocks, channels]`."""
-        frames = waveform[:, : waveform.shape[1] // 640 * 640].reshape(waveform.shape[0], -1, 640)
+        frames = samples[:, : samples.shape[1] // 640 * 640].reshape(samples.shape[0], -1, 640)
         rng = torch.Generator().manual_seed(7)
         weight = torch.randn(640, self.num_blocks * self.channels, generator=rng) / 25
         return (frames @ weight).reshape(*frames.shape[:2], self.num_blocks, self.channels)

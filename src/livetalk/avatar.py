@@ -1,4 +1,4 @@
-"""The product in one class: a portrait and a voice in, a talking avatar out, as a file or as a stream."""
+"""The public offline API: a portrait and audio in, video out, as a file or as a stream."""
 
 import contextlib
 import itertools
@@ -37,22 +37,21 @@ from livetalk.types import VideoChunk
 Image = str | os.PathLike[str] | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
+# Written across every frame of a model without real weights, so that nobody takes them for a result.
 NOISE_NOTICE = "RANDOM WEIGHTS: THIS IS NOISE"
-"""Written across every picture of a model without real weights."""
 
 _logger = get_logger(__name__)
 
 
 class GenerationInterrupted(KeyboardInterrupt):
-    """Ctrl-C during generation; the message says what was saved.
+    """Ctrl-C during generation.
 
     Attributes:
-        partial: the playable video of what was finished, or None when there was nothing yet.
-        num_frames: frames in it.
+        partial: the video of the finished frames; None if there were none.
+        num_frames: number of frames in it.
     """
 
     def __init__(self, partial: Path | None, num_frames: int, fps: int) -> None:
-        """Describe what was saved."""
         saved = "nothing was finished yet"
         if partial is not None:
             saved = f"the first {num_frames / fps:.2f} s are in {partial}"
@@ -65,23 +64,18 @@ class GenerationInterrupted(KeyboardInterrupt):
 class GenerateResult:
     """The result of `Avatar.generate`."""
 
-    path: Path  # the video
-    num_frames: int  # its frames
-    fps: int  # its frames per second
-    duration_seconds: float  # length of the sound
-    preview: Path | None  # the contact sheet, if one was asked for
+    path: Path
+    num_frames: int
+    fps: int
+    duration_seconds: float  # of the audio
+    preview: Path | None  # contact sheet of frames; None if not requested
 
 
 class Avatar:
-    """A loaded model. It holds no stream's state: any number of streams may use it, one step at a time."""
+    """A loaded model. It holds no state of a stream; any number of streams may share it in turns."""
 
     def __init__(self, model: AvatarModel, backend: Backend[VideoChunk] | None = None) -> None:
-        """Wrap a model from `build_model`.
-
-        Args:
-            model: ready to run.
-            backend: runs its streams; None is this process alone, a `Leader` all GPUs together.
-        """
+        """Wrap a model; `backend` is a `Leader` for several GPUs, None for this process alone."""
         self.model = model
         self._backend: Backend[VideoChunk] = StreamTable(model) if backend is None else backend
         self._numbers = itertools.count()
@@ -98,15 +92,15 @@ class Avatar:
         """Load a model into this process.
 
         Args:
-            model: name of a shipped model, or the folder of a checkpoint, ours or a published one; a
-                `ModelSource` also names where a published model's other parts are.
-            run: how it runs; None is `RunConfig()`, every operation plain on the best device.
-            warm_up: call `warm_up` now.
-            progress: told the bytes of a published transformer read so far and the bytes to read.
+            model: name of a shipped model, or folder of a native or published checkpoint; a `ModelSource`
+                also locates the other parts of a published model.
+            run: how the model runs; None selects plain operations on the best device.
+            warm_up: call `warm_up` at once.
+            progress: called with the bytes of a published transformer that were read, and the total.
 
         Raises:
             WeightsError: the weights are missing, damaged or do not fit.
-            InputError: something in `run` cannot run here, or asks for more than one process.
+            InputError: this machine cannot run `run`, or it needs more than one process.
         """
         run = run or RunConfig()
         if run.gpus > 1:
@@ -119,23 +113,14 @@ class Avatar:
 
     @classmethod
     def with_random_weights(cls, name: str, run: RunConfig | None = None) -> Self:
-        """Build the graph of a model without its weights, for dry runs and benchmarks.
+        """Build one of `RANDOM_MODELS`, a model with random weights, for dry runs and benchmarks.
 
-        It needs the memory and the time of the real one; what it makes is noise, and every picture of a
-        video that `generate` makes says so.
-
-        Args:
-            name: of the graph, one of `RANDOM_MODELS`.
-            run: as in `load`.
-
-        Raises:
-            InputError: there is no such graph, or as in `load`.
+        It takes the memory and the time of the real model. Its frames are noise, and `generate` marks them.
         """
         return cls.load(ModelSource(random_weights=name), run)
 
     @property
     def fps(self) -> int:
-        """Frames per second of this model."""
         return self.model.settings.geometry.fps
 
     @property
@@ -144,18 +129,13 @@ class Avatar:
         return self.model.settings.geometry.sample_rate
 
     def warm_up(self, **options: Unpack[StreamOptions]) -> None:
-        """Make two chunks of silence, on all GPUs, so that the first real ones are no slower than later ones.
+        """Generate two chunks of silence on all GPUs, so that the first real ones are as fast as later ones.
 
-        The first chunk of a stream and all others differ in shape, and what is compiled, captured or
-        allocated for a shape is so when it is first met.
-
-        Args:
-            **options: of the streams to come, see `StreamOptions`; `size` and `latents_per_decode` change
-                shapes.
-
-        Raises:
-            InputError: an option cannot be used.
+        `options` are those of later streams; `size` and `latents_per_decode` change shapes. `InputError`
+        names one that the model cannot use.
         """
+        # Compilation, graph capture and allocation happen once per shape, and the first chunk of a stream has
+        # another shape than the others.
         spec = StreamSpec.from_options(options)
         plan = plan_stream(self.model, spec)
         black = np.zeros((plan.portrait.height, plan.portrait.width, 3), np.uint8)
@@ -176,47 +156,47 @@ class Avatar:
     ) -> GenerateResult:
         """Generate a video of the portrait speaking the audio: H.264 and AAC, ceil(duration * fps) frames.
 
-        Memory does not grow with the length of the sound (in the audio mode "whole" by the sound itself,
-        128 kB a second). The video appears under its name only when it is complete.
+        The video appears under its name only when it is complete. Memory does not grow with the length of the
+        audio, except in the audio mode "whole", by 128 kB per second.
 
         Args:
-            image: a picture file, or pixels [H, W, 3], uint8, RGB.
+            image: an image file, or pixels [H, W, 3], uint8, RGB.
             audio: any audio or video file that FFmpeg reads, or one that `open_audio` opened.
-            output: the .mp4 to make.
-            preview: a .png to make as well: frames from start to end on one sheet.
-            overwrite: replace files that already exist.
-            progress: called after each chunk with the frames done and the frames in all.
-            **options: of the stream, see `StreamOptions`.
+            output: the .mp4 file.
+            preview: a .png file with frames from start to end on one sheet.
+            overwrite: replace existing files.
+            progress: called after each chunk with the finished and the total number of frames.
+            **options: see `StreamOptions`.
 
         Raises:
-            InputError: the image, the sound or an option cannot be used.
-            OutputError: a result cannot be written; nothing half-written is left behind.
-            GenerationInterrupted: Ctrl-C; what was finished is kept beside the output, as it is when a worker
-                is lost or memory runs out.
+            InputError: the image, the audio or an option cannot be used.
+            OutputError: a result cannot be written; no partial file is left.
+            GenerationInterrupted: Ctrl-C; the finished frames are kept beside the output, as they are when a
+                worker is lost or memory runs out.
         """
         targets = [require_output_file(output, ".mp4", overwrite=overwrite)]
         if preview is not None:
             targets.append(require_output_file(preview, ".png", overwrite=overwrite))
-        sound = audio if isinstance(audio, AudioReader) else open_audio(audio)
+        reader = audio if isinstance(audio, AudioReader) else open_audio(audio)
         spec = StreamSpec.from_options(options)
         plan = plan_stream(self.model, spec)
         portrait = _frame(image, plan)
         require_distinct_files(
-            [sound.path] if isinstance(image, np.ndarray) else [image, sound.path], targets
+            [reader.path] if isinstance(image, np.ndarray) else [image, reader.path], targets
         )
-        num_frames = sound.num_frames(self.fps)
+        num_frames = reader.num_frames(self.fps)
         writer = VideoWriter(
             targets[0],
             width=plan.portrait.width,
             height=plan.portrait.height,
             fps=self.fps,
-            audio=sound,
+            audio=reader,
             metadata=self._describe(plan),
             overwrite=overwrite,
         )
         _logger.info("%s, %d frames", self.model.title, num_frames)
         sampler = PreviewSampler(num_frames if preview is not None else 0)
-        blocks = sound.mono_blocks(self.sample_rate)
+        blocks = reader.mono_blocks(self.sample_rate)
         chunks = run_stream(self._backend, self._open(spec, portrait), blocks)
         try:
             with contextlib.closing(chunks):
@@ -236,7 +216,7 @@ class Avatar:
             path=path,
             num_frames=writer.num_frames,
             fps=self.fps,
-            duration_seconds=float(sound.duration_seconds),
+            duration_seconds=float(reader.duration_seconds),
             preview=sheet,
         )
 
@@ -248,18 +228,15 @@ class Avatar:
         progressive: bool = False,
         **options: Unpack[StreamOptions],
     ) -> Iterator[VideoChunk]:
-        """Generate chunks of video while the audio is still arriving.
+        """Generate video while the audio is arriving; yield whole chunks, or their pieces if `progressive`.
+
+        The last chunk has only the frames that the audio covers.
 
         Args:
-            image: a picture file, or pixels [H, W, 3], uint8, RGB.
-            audio_blocks: sound as it arrives, [n] of any length, float32, -1..1, mono, at `sample_rate`.
-            progressive: hand over frames as they are decoded, several times a chunk, instead of whole chunks;
-                the option `latents_per_decode` says after how many.
-            **options: of the stream, see `StreamOptions`.
-
-        Returns:
-            An iterator of chunks, or of what was decoded of them; the last one has only the frames that the
-            sound covers.
+            image: an image file, or pixels [H, W, 3], uint8, RGB.
+            audio_blocks: [n] of any length, float32, -1..1, mono, at `sample_rate`.
+            progressive: yield each piece of `latents_per_decode` latent frames as soon as it is decoded.
+            **options: see `StreamOptions`.
 
         Raises:
             InputError: the image or an option cannot be used; raised at once, not at the first chunk.
@@ -270,12 +247,11 @@ class Avatar:
         return run_stream(self._backend, request, audio_blocks)
 
     def _open(self, spec: StreamSpec, portrait: NDArray[np.uint8]) -> OpenStream:
-        """Return the request for a stream of a framed portrait, which is never cut."""
+        # The portrait is framed already, and an iterator of chunks cannot be cut.
         spec = replace(spec, crop="none", cuttable=False)
         return OpenStream(stream=next(self._numbers), image=portrait, spec=spec)
 
     def _describe(self, plan: StreamPlan) -> dict[str, object]:
-        """Return the metadata of a video: model, options, precision."""
         return {
             "software": f"livetalk {__version__}",
             "model": self.model.name,
@@ -296,7 +272,7 @@ class Avatar:
         sampler: PreviewSampler,
         progress: Progress | None,
     ) -> None:
-        """Copy and encode chunks while the next ones are generated."""
+        # Copies to the host and the video encoder run in a thread while the next chunk is generated.
         stamp = Stamp(NOISE_NOTICE) if self.model.random_weights else None
 
         def finish(first_frame: int, pending: HostFrames) -> None:

@@ -25,7 +25,7 @@ from livetalk.placement.linear import QuantizedLinear
 from livetalk.streaming.chunk import create_state, generate_chunk
 from livetalk.streaming.conditioning import prepare_stream
 from livetalk.streaming.settings import AudioMode, LoudnessMode, SamplerKind
-from media_files import read_frames, voice, write_sound
+from media_files import read_frames, voice, write_audio
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
@@ -105,7 +105,7 @@ def test_lengths_are_exact(
 ) -> None:
     samples = voice(num_samples / 16_000)
     assert samples.shape == (1, num_samples)
-    sound = write_sound(tmp_path / "voice.wav", samples, 16_000)
+    sound = write_audio(tmp_path / "voice.wav", samples, 16_000)
     result = avatar.generate(
         PICTURE, sound, tmp_path / "out.mp4", size=SIZE, audio_mode=audio_mode, num_steps=1
     )
@@ -228,7 +228,7 @@ def test_parts_of_published_models_do_not_fit_our_own() -> None:
 
 def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
     avatar = Avatar.with_random_weights("tiny", RUN)
-    sound = write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
+    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     marked = avatar.generate(PICTURE, sound, tmp_path / "noise.mp4")
     with av.open(str(marked.path)) as container:
         assert json.loads(container.metadata["comment"])["notice"] == NOISE_NOTICE

@@ -13,7 +13,7 @@ from livetalk.cli.main import main
 from livetalk.compat.flashtalk import infer_params
 from livetalk.compat.pipeline import default_params
 from livetalk.media.audio import open_audio
-from media_files import read_frames, voice, write_sound
+from media_files import read_frames, voice, write_audio
 from synthetic_checkpoint import SyntheticCheckpoint, make_synthetic_checkpoint
 
 
@@ -34,7 +34,7 @@ def _small_pictures() -> Iterator[None]:
 def command(tmp_path: Path, files: SyntheticCheckpoint) -> list[str]:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
-    write_sound(tmp_path / "voice.wav", voice(1.3, 48_000), 48_000)
+    write_audio(tmp_path / "voice.wav", voice(1.3, 48_000), 48_000)
     flags = {
         "ckpt_dir": files.model_dir,
         "wav2vec_dir": files.wav2vec_dir,

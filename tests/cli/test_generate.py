@@ -16,7 +16,7 @@ from PIL import Image
 
 from livetalk.cli.main import main
 from livetalk.media.files import TEMPORARY_PREFIX
-from media_files import read_frames, voice, write_silent_video, write_sound
+from media_files import read_frames, voice, write_audio, write_silent_video
 from tiny_checkpoint import save_tiny_checkpoint
 
 
@@ -30,7 +30,7 @@ def inputs(tmp_path: Path) -> Path:
     """Return a folder with a good picture and a good sound."""
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
-    write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
+    write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     return tmp_path
 
 
@@ -57,8 +57,8 @@ def truncated_jpeg(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5_000])
 
 
-def broken_sound(path: Path) -> None:
-    write_sound(path, np.full((1, 16_000), np.nan, np.float32), 16_000, "pcm_f32le")
+def broken_audio(path: Path) -> None:
+    write_audio(path, np.full((1, 16_000), np.nan, np.float32), 16_000, "pcm_f32le")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def broken_sound(path: Path) -> None:
         ("audio", "folder", Path.mkdir, "is a directory"),
         ("audio", "empty.wav", Path.touch, "the file is empty"),
         ("audio", "text.wav", lambda path: path.write_text("hello " * 99), "is not an audio or video file"),
-        ("audio", "nan.wav", broken_sound, "NaN or infinite samples"),
+        ("audio", "nan.wav", broken_audio, "NaN or infinite samples"),
         ("audio", "film.mp4", write_silent_video, "has no audio track"),
         ("audio", "picture.png", picture, "has no audio track"),
         ("output", "voice.wav/out.mp4", None, "is not a folder"),
@@ -171,7 +171,7 @@ def test_any_sound_works(
     checkpoint: Path, inputs: Path, name: str, codec: str, sample_rate: int, num_channels: int, seconds: float
 ) -> None:
     samples = voice(seconds, sample_rate, num_channels) * (name != "silence.wav")
-    write_sound(inputs / name, samples, sample_rate, codec)
+    write_audio(inputs / name, samples, sample_rate, codec)
     assert main(arguments(checkpoint, inputs, audio=str(inputs / name))) == 0
     assert len(read_frames(inputs / "out.mp4")) == -(-samples.shape[1] * 25 // sample_rate)
     with av.open(str(inputs / "out.mp4")) as container:
@@ -231,7 +231,7 @@ def run_process(command: list[str], file_size_limit: int | None = None) -> "subp
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(checkpoint: Path, inputs: Path) -> None:
-    write_sound(inputs / "voice.wav", voice(3.0), 16_000)
+    write_audio(inputs / "voice.wav", voice(3.0), 16_000)
     before = sorted(inputs.iterdir())
     done = run_process(arguments(checkpoint, inputs), file_size_limit=20_000)
     assert done.returncode == 2
@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(checkpoint: Path, inputs: Pa
 
 
 def test_ctrl_c_keeps_a_playable_part_and_says_so(checkpoint: Path, inputs: Path) -> None:
-    write_sound(inputs / "voice.wav", voice(120.0), 16_000)
+    write_audio(inputs / "voice.wav", voice(120.0), 16_000)
     process = subprocess.Popen(
         [sys.executable, "-m", "livetalk", *arguments(checkpoint, inputs)],
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from livetalk.cli.main import main
-from media_files import read_frames, voice, write_sound
+from media_files import read_frames, voice, write_audio
 from synthetic_checkpoint import SpeechFormat, make_synthetic_checkpoint
 
 MODEL = "SoulX-FlashTalk-14B"
@@ -36,7 +36,7 @@ def inputs(tmp_path: Path) -> Path:
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "face.png")
-    write_sound(folder / "voice.wav", voice(0.5), 16_000)
+    write_audio(folder / "voice.wav", voice(0.5), 16_000)
     return folder
 
 

@@ -27,7 +27,7 @@ from livetalk.cli.main import COMMANDS, main
 from livetalk.models.dit_blocks import DiTBlock
 from livetalk.ops.backends import KernelCore
 from livetalk.placement.apply import PlacementConfig
-from media_files import voice, write_sound
+from media_files import voice, write_audio
 
 DOORS = {
     "generate": ["--image", "face.png", "--audio", "voice.wav", "-o", "out.mp4"],
@@ -52,7 +52,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder, made the current one, with the files that a command needs."""
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
-    write_sound(tmp_path / "voice.wav", voice(0.2), 16_000)
+    write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

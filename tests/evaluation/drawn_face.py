@@ -35,13 +35,13 @@ def draw_frame(opening: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     return frame
 
 
-def write_video(path: Path, opening: np.ndarray, with_sound: bool = True) -> Path:
+def write_video(path: Path, opening: np.ndarray, with_audio: bool = True) -> Path:
     """Write a drawn face with a tone where the mouth is open."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25, options={"crf": "8"})
         video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-        audio = container.add_stream("aac", rate=16000, layout="mono") if with_sound else None
+        audio = container.add_stream("aac", rate=16000, layout="mono") if with_audio else None
         for value in opening:
             frame = av.VideoFrame.from_ndarray(draw_frame(float(value), rng), format="rgb24")
             container.mux(video.encode(frame))

@@ -15,7 +15,7 @@ def make_encoder() -> SpeechEncoder:
     return SpeechEncoder(SpeechEncoderConfig(num_layers=1, width=48, num_heads=2)).eval()
 
 
-def make_sound(num_samples: int) -> np.ndarray:
+def make_audio(num_samples: int) -> np.ndarray:
     """Return noise whose loudness comes and goes."""
     noise = np.random.default_rng(0).normal(size=num_samples)
     return (0.2 * noise * np.sin(np.arange(num_samples) / 5000) ** 2).astype(np.float32)
@@ -24,13 +24,13 @@ def make_sound(num_samples: int) -> np.ndarray:
 def test_one_row_per_frame_at_any_length() -> None:
     encoder = make_encoder()
     for num_samples in (0, 100, 640, 16_000, 640 * 613 + 5):
-        features = encode_speech(make_sound(num_samples), encoder)
+        features = encode_speech(make_audio(num_samples), encoder)
         assert features.shape == (num_samples // 640, 96)
         assert np.isfinite(features).all()
 
 
 def test_a_short_recording_is_encoded_in_one_piece() -> None:
-    encoder, sound = make_encoder(), make_sound(640 * 80)
+    encoder, sound = make_encoder(), make_audio(640 * 80)
     found = torch.from_numpy(encode_speech(sound, encoder))
     assert_same_network(found, lambda: encoder(torch.from_numpy(sound)[None])[0].flatten(1), encoder)
 

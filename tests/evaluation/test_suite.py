@@ -121,7 +121,7 @@ def test_bad_manifests_are_refused(tmp_path: Path, content: str, complaint: str)
 def test_unusable_files_are_named(tmp_path: Path) -> None:
     good = write_video(tmp_path / "good.mp4", make_opening(0))
     black = write_video(tmp_path / "black.mp4", np.full(10, 0.0))
-    silent = write_video(tmp_path / "silent.mp4", make_opening(0), with_sound=False)
+    silent = write_video(tmp_path / "silent.mp4", make_opening(0), with_audio=False)
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     (tmp_path / "text.npy").write_text("no array")

@@ -1,4 +1,4 @@
-"""Speech and silence in sounds made for the purpose."""
+"""Speech and silence in audio made for the purpose."""
 
 import numpy as np
 import pytest

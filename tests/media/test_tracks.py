@@ -16,7 +16,7 @@ from livetalk.errors import InputError, OutputError
 from livetalk.media.audio import ArrayAudio, AudioReader, open_audio
 from livetalk.media.audio_decoding import Track
 from livetalk.media.video import VideoWriter
-from media_files import count_boxes_before_data, read_frames, voice, write_silent_video, write_sound
+from media_files import count_boxes_before_data, read_frames, voice, write_audio, write_silent_video
 
 SECONDS = 1.119
 
@@ -57,7 +57,7 @@ def test_sound_is_whole_and_in_time(
     tmp_path: Path, name: str, codec: str, sample_rate: int, num_channels: int
 ) -> None:
     expected = voice(SECONDS, sample_rate, num_channels)
-    reader = open_audio(write_sound(tmp_path / name, expected, sample_rate, codec))
+    reader = open_audio(write_audio(tmp_path / name, expected, sample_rate, codec))
     assert reader.sample_rate == sample_rate
     assert reader.num_channels == num_channels
     # Vorbis in Ogg counts in pages; every other container knows where the sound ends.
@@ -74,13 +74,13 @@ def test_sound_is_whole_and_in_time(
 def test_a_voice_in_one_of_eight_channels_keeps_its_loudness(tmp_path: Path) -> None:
     samples = np.zeros((8, 16_000), np.float32)
     samples[2] = voice(1.0)[0]
-    reader = open_audio(write_sound(tmp_path / "a.wav", samples, 16_000))
+    reader = open_audio(write_audio(tmp_path / "a.wav", samples, 16_000))
     assert np.flatnonzero(reader.weights).tolist() == [2]
     assert np.abs(mono(reader)).max() == pytest.approx(np.abs(samples).max(), rel=0.01)
 
 
 def test_silence_has_a_length(tmp_path: Path) -> None:
-    reader = open_audio(write_sound(tmp_path / "a.wav", np.zeros((2, 8_000), np.float32), 16_000))
+    reader = open_audio(write_audio(tmp_path / "a.wav", np.zeros((2, 8_000), np.float32), 16_000))
     assert reader.num_frames(25) == 13
     assert not mono(reader).any()
 
@@ -99,7 +99,7 @@ def test_frames_cover_the_sound(num_samples: int, num_frames: int) -> None:
 def test_sound_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     samples = voice(1.0)
     samples[0, 8_000] = np.nan
-    path = write_sound(tmp_path / "a.wav", samples, 16_000, "pcm_f32le")
+    path = write_audio(tmp_path / "a.wav", samples, 16_000, "pcm_f32le")
     with pytest.raises(InputError, match=r"NaN or infinite samples near 0\.[45]"):
         open_audio(path)
 
@@ -116,7 +116,7 @@ def test_files_that_are_no_sound_are_refused(tmp_path: Path) -> None:
         (empty, "is empty"),
         (text, "is not an audio or video file"),
         (film, "has no audio track"),
-        (write_sound(tmp_path / "none.wav", np.zeros((1, 0), np.float32), 16_000), "holds no sound"),
+        (write_audio(tmp_path / "none.wav", np.zeros((1, 0), np.float32), 16_000), "holds no sound"),
     ]:
         with pytest.raises(InputError, match=message):
             open_audio(path)

@@ -51,15 +51,15 @@ def test_one_feature_vector_per_whole_video_frame(samples: int, frames: int) -> 
 
 
 def test_log_mel_matches_a_direct_computation() -> None:
-    waveform = vowel_like(0.4)
+    samples = vowel_like(0.4)
     front = LogMel()
     m = 11
-    piece = waveform[0, 160 * m - 40 : 160 * m + 360].double()
+    piece = samples[0, 160 * m - 40 : 160 * m + 360].double()
     hann = 0.5 - 0.5 * torch.cos(2 * torch.pi * torch.arange(400, dtype=torch.float64) / 400)
     power = (front.filters.double() @ torch.fft.rfft(piece * hann).abs().square()).clamp_min(1e-10)
     # An amplitude is off by the rounding of the largest one, and its logarithm by that over its own size.
     limit = 2 / math.log(10) * rounding(400) * (power.max() / power).sqrt()
-    assert ((front(waveform)[0, m].double() - power.log10()).abs() <= limit).all()
+    assert ((front(samples)[0, m].double() - power.log10()).abs() <= limit).all()
 
 
 def test_filters_have_unit_area_and_cover_the_band() -> None:
@@ -71,9 +71,9 @@ def test_filters_have_unit_area_and_cover_the_band() -> None:
 
 
 def test_a_click_amid_a_video_frame_weighs_equally_on_both_of_its_tokens() -> None:
-    waveform = torch.zeros(1, 6400)
-    waveform[0, 5 * 640 + 320] = 0.5
-    power = 10.0 ** LogMel()(waveform)[0].double().sum(1).div(80)
+    samples = torch.zeros(1, 6400)
+    samples[0, 5 * 640 + 320] = 0.5
+    power = 10.0 ** LogMel()(samples)[0].double().sum(1).div(80)
     first, second = 2 * 10, 2 * 11  # log-mel frames on which the tokens of frame 5 are centred
     assert power.argmax() == 21
     # Powers down to 1e-10 come as logarithms, whose rounding is that of their exponent.
@@ -82,10 +82,10 @@ def test_a_click_amid_a_video_frame_weighs_equally_on_both_of_its_tokens() -> No
 
 
 def test_cut_log_mel_equals_log_mel_of_the_cut_waveform(encoder: SpeechEncoder) -> None:
-    waveform = vowel_like(3.0)
-    whole = encoder.log_mel(waveform)
+    samples = vowel_like(3.0)
+    whole = encoder.log_mel(samples)
     for start_frame, num_frames in ((0, 75), (10, 33), (42, 33), (74, 1)):
-        piece = waveform[:, start_frame * 640 : (start_frame + num_frames) * 640]
+        piece = samples[:, start_frame * 640 : (start_frame + num_frames) * 640]
         cut = cut_log_mel(whole, start_frame * 4, num_frames * 4)
         assert_near(cut, encoder.log_mel(piece), rounding(400))
         with torch.inference_mode():
@@ -101,10 +101,10 @@ def test_batch_equals_single(encoder: SpeechEncoder) -> None:
 
 
 def test_features_respond_where_the_sound_is(encoder: SpeechEncoder) -> None:
-    waveform = torch.zeros(1, 50 * 640)
-    waveform[:, 20 * 640 : 25 * 640] = vowel_like(0.2)[:, : 5 * 640] * 2
+    samples = torch.zeros(1, 50 * 640)
+    samples[:, 20 * 640 : 25 * 640] = vowel_like(0.2)[:, : 5 * 640] * 2
     with torch.inference_mode():
-        change = (encoder(waveform) - encoder(torch.zeros_like(waveform)))[0, :, 0].norm(dim=1)
+        change = (encoder(samples) - encoder(torch.zeros_like(samples)))[0, :, 0].norm(dim=1)
     assert 20 <= change.argmax() < 25
     assert change[20:25].mean() > 1.25 * torch.cat((change[:18], change[27:])).mean()
 
@@ -127,12 +127,12 @@ def test_features_of_voice_have_about_unit_variance(encoder: SpeechEncoder) -> N
 
 
 def test_nan_and_overload_are_survived(encoder: SpeechEncoder) -> None:
-    waveform = vowel_like(0.5)
-    waveform[0, 100:200] = torch.nan
-    waveform[0, 300] = torch.inf
+    samples = vowel_like(0.5)
+    samples[0, 100:200] = torch.nan
+    samples[0, 300] = torch.inf
     with torch.inference_mode():
-        assert torch.isfinite(encoder(waveform)).all()
-        assert torch.isfinite(encoder(waveform.nan_to_num(0.0) * 1e6)).all()
+        assert torch.isfinite(encoder(samples)).all()
+        assert torch.isfinite(encoder(samples.nan_to_num(0.0) * 1e6)).all()
 
 
 def test_windows_too_long_or_ragged_are_refused() -> None:

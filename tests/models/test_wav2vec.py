@@ -11,7 +11,7 @@ from livetalk.models.wav2vec import (
     SAMPLES_PER_FRAME,
     Wav2Vec2Config,
     Wav2Vec2Encoder,
-    normalize_waveform,
+    normalize_samples,
     resample_features,
     wav2vec2_base,
 )
@@ -58,13 +58,13 @@ def test_level_and_offset_do_not_matter(encoder: Wav2Vec2Encoder) -> None:
 
 
 def test_each_sound_of_a_batch_stands_alone(encoder: Wav2Vec2Encoder) -> None:
-    sounds = torch.cat((voice(9_600), 30 * voice(9_600, seed=1)))
-    assert_same_network(encoder(sounds)[:1], lambda: encoder(sounds[:1]), encoder)
+    audio = torch.cat((voice(9_600), 30 * voice(9_600, seed=1)))
+    assert_same_network(encoder(audio)[:1], lambda: encoder(audio[:1]), encoder)
 
 
 def test_silence_is_finite(encoder: Wav2Vec2Encoder) -> None:
     assert encoder(torch.zeros(1, 16_000)).isfinite().all()
-    assert normalize_waveform(torch.zeros(1, 100)).count_nonzero() == 0
+    assert normalize_samples(torch.zeros(1, 100)).count_nonzero() == 0
 
 
 def test_resampling_keeps_both_ends() -> None:

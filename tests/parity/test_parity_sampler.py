@@ -40,7 +40,7 @@ class RecordedEncoder:
     def channels(self) -> int:
         return self.features.shape[2]
 
-    def __call__(self, waveform: Tensor) -> Tensor:
+    def __call__(self, samples: Tensor) -> Tensor:
         # Rows before the first recorded one are never read: not-a-number there would show up in every result.
         unread = torch.full((self.first_row, *self.features.shape[1:]), torch.nan)
         return torch.cat((unread, self.features))[None]

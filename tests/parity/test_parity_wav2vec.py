@@ -6,23 +6,23 @@ from parity_networks import load_wav2vec
 from torch import Tensor
 
 from livetalk.checkpoints.encoder_adapters import wav2vec2_adapter
-from livetalk.models.wav2vec import SAMPLES_PER_FRAME, Wav2Vec2Encoder, normalize_waveform, resample_features
+from livetalk.models.wav2vec import SAMPLES_PER_FRAME, Wav2Vec2Encoder, normalize_samples, resample_features
 
 NAME = "wav2vec_tiny"
 
 
-def stages(encoder: Wav2Vec2Encoder, waveform: Tensor) -> dict[str, Tensor]:
-    """Run one waveform and name what each stage makes of it as the reference does."""
-    normalised = normalize_waveform(waveform[None])
+def stages(encoder: Wav2Vec2Encoder, samples: Tensor) -> dict[str, Tensor]:
+    """Run every stage of the encoder; the names are those of the reference."""
+    normalised = normalize_samples(samples[None])
     features = encoder.front_end(normalised)
-    resampled = resample_features(features, waveform.shape[0] // SAMPLES_PER_FRAME)
+    resampled = resample_features(features, samples.shape[0] // SAMPLES_PER_FRAME)
     states = encoder.encode_frames(resampled)
     return {
         "normalised": normalised[0],
         "conv_features": features,
         "interpolated": resampled,
         "hidden_states": torch.cat(states),
-        "audio_emb": encoder(waveform[None])[0],
+        "audio_emb": encoder(samples[None])[0],
     }
 
 
@@ -32,12 +32,12 @@ def test_parity_wav2vec_stages() -> None:
     for name in reference.meta["cases"]:
         case = reference.case(name)
         got: dict[str, Tensor] = {}
-        for key, waveform in case.items():
+        for key, samples in case.items():
             if not key.startswith("in.audio_"):
                 continue
             which = key.removeprefix("in.audio_")
             with torch.no_grad():
-                got.update({f"{stage}_{which}": value for stage, value in stages(encoder, waveform).items()})
+                got.update({f"{stage}_{which}": value for stage, value in stages(encoder, samples).items()})
         for key in reference.expected(name):
             source, _, length = key.partition("_to_")
             if length:

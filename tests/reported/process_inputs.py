@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from livetalk.cli.main import main
-from media_files import voice, write_sound
+from media_files import voice, write_audio
 from tiny_checkpoint import save_tiny_checkpoint
 
 
@@ -25,7 +25,7 @@ def generate_arguments(folder: Path, output: str = "out.mp4", seconds: float = 0
     """Write a picture and a sound into a folder, and return the command for a video of them."""
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "face.png")
-    write_sound(folder / "voice.wav", voice(seconds), 16_000)
+    write_audio(folder / "voice.wav", voice(seconds), 16_000)
     files = ["--image", str(folder / "face.png"), "--audio", str(folder / "voice.wav")]
     model = ["--model", str(tiny_checkpoint()), "--device", "cpu", "--crop", "center"]
     return ["generate", *files, "--output", str(folder / output), *model]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from livetalk.errors import InputError
 from livetalk.media.audio import open_audio
 from livetalk.media.video import VideoWriter
-from media_files import rewrite_times, voice, write_sound, write_tracks
+from media_files import rewrite_times, voice, write_audio, write_tracks
 from reported import Case
 
 RATE = 48_000
@@ -45,7 +45,7 @@ def check_voice(samples: Samples, start: float = 0.0, end: float = SECONDS) -> N
 
 def gap(name: str, codec: str, start: float, end: float) -> Callable[[Path, pytest.MonkeyPatch], None]:
     def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = write_sound(folder / f"whole-{name}", voice(SECONDS, RATE), RATE, codec)
+        whole = write_audio(folder / f"whole-{name}", voice(SECONDS, RATE), RATE, codec)
         path = rewrite_times(whole, folder / name, lambda time: None if start <= time < end else time)
         samples = hear(path)
         assert len(samples) == pytest.approx(SECONDS * 16_000, abs=400)
@@ -62,7 +62,7 @@ def late(name: str, codec: str, start: float, with_video: bool) -> Callable[[Pat
         if with_video:
             write_tracks(path, [voice(SECONDS, RATE)], codec=codec, start_seconds=start, with_video=True)
         else:
-            write_sound(path, voice(SECONDS, RATE), RATE, codec, start_seconds=start)
+            write_audio(path, voice(SECONDS, RATE), RATE, codec, start_seconds=start)
         samples = hear(path)
         assert len(samples) == pytest.approx((SECONDS + start) * 16_000, abs=600)
         assert is_silent(samples, 0.0, start - 0.03)
@@ -77,7 +77,7 @@ def moved(
     """Time stamps that mean nothing: all of the voice is heard, and no silence is made of them."""
 
     def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = write_sound(folder / f"whole-{name}", voice(SECONDS, RATE), RATE, codec)
+        whole = write_audio(folder / f"whole-{name}", voice(SECONDS, RATE), RATE, codec)
         samples = hear(rewrite_times(whole, folder / name, move))
         assert len(samples) == pytest.approx(SECONDS * 16_000, abs=600)
         check_voice(samples, 0.0, 0.7)
@@ -112,14 +112,14 @@ def rename_codec(path: Path) -> None:
 
 
 def no_decodable_track(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_sound(folder / "apac_only.m4a", voice(SECONDS, RATE), RATE, "aac")
+    path = write_audio(folder / "apac_only.m4a", voice(SECONDS, RATE), RATE, "aac")
     rename_codec(path)
     with pytest.raises(InputError, match=r"^audio .*apac_only\.m4a: nothing here decodes .*\(apac.*\); .*$"):
         open_audio(path)
 
 
 def no_decodable_wav(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_sound(folder / "a.wav", voice(SECONDS), 16_000)
+    path = write_audio(folder / "a.wav", voice(SECONDS), 16_000)
     data = bytearray(path.read_bytes())
     data[20:22] = struct.pack("<H", 0x0777)
     path.write_bytes(data)
@@ -135,7 +135,7 @@ def first_track_not_decodable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def tagged_wav(encoding: str, tag: str) -> Callable[[Path, pytest.MonkeyPatch], None]:
     def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = write_sound(folder / "tag.wav", voice(SECONDS), 16_000)
+        path = write_audio(folder / "tag.wav", voice(SECONDS), 16_000)
         title = tag.encode(encoding)
         title += b"\0" * (len(title) % 2)
         info = b"INFO" + b"INAM" + struct.pack("<I", len(title)) + title
@@ -148,7 +148,7 @@ def tagged_wav(encoding: str, tag: str) -> Callable[[Path, pytest.MonkeyPatch], 
 
 def tagged_mp3(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ID3 tag whose text claims UTF-8 and is not."""
-    path = write_sound(folder / "tag.mp3", voice(SECONDS, RATE), RATE, "libmp3lame")
+    path = write_audio(folder / "tag.mp3", voice(SECONDS, RATE), RATE, "libmp3lame")
     text = b"\x03" + "Интервью".encode("cp1251")
     frame = b"TIT2" + struct.pack(">I", len(text)) + b"\0\0" + text
     path.write_bytes(b"ID3\x03\0\0" + struct.pack(">I", len(frame)) + frame + path.read_bytes())
@@ -162,7 +162,7 @@ def channels(*levels: float, offset: float = 0.0) -> Callable[[Path, pytest.Monk
         samples = np.asarray(levels, np.float32)[:, None] * voice(SECONDS, RATE)
         samples = np.where(np.asarray(levels)[:, None] == 0, offset, samples).astype(np.float32)
         layout = {1: "mono", 2: "stereo", 6: "5.1", 10: "5.1.4"}[len(levels)]
-        path = write_sound(folder / "a.wav", samples, RATE, "pcm_f32le", layout)
+        path = write_audio(folder / "a.wav", samples, RATE, "pcm_f32le", layout)
         heard = hear(path)
         check_voice(heard if np.dot(heard, voice(SECONDS)[0][: len(heard)]) > 0 else -heard)
 
@@ -173,7 +173,7 @@ def cancelling_pair_beside_music(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     """A voice in two channels that cancel each other, and a louder tone in a third."""
     tone = 0.9 * np.sin(np.arange(voice(SECONDS, RATE).shape[1]) * 0.4, dtype=np.float32)
     sound = voice(SECONDS, RATE)[0]
-    path = write_sound(folder / "a.wav", np.stack([sound, -sound, tone]), RATE, layout="3.0")
+    path = write_audio(folder / "a.wav", np.stack([sound, -sound, tone]), RATE, layout="3.0")
     heard = hear(path)
     assert abs(np.corrcoef(heard, voice(SECONDS)[0])[0, 1]) > 0.5
 
@@ -184,7 +184,7 @@ def written_level(num_channels: int, layout: str) -> Callable[[Path, pytest.Monk
     def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         samples = np.zeros((num_channels, round(SECONDS * RATE)), np.float32)
         samples[-1] = voice(SECONDS, RATE)[0]
-        reader = open_audio(write_sound(folder / "a.wav", samples, RATE, layout=layout))
+        reader = open_audio(write_audio(folder / "a.wav", samples, RATE, layout=layout))
         with VideoWriter(folder / "a.mp4", width=32, height=32, audio=reader) as writer:
             writer.write(np.zeros((40, 32, 32, 3), np.uint8))
         written = hear(folder / "a.mp4")
@@ -197,7 +197,7 @@ def written_level(num_channels: int, layout: str) -> Callable[[Path, pytest.Monk
 def cancelling_channels_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven channels, of which half cancel the others, become one channel with the voice."""
     samples = np.tile(voice(SECONDS, RATE), (7, 1)) * np.array([[1], [-1], [1], [-1], [1], [-1], [0]])
-    reader = open_audio(write_sound(folder / "a.wav", samples.astype(np.float32), RATE, layout="6.1"))
+    reader = open_audio(write_audio(folder / "a.wav", samples.astype(np.float32), RATE, layout="6.1"))
     with VideoWriter(folder / "a.mp4", width=32, height=32, audio=reader) as writer:
         writer.write(np.zeros((40, 32, 32, 3), np.uint8))
     check_voice(hear(folder / "a.mp4"))

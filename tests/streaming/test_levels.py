@@ -28,9 +28,9 @@ class Listener(FrameEncoder):
         super().__init__()
         self.heard: list[Tensor] = []
 
-    def __call__(self, waveform: Tensor) -> Tensor:
-        self.heard.append(waveform[0])
-        return super().__call__(waveform)
+    def __call__(self, samples: Tensor) -> Tensor:
+        self.heard.append(samples[0])
+        return super().__call__(samples)
 
 
 def listening_model(mode: LoudnessMode, lookahead_frames: int) -> tuple[TinyModel, Listener]:
@@ -40,7 +40,7 @@ def listening_model(mode: LoudnessMode, lookahead_frames: int) -> tuple[TinyMode
 
 
 def hear(mode: LoudnessMode, sound: Tensor, *, whole: bool = False, lead: int = 0) -> list[Tensor]:
-    """Return the waveforms that the encoder of a stream was given."""
+    """Return the audio that the encoder of a stream was given."""
     model, listener = listening_model(mode, lead // 640)
     prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     if whole:

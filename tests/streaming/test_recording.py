@@ -29,14 +29,14 @@ class CountingEncoder(FrameEncoder):
         super().__init__()
         self.calls: list[int] = []
 
-    def __call__(self, waveform: Tensor) -> Tensor:
-        self.calls.append(waveform.shape[1] // 640)
-        return super().__call__(waveform)
+    def __call__(self, samples: Tensor) -> Tensor:
+        self.calls.append(samples.shape[1] // 640)
+        return super().__call__(samples)
 
 
-def read_through(encoder: FrameEncoder, waveform: Tensor, num_chunks: int) -> list[Tensor]:
+def read_through(encoder: FrameEncoder, samples: Tensor, num_chunks: int) -> list[Tensor]:
     """Return the context of each chunk."""
-    recording, contexts = Recording.create(waveform, GEOMETRY), []
+    recording, contexts = Recording.create(samples, GEOMETRY), []
     for _ in range(num_chunks):
         recording = recording.push(torch.zeros(CHUNK)).read(encoder, GEOMETRY)
         contexts.append(recorded_context(recording, GEOMETRY, 2))
@@ -101,12 +101,12 @@ def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> N
 def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
     encoder = CountingEncoder()
     num_chunks = 200
-    waveform = sound(num_chunks * CHUNK)
-    contexts = read_through(encoder, waveform, num_chunks)
+    samples = sound(num_chunks * CHUNK)
+    contexts = read_through(encoder, samples, num_chunks)
     assert max(encoder.calls) <= LONGEST_AT_ONCE
     assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (SECTION_SECONDS * GEOMETRY.fps))
     # The encoder of this test sees one frame at a time, so that pieces change nothing.
-    rows = torch.cat((torch.zeros(5, 1, 6), FrameEncoder()(waveform[None])[0]))
+    rows = torch.cat((torch.zeros(5, 1, 6), FrameEncoder()(samples[None])[0]))
     for chunk, context in enumerate(contexts):
         middle = rows[chunk * GEOMETRY.chunk_frames :][: GEOMETRY.window_frames]
         assert_near(context[0, :, 2], middle, LIMIT)

@@ -1,4 +1,4 @@
-"""The rolling waveform and the features around each frame, streamed and whole."""
+"""The rolling audio and the features around each frame, streamed and whole."""
 
 import pytest
 import torch
@@ -40,15 +40,15 @@ def test_streamed_windows_equal_the_batch(lookahead: int) -> None:
     settings = StreamSettings(geometry=GEOMETRY, audio=config)
     encoder, samples = FrameEncoder(), GEOMETRY.samples_per_frame
     rng = torch.Generator().manual_seed(0)
-    waveform = torch.randn((6 * GEOMETRY.chunk_frames + lookahead) * samples, generator=rng)
-    whole = encoder(waveform[None])
-    buffer = AudioBuffer.create(settings.buffer_samples).push(waveform[: lookahead * samples])
+    audio = torch.randn((6 * GEOMETRY.chunk_frames + lookahead) * samples, generator=rng)
+    whole = encoder(audio[None])
+    buffer = AudioBuffer.create(settings.buffer_samples).push(audio[: lookahead * samples])
     num_rows = config.buffer_seconds * GEOMETRY.fps
     # Without enough look-ahead the last frames' context repeats the newest row instead of the future.
     exact = GEOMETRY.window_frames - max(0, config.context_frames - lookahead)
     for chunk in range(6):
         start = lookahead * samples + chunk * GEOMETRY.chunk_samples
-        buffer = buffer.push(waveform[start : start + GEOMETRY.chunk_samples])
+        buffer = buffer.push(audio[start : start + GEOMETRY.chunk_samples])
         features = encoder(buffer.samples[None])
         assert features.shape[1] == num_rows
         streamed = audio_context(

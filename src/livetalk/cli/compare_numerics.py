@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     first, *seconds = configurations
     source = StreamSource(
         picture=None if args.image is None else _portrait_reader(args.image),
-        sounds=None if args.audio is None else _sound_reader(args.audio, args.chunks),
+        audio=None if args.audio is None else _audio_reader(args.audio, args.chunks),
         num_chunks=args.chunks,
         seed=args.seed,
     )
@@ -175,7 +175,7 @@ def _portrait_reader(path: Path) -> Callable[[AvatarModel], Tensor]:
     return read
 
 
-def _sound_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
+def _audio_reader(path: Path, num_chunks: int) -> Callable[[AvatarModel], tuple[Tensor, ...]]:
     # Imported here only: without an audio file the comparison does not need PyAV.
     try:
         media = importlib.import_module("livetalk.media.audio")

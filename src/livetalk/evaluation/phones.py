@@ -66,7 +66,7 @@ def align_transcript(samples: NDArray[np.float32], transcript: str) -> list[Phon
     if not words:
         raise InputError("transcript: contains no words")
     # pocketsphinx reads 16-bit integers.
-    sound = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+    pcm = (np.clip(samples, -1.0, 1.0) * 32767).astype("<i2").tobytes()
     decoder = import_extra("pocketsphinx").Decoder(samprate=_SAMPLE_RATE, lm=None, loglevel="FATAL")
     try:
         decoder.set_align_text(words)
@@ -75,7 +75,7 @@ def align_transcript(samples: NDArray[np.float32], transcript: str) -> list[Phon
             if refine:
                 decoder.set_alignment()
             decoder.start_utt()
-            decoder.process_raw(sound, full_utt=True)
+            decoder.process_raw(pcm, full_utt=True)
             decoder.end_utt()
         alignment = decoder.get_alignment()
     except RuntimeError as error:

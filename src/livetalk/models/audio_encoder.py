@@ -1,4 +1,4 @@
-"""Waveform -> speech features at video rate: log-mel front end and a small frozen transformer encoder.
+"""Audio -> speech features at video rate: log-mel front end and a small frozen transformer encoder.
 
 Shape letters: B batch, M log-mel frames (100 Hz), S speech tokens (50 Hz), F video frames (25 Hz), N heads,
 E head width, D width.
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from livetalk.errors import WeightsError
 
 SAMPLE_RATE = 16_000
-"""Samples per second of every waveform here."""
+"""Samples per second of all audio here."""
 
 SAMPLES_PER_FRAME = 640
 """Samples that one 25-fps video frame spans."""
@@ -63,22 +63,22 @@ class LogMel(nn.Module):
         self.register_buffer("filters", _mel_filters(num_mel_bins), persistent=False)
         self.register_buffer("hann", torch.hann_window(400, dtype=torch.float32), persistent=False)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, samples: Tensor) -> Tensor:
         """Compute decades of mel power.
 
         Args:
-            waveform: [B, samples], float32, -1..1, 16 kHz; samples past the last whole video frame are
+            samples: [B, samples], float32, -1..1, 16 kHz; those past the last whole video frame are
                 dropped. Values that are not finite count as silence.
 
         Returns:
             [B, M, bins], float32, log10 of power, -10 or more; M = 4 * (samples // 640).
         """
-        num_frames = waveform.shape[-1] // SAMPLES_PER_FRAME
+        num_frames = samples.shape[-1] // SAMPLES_PER_FRAME
         num_mels = num_frames * MELS_PER_FRAME
         if num_frames == 0:
-            return waveform.new_zeros(waveform.shape[0], 0, self.filters.shape[0])
+            return samples.new_zeros(samples.shape[0], 0, self.filters.shape[0])
         whole = (
-            waveform[:, : num_frames * SAMPLES_PER_FRAME].float().nan_to_num(0.0, 0.0, 0.0).clamp(-4.0, 4.0)
+            samples[:, : num_frames * SAMPLES_PER_FRAME].float().nan_to_num(0.0, 0.0, 0.0).clamp(-4.0, 4.0)
         )
         # The window of frame 1 starts at sample 120; frame num_mels - 3 is the last to end inside.
         spectrum = torch.stft(
@@ -130,11 +130,11 @@ class SpeechEncoder(nn.Module):
         """Width of a feature vector: two 50 Hz tokens."""
         return 2 * self.config.width
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Encode waveforms.
+    def forward(self, samples: Tensor) -> Tensor:
+        """Encode audio.
 
         Args:
-            waveform: [B, samples], float32, -1..1, 16 kHz, at most `max_seconds`.
+            samples: [B, samples], float32, -1..1, 16 kHz, at most `max_seconds`.
 
         Returns:
             [B, F, 1, channels], F = samples // 640. Frame f describes samples 640 f .. 640 f + 639 in the
@@ -143,7 +143,7 @@ class SpeechEncoder(nn.Module):
         Raises:
             ValueError: if the window is longer than `max_seconds`.
         """
-        return self.encode_log_mel(self.log_mel(waveform))
+        return self.encode_log_mel(self.log_mel(samples))
 
     def encode_log_mel(self, log_mel: Tensor) -> Tensor:
         """Encode log-mel windows, as `LogMel` or `cut_log_mel` give them.
@@ -201,7 +201,7 @@ class _EncoderLayer(nn.Module):
 
 
 def cut_log_mel(log_mel: Tensor, start: int, num_mels: int) -> Tensor:
-    """Cut a window out of a longer log-mel spectrogram as if its waveform had been cut.
+    """Cut a window out of a longer log-mel spectrogram as if the audio had been cut.
 
     Args:
         log_mel: [B, total, bins] on the grid of `LogMel`.

@@ -16,11 +16,11 @@ class AudioEncoder(Protocol):
     def channels(self) -> int:
         """Width of each of them."""
 
-    def __call__(self, waveform: Tensor) -> Tensor:
-        """Encode a waveform.
+    def __call__(self, samples: Tensor) -> Tensor:
+        """Encode audio.
 
         Args:
-            waveform: `[B, samples]` float32, -1..1, at the stream's sample rate (16 kHz).
+            samples: `[B, samples]` float32, -1..1, at the stream's sample rate (16 kHz).
 
         Returns:
             `[B, samples // 640, num_blocks, channels]`: one row per video frame at 25 fps.

@@ -15,7 +15,7 @@ from livetalk.ops.attention import attention
 SAMPLES_PER_FRAME = 640
 """Samples at 16 kHz that one video frame at 25 fps spans."""
 
-WAVEFORM_VARIANCE_FLOOR = 1e-7
+VARIANCE_FLOOR = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,19 +75,19 @@ class Wav2Vec2Encoder(nn.Module):
     def channels(self) -> int:
         return self.config.width
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Encode waveforms.
+    def forward(self, samples: Tensor) -> Tensor:
+        """Encode audio.
 
         Args:
-            waveform: `[B, samples]`, any level, 16 kHz.
+            samples: `[B, samples]`, any level, 16 kHz.
 
         Returns:
             `[B, samples // 640, num_layers, width]`; no rows for less than one video frame.
         """
-        num_frames = waveform.shape[-1] // SAMPLES_PER_FRAME
+        num_frames = samples.shape[-1] // SAMPLES_PER_FRAME
         if num_frames == 0:
-            return waveform.new_zeros(waveform.shape[0], 0, self.num_blocks, self.channels)
-        features = self.front_end(normalize_waveform(waveform))
+            return samples.new_zeros(samples.shape[0], 0, self.num_blocks, self.channels)
+        features = self.front_end(normalize_samples(samples))
         return torch.stack(self.encode_frames(resample_features(features, num_frames))[1:], dim=2)
 
     def encode_frames(self, features_BFC: Tensor) -> list[Tensor]:
@@ -115,12 +115,12 @@ class ConvolutionalFrontEnd(nn.Module):
                 inputs, config.conv_dims, config.conv_kernels, config.conv_strides, strict=True
             )
         )
-        # One group per channel: each channel is standardised over the whole waveform.
+        # One group per channel: each channel is standardised over the whole audio.
         self.norm = nn.GroupNorm(config.conv_dims[0], config.conv_dims[0], eps=config.eps)
 
-    def forward(self, waveform: Tensor) -> Tensor:
+    def forward(self, samples: Tensor) -> Tensor:
         """Return `[B, C, S]` from `[B, samples]`."""
-        x = waveform[:, None].to(self.norm.weight.dtype)
+        x = samples[:, None].to(self.norm.weight.dtype)
         for index, convolution in enumerate(self.convolutions):
             x = convolution(x)
             x = F.gelu(self.norm(x) if index == 0 else x)
@@ -172,11 +172,11 @@ class Wav2Vec2Layer(nn.Module):
         return y
 
 
-def normalize_waveform(waveform: Tensor) -> Tensor:
-    """Normalise each waveform `[B, samples]` to mean 0 and deviation 1 in float32; silence stays 0."""
-    x = waveform.float()
+def normalize_samples(samples: Tensor) -> Tensor:
+    """Normalise audio `[B, samples]` to mean 0 and deviation 1 in float32; silence stays 0."""
+    x = samples.float()
     variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-    return (x - mean) / (variance + WAVEFORM_VARIANCE_FLOOR).sqrt()
+    return (x - mean) / (variance + VARIANCE_FLOOR).sqrt()
 
 
 def resample_features(features_BCS: Tensor, num_frames: int) -> Tensor:

@@ -168,11 +168,11 @@ class StreamSource:
 
     Attributes:
         picture: returns the framed portrait, `[3, H, W]` float32, -1..1; None draws a pattern.
-        sounds: returns the samples of each chunk, `[chunk_samples]` float32; None draws noise.
+        audio: returns the samples of each chunk, `[chunk_samples]` float32; None draws noise.
     """
 
     picture: Callable[[AvatarModel], Tensor] | None = None
-    sounds: Callable[[AvatarModel], tuple[Tensor, ...]] | None = None
+    audio: Callable[[AvatarModel], tuple[Tensor, ...]] | None = None
     num_chunks: int = 2  # used if noise is drawn
     seed: int = 0  # of the diffusion noise and of drawn inputs
 
@@ -289,11 +289,11 @@ def make_inputs(model: AvatarModel, source: StreamSource) -> StreamInputs:
         picture = F.interpolate(coarse, size=(portrait.height, portrait.width), mode="bilinear")[0]
     else:
         picture = source.picture(model)
-    if source.sounds is None:
+    if source.audio is None:
         shape = (source.num_chunks, geometry.chunk_samples)
         chunks = tuple(torch.randn(shape, generator=rng).mul_(0.1))
     else:
-        chunks = source.sounds(model)
+        chunks = source.audio(model)
     embeds = PromptEmbeds(text_embeds=None, image_embeds=None)
     if model.prompt_encoder is not None:
         embeds = model.prompt_encoder.encode(
