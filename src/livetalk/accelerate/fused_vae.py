@@ -136,7 +136,6 @@ def convolve_without_bias(conv: CausalConv, x: Tensor, padded: Tensor | None = N
     """
     weight = conv.weight if padded is None else padded
     if conv.kernel_size[0] == 1:
-        # cuDNN has faster kernels for 2-D convolutions than for 3-D ones of one frame.
         y = F.conv2d(fold_time(x), weight.squeeze(2), padding=conv.padding[1:])
         y = unfold_time(y, x.shape[0])
     else:

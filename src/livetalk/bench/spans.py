@@ -54,7 +54,7 @@ class StageTiming:
     @property
     def chunk_ms(self) -> float:
         """Time per chunk in milliseconds, over all calls."""
-        # The sum, where there is one: calls within a chunk may differ in size.
+        # Calls within a chunk may differ in size, so the sum is preferred; old records lack it.
         return self.median_ms * self.per_chunk if self.sum_ms is None else self.sum_ms
 
 

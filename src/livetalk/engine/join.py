@@ -181,7 +181,7 @@ def noticing_loss() -> Iterator[None]:
 
 def is_loss(error: Exception) -> bool:
     """Return whether an error means that a peer was lost."""
-    # PyTorch has no error class of its own for a lost peer; only the message tells.
+    # PyTorch's error classes do not single out a lost peer; only the message does.
     said = str(error).lower()
     return isinstance(error, PeerLostError) or (
         isinstance(error, RuntimeError) and any(words in said for words in _GONE)

@@ -31,7 +31,7 @@ class HaloSizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Lines per line of the latents, before and after a layer."""
+    """Resolution along the sharded side relative to the latents, before and after a layer."""
 
     before: int
     after: int

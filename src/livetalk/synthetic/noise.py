@@ -33,7 +33,7 @@ class Noise:
         total = torch.zeros(points.shape[:-1], device=points.device)
         weight = 0.5
         for octave in range(octaves):
-            # Not exactly 2, and shifted, so that the lattices of the octaves do not coincide.
+            # The factor is not exactly 2, and octaves are shifted, so that their lattices do not coincide.
             total = total + weight * self(points * (2.03**octave) + 5.7 * octave)
             weight *= 0.5
         return total / (1 - 0.5**octaves)

@@ -37,7 +37,7 @@ def score_sync(
 
 
 def measure_lip_sync(clip: Clip) -> dict[str, float]:
-    """Compare the lips with the truth, and the reference's lips with an exact truth."""
+    """Compare the lips with the truth, as well as the reference's lips if the truth is exact."""
     sync = score_sync(clip.track.lips, clip.truth)
     possible = float("nan")
     # Without an exact truth, the reference's lips are the truth themselves.

@@ -35,7 +35,7 @@ class Expression:
     """An expression of a face besides speech; frames count from the start of the clip."""
 
     units: Floats  # [52], the expression without `teeth`
-    teeth: Floats  # [52], units that open a smile, added to `units`
+    teeth: Floats  # [52], added to `units` to show the teeth
     stays: bool  # held until speech begins; otherwise it relaxes after `hold_frames` even in silence
     at_start: bool  # whether the clip begins with it
     in_pauses: bool  # whether it returns in pauses
@@ -101,7 +101,7 @@ def express(performance: Performance, expression: Expression | None, sounding: F
 
 
 def _draw_smile(rng: np.random.Generator) -> Expression:
-    """Draw a smile, usually with teeth, some of which appear only after a while."""
+    """Draw a smile, usually with teeth, which may appear some frames later."""
     smile, toothy = rng.uniform(_SLIGHTEST_SMILE, 1.05), rng.random() < 0.85
     lean = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
     face = {"mouthSmile": smile, "mouthStretch": rng.uniform(0.0, 0.45) * smile}
