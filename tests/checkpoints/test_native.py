@@ -93,7 +93,7 @@ def test_packing_twice_changes_nothing() -> None:
 
 def test_weights_that_are_not_numbers_are_not_saved(tmp_path: Path) -> None:
     broken = {"weight": torch.tensor([1.0, float("nan")])}
-    with pytest.raises(ValueError, match="weight: holds values that are not finite"):
+    with pytest.raises(WeightsError, match="weight: holds values that are not finite"):
         save_checkpoint(tmp_path, name="x", version="1", configs={}, parts={"net": Part(broken)})
     assert not (tmp_path / "config.json").exists()
 

@@ -7,6 +7,7 @@ import reported_audio
 import reported_environment
 import reported_printing
 import reported_results
+import reported_weights
 
 from reported import KINDS, Case
 
@@ -15,6 +16,7 @@ CASES: tuple[Case, ...] = (
     *reported_environment.CASES,
     *reported_printing.CASES,
     *reported_results.CASES,
+    *reported_weights.CASES,
 )
 
 

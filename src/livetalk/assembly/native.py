@@ -11,6 +11,7 @@ from livetalk.assembly.model import AvatarModel
 from livetalk.assembly.source import ModelSource
 from livetalk.assembly.spec import ModelSpec, PortraitConfig
 from livetalk.checkpoints.config_json import config_from_json
+from livetalk.checkpoints.file_kinds import recognise_file
 from livetalk.checkpoints.load import load_module
 from livetalk.checkpoints.manifest import MANIFEST_NAME, Manifest, read_manifest
 from livetalk.checkpoints.native import Checkpoint, Part, Storage, load_checkpoint, save_checkpoint
@@ -115,7 +116,8 @@ def _read_speech_sizes(path: Path) -> SpeechEncoderConfig:
             metadata = dict(file.metadata() or {})
         return SpeechEncoderConfig(**json.loads(metadata["config"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"weights {path}: does not hold a speech encoder ({error})") from error
+        kind = recognise_file(path) or f"does not hold a speech encoder ({error})"
+        raise WeightsError(f"weights {path}: {kind}") from error
 
 
 def _load_executor(

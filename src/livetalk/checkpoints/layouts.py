@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from livetalk.checkpoints.file_kinds import recognise_file
 from livetalk.checkpoints.manifest import Manifest, read_manifest, verify_sizes
 from livetalk.checkpoints.tensor_files import INDEX_SUFFIX, index_tensors
 from livetalk.errors import WeightsError
@@ -25,6 +26,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 _SPEECH_FILES = ("model.safetensors", "pytorch_model.bin")
 # Only an audio-driven transformer has weights with this prefix.
 _AUDIO_PREFIX = "audio_proj."
+_BLOCK_PREFIX = "blocks."
 _DOWNLOAD_HINT = "livetalk download flashtalk-14b fetches what is missing"
 
 
@@ -77,7 +79,8 @@ def recognise_layout(model_dir: Path) -> Layout:
     config = model_dir / CONFIG_NAME
     if not config.is_file():
         # Users often give the folder above: a download puts the model into a subfolder.
-        inside = sorted(path.parent for path in model_dir.glob(f"*/{CONFIG_NAME}") if _dit_file(path.parent))
+        configs = (*model_dir.glob(f"*/{CONFIG_NAME}"), *model_dir.glob(f"snapshots/*/{CONFIG_NAME}"))
+        inside = sorted(path.parent for path in configs if _dit_file(path.parent))
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise WeightsError(
             f"weights {model_dir}: no {CONFIG_NAME} there, so it is neither a livetalk checkpoint nor a "
@@ -123,7 +126,7 @@ def find_published(
 
     dit = _dit_file(model_dir)
     if dit is None:
-        problems.append(f"{_DIT_FILE} and {_DIT_FILE}{INDEX_SUFFIX} are missing")
+        problems.append(_describe_absence(model_dir))
     config = require(CONFIG_NAME)
     vae, text_encoder = require(VAE_NAME), require(TEXT_ENCODER_NAME)
     image_encoder = require(IMAGE_ENCODER_NAME)
@@ -179,8 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a file that contains one JSON object; `WeightsError` for anything else."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"weights {path}: cannot be read as JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        kind = recognise_file(path) or f"cannot be read as JSON ({error})"
+        raise WeightsError(f"weights {path}: {kind}") from error
     if not isinstance(fields, dict):
         raise WeightsError(f"weights {path}: must contain one JSON object")
     return fields
@@ -192,6 +196,14 @@ def _dit_file(model_dir: Path) -> Path | None:
         if (model_dir / name).is_file():
             return model_dir / name
     return None
+
+
+def _describe_absence(model_dir: Path) -> str:
+    """Return why no transformer was found; shards without their index are there all the same."""
+    shards = list(model_dir.glob(f"{DIT_STEM}-*.safetensors"))
+    if shards:
+        return f"{len(shards)} shards of the transformer are there, but {_DIT_FILE}{INDEX_SUFFIX} is missing"
+    return f"{_DIT_FILE} and {_DIT_FILE}{INDEX_SUFFIX} are missing"
 
 
 def _speech_file(model_dir: Path, wav2vec_dir: Path | None, problems: list[str]) -> Path | None:
@@ -234,12 +246,16 @@ def _find_overlays(
 
 
 def _has_audio_weights(dit: Path, problems: list[str]) -> bool:
-    """Return whether a transformer has audio weights; if it cannot be opened, add that to the problems."""
+    """Return whether a transformer has audio weights; if that cannot be said, add it to the problems."""
     try:
-        return any(name.startswith(_AUDIO_PREFIX) for name in index_tensors(dit).entries)
+        names = list(index_tensors(dit).entries)
     except WeightsError as error:
         problems.append(str(error).removeprefix("weights "))
         return True
+    if not any(name.startswith(_BLOCK_PREFIX) for name in names):
+        problems.append(f"{dit.name} holds no published transformer; its keys are like {names[0]}")
+        return True
+    return any(name.startswith(_AUDIO_PREFIX) for name in names)
 
 
 def _infinitetalk_files(folder: Path) -> list[Path]:

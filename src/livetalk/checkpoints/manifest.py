@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from livetalk.checkpoints.file_kinds import recognise_file
 from livetalk.errors import WeightsError
 
 MANIFEST_NAME = "config.json"
@@ -65,8 +66,8 @@ def read_manifest(directory: Path) -> Manifest:
             raise WeightsError(f"weights {path}: is not the manifest of a livetalk checkpoint")
         data["files"] = {name: FileRecord(**record) for name, record in data["files"].items()}
         return Manifest(**data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"weights {path}: is damaged ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"weights {path}: {recognise_file(path) or f'is damaged ({error})'}") from error
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
@@ -76,6 +77,8 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise WeightsError(f"weights {path}: no such file; install the model again")
         found = describe_file(path)
+        if found != expected and (kind := recognise_file(path)) is not None:
+            raise WeightsError(f"weights {path}: {kind}")
         if found != expected:
             raise WeightsError(
                 f"weights {path}: damaged, sha256 is {found.sha256} ({found.num_bytes} bytes) but should be "
@@ -90,6 +93,8 @@ def verify_sizes(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             problems.append(f"{name} is missing")
+        elif path.stat().st_size != expected.num_bytes and (kind := recognise_file(path)) is not None:
+            problems.append(f"{name} {kind}")
         elif path.stat().st_size != expected.num_bytes:
             problems.append(f"{name} has {path.stat().st_size} bytes instead of {expected.num_bytes}")
     if problems:

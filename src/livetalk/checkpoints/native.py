@@ -21,6 +21,7 @@ from livetalk.checkpoints.manifest import (
     write_manifest,
 )
 from livetalk.errors import WeightsError
+from livetalk.ops.finite import is_finite
 
 Storage = Literal["float32", "float16", "int8"]
 
@@ -63,9 +64,13 @@ class Checkpoint:
         """Return the weights of a part in float32 on the CPU; `WeightsError` if they cannot be read."""
         path = self.file(f"{part}.safetensors")
         try:
-            return unpack_state(load_file(path))
+            state = unpack_state(load_file(path))
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"weights {path}: cannot be read ({error})") from error
+        for name, tensor in state.items():
+            if not is_finite(tensor):
+                raise WeightsError(f"weights {path}: {name} holds NaN or infinite values; use other weights")
+        return state
 
     def file(self, name: str) -> Path:
         """Return the path of a file of the checkpoint; `WeightsError` if the manifest does not list it."""
@@ -125,7 +130,8 @@ def pack_state(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tenso
     An int8 tensor `x` comes with a float32 tensor `x.scale` [x.shape[0], 1, ...]; its values are x * x.scale.
 
     Raises:
-        ValueError: a weight is not finite, or a name has the suffix of a scale.
+        WeightsError: a weight is not finite, or not in the type that it is stored in.
+        ValueError: a name has the suffix of a scale.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -135,8 +141,8 @@ def pack_state(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tenso
         if not weight.is_floating_point():
             packed[name] = weight.contiguous()
             continue
-        if not torch.isfinite(weight).all():
-            raise ValueError(f"{name}: holds values that are not finite numbers")
+        if not is_finite(weight):
+            raise WeightsError(f"{name}: holds values that are not finite numbers")
         if (
             storage == "int8"
             and weight.ndim > 1
@@ -146,6 +152,8 @@ def pack_state(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tenso
             packed[name], packed[name + _SCALE_SUFFIX] = _quantise(weight.float())
         else:
             packed[name] = weight.to(_DTYPES[storage]).contiguous()
+            if not is_finite(packed[name]):
+                raise WeightsError(f"{name}: holds values that are too large for {storage}")
     return packed
 
 

@@ -106,7 +106,7 @@ def read_dit_config(path: Path, shapes: Shapes, *, speech: tuple[int, int]) -> D
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise WeightsError(
             f"weights {path.parent}: the weights are not those of an audio-driven image-to-video transformer "
-            f"(no usable {error})"
+            f"(no usable {error}; its keys are like {next(iter(shapes), 'none')})"
         ) from error
     for field in _MEASURED:
         _check_measured(path, field, fields.get(field.name, sizes[field.name]), sizes[field.name])
@@ -151,7 +151,8 @@ def read_vae_config(path: Path, shapes: Shapes) -> VAEConfig:
     """
     name = "encoder.conv1.weight"
     if name not in shapes:
-        raise WeightsError(f"weights {path}: lacks {name}, so it is not the VAE")
+        keys = next(iter(shapes), "none")
+        raise WeightsError(f"weights {path}: lacks {name}, so it is not the VAE; its keys are like {keys}")
     return published_vae_config(shapes[name][0])
 
 

@@ -4,6 +4,7 @@ A weight may be one byte per element with a scale per output channel, in the fil
 it is converted on arrival where the two differ. The scale of `x.weight` is `x.weight_scale`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from livetalk.checkpoints.adapters import StateDictAdapter
 from livetalk.checkpoints.encoder_adapters import EncoderAdapter
 from livetalk.checkpoints.tensor_files import TensorEntry, TensorIndex, read_tensors
 from livetalk.errors import WeightsError
+from livetalk.ops.finite import is_finite
 from livetalk.ops.low_precision import FLOAT8, dequantize_channels, quantize_channels
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -85,17 +87,28 @@ def stream_weights(
     weights that are not quantized; None keeps the stored one.
 
     Raises:
-        WeightsError: a file cannot be read.
+        WeightsError: a file cannot be read, or a weight or scale is not a finite number.
     """
     wanted = {key: (tensor.shape, tensor.dtype) for key, tensor in network.state_dict().items()}
     # Scales are small, and can be in another file than their weights, so they are read first.
-    scales = {key: tensor.to(device, copy=True) for key, tensor in read_tensors(entries.scales)}
+    scales = {
+        key: _by_channel(tensor.to(device, copy=True), wanted[key][0])
+        for key, tensor in read_tensors(entries.scales)
+    }
     for key, tensor in read_tensors(entries.weights):
         shape, form = wanted[key]
         # Always a copy, because the result must not depend on the mapped file.
         stored = tensor.to(device, copy=True).reshape(shape)
         form = form if key + SCALE_SUFFIX in wanted else (dtype or stored.dtype)
-        yield key, _convert(key, stored, scales.pop(key, None), form)
+        converted = _convert(key, stored, scales.pop(key, None), form)
+        for tensor in converted.values():
+            if not is_finite(tensor):
+                entry = entries.weights[key]
+                raise WeightsError(
+                    f"weights {entry.file}: {entry.name} or its scale holds NaN or infinite values in "
+                    f"{str(form).removeprefix('torch.')}; use other weights, such as those of an earlier step"
+                )
+        yield key, converted
 
 
 def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIndex) -> MatchedEntries:
@@ -121,6 +134,7 @@ def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIn
         if name in found and found[name].shape != shape:
             text = f"{name} {list(found[name].shape)} instead of {list(shape)}"
             wrong.setdefault(str(found[name].file), []).append(text)
+    problems += _unsuitable_scales(network, expected, found, scales)
     problems += [f"weights {file}: tensors of other shapes: {_some(texts)}" for file, texts in wrong.items()]
     if problems:
         raise WeightsError("; ".join(problems))
@@ -128,6 +142,29 @@ def match_entries(network: nn.Module, adapter: StateDictAdapter, index: TensorIn
         weights={expected[name]: entry for name, entry in found.items()},
         scales={expected[name.removesuffix(SCALE_SUFFIX)]: entry for name, entry in scales.items()},
     )
+
+
+def _unsuitable_scales(
+    network: nn.Module,
+    expected: Mapping[str, str],
+    found: Mapping[str, TensorEntry],
+    scales: Mapping[str, TensorEntry],
+) -> list[str]:
+    """Return what is wrong with scales: their number, their type, or that one is missing."""
+    state = network.state_dict()
+    problems = []
+    for name, entry in found.items():
+        scale = scales.get(name + SCALE_SUFFIX)
+        if scale is not None and (
+            math.prod(scale.shape) not in (1, entry.shape[0]) or not scale.dtype.is_floating_point
+        ):
+            problems.append(
+                f"weights {scale.file}: {scale.name} must be {entry.shape[0]} or one floating-point number"
+            )
+        real = name in expected and state[expected[name]].dtype not in (torch.int64, torch.int32, torch.bool)
+        if scale is None and real and not entry.dtype.is_floating_point:
+            problems.append(f"weights {entry.file}: {entry.name} is {entry.dtype} without a scale")
+    return problems[:_MAX_NAMED]
 
 
 def canonical_entries(adapter: StateDictAdapter, index: TensorIndex) -> dict[str, TensorEntry]:
@@ -154,6 +191,11 @@ def _unit_names(network: nn.Module) -> dict[str, str]:
             if key.startswith(f"{name}."):
                 units[key] = ".".join(key.split(".")[: name.count(".") + 2])
     return units
+
+
+def _by_channel(scale: Tensor, shape: torch.Size) -> Tensor:
+    """Return a scale as float32 [rows, 1, ...], one number for each row of its weight."""
+    return scale.float().reshape(-1).expand(shape[0]).reshape(-1, *(1 for _ in shape[1:])).contiguous()
 
 
 def _convert(key: str, stored: Tensor, scale: Tensor | None, form: torch.dtype) -> dict[str, Tensor]:

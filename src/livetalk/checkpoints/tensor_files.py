@@ -7,6 +7,7 @@ every gigabyte, which releases the pages read so far, whatever the file size.
 import json
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from livetalk.checkpoints.file_kinds import is_safetensors, missing_bytes, recognise_file
 from livetalk.errors import WeightsError
 
 INDEX_SUFFIX = ".index.json"
@@ -25,6 +27,13 @@ MAX_MAPPED_BYTES = 1 << 30
 """Bytes that are read before a mapping is closed and its pages are released."""
 
 _MAX_NAMED = 3
+# Of compiled, sharded and checkpointed modules; they may also stand within a name.
+_INSERTED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Of modules that hold the network in other programs.
+_PREFIXES = (
+    *("model.", "module.", "diffusion_model.", "transformer.", "state_dict.", "network.", "net.", "dit."),
+    *("generator.", "ema.", "ema_model.", "student.", "vae.", "first_stage_model.", "wrapped."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +75,20 @@ def index_tensors(path: Path, *overlays: Path) -> TensorIndex:
     Raises:
         WeightsError: a file is missing, damaged, of another kind, or contradicts its index.
     """
-    entries = _index_one(path)
+    entries = _plain_names(_index_one(path))
     for overlay in overlays:
-        entries |= _index_one(overlay)
+        entries |= _plain_names(_index_one(overlay))
     return TensorIndex(origin=path, entries=entries)
+
+
+def _plain_names(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """Return tensors by names without the prefixes that programs put before all of them."""
+    names = {name: _INSERTED.sub("", name) for name in entries}
+    while prefix := next((each for each in _PREFIXES if all(n.startswith(each) for n in names.values())), ""):
+        names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
+    if len(set(names.values())) < len(names):
+        return entries
+    return {names[name]: entry for name, entry in entries.items()}
 
 
 def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tensor]]:
@@ -84,7 +103,7 @@ def read_tensors(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, Tens
     for key, entry in entries.items():
         files.setdefault(entry.file, {})[entry.name] = key
     for path, keys in files.items():
-        read = _read_safetensors if _is_safetensors(path) else _read_torch_file
+        read = _read_safetensors if is_safetensors(path) else _read_torch_file
         for names in _groups({name: entries[key].num_bytes for name, key in keys.items()}):
             for name, tensor in read(path, names):
                 yield keys[name], tensor
@@ -114,11 +133,7 @@ def _index_one(path: Path) -> dict[str, TensorEntry]:
         return _index_shards(path)
     if not path.is_file():
         raise WeightsError(f"weights {path}: no such file")
-    return _index_safetensors(path) if _is_safetensors(path) else _index_torch_file(path)
-
-
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
+    return _index_safetensors(path) if is_safetensors(path) else _index_torch_file(path)
 
 
 def _index_shards(index_path: Path) -> dict[str, TensorEntry]:
@@ -224,7 +239,12 @@ def _open_torch_file(path: Path) -> dict[str, Tensor]:
             # PyTorch's warnings about the file are not useful here: it is either loaded or rejected with an
             # error.
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
+            if path.suffix == ".safetensors":
+                # Given a path, PyTorch would go by the suffix.
+                with path.open("rb") as stream:
+                    state = torch.load(stream, map_location="cpu", weights_only=True)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=can_map)
     except pickle.UnpicklingError as error:
         if can_map:
             raise WeightsError(
@@ -235,14 +255,34 @@ def _open_torch_file(path: Path) -> dict[str, Tensor]:
         raise _unreadable(path, error) from error
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"weights {path}: holds no tensors by name")
+    state = _unwrapped(path, state)
     if strange := [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
         raise WeightsError(f"weights {path}: {_some(strange)} {_is_or_are(strange)} no tensor")
     return state
 
 
+def _unwrapped(path: Path, state: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the one dictionary of tensors within a training checkpoint; another state unchanged."""
+    inner = {key: value for key, value in state.items() if _holds_tensors(value)}
+    if not inner or any(isinstance(value, Tensor) for value in state.values()):
+        return state
+    if len(inner) > 1:
+        names = ", ".join(str(key) for key in inner)
+        raise WeightsError(f"weights {path}: holds several networks ({names}); save one of them alone")
+    return next(iter(inner.values()))
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(t, Tensor) for t in value.values())
+
+
 def _unreadable(path: Path, error: Exception) -> WeightsError:
+    if (kind := recognise_file(path)) is not None:
+        return WeightsError(f"weights {path}: {kind}")
+    lacking = missing_bytes(path) if is_safetensors(path) else 0
+    reason = f"the last {lacking} bytes are missing" if lacking else _reason(error)
     return WeightsError(
-        f"weights {path}: is truncated, damaged or no file of weights ({_reason(error)}); download it again"
+        f"weights {path}: is truncated, damaged or no file of weights ({reason}); download it again"
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from livetalk.errors import WeightsError
+from livetalk.ops.finite import is_finite
 
 SAMPLE_RATE = 16_000
 """Samples per second of all audio here."""
@@ -243,7 +244,10 @@ def load_speech_encoder(path: Path) -> SpeechEncoder:
         raise WeightsError(f"{path}: contents do not match their own checksum; reinstall livetalk")
     try:
         encoder = SpeechEncoder(SpeechEncoderConfig(**json.loads(metadata["config"])))
-        encoder.load_state_dict(unpack_tensors(packed), strict=True)
+        state = unpack_tensors(packed)
+        if strange := [name for name, tensor in state.items() if not is_finite(tensor)]:
+            raise WeightsError(f"{path}: {strange[0]} holds NaN or infinite values; reinstall livetalk")
+        encoder.load_state_dict(state, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: does not hold a speech encoder of this version ({error})") from error
     return encoder.requires_grad_(False).eval()
