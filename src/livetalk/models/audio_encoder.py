@@ -1,7 +1,7 @@
 """Audio -> speech features at video rate: log-mel front end and a small frozen transformer encoder.
 
-Shape letters: B batch, M log-mel frames (100 Hz), S speech tokens (50 Hz), F video frames (25 Hz), N heads,
-E head width, D width.
+Shapes: B batch · M log-mel frames (100 Hz) · S speech tokens (50 Hz) · F video frames (25 Hz) · N heads ·
+E head width · D width.
 """
 
 import hashlib
@@ -20,13 +20,8 @@ from livetalk.errors import WeightsError
 from livetalk.ops.finite import is_finite
 
 SAMPLE_RATE = 16_000
-"""Samples per second of all audio here."""
-
-SAMPLES_PER_FRAME = 640
-"""Samples that one 25-fps video frame spans."""
-
+SAMPLES_PER_FRAME = 640  # at 25 video frames per second
 MELS_PER_FRAME = 4
-"""Log-mel frames (100 Hz) that one video frame spans."""
 
 _LOG10_FLOOR = -10.0
 _DYNAMIC_RANGE_DECADES = 8.0
@@ -48,12 +43,10 @@ class SpeechEncoderConfig:
 class LogMel(nn.Module):
     """Log-mel spectrogram on a fixed 10 ms grid: 25 ms Hann windows, Slaney-spaced triangular filters.
 
-    Frame m is centred on sample 160 m + 160. The encoder's strided convolution centres its token t on frame 2
-    t, so the two tokens of video frame f lie symmetrically about the middle of its samples 640 f .. 640 f +
-    639. Only analysis windows wholly inside the samples are computed; the first frame and the last two repeat
-    their nearest neighbour. A window cut out of a longer spectrogram by `cut_log_mel` therefore equals the
-    spectrogram of the cut samples: training may cut stored spectrograms, while a live stream computes them
-    from samples.
+    Frame m is centred on sample 160 m + 160, so the two tokens of a video frame lie symmetrically about its
+    middle. Only analysis windows wholly inside the samples are computed; the first frame and the last two
+    repeat their neighbour. Therefore a stored spectrogram can be cut for training (`cut_log_mel`) and equals
+    that of the cut samples, which a live stream computes.
     """
 
     filters: Tensor
@@ -65,14 +58,9 @@ class LogMel(nn.Module):
         self.register_buffer("hann", torch.hann_window(400, dtype=torch.float32), persistent=False)
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Compute decades of mel power.
+        """Compute log10 of mel power, `[B, 4 * (samples // 640), bins]` float32, from `[B, samples]`, -1..1.
 
-        Args:
-            samples: [B, samples], float32, -1..1, 16 kHz; those past the last whole video frame are
-                dropped. Values that are not finite count as silence.
-
-        Returns:
-            [B, M, bins], float32, log10 of power, -10 or more; M = 4 * (samples // 640).
+        Samples past the last whole video frame are dropped; values that are not finite count as silence.
         """
         num_frames = samples.shape[-1] // SAMPLES_PER_FRAME
         num_mels = num_frames * MELS_PER_FRAME
@@ -96,12 +84,6 @@ class SpeechEncoder(nn.Module):
     Two convolutions and `num_layers` pre-norm transformer layers turn log-mel frames into 50 Hz tokens. The
     two tokens of a video frame are concatenated and standardised by constants, so that features have about
     zero mean and unit variance on speech. Positions count from the start of the window.
-
-    Decades of mel power are clamped from below at 8 under the peak of the window, as in the training of the
-    published weights, except that the peak counts as at least 1.0 (speech that peaks near -6 dBFS). Without
-    this floor the clamp would follow a quiet window down and show the hiss of a muted microphone in full
-    contrast. With it, white hiss under about -76 dBFS equals digital silence, also after speech in the same
-    window, and speech that peaks at -40 dBFS keeps five of its eight decades. No gain is applied.
     """
 
     feature_mean: Tensor
@@ -123,41 +105,23 @@ class SpeechEncoder(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """Feature vectors per video frame: only the last layer is read out."""
+        # Only the last layer is read out.
         return 1
 
     @property
     def channels(self) -> int:
-        """Width of a feature vector: two 50 Hz tokens."""
+        # Two 50 Hz tokens.
         return 2 * self.config.width
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Encode audio.
+        """Encode `[B, samples]` float32, -1..1, 16 kHz, to `[B, samples // 640, 1, channels]`.
 
-        Args:
-            samples: [B, samples], float32, -1..1, 16 kHz, at most `max_seconds`.
-
-        Returns:
-            [B, F, 1, channels], F = samples // 640. Frame f describes samples 640 f .. 640 f + 639 in the
-            light of the whole window. F is 0 for less than one video frame.
-
-        Raises:
-            ValueError: if the window is longer than `max_seconds`.
+        Frame f describes samples 640 f .. 640 f + 639. `ValueError` for more than `max_seconds`.
         """
         return self.encode_log_mel(self.log_mel(samples))
 
     def encode_log_mel(self, log_mel: Tensor) -> Tensor:
-        """Encode log-mel windows, as `LogMel` or `cut_log_mel` give them.
-
-        Args:
-            log_mel: [B, M, bins], decades of mel power, M a multiple of 4.
-
-        Returns:
-            [B, M // 4, 1, channels].
-
-        Raises:
-            ValueError: if M is not a multiple of 4 or the window is longer than `max_seconds`.
-        """
+        """Encode `[B, M, bins]` of `LogMel` or `cut_log_mel` to `[B, M // 4, 1, channels]`."""
         batch, num_mels, _ = log_mel.shape
         if num_mels % MELS_PER_FRAME:
             raise ValueError(f"{num_mels} log-mel frames are not a whole number of video frames (4 each)")
@@ -188,7 +152,6 @@ class _EncoderLayer(nn.Module):
         self.feed_forward_out = nn.Linear(4 * width, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        """Apply the layer to [B, S, D] tokens."""
         batch, length, width = x_BSD.shape
         qkv = self.qkv(self.attention_norm(x_BSD)).view(
             batch, length, 3, self.num_heads, width // self.num_heads
@@ -202,33 +165,21 @@ class _EncoderLayer(nn.Module):
 
 
 def cut_log_mel(log_mel: Tensor, start: int, num_mels: int) -> Tensor:
-    """Cut a window out of a longer log-mel spectrogram as if the audio had been cut.
+    """Cut `[B, num_mels, bins]` out of the output of `LogMel` as if the audio had been cut.
 
-    Args:
-        log_mel: [B, total, bins] on the grid of `LogMel`.
-        start: first frame of the window, a multiple of 4 for video-frame alignment.
-        num_mels: frames of the window, a multiple of 4, at least 4.
-
-    Returns:
-        [B, num_mels, bins]: frame 0 repeats frame 1, the last two repeat the one before them, because their
-        analysis windows reach outside the cut.
+    `start` and `num_mels` are multiples of 4, which aligns the window with video frames.
     """
+    # The analysis windows of the first frame and the last two reach outside the cut: repeat neighbours.
     last = start + num_mels - 3
     index = torch.arange(start, start + num_mels, device=log_mel.device).clamp(start + 1, last)
     return log_mel.index_select(1, index)
 
 
 def load_speech_encoder(path: Path) -> SpeechEncoder:
-    """Load packed weights (see `scripts/pack_speech_encoder.py`) into a frozen encoder on the CPU.
-
-    Args:
-        path: safetensors file; matrices are int8 with float16 scales per group of inputs.
-
-    Returns:
-        A `SpeechEncoder` in float32, in evaluation mode, without gradients.
+    """Load a file of `scripts/pack_speech_encoder.py` into a frozen float32 encoder on the CPU.
 
     Raises:
-        WeightsError: if the file is missing, damaged or of another network.
+        WeightsError: the file is missing, damaged or of another network.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -256,16 +207,10 @@ def load_speech_encoder(path: Path) -> SpeechEncoder:
 def pack_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Quantise a state dict for storage: matrices to int8 in groups of 48 inputs, the rest to float32.
 
-    With one scale per output channel a few outliers cost 2 % of relative feature error; groups nearly halve
-    that for a quarter of a megabyte.
-
-    Args:
-        state: tensors by name; the inputs of a matrix [out, ...] must be a multiple of 48.
-
-    Returns:
-        For a matrix `name`: `name.int8`, shaped as it is, and `name.scale` [out, inputs / 48], float16; every
-        other tensor under its name.
+    A matrix `name` becomes `name.int8` of its shape and `name.scale`, `[out, inputs / 48]` float16.
     """
+    # With one scale per output channel a few outliers cost 2 % of relative feature error; groups nearly halve
+    # that for a quarter of a megabyte.
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if tensor.ndim < 2:
@@ -280,17 +225,7 @@ def pack_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack_tensors(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `pack_tensors`.
-
-    Args:
-        packed: what `pack_tensors` returned.
-
-    Returns:
-        float32 tensors by their original names.
-
-    Raises:
-        KeyError: if a quantised matrix lacks its scale.
-    """
+    """Restore the float32 tensors that `pack_tensors` quantised; `KeyError` if a scale is missing."""
     state: dict[str, Tensor] = {}
     for name, tensor in packed.items():
         if name.endswith(".int8"):
@@ -317,6 +252,10 @@ def packed_metadata(config: SpeechEncoderConfig, packed: Mapping[str, Tensor]) -
 
 
 def _normalise_level(log_mel: Tensor) -> Tensor:
+    # Power is clamped at 8 decades under the window's peak, as in the training of the weights, but the peak
+    # counts as at least 1.0 (speech that peaks near -6 dBFS). Without this floor the clamp would follow a
+    # quiet window down and show the hiss of a muted microphone in full contrast. With it, white hiss under
+    # about -76 dBFS equals digital silence, and speech that peaks at -40 dBFS keeps five of eight decades.
     peak = log_mel.amax((1, 2), keepdim=True).clamp_min(_PEAK_FLOOR_DECADES)
     return (torch.maximum(log_mel, peak - _DYNAMIC_RANGE_DECADES) + 4.0) / 4.0
 
@@ -329,7 +268,7 @@ def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
 
 
 def _mel_filters(num_bins: int) -> Tensor:
-    """Triangular filters [bins, 201] of unit area: linear to 1 kHz, then logarithmic (Slaney's scale)."""
+    """Return triangular filters `[bins, 201]` of unit area: linear to 1 kHz, then logarithmic (Slaney)."""
     step, knee_mel, log_step = 200.0 / 3.0, 15.0, math.log(6.4) / 27.0
     top = knee_mel + math.log(SAMPLE_RATE / 2000.0) / log_step
     mels = torch.linspace(0.0, top, num_bins + 2, dtype=torch.float64)

@@ -56,11 +56,7 @@ class AudioProjection(nn.Module):
         self.norm = LayerNorm(config.output_dim, eps=NORM_EPS)
 
     def forward(self, audio_context: Tensor) -> Tensor:
-        """Project `[B, F, window, num_blocks, channels]` to `[B, T, S, D]`, F = 1 + stride * (T - 1).
-
-        Raises:
-            ValueError: the shape does not fit the configuration.
-        """
+        """Project `[B, F, window, num_blocks, channels]` to `[B, T, S, D]`, F = 1 + stride * (T - 1)."""
         cfg = self.config
         expected = (cfg.window, cfg.num_blocks, cfg.channels)
         if tuple(audio_context.shape[2:]) != expected or (audio_context.shape[1] - 1) % cfg.latent_stride:
@@ -76,7 +72,7 @@ class AudioProjection(nn.Module):
         return normed
 
     def _group(self, later: Tensor) -> Tensor:
-        """Gather what each group of frames reads: `[B, F - 1, W, ...] -> [B, T - 1, group_window * ...]`."""
+        """Gather the inputs of each group: `[B, F - 1, W, ...] -> [B, T - 1, group_window * ...]`."""
         centre = self.config.window // 2
         groups = later.reshape(later.shape[0], -1, self.config.latent_stride, *later.shape[2:])
         parts = (groups[:, :, 0, : centre + 1], groups[:, :, 1:-1, centre], groups[:, :, -1, centre:])

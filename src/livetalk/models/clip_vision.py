@@ -50,7 +50,7 @@ class CLIPVisionConfig:
 
 
 def clip_vit_h14() -> CLIPVisionConfig:
-    """Return the size of the published image encoder (611 million parameters in use, 257 x 1280)."""
+    """Return the size of the published image encoder, of which 611 million parameters are used."""
     return CLIPVisionConfig(
         image_size=224, patch_size=14, dim=1280, ffn_dim=5120, num_heads=16, num_layers=31
     )
@@ -73,17 +73,7 @@ class CLIPVisionEncoder(nn.Module):
         self.blocks = nn.ModuleList(CLIPBlock(config) for _ in range(config.num_layers))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode prepared pictures.
-
-        Args:
-            pixels: `[B, 3, image_size, image_size]`, from `prepare_clip_pixels`.
-
-        Returns:
-            `[B, S, D]` in the dtype of the weights: the token of the whole image, then the patches by rows.
-
-        Raises:
-            ValueError: the picture has another size.
-        """
+        """Encode pixels from `prepare_clip_pixels` to `[B, S, D]`: class token, then patches by rows."""
         side = self.config.image_size
         if pixels.shape[1:] != (COLORS, side, side):
             raise ValueError(f"pixels must be [B, {COLORS}, {side}, {side}], got {list(pixels.shape)}")
@@ -117,10 +107,8 @@ class CLIPBlock(nn.Module):
 
 
 def prepare_clip_pixels(image: Tensor, image_size: int = 224) -> Tensor:
-    """Resize images `[B, 3, H, W]`, -1..1, to a square and standardise their colours, in float32.
-
-    As published, the aspect ratio is not kept and bicubic interpolation runs without a low-pass filter.
-    """
+    """Resize images `[B, 3, H, W]`, -1..1, to a square and standardise their colours, in float32."""
+    # As published, the aspect ratio is not kept, and no low-pass filter precedes the interpolation.
     square = F.interpolate(image.float(), (image_size, image_size), mode="bicubic", align_corners=False)
     mean, std = torch.tensor((PIXEL_MEAN, PIXEL_STD), device=image.device).view(2, 1, COLORS, 1, 1)
     pixels: Tensor = (square / 2 + 0.5 - mean) / std

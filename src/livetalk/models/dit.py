@@ -73,7 +73,6 @@ class DiT(nn.Module):
     """Predicts the velocity (noise - x0) of a window of latents from speech, a reference and text."""
 
     def __init__(self, config: DiTConfig) -> None:
-        """Build the network with weights to train from."""
         super().__init__()
         self.config = config
         patch = math.prod(config.patch_size)
@@ -128,13 +127,13 @@ class DiT(nn.Module):
             audio_context: `[B, F, window, num_blocks, channels]`, F = 1 + stride * (T - 1).
             text_embeds: `[B, S, text_dim]`, S <= `text_len`; needed with a text branch.
             image_embeds: `[B, S, image_dim]`; needed with an image branch.
-            prepared: what a step makes of all the arguments but the latents, where it was made before.
+            prepared: precomputed from all arguments but the latents; they are then ignored.
 
         Returns:
             `[B, out_channels, T, H, W]` float32.
 
         Raises:
-            ValueError: a shape does not fit, or an embedding is missing or not wanted.
+            ValueError: a shape does not fit, or an embedding is missing or has no branch.
         """
         grid = self.token_grid(latents, condition, text_embeds, image_embeds)
         if prepared is None:
@@ -166,7 +165,7 @@ class DiT(nn.Module):
         )
 
     def init_weights(self) -> None:
-        """Initialise for training: Xavier for linear layers, zero for the head: the first velocity is 0."""
+        """Initialise for training; the first velocity is 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -229,32 +228,27 @@ class DiT(nn.Module):
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6).flatten(4, 5).flatten(2, 3)
 
     def project_audio(self, audio_context: Tensor) -> Tensor:
-        """Project speech features to tokens `[B, T, S, audio_dim]`; see `AudioProjection`."""
         tokens: Tensor = self.audio_projection(audio_context.to(self.dtype))
         return tokens
 
     def pad_text(self, text_embeds: Tensor) -> Tensor:
-        """Zero-pad text embeddings to `[B, text_len, text_dim]`.
-
-        The padding is projected and attended to like text, as in training.
-        """
+        """Zero-pad text embeddings to `[B, text_len, text_dim]`."""
+        # The padding is projected and attended to like text, as in training.
         return F.pad(text_embeds, (0, 0, 0, self.config.text_len - text_embeds.shape[1]))
 
     def project_text(self, text_embeds: Tensor) -> Tensor:
-        """Project text embeddings `[B, S, text_dim]` to `[B, S, D]`."""
         assert self.text_projection is not None
         tokens: Tensor = self.text_projection(text_embeds.to(self.dtype))
         return tokens
 
     def project_image(self, image_embeds: Tensor) -> Tensor:
-        """Project image embeddings `[B, S, image_dim]` to `[B, S, D]`."""
         assert self.image_projection is not None
         tokens: Tensor = self.image_projection(image_embeds.to(self.dtype))
         return tokens
 
 
 class TimeEmbedding(nn.Module):
-    """Embedding of the timestep for the head and six modulation vectors for the blocks, in float32."""
+    """Embedding of the timestep for the head, and six modulation vectors for the blocks, in float32."""
 
     def __init__(self, freq_dim: int, dim: int) -> None:
         super().__init__()

@@ -75,7 +75,6 @@ class ContextAttention(nn.Module):
     """Attention to text and to image tokens separately, summed before the output projection."""
 
     def __init__(self, config: BlockConfig) -> None:
-        """Build the branches of `config`, at least one."""
         super().__init__()
         self.num_heads = config.num_heads
         self.q = nn.Linear(config.dim, config.dim)

@@ -43,13 +43,13 @@ Context: TypeAlias = ContextTokens | KeysValues
 class BlockConditioning(NamedTuple):
     """Conditioning of one block, or of all."""
 
-    speech: SpeechContext  # in any form
+    speech: SpeechContext
     text: Context | None = None  # None without a text branch
     image: Context | None = None  # None without an image branch
-    frame_lengths: tuple[int, ...] | None = None  # number of tokens of each latent frame, or None if unknown
+    frame_lengths: tuple[int, ...] | None = None  # tokens of each latent frame; None if unknown
 
     def of_layer(self, index: int) -> "BlockConditioning":
-        """Return the conditioning of block `index`."""
+        """Return the conditioning of block `index`; one value serves all blocks."""
         return self
 
     def cut(self, start: int, stop: int) -> "BlockConditioning":
@@ -65,7 +65,7 @@ class BlockConditioning(NamedTuple):
 
 
 class StackConditioning(NamedTuple):
-    """Conditioning prepared for each block."""
+    """Conditioning that was precomputed for each block."""
 
     layers: tuple[BlockConditioning, ...]
 
@@ -73,5 +73,4 @@ class StackConditioning(NamedTuple):
         return self.layers[index]
 
     def cut(self, start: int, stop: int) -> "StackConditioning":
-        """Return the conditioning of the tokens `start` to `stop`, exclusive."""
         return StackConditioning(tuple(layer.cut(start, stop) for layer in self.layers))

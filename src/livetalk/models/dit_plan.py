@@ -19,16 +19,12 @@ class TokenShare:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionPlan:
-    """How a transformer runs, as stated by the code that modifies it (`placement`, `parallel`).
-
-    Attributes:
-        max_absorbed_bytes: limit for one block's stored products of a chunk. Above it each block computes its
-            products in every step, which takes more time and the memory of one block.
-        offloaded: indices of blocks whose weights are on the device only while the block runs, so that
-            nothing can be computed ahead for them.
-    """
+    """How a transformer runs, as stated by the code that modifies it (`placement`, `parallel`)."""
 
     absorb_audio: bool = True  # multiply speech into the adjacent projections if that saves operations
+    # Limit for one block's stored products of a chunk. Above it each block computes them in every step, which
+    # takes more time but the memory of one block only.
     max_absorbed_bytes: int = 1 << 26
+    # Blocks whose weights are on the device only while they run: nothing can be computed ahead for them.
     offloaded: frozenset[int] = frozenset()
     tokens: TokenShare = TokenShare()  # the shard of a window's tokens that this rank computes

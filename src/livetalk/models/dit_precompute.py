@@ -2,8 +2,7 @@
 
 The transformer runs the same code with and without them; results differ by rounding only.
 
-Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S context tokens · N heads ·
-E head width · D model width.
+Shapes: B batch · T latent frames · L video tokens · S context tokens · N heads · D model width.
 """
 
 import math
@@ -27,20 +26,15 @@ from livetalk.models.dit_speech import (
 )
 from livetalk.ops.rope import RopeTables, grid_positions, rope_tables
 
+# Row multiple of folded text: few lengths to compile for, all aligned for the kernels.
 FOLDED_MULTIPLE = 64
-"""Row multiple of folded text: few lengths to compile for, all aligned for the kernels."""
 
+# Keys that replace the padding, with a total weight that is exact to 1e-6; one is enough for other dtypes.
 NUM_PADDING_KEYS = {torch.bfloat16: 4, torch.float16: 4}
-"""Keys that replace the padding, whose total weight is exact to 1e-6; 1 for other dtypes."""
 
 
 class StreamConstants(NamedTuple):
-    """Values that all steps of a stream share.
-
-    Attributes:
-        text: keys and values of each block, or tokens for offloaded blocks; None without a text branch.
-        image: keys and values of each block, or tokens for offloaded blocks; None without an image branch.
-    """
+    """Values that all steps of a stream share."""
 
     grid: tuple[int, int, int]  # tokens of a window by latent frames, rows, columns
     condition_patches: Tensor  # `[B, L, C' * patch]`
@@ -49,15 +43,12 @@ class StreamConstants(NamedTuple):
     timesteps: tuple[float, ...]  # the timesteps of `time` and `modulation`, 0..1000
     time: Tensor  # `[len(timesteps), D]` float32
     modulation: Tensor  # `[len(timesteps), 6, D]` float32
+    # For each block: keys and values, or tokens if the block is offloaded. None without the branch.
     text: tuple[Context, ...] | None
     image: tuple[Context, ...] | None
 
     def step(self, timestep: float, conditioning: StackConditioning) -> StepInputs:
-        """Return the inputs of a step of the chunk whose conditioning `precompute_chunk` returned.
-
-        Raises:
-            ValueError: the stream was not prepared for this timestep.
-        """
+        """Return the inputs of a step; `conditioning` of its chunk comes from `precompute_chunk`."""
         if timestep not in self.timesteps:
             raise ValueError(f"timestep {timestep} is not one of {self.timesteps}")
         index = self.timesteps.index(timestep)
@@ -81,11 +72,7 @@ def precompute_stream(
 ) -> StreamConstants:
     """Compute the constants of a stream; the weights of `dit` must be final.
 
-    `condition` is `[B, C', T, H, W]` on the transformer's device, `timesteps` are 0..1000. The embeddings,
-    `[B, S, text_dim]` and `[B, S, image_dim]`, are required for the branches of the transformer.
-
-    Raises:
-        ValueError: a shape does not fit, or an embedding is missing or has no branch.
+    `timesteps` are 0..1000; the other arguments are those of `DiT.forward`, and raise the same errors.
     """
     channels = dit.config.in_channels - condition.shape[1]
     latents = condition[:, :1].expand(-1, channels, -1, -1, -1)
@@ -144,10 +131,7 @@ def precompute_step(
     audio_context: Tensor,
     *embeds: Tensor | None,
 ) -> StepInputs:
-    """Compute the inputs of a single step from the arguments of `DiT.forward`.
-
-    All `timesteps` must be equal. `embeds` are those of text and image, for the branches that exist.
-    """
+    """Compute the inputs of a single step from the arguments of `DiT.forward`; all `timesteps` are equal."""
     timestep = timesteps[0].item()
     stream = precompute_stream(dit, plan, condition, [timestep], *embeds)
     conditioning = precompute_chunk(dit, plan, stream, dit.project_audio(audio_context))
@@ -155,32 +139,22 @@ def precompute_step(
 
 
 def absorption_saves_work(*, frame_tokens: int, context_tokens: int, num_heads: int, dim: int) -> bool:
-    """Return whether absorbed audio attention needs fewer multiplications, even if absorbed in every step.
-
-    P, S, N and D are the arguments.
-    """
+    """Return whether absorbed audio attention needs fewer multiplications, even if absorbed in every step."""
     plain = 2 * frame_tokens * dim * (dim + context_tokens)
     absorbed = 2 * frame_tokens * dim * num_heads * context_tokens + 2 * context_tokens * dim * dim
     return absorbed < plain
 
 
 def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Replace most of the padding of text embeddings by a few keys.
+    """Replace most of the padding of text embeddings `[B, S, text_dim]` by a few keys.
 
-    n equal keys equal one key with log(n) added to its logits. Rounded to bfloat16 this logarithm would be
-    off by up to 3 %, so several keys are used, with logarithms that `dtype` represents and exponentials that
-    add up to n.
-
-    Args:
-        embeds: `[B, S, text_dim]`; rows of zeros at the end count as padding.
-        length: number of rows with padding, at least S.
-        dtype: dtype of the attention.
-
-    Returns:
-        Embeddings padded to a multiple of `FOLDED_MULTIPLE` rows, and the values to add to their logits, `[1,
-        S']` in `dtype`. If that is no shorter, embeddings with all padding, and None. On the meta device no
-        row counts as padding.
+    `length` is the number of rows with padding; rows of zeros at the end of `embeds` count as padding, too.
+    Returns embeddings with a multiple of `FOLDED_MULTIPLE` rows, and the values to add to their logits,
+    `[1, S']` in the attention's `dtype`. If folding saves nothing, returns all `length` rows and None.
     """
+    # n equal keys equal one key with log(n) added to its logits. Rounded to bfloat16 this logarithm would be
+    # off by up to 3 %, so several keys are used, with logarithms that `dtype` represents and exponentials
+    # that add up to n. The number of real rows is unknown on the meta device.
     num_real = embeds.shape[1] if embeds.is_meta else _count_rows(embeds)
     num_keys = NUM_PADDING_KEYS.get(dtype, 1)
     num_rows = -(-(num_real + num_keys) // FOLDED_MULTIPLE) * FOLDED_MULTIPLE
@@ -193,13 +167,13 @@ def fold_padding(embeds: Tensor, length: int, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _count_rows(embeds: Tensor) -> int:
-    """Return the number of rows before the zeros at the end; synchronises with the device."""
+    # Reading the indices waits for the device, once per stream.
     used = embeds.ne(0).any(dim=2).any(dim=0).nonzero()
     return int(used[-1]) + 1 if len(used) else 0
 
 
 def _split_logarithm(total: int, num_parts: int, dtype: torch.dtype) -> list[float]:
-    """Return values of `dtype` whose exponentials add up to `total`, in descending order."""
+    # Values of `dtype` whose exponentials add up to `total`: each takes the largest part that fits.
     parts: list[float] = []
     rest = float(total)
     for _ in range(num_parts):
@@ -233,7 +207,6 @@ def _prepare_image(dit: DiT, plan: ExecutionPlan, embeds: Tensor) -> tuple[Conte
 def _project_in_blocks(
     dit: DiT, plan: ExecutionPlan, name: Literal["text", "image"], tokens: ContextTokens
 ) -> tuple[Context, ...]:
-    """Return each block's keys and values of one context, or the tokens for offloaded blocks."""
     context: list[Context] = []
     for index, layer in enumerate(dit.blocks.layers):
         assert isinstance(layer, DiTBlock) and layer.context_attention is not None
@@ -244,10 +217,8 @@ def _project_in_blocks(
 
 
 class _Absorption(NamedTuple):
-    """Whether to absorb the speech of a chunk, and whether to store the products."""
-
     wanted: bool
-    stored: bool
+    stored: bool  # keep the products for all steps of the chunk
 
 
 def _absorption(dit: DiT, plan: ExecutionPlan, audio: Tensor, frame_tokens: int) -> _Absorption:
@@ -261,7 +232,7 @@ def _absorption(dit: DiT, plan: ExecutionPlan, audio: Tensor, frame_tokens: int)
 
 
 def _own_frames(tokens: TokenShare, num_frames: int, frame_tokens: int) -> slice:
-    """Return the latent frames of the tokens that this rank computes."""
+    # The latent frames of the tokens that this rank computes; the first and the last may be shared.
     own = tokens.of(num_frames * frame_tokens)
     return slice(own.start // frame_tokens, -(-own.stop // frame_tokens))
 
@@ -269,12 +240,11 @@ def _own_frames(tokens: TokenShare, num_frames: int, frame_tokens: int) -> slice
 def _keep_speech_tokens(
     layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption
 ) -> SpeechContext:
-    """Return speech tokens for an offloaded block, which projects them when its weights are present."""
+    # An offloaded block projects them itself, when its weights are on the device.
     return SpeechTokens(audio, absorb=absorption.wanted and can_absorb(layer.audio_attention))
 
 
 def _project_speech(layer: DiTBlock, audio: Tensor, frames: slice, absorption: _Absorption) -> SpeechContext:
-    """Return the speech of a block, projected, and absorbed within the memory budget."""
     attention = layer.audio_attention
     absorb = absorption.wanted and can_absorb(attention)
     speech = SpeechKeysValues(*attention.keys_values(audio), absorb=absorb)

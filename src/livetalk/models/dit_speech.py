@@ -2,8 +2,8 @@
 
 All forms implement `SpeechContext.attend`.
 
-Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · S speech tokens of a latent
-frame · N heads · E head width · D model width.
+Shapes: B batch · T latent frames · L video tokens · S speech tokens of a latent frame · N heads · E head
+width · D model width.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class AudioAttention(nn.Module):
     """Attention of each latent frame's tokens to the speech tokens of that frame."""
 
     def __init__(self, dim: int, num_heads: int, audio_dim: int) -> None:
-        """Build the projections; there is no q/k norm and no rotation."""
+        # Without a q/k norm and rotation, unlike self-attention; absorption depends on that.
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
@@ -38,15 +38,9 @@ class AudioAttention(nn.Module):
     ) -> Tensor:
         """Attend frame by frame; return `[B, L, D]`.
 
-        Args:
-            x_BLD: video tokens.
-            frame_ids: `[L]` integers, the latent frame of each token.
-            speech: in any form.
-            frame_lengths: number of tokens of each latent frame in order. If None, or if the sum is not L, a
-                mask from `frame_ids` is used.
-
-        Raises:
-            ValueError: the speech is absorbed, and the lengths do not add up to L.
+        `frame_ids`, `[L]` integers, is the latent frame of each token. `frame_lengths` counts the tokens of
+        each latent frame; if they are None or do not add up to L, attention uses a mask from `frame_ids`, and
+        absorbed speech raises `ValueError`.
         """
         frames = TokenFrames(frame_ids, frame_runs(frame_lengths, x_BLD.shape[1]))
         y, bias = speech.attend(self, x_BLD, frames, attend_absorbed)
@@ -58,7 +52,6 @@ class AudioAttention(nn.Module):
         return keys, values
 
     def attend(self, x_BLD: Tensor, frames: TokenFrames, keys: Tensor, values: Tensor) -> Tensor:
-        """Return `[B, L, D]`, for keys and values from `keys_values`."""
         q = split_heads(self.q(x_BLD), self.num_heads)
         if frames.runs is None:
             y = self._attend_masked(q, frames.ids, keys, values)
@@ -98,13 +91,7 @@ class SpeechContext(Protocol):
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Attend from normalised video tokens to the speech of their latent frames.
-
-        `attend` computes absorbed attention: `attend_absorbed` or a fast form of it.
-
-        Raises:
-            ValueError: the speech is absorbed, and `frames` has no runs.
-        """
+        """Attend from normalised video tokens; `attend` is `attend_absorbed` or a fast form of it."""
 
 
 class SpeechTokens(NamedTuple):
@@ -154,14 +141,12 @@ class AbsorbedSpeech(NamedTuple):
     first_frame: int = 0  # index of the first of the T frames in the window
 
     def frames_of(self, run: FrameRun) -> slice:
-        """Return the indices of a run's frames in the weights."""
         first = run.first_frame - self.first_frame
         return slice(first, first + run.num_frames)
 
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
     ) -> Attended:
-        """Attend to the absorbed speech; `x_BLD` is in the dtype of the weights."""
         if frames.runs is None:
             raise ValueError("absorbed speech must be told the frames of its tokens: cut it as they are cut")
         return Attended(attend(self, x_BLD, frames.runs), self.output_bias)
@@ -170,12 +155,13 @@ class AbsorbedSpeech(NamedTuple):
 def attend_absorbed(speech: AbsorbedSpeech, x_BLD: Tensor, runs: tuple[FrameRun, ...]) -> Tensor:
     """Return the weighted sum of the absorbed values of each token's frame, `[B, L, D]`.
 
-    `x_BLD` are normalised video tokens in the dtype of the weights.
+    `x_BLD` is normalised and in the dtype of the weights.
     """
     return join_runs([_attend_absorbed_run(speech, x_BLD, run) for run in runs])
 
 
 def _attend_absorbed_run(speech: AbsorbedSpeech, x_BLD: Tensor, run: FrameRun) -> Tensor:
+    # Attention divides by the root of the head width; `logit_bias` is scaled already.
     scale = (x_BLD.shape[-1] // speech.num_heads) ** -0.5
     frames = speech.frames_of(run)
     x = run.split(x_BLD)
@@ -197,8 +183,7 @@ def _is_readable(layer: nn.Module) -> bool:
 def absorb_speech(attention: AudioAttention, speech: SpeechKeysValues, frames: slice) -> AbsorbedSpeech:
     """Multiply the keys and values of some latent frames into the projections of a block.
 
-    Raises:
-        TypeError: a projection is not of a known linear class.
+    `TypeError` if `can_absorb` is false.
     """
     keys, values = speech.keys[:, frames], speech.values[:, frames]
     num_heads, width = keys.shape[3:]
@@ -217,7 +202,6 @@ def absorb_speech(attention: AudioAttention, speech: SpeechKeysValues, frames: s
 
 
 def _dense(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the weight `[out, in]` of a linear layer in `dtype`, and its bias `[out]`."""
     if isinstance(layer, ByteLinear) and layer.bias is not None:
         return layer.dense_weight(dtype), layer.bias
     if type(layer) is nn.Linear and layer.bias is not None:
@@ -226,10 +210,7 @@ def _dense(layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _multiply_heads(x_BTSNE: Tensor, weight_NED: Tensor) -> Tensor:
-    """Multiply each head by its part of a weight: `[B, T, N * S, D]`.
-
-    The product has heads and tokens outermost in memory, so that they merge without a copy. GPU matrix
-    products read a frame's strided rows directly; those on a CPU would copy them in every step.
-    """
+    # `[B, T, N * S, D]` with heads and tokens outermost in memory, so that they merge without a copy. GPU
+    # matrix products read a frame's strided rows directly; those on a CPU would copy them in every step.
     product = torch.einsum("btsne,ned->nsbtd", x_BTSNE, weight_NED).flatten(0, 1).permute(1, 2, 0, 3)
     return product.contiguous() if product.device.type == "cpu" else product

@@ -1,7 +1,7 @@
 """Tokens of a window by attention head and by latent frame.
 
-Shapes: B batch · T latent frames · L video tokens · P tokens of a latent frame · N heads · E head width · D
-model width.
+Shapes: B batch · T latent frames · L video tokens · P tokens per latent frame · N heads · E head width ·
+D model width.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 class FrameRun(NamedTuple):
     """Consecutive latent frames with equally many tokens."""
 
-    first_frame: int  # index of the first frame
-    num_frames: int  # number of frames
+    first_frame: int
+    num_frames: int
     start: int  # index of the first token
     stop: int  # index after the last token
 
@@ -27,24 +27,20 @@ class FrameRun(NamedTuple):
 
 
 class TokenFrames(NamedTuple):
-    """The latent frame of each token.
-
-    Attributes:
-        runs: the same as runs of frames in order; None if the tokens per frame are unknown.
-    """
+    """The latent frame of each token."""
 
     ids: Tensor  # `[L]` integers
-    runs: tuple[FrameRun, ...] | None
+    runs: tuple[FrameRun, ...] | None  # the same as runs; None if the tokens per frame are unknown
 
 
 def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[FrameRun, ...] | None:
-    """Group latent frames of equal length, so that each group is one batched product.
+    """Group latent frames of equal length; None if the lengths do not add up to `num_tokens`.
 
-    `frame_lengths` counts the tokens of each frame, 0 for frames on other ranks. Returns None if they do not
-    add up to `num_tokens`.
+    `frame_lengths` counts the tokens of each frame, 0 for frames on other ranks.
     """
     if frame_lengths is None or sum(frame_lengths) != num_tokens:
         return None
+    # One batched product per run: a rank's shard may begin and end within a frame.
     runs, frame, token = [], 0, 0
     for length, group in groupby(frame_lengths):
         count = len(list(group))
@@ -55,7 +51,7 @@ def frame_runs(frame_lengths: tuple[int, ...] | None, num_tokens: int) -> tuple[
 
 
 def join_runs(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate the tokens `[B, L, ...]` of all runs."""
+    # A single run, the usual case, needs no copy.
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 

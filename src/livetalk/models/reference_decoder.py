@@ -4,8 +4,8 @@ The portrait is known in advance, so hair, clothes, skin and background need not
 coarse layers are those of the published decoder. They predict a flow that warps the picture and its features;
 finer layers paint a picture and a mask that blends both.
 
-Shapes: B batch · C channels · T latent frames · F frames · h w height, width of the latents · H W of frames ·
-s side of a flow cell in pixels.
+Shapes: B batch · C channels · T latent frames · F frames · h w and H W height and width of latents and
+frames · s side of a flow cell in pixels.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,11 @@ from livetalk.models.vae_cache import CachePass
 COLORS = 3
 FLOW_AXES = 2
 
+# Initial mask of 0.27; with a mask near 1 the painting layers would receive no gradient.
 MASK_BIAS = -1.0
-"""Initial mask of 0.27; with a mask near 1 the painting layers would receive no gradient."""
 
 _FRAME_KERNEL = (1, 3, 3)
-_FINE_PATCH = 2
-"""Side in pixels of one position of the finest layers."""
+_FINE_PATCH = 2  # side in pixels of one position of the finest layers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +94,10 @@ class ReferenceDecoder(nn.Module):
         num_blocks: int,
         cell: int,
     ) -> None:
-        """Build a decoder whose flow is zero and whose mask is even until it is trained.
+        """Build a decoder with zero flow and a constant mask.
 
-        Args:
-            config: widths of the layers that come after the trunk.
-            latent_channels: channels of the latents.
-            trunk: levels from the coarsest on.
-            num_blocks: residual blocks of each of them.
-            cell: side of a flow cell in pixels of the small picture; even.
+        `trunk` starts with the coarsest level, `num_blocks` counts the residual blocks per level, and `cell`
+        is the side of a flow cell in pixels of the small picture; even.
         """
         super().__init__()
         self._fine_factor = cell // _FINE_PATCH
@@ -133,12 +128,10 @@ class ReferenceDecoder(nn.Module):
         self._init_identity()
 
     def encode_reference(self, picture: Tensor, small: Tensor, latents: Tensor) -> DecoderReference:
-        """Encode a reference.
+        """Encode a reference `picture`, `[B, 3, H, W]` float32, -1..1, in the size of decoded frames.
 
-        Args:
-            picture: `[B, 3, H, W]`, float32, -1..1, in the size of decoded frames.
-            small: the same in the size that the latents represent.
-            latents: latents of `small` as input of the first layer, `[B, C, 1, h, w]`.
+        `small` is the picture in the size that the latents represent, `latents` its latents as input of the
+        first layer, `[B, C, 1, h, w]`.
         """
         features, first, last = self.reference(small, latents)
         return DecoderReference(picture, features, first, last)
@@ -164,7 +157,6 @@ class ReferenceDecoder(nn.Module):
         return self._blend(x, flow, reference.picture)
 
     def _blend(self, x: Tensor, flow: Tensor, picture: Tensor) -> WarpedFrames:
-        """Paint a picture and a mask from `[B, width, F, H / s, W / s]`, and blend in the warped one."""
         x = self.fine(shuffle(self.fine_in(x), self._fine_factor))
         planes = shuffle(self.conv_out(self.norm_out(x)), _FINE_PATCH).float()
         planes = resize(planes, picture.shape[2], picture.shape[3])
@@ -173,11 +165,10 @@ class ReferenceDecoder(nn.Module):
         return WarpedFrames(torch.lerp(painted, warped, mask), flow, mask, painted, warped)
 
     def _trunk(self) -> list[nn.Module]:
-        """List the layers shared with the published decoder, in order."""
         return [layer for group in (self.middle, *self.levels) for layer in group]
 
     def _init_identity(self) -> None:
-        """Initialise the flow to zero and the mask to a constant."""
+        # An untrained decoder shows the reference unmoved.
         for parameter in self.flow.parameters():
             nn.init.zeros_(parameter)
         bias = self.conv_out.bias
@@ -189,14 +180,7 @@ class ReferenceEncoder(nn.Module):
     """Encodes the reference picture and its latents, once per stream."""
 
     def __init__(self, config: ReferenceDecoderConfig, cell: int, first: tuple[int, int], last: int) -> None:
-        """Build layers that add nothing to the trunk until they are trained.
-
-        Args:
-            config: widths.
-            cell: side of a flow cell in pixels.
-            first: channels of the latents and of the trunk's input.
-            last: channels of the trunk's output.
-        """
+        """Build layers; `first` are the channels of latents and trunk input, `last` those of its output."""
         super().__init__()
         self._cell = cell
         width = config.reference_width
@@ -207,15 +191,13 @@ class ReferenceEncoder(nn.Module):
         self.last_in = CausalConv(4 * width, last, _FRAME_KERNEL)
         self.last = ResidualBlock(last, last, 1)
         self.last_out = CausalConv(last, last, _FRAME_KERNEL)
+        # Until they are trained, the layers add nothing to the trunk.
         for layer in (self.first, self.last_out):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
     def forward(self, picture: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `features`, `first` and `last` of a `DecoderReference`.
-
-        `picture` is `[B, 3, H, W]`, -1..1; `latents`, `[B, C, 1, h, w]`, are the decoder's first input.
-        """
+        """Return `features`, `first` and `last` of a `DecoderReference`."""
         x = F.pixel_unshuffle(picture, self._cell)[:, :, None].to(self.conv_in.weight.dtype)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last_3d))
         for block in self.blocks:
@@ -243,15 +225,10 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def warp(picture: Tensor, flow: Tensor) -> Tensor:
-    """Sample the pixels of every frame at the positions of a flow, clamped to the border.
+    """Sample `picture`, `[B, C, H, W]`, at the positions of a flow, to `[B, C, F, H, W]`; all float32.
 
-    Args:
-        picture: `[B, C, H, W]`, float32.
-        flow: `[B, 2, F, h, w]`, float32, to the right and down, in half widths and half heights; interpolated
-            to the size of the picture.
-
-    Returns:
-        `[B, C, F, H, W]`, float32.
+    `flow`, `[B, 2, F, h, w]`, points to the right and down, in half widths and half heights. It is
+    interpolated to the size of the picture; positions outside are clamped to the border.
     """
     batch, channels, height, width = picture.shape
     num_frames = flow.shape[2]

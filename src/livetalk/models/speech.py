@@ -14,14 +14,7 @@ class AudioEncoder(Protocol):
 
     @property
     def channels(self) -> int:
-        """Width of each of them."""
+        """Width of each layer of features."""
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Encode audio.
-
-        Args:
-            samples: `[B, samples]` float32, -1..1, at the stream's sample rate (16 kHz).
-
-        Returns:
-            `[B, samples // 640, num_blocks, channels]`: one row per video frame at 25 fps.
-        """
+        """Encode `[B, samples]` float32, -1..1, 16 kHz, to `[B, samples // 640, num_blocks, channels]`."""

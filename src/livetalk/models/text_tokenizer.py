@@ -13,8 +13,7 @@ from torch import Tensor
 
 from livetalk.errors import LivetalkError, WeightsError
 
-MAX_TOKENS = 512
-"""Rows of text that the published transformer reads."""
+MAX_TOKENS = 512  # rows of text that the published transformer reads
 
 PADDING_ID = 0
 END_ID = 1
@@ -33,12 +32,7 @@ class TextTokenizer:
     num_tokens: int  # length that every prompt is padded to
 
     def __call__(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Tokenise a prompt; what is too long is cut off at the end.
-
-        Returns:
-            Token ids `[1, num_tokens]` int64, 0 after the text, and the mask `[1, num_tokens]` bool, true on
-            the text and its end token.
-        """
+        """Return token ids, int64, 0 after the text, and the mask, bool: each `[1, num_tokens]`."""
         ids = self.encode(self.clean(prompt))
         mask = torch.arange(self.num_tokens)[None] < len(ids)
         padding = [PADDING_ID] * (self.num_tokens - len(ids))
@@ -46,14 +40,10 @@ class TextTokenizer:
 
 
 def load_text_tokenizer(folder: Path, num_tokens: int = MAX_TOKENS) -> TextTokenizer:
-    """Load the tokenizer of the published text encoder.
-
-    Args:
-        folder: `google/umt5-xxl` of a published model: `tokenizer.json`, or else `spiece.model`.
-        num_tokens: length that every prompt is padded to or cut off at.
+    """Load the tokenizer of the published text encoder from `tokenizer.json`, or else `spiece.model`.
 
     Raises:
-        WeightsError: neither file is there, or the file cannot be read.
+        WeightsError: neither file exists, or the file cannot be read.
         LivetalkError: a package that reads it is not installed.
     """
     for name, load in (("tokenizer.json", _load_json), ("spiece.model", _load_sentencepiece)):
@@ -68,6 +58,7 @@ def _load_json(path: Path, num_tokens: int) -> Callable[[str], list[int]]:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
         raise WeightsError(f"weights {path}: is not a tokenizer, or damaged ({error})") from error
+    # The file may ask for padding; `TextTokenizer` pads and needs the number of real tokens.
     tokenizer.no_padding()
     tokenizer.enable_truncation(num_tokens)
     return lambda text: list(tokenizer.encode(text).ids)
@@ -83,7 +74,7 @@ def _load_sentencepiece(path: Path, num_tokens: int) -> Callable[[str], list[int
 
 
 def _load_cleaner() -> Callable[[str], str]:
-    """Return the cleaning of the published code: broken encodings, HTML entities, then white space."""
+    # As in the published code: broken encodings, HTML entities (twice), white space.
     ftfy = _import_extra("ftfy")
 
     def clean(prompt: str) -> str:

@@ -52,14 +52,9 @@ class UMT5Encoder(nn.Module):
         self.norm = RMSNorm(config.dim, config.eps)
 
     def forward(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Encode prompts.
+        """Encode token ids `[B, S]` to `[B, S, D]`; `mask`, `[B, S]`, is nonzero on tokens, 0 on padding.
 
-        Args:
-            token_ids: `[B, S]` integers.
-            mask: `[B, S]` bool or integers, nonzero on tokens and 0 on padding.
-
-        Returns:
-            `[B, S, D]` in the dtype of the weights; rows of padding are zero.
+        The result is in the dtype of the weights; rows of padding are zero.
         """
         return self.encode_padded(token_ids, mask).masked_fill(~mask.bool()[..., None], 0)
 
@@ -94,7 +89,7 @@ class UMT5Block(nn.Module):
         self.ffn_out = nn.Linear(config.ffn_dim, config.dim, bias=False)
 
     def forward(self, x_BSD: Tensor, buckets_SS: Tensor, hidden: Tensor) -> Tensor:
-        """Return `[B, S, D]`; `hidden`, `[B, 1, 1, S]` bool, is true on keys that are masked."""
+        """Return `[B, S, D]`; `hidden`, `[B, 1, 1, S]` bool, is true on masked keys."""
         x = x_BSD + self._attend(self.attention_norm(x_BSD), buckets_SS, hidden)
         y = self.ffn_norm(x)
         y = self.ffn_in(y) * F.gelu(self.ffn_gate(y), approximate="tanh")
@@ -113,7 +108,6 @@ class UMT5Block(nn.Module):
         return projected
 
     def bias_by_distance(self, buckets_SS: Tensor) -> Tensor:
-        """Return the bias of each head, `[1, N, S, S]`."""
         bias: Tensor = self.position_bias(buckets_SS).permute(2, 0, 1)[None]
         return bias
 
@@ -122,8 +116,9 @@ def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Tensor
     """Map the distances between all pairs of tokens to buckets, `[S, S]` int64, queries by keys.
 
     In each direction half of the buckets are single distances; the others grow geometrically up to
-    `max_distance`. Computed on the CPU, so that all devices agree at the bounds of buckets.
+    `max_distance`.
     """
+    # On the CPU, because devices round logarithms differently at the bounds of buckets.
     positions = torch.arange(length, device="cpu")
     offset = positions[None, :] - positions[:, None]
     per_direction = num_buckets // 2

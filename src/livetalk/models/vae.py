@@ -1,7 +1,7 @@
 """Causal video VAE: the first frame becomes one latent frame, each later group of frames another.
 
-Shapes: B batch · C latent channels · F frames · T latent frames · H W frame height, width · h w latent
-height, width.
+Shapes: B batch · C latent channels · F frames · T latent frames · H W and h w height and width of frames and
+latents.
 """
 
 from dataclasses import dataclass
@@ -79,10 +79,8 @@ class VAEConfig:
 
     @property
     def trunk_levels(self) -> tuple[TrunkLevel, ...]:
-        """Levels that a decoder with a reference shares with the published one, the coarsest first.
-
-        The last one reaches the frame rate of the video.
-        """
+        """Levels that a decoder with a reference shares with the published one, the coarsest first."""
+        # The last one reaches the frame rate of the video.
         upsample = self.temporal_downsample[::-1]
         count = max((level + 1 for level, doubled in enumerate(upsample) if doubled), default=0)
         dims, kernels = self.level_dims[::-1], self.level_kernels[::-1]
@@ -137,28 +135,17 @@ class CausalVideoVAE(nn.Module):
         self.use_channels_last()
 
     def encode(self, video: Tensor, cache: VAECache | None = None) -> tuple[Tensor, VAECache]:
-        """Encode a video or its next frames.
+        """Encode a video `[B, 3, F, H, W]`, -1..1, or its next frames with the cache of the call before.
 
-        Args:
-            video: `[B, 3, F, H, W]`, -1..1; H and W multiples of `spatial_stride`.
-            cache: from the call before; None for a new video.
-
-        Returns:
-            The normalised mean `[B, C, T, h, w]` (no sampling) and the cache for the next call.
-
-        Raises:
-            ValueError: the number of frames or the frame size is not a multiple of the strides.
+        Returns the normalised mean `[B, C, T, h, w]` (no sampling) and the next cache. `ValueError` if the
+        number of frames or their size does not fit the strides.
         """
         step = CachePass(cache or VAECache.create(self._num_encoder_slots))
         mean, _ = self._encode_moments(video, step)
         return self.normalize(mean), step.finish()
 
     def encode_moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode a whole video `[B, 3, F, H, W]` to mean and log variance, `[B, C, T, h, w]`, not normalised.
-
-        Raises:
-            ValueError: the number of frames or the frame size is not a multiple of the strides.
-        """
+        """Encode a whole video to mean and log variance, `[B, C, T, h, w]`, not normalised."""
         return self._encode_moments(video, None)
 
     def decode(
@@ -168,42 +155,26 @@ class CausalVideoVAE(nn.Module):
         skip_frames: int = 0,
         reference: DecoderReference | None = None,
     ) -> tuple[Tensor, VAECache]:
-        """Decode latents or the next of them.
+        """Decode normalised latents `[B, C, T, h, w]`, or the next ones with the cache of the call before.
 
-        Args:
-            latents: normalised, `[B, C, T, h, w]`, any T.
-            cache: from the call before; None for a new video.
-            skip_frames: number of frames to drop at the start; they enter the cache, but layers without
-                temporal context skip them.
-            reference: from `encode_reference`; required exactly if the decoder warps a reference.
-
-        Returns:
-            The video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the cache for the next call; with
-            a reference, float32 in the size of its picture.
-
-        Raises:
-            ValueError: a reference is missing or has no decoder.
+        Returns the video `[B, 3, F - skip_frames, H, W]`, clamped to -1..1, and the next cache. Skipped
+        frames enter the cache, but layers without temporal context do not compute them. `reference`, from
+        `encode_reference`, is required exactly if the decoder warps one; frames then have its size, in
+        float32.
         """
         step = CachePass(cache or VAECache.create(self._num_decoder_slots))
         keep = slice(skip_frames, None) if skip_frames else None
         return self._decode(latents, step, keep, reference).clamp(-1, 1), step.finish()
 
     def decode_raw(self, latents: Tensor, frames: Tensor | None = None) -> Tensor:
-        """Decode a whole video for training, without clamping and without a cache.
-
-        With `frames`, indices `[K]`, returns only those; layers without temporal context compute only those.
-        """
+        """Decode a whole video for training, without clamping and cache; `frames`, `[K]`, selects some."""
         return self._decode(latents, None, frames, None)
 
     def encode_reference(self, picture: Tensor, scale: int = 1) -> DecoderReference:
-        """Encode a portrait for a decoder that warps it.
+        """Encode a portrait `[B, 3, scale * H, scale * W]`, -1..1, for latents of H x W frames.
 
-        `picture` is `[B, 3, scale * H, scale * W]`, -1..1, for latents of H x W frames. With `scale` above 1
-        decoded frames have the size of `picture`: warped areas with its detail, painted areas with that of H
-        x W.
-
-        Raises:
-            ValueError: the decoder does not warp a reference, or the size is not a multiple of the stride.
+        Decoded frames have the size of `picture`: warped areas with its detail, painted areas with that of
+        H x W. `ValueError` if the decoder warps no reference, or for a size that does not fit the stride.
         """
         decoder = self._reference_decoder()
         side = scale * self.config.spatial_stride
@@ -216,11 +187,7 @@ class CausalVideoVAE(nn.Module):
     def decode_parts(
         self, latents: Tensor, reference: DecoderReference, frames: Tensor | None = None
     ) -> WarpedFrames:
-        """Decode a whole video, or its frames `[K]`, to blended, warped and painted parts.
-
-        Raises:
-            ValueError: the decoder does not warp a reference.
-        """
+        """Decode a whole video, or its frames `[K]`, to blended, warped and painted parts."""
         parts: WarpedFrames = self._reference_decoder()(
             self._prepare_latents(latents), reference, None, frames
         )
@@ -270,7 +237,6 @@ class CausalVideoVAE(nn.Module):
         return video
 
     def _prepare_latents(self, latents: Tensor) -> Tensor:
-        """Return the input of the decoder's first layer, `[B, C, T, h, w]`, from normalised latents."""
         x = self.denormalize(latents).to(self.latents_conv.weight.dtype)
         prepared: Tensor = self.latents_conv(x.contiguous(memory_format=torch.channels_last_3d))
         return prepared
@@ -281,7 +247,6 @@ class CausalVideoVAE(nn.Module):
         return self.decoder
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation, each `[C, 1, 1, 1]` float32."""
         channels = self.config.latent_channels
         mean = self.config.latents_mean or (0.0,) * channels
         std = self.config.latents_std or (1.0,) * channels
@@ -290,7 +255,7 @@ class CausalVideoVAE(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames -> moments of the latents."""
+    """Frames `[B, 3, F, H, W]` -> moments of the latents `[B, 2 C, T, h, w]`."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -314,7 +279,6 @@ class Encoder(nn.Module):
         self.conv_out = CausalConv(channels, 2 * config.latent_channels, (kernels[-1], 3, 3))
 
     def forward(self, video: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, 2 C, T, h, w]` from `[B, 3, F, H, W]`."""
         x = self.conv_in(pixels_to_channels(video, self.patch_size), cache)
         for layers in [*self.levels, self.middle]:
             for layer in layers:
@@ -324,7 +288,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents -> frames."""
+    """Latents `[B, C, T, h, w]` -> frames `[B, 3, F, H, W]`, or only those of `keep`."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -353,7 +317,6 @@ class Decoder(nn.Module):
         self._last_temporal = None if is_temporal(self.conv_out) or not temporal else temporal[-1]
 
     def forward(self, latents: Tensor, cache: CachePass | None = None, keep: FrameChoice = None) -> Tensor:
-        """Return `[B, 3, F, H, W]` from `[B, C, T, h, w]`, or only the frames `keep`."""
         x = self.conv_in(latents, cache)
         for index, layer in enumerate(self._layers()):
             x = layer(x, cache)

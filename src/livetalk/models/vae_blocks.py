@@ -12,8 +12,7 @@ from livetalk.models.vae_cache import CachePass
 from livetalk.ops.attention import attention
 from livetalk.ops.norm import channel_rms_norm
 
-FrameChoice = slice | Tensor | None
-"""Frames to keep of a video: a slice, indices `[K]`, or None for all."""
+FrameChoice = slice | Tensor | None  # frames to keep of a video: a slice, indices `[K]`, or None for all
 
 
 def fold_time(x_BCTHW: Tensor) -> Tensor:
@@ -34,7 +33,6 @@ class CausalConv(nn.Conv3d):
     def __init__(
         self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], time_stride: int = 1
     ) -> None:
-        """Build a convolution with an odd spatial kernel."""
         padding = (0, kernel[1] // 2, kernel[2] // 2)
         super().__init__(in_channels, out_channels, kernel, stride=(time_stride, 1, 1), padding=padding)
 
@@ -57,7 +55,6 @@ class CausalConv(nn.Conv3d):
         return x
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve frames that include their past."""
         y = F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
         # For small inputs the CPU chooses a kernel that returns another layout; otherwise this is a no-op.
         return y.contiguous(memory_format=torch.channels_last_3d)
@@ -118,7 +115,6 @@ class ResidualBlock(nn.Module):
     """Norm, SiLU, convolution, twice, around a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int) -> None:
-        """Build a block; the shortcut is a 1x1 convolution if the widths differ."""
         super().__init__()
         kernel = (temporal_kernel, 3, 3)
         self.norm1 = ChannelNorm(in_channels, silu=True)
@@ -149,7 +145,7 @@ class FrameAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, T, H, W]`; the cache is unused, because attention is within a frame."""
+        # The cache is unused, because attention is within a frame.
         pixels = fold_time(self.norm(x)).permute(0, 2, 3, 1)
         q, k, v = self.qkv(pixels.flatten(1, 2)).unsqueeze(2).chunk(3, dim=-1)
         y = self.out(attention(q, k, v).flatten(2)).view(pixels.shape)
@@ -157,7 +153,7 @@ class FrameAttention(nn.Module):
 
 
 def build_middle(channels: int, temporal_kernel: int) -> nn.ModuleList:
-    """Build the coarsest layers, equal in encoder and decoder."""
+    """Build the coarsest layers of encoder or decoder."""
     return nn.ModuleList(
         (
             ResidualBlock(channels, channels, temporal_kernel),
@@ -174,7 +170,6 @@ class SpatialDown(nn.Conv3d):
         super().__init__(channels, channels, (1, 3, 3), stride=(1, 2, 2))
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C, T, H / 2, W / 2]`; the cache is not used."""
         y = F.conv2d(F.pad(fold_time(x), (0, 1, 0, 1)), self.weight.squeeze(2), self.bias, stride=2)
         return unfold_time(y, x.shape[0])
 
@@ -187,7 +182,6 @@ class SpatialUp(nn.Conv3d):
         self.fast_form: nn.Module | None = None
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Return `[B, C / 2, T, 2 H, 2 W]`; the cache is not used."""
         if self.fast_form is not None:
             fast: Tensor = self.fast_form(self, x, cache)
             return fast
@@ -202,11 +196,7 @@ class TemporalDown(TemporalConv):
         super().__init__(channels, channels, stride=2)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Halve the frame rate.
-
-        `[B, C, 1 + 2 n, H, W]` with the first frame of a video becomes `[B, C, 1 + n, H, W]`; later `[B, C, 2
-        n, H, W]` become `[B, C, n, H, W]`. Without a cache `x` is a whole video.
-        """
+        """Map 1 + 2 n frames at the start of a video to 1 + n, and later 2 n frames to n."""
         if cache is not None and cache.started:
             return self.convolve(self.extend(x, cache))
         if cache is not None:
@@ -223,11 +213,7 @@ class TemporalUp(TemporalConv):
         super().__init__(channels, 2 * channels)
 
     def forward(self, x: Tensor, cache: CachePass | None = None) -> Tensor:
-        """Double the frame rate.
-
-        `[B, C, 1 + n, H, W]` with the first frame of a video becomes `[B, C, 1 + 2 n, H, W]`; later `[B, C,
-        n, H, W]` become `[B, C, 2 n, H, W]`. Without a cache `x` is a whole video.
-        """
+        """Map 1 + n frames at the start of a video to 1 + 2 n, and later n frames to 2 n."""
         if cache is not None and cache.started:
             return self._double(x, cache)
         if x.shape[2] == 1:
@@ -242,7 +228,6 @@ class TemporalUp(TemporalConv):
 
 
 def temporal_convolutions(network: nn.Module) -> list[CausalConv]:
-    """List the convolutions of a network over more than one frame."""
     return [m for m in network.modules() if isinstance(m, CausalConv) and m.kernel_size[0] > 1]
 
 

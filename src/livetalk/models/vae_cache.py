@@ -18,11 +18,9 @@ class VAECache:
 
     @classmethod
     def create(cls, num_slots: int) -> "VAECache":
-        """Return an empty cache for a network with `num_slots` temporal convolutions."""
         return cls((None,) * num_slots)
 
     def reset(self) -> "VAECache":
-        """Return an empty cache for the same network."""
         return VAECache.create(len(self.histories))
 
     @property
@@ -39,11 +37,10 @@ class CachePass:
         self._new: list[Tensor | None] = list(cache.histories)
 
     def history(self, slot: int) -> Tensor | None:
-        """Return the history of the convolution in `slot`."""
         return self._old[slot]
 
     def keep(self, slot: int, frames: Tensor) -> None:
-        """Store a copy of `frames` for `slot`, so that the activations they are views of can be freed."""
+        # A copy, so that the activations that `frames` is a view of can be freed.
         self._new[slot] = frames.clone()
 
     def finish(self) -> VAECache:

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from livetalk.ops.attention import attention
 
-SAMPLES_PER_FRAME = 640
-"""Samples at 16 kHz that one video frame at 25 fps spans."""
-
+SAMPLES_PER_FRAME = 640  # 16 kHz audio at 25 video frames per second
 VARIANCE_FLOOR = 1e-7
 
 
@@ -68,7 +66,6 @@ class Wav2Vec2Encoder(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """Feature vectors per video frame, one per layer."""
         return self.config.num_layers
 
     @property
@@ -76,14 +73,7 @@ class Wav2Vec2Encoder(nn.Module):
         return self.config.width
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Encode audio.
-
-        Args:
-            samples: `[B, samples]`, any level, 16 kHz.
-
-        Returns:
-            `[B, samples // 640, num_layers, width]`; no rows for less than one video frame.
-        """
+        """Encode `[B, samples]`, 16 kHz, any level, to `[B, samples // 640, num_layers, width]`."""
         num_frames = samples.shape[-1] // SAMPLES_PER_FRAME
         if num_frames == 0:
             return samples.new_zeros(samples.shape[0], 0, self.num_blocks, self.channels)
@@ -91,10 +81,7 @@ class Wav2Vec2Encoder(nn.Module):
         return torch.stack(self.encode_frames(resample_features(features, num_frames))[1:], dim=2)
 
     def encode_frames(self, features_BFC: Tensor) -> list[Tensor]:
-        """Run the transformer on convolutional features at video rate.
-
-        Returns the input of the first layer and the output of each, `num_layers + 1` tensors `[B, F, D]`.
-        """
+        """Return the input of the first layer and the output of each layer, `[B, F, D]`."""
         x = self.feature_projection(self.feature_norm(features_BFC))
         states = [self.input_norm(x + self.position(x))]
         for layer in self.layers:
@@ -106,7 +93,6 @@ class ConvolutionalFrontEnd(nn.Module):
     """Strided convolutions from samples to features; only the first is normalised."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
-        """Build one convolution per entry of `config.conv_dims`."""
         super().__init__()
         inputs = (1, *config.conv_dims[:-1])
         self.convolutions = nn.ModuleList(
@@ -131,7 +117,6 @@ class PositionConvolution(nn.Module):
     """Grouped convolution over time as a position embedding, with a learned gain per tap."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
-        """Build the convolution; its weight is `direction`, scaled to length `gain` at every tap."""
         super().__init__()
         self.groups = config.position_groups
         width, kernel = config.width, config.position_kernel
@@ -140,8 +125,8 @@ class PositionConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x_BFD: Tensor) -> Tensor:
-        """Return `[B, F, D]`."""
-        # Weight normalisation in float32: the gains are per tap, so the norm spans both channel dimensions.
+        # The weight is `direction`, scaled to length `gain`, in float32. The gains are per tap, so the norm
+        # spans both channel dimensions.
         length = torch.linalg.vector_norm(self.direction.float(), dim=(0, 1), keepdim=True)
         weight = (self.gain.float() * self.direction.float() / length).type_as(self.direction)
         kernel = weight.shape[2]
