@@ -15,14 +15,16 @@ from livetalk.device import choose_device
 from livetalk.errors import InputError
 from livetalk.media.files import require_output_file, require_output_folder
 from livetalk.models.dit import DiT
+from livetalk.models.vae import VAEConfig
 from livetalk.recipes import embedded
 from livetalk.synthetic.clips import ClipStore, clip_specs
 from livetalk.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.synthetic.rendering.renderer import Renderer
 from livetalk.synthetic.speech.corpus import load_corpus
 from livetalk.training.checkpoint import copy_average, load_training_state
-from livetalk.training.config import Budget, VAETrainConfig
+from livetalk.training.config import Budget, ReferenceTrainConfig, VAETrainConfig
 from livetalk.training.job import (
+    MOTION_STAGE,
     REFERENCE_STAGE,
     VAE_FINISHED,
     DiTJob,
@@ -32,6 +34,7 @@ from livetalk.training.job import (
     finished_vae,
     run_processes,
     train_dit,
+    train_motion,
     train_reference,
     train_vae,
     tune_decoder,
@@ -40,7 +43,7 @@ from livetalk.training.metrics import Throughput
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 
-STAGES = ("vae", "decoder", REFERENCE_STAGE, "dit")
+STAGES = ("vae", "decoder", REFERENCE_STAGE, MOTION_STAGE, "dit")
 """Stages that write checkpoints."""
 
 VAE_CLIPS = 1500
@@ -52,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("train", help="train the embedded model in resumable stages")
     parser.add_argument(
         "stage",
-        choices=("render", "vae", "dit", "decoder", "reference", "export", "pack", "all"),
+        choices=("render", "vae", "dit", "decoder", "reference", "motion", "export", "pack", "all"),
         help="stage to run",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder from `livetalk data speech`")
@@ -66,6 +69,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--vae",
         help="exported VAE to use unchanged: a folder, or `embedded` for the shipped one",
+    )
+    parser.add_argument(
+        "--latents",
+        choices=("full", "motion"),
+        default="full",
+        help="latents that `dit` learns and `export` writes: of the VAE that paints every frame (default), "
+        "or of the `motion` stage, whose decoder warps the portrait",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: auto)")
     parser.add_argument("--to", type=Path, help="destination of the small checkpoints of `pack`")
@@ -111,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
         "dit": _dit,
         "decoder": _decoder,
         "reference": _reference,
+        "motion": _motion,
         "export": _export,
         "pack": _pack,
     }
@@ -164,18 +175,23 @@ def _decoder(args: argparse.Namespace) -> None:
 
 
 def _reference(args: argparse.Namespace) -> None:
-    training = embedded.embedded_reference_training()
-    train_reference(
-        ReferenceJob(
-            paths=_paths(args),
-            model=embedded.embedded_reference_vae(),
-            training=embedded.with_batch_size(training, args.batch_size),
-            budget=Budget(minutes=args.reference_minutes, max_steps=args.max_steps),
-            device=choose_device(args.device),
-            seed=args.seed,
-            min_clips=min(args.first_clips, args.clips),
-            max_clips=args.clips,
-        )
+    train_reference(_reference_job(args, embedded.embedded_reference_training()))
+
+
+def _motion(args: argparse.Namespace) -> None:
+    train_motion(_reference_job(args, embedded.embedded_motion_training()))
+
+
+def _reference_job(args: argparse.Namespace, training: ReferenceTrainConfig) -> ReferenceJob:
+    return ReferenceJob(
+        paths=_paths(args),
+        model=embedded.embedded_reference_vae(),
+        training=embedded.with_batch_size(training, args.batch_size),
+        budget=Budget(minutes=args.reference_minutes, max_steps=args.max_steps),
+        device=choose_device(args.device),
+        seed=args.seed,
+        min_clips=min(args.first_clips, args.clips),
+        max_clips=args.clips,
     )
 
 
@@ -192,11 +208,15 @@ def _vae_job(args: argparse.Namespace, training: VAETrainConfig, min_clips: int)
     )
 
 
+def _vae_config(args: argparse.Namespace) -> VAEConfig:
+    return embedded.embedded_reference_vae() if args.latents == "motion" else embedded.embedded_vae()
+
+
 def _export(args: argparse.Namespace) -> None:
     if not args.overwrite:
         for name in (MANIFEST_NAME, "dit.safetensors", "vae.safetensors"):
             require_output_file(args.weights / name)
-    vae = finished_vae(_paths(args), embedded.embedded_vae())
+    vae = finished_vae(_paths(args), _vae_config(args))
     dit = DiT(embedded.embedded_dit())
     load_training_state(args.out / "dit", dit)
     save_model(
@@ -230,12 +250,12 @@ def _dit(args: argparse.Namespace) -> None:
     train_dit(
         DiTJob(
             paths=_paths(args),
-            vae=embedded.embedded_vae(),
+            vae=_vae_config(args),
             model=embedded.embedded_dit(),
             settings=embedded.embedded_stream(),
             portrait=embedded.PORTRAIT,
             training=embedded.with_batch_size(training, args.batch_size),
-            bank=embedded.embedded_bank(),
+            bank=embedded.embedded_motion_bank() if args.latents == "motion" else embedded.embedded_bank(),
             budget=Budget(minutes=args.dit_minutes, max_steps=args.max_steps),
             device=choose_device(args.device),
             seed=args.seed,

@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from livetalk.datasets.augment import augment_clips
 from livetalk.datasets.boxes import box_weights, mirror_boxes
 from livetalk.datasets.clips import ClipMemory
+from livetalk.datasets.looks import deform_clips, degrade_clips, restyle_clips
 from livetalk.device import mixed_precision
 from livetalk.models.audio_encoder import MELS_PER_FRAME, SpeechEncoder, cut_log_mel
+from livetalk.models.reference_decoder import DecoderReference
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.conditioning import encode_grey_reference
 from livetalk.streaming.settings import ReferenceLayout, StreamSettings
@@ -92,6 +95,8 @@ class BankConfig:
     lookahead_frames: tuple[int, ...] = (0, 2, 5, 8)  # audio look-aheads to draw from, per variant
     variants: int = 2  # audio variants (voice, noise, look-ahead) per window
     reencode_share: float = 0.35  # share of clips whose motion latents are decoded and encoded again
+    views: int = 1  # draws of augmentation per clip, each encoded to windows of its own
+    restyled: bool = False  # whether views also change geometry and look strongly, see `datasets.looks`
     face_weight: float = 1.0
     mouth_weight: float = 3.0
 
@@ -121,7 +126,7 @@ class BankBuilder:
         seed: int,
         progress: Callable[[int], None] = lambda clip: None,
     ) -> WindowBank:
-        """Encode every clip of `memory` once, with one draw of augmentation per clip.
+        """Encode every clip of `memory`, once per view.
 
         `source` has the spectrograms of the corpus that the clips were rendered from. `seed` determines
         augmentation, variants and look-aheads. `progress` is called with the number of encoded clips.
@@ -130,39 +135,25 @@ class BankBuilder:
         for clip in range(len(memory)):
             # A generator per clip makes its augmentation independent of the order of rendering.
             rng = torch.Generator().manual_seed(seed * 1_000_003 + memory.records[clip].spec.index)
-            parts.append(self._encode_clip(memory, clip, source, rng))
+            for _ in range(self._config.views):
+                parts.append(self._encode_clip(memory, clip, source, rng))
             progress(clip + 1)
         return join_banks(parts)
 
     def _encode_clip(
         self, memory: ClipMemory, clip: int, source: LogMelSource, rng: torch.Generator
     ) -> WindowBank:
-        frames = memory.frames[clip]
-        device = frames.device
-        video = frames.permute(0, 3, 1, 2)[None].float() / 255.0
-        video = augment_clips(
-            video, torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
-        )
-        mirrored = bool(torch.rand((), generator=rng) < 0.5)
-        video = (video.flip(-1) if mirrored else video)[0] * 2 - 1
+        device = memory.frames[clip].device
+        video, weights = self._augment(memory, clip, rng)
         window = self._geometry.window_frames
-        starts = list(range(0, frames.shape[0] - window + 1, self._config.window_stride))
+        starts = list(range(0, video.shape[0] - window + 1, self._config.window_stride))
         # Encoders return channels-last memory, for which a compiled training step would be compiled again.
         latents = self._encode_windows(video, starts).contiguous()
         reencode = bool(torch.rand((), generator=rng) < self._config.reencode_share)
         known = latents[:, :, : self._num_motion].clone()
-        motion = self._motion_latents(latents, known, starts) if reencode else known
+        motion = self._motion_latents(video, latents, known, starts, rng) if reencode else known
         features = self._features(source, memory.records[clip].spec, starts, rng, device)
-        face, mouth = memory.boxes([clip])
-        flags = torch.tensor([mirrored], device=device)
-        cells = box_weights(
-            mirror_boxes(face, flags),
-            mirror_boxes(mouth, flags),
-            latents.shape[-1],
-            self._config.face_weight,
-            0.0,
-            self._config.mouth_weight,
-        )
+        cells = F.avg_pool2d(weights, weights.shape[-1] // latents.shape[-1])
         count = len(starts)
         return WindowBank(
             latents=latents.half(),
@@ -173,6 +164,23 @@ class BankBuilder:
             count=torch.full((count,), count, dtype=torch.long, device=device),
             weights=cells.half().expand(count, -1, -1, -1),
         )
+
+    def _augment(self, memory: ClipMemory, clip: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw one view of a clip: frames [F, 3, H, W], -1..1, and loss weights [1, 1, H, W]."""
+        frames = memory.frames[clip]
+        device = frames.device
+        device_rng = torch.Generator(device).manual_seed(int(torch.randint(2**31, (1,), generator=rng)))
+        mirrored = bool(torch.rand((), generator=rng) < 0.5)
+        video = augment_clips(frames.permute(0, 3, 1, 2)[None].float() / 255.0, device_rng)
+        video = video.flip(-1) if mirrored else video
+        flags = torch.tensor([mirrored], device=device)
+        face, mouth = (mirror_boxes(box, flags) for box in memory.boxes([clip]))
+        config = self._config
+        weights = box_weights(face, mouth, video.shape[-1], config.face_weight, 0.0, config.mouth_weight)
+        if config.restyled:
+            video, weights = deform_clips(video, weights, device_rng)
+            video = degrade_clips(restyle_clips(video, device_rng), device_rng)
+        return video[0] * 2 - 1, weights
 
     def _encode_windows(self, video: Tensor, starts: Sequence[int]) -> Tensor:
         window = self._geometry.window_frames
@@ -196,7 +204,9 @@ class BankBuilder:
             frames = [video[start][None, :, None] for start in starts]
             return torch.cat([encode_grey_reference(self._vae, frame, self._geometry) for frame in frames])
 
-    def _motion_latents(self, latents: Tensor, motion: Tensor, starts: Sequence[int]) -> Tensor:
+    def _motion_latents(
+        self, video: Tensor, latents: Tensor, motion: Tensor, starts: Sequence[int], rng: torch.Generator
+    ) -> Tensor:
         """Replace `motion` by what the live path would produce, where the previous window exists."""
         chunk, keep = self._geometry.chunk_frames, self._geometry.motion_frames
         position = {start: row for row, start in enumerate(starts)}
@@ -206,9 +216,18 @@ class BankBuilder:
         for at in range(0, len(rows), 10):
             some = rows[at : at + 10]
             with mixed_precision(latents.device):
-                decoded = self._vae.decode(latents[[before for _, before in some]])[0]
+                reference = self._decoder_reference(video, len(some), rng)
+                before = latents[[row for _, row in some]]
+                decoded = self._vae.decode(before, reference=reference)[0]
                 motion[[row for row, _ in some]] = self._vae.encode(decoded[:, :, -keep:])[0].float()
         return motion
+
+    def _decoder_reference(self, video: Tensor, count: int, rng: torch.Generator) -> DecoderReference | None:
+        """Encode random frames of `video` as the references of a decoder that warps one."""
+        if self._vae.config.reference is None:
+            return None
+        moments = torch.randint(video.shape[0], (count,), generator=rng).to(video.device)
+        return self._vae.encode_reference(video[moments])
 
     def _features(
         self,

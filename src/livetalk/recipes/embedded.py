@@ -19,6 +19,7 @@ from livetalk.streaming.settings import (
     StreamSettings,
 )
 from livetalk.training.config import (
+    MotionLatentsConfig,
     OptimizerConfig,
     ReferenceTrainConfig,
     SFTConfig,
@@ -136,6 +137,16 @@ def embedded_reference_training() -> ReferenceTrainConfig:
     )
 
 
+def embedded_motion_training() -> ReferenceTrainConfig:
+    """Return the stage that trains encoder and warping decoder together, for one H200."""
+    return dataclasses.replace(
+        embedded_reference_training(),
+        judged_frames=10,
+        critic_from=0.35,
+        motion_latents=MotionLatentsConfig(),
+    )
+
+
 def embedded_sft() -> SFTConfig:
     """Return the DiT stage for one H100."""
     return SFTConfig(
@@ -150,6 +161,11 @@ def embedded_bank() -> BankConfig:
     """Return windows every 7 frames with two audio variants each."""
     # 28, the distance of chunks, is a multiple of 7: the bank contains the window that follows each window.
     return BankConfig()
+
+
+def embedded_motion_bank() -> BankConfig:
+    """Return the same for motion latents: two views of each clip in different geometry and looks."""
+    return BankConfig(views=2, restyled=True)
 
 
 def with_batch_size(config: TrainConfigT, batch_size: int | None) -> TrainConfigT:

@@ -58,8 +58,29 @@ class VAETrainConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MotionLatentsConfig:
+    """Training of the encoder with the decoder, so that latents carry motion and not the look of a picture.
+
+    The encoder sees a clip in one look, and the decoder warps and paints it in another, see `datasets.looks`.
+
+    Attributes:
+        restyled_share: share of clips whose two looks differ; the others keep the rendered one.
+        kl_weight: weight of the mean KL divergence per latent element.
+        round_trip_weight: weight of the difference between latents of the last frames and of their decoded
+            form, which has the other look.
+        motion_frames: number of those frames, which a stream encodes again.
+    """
+
+    restyled_share: float = 0.8
+    # A hundred times the plain VAE's: cells that do not move should cost nothing and carry nothing.
+    kl_weight: float = 2e-3
+    round_trip_weight: float = 0.1
+    motion_frames: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceTrainConfig:
-    """The decoder that warps a reference, trained on latents of a finished VAE.
+    """The decoder that warps a reference, trained on latents of a finished VAE or together with its encoder.
 
     Attributes:
         late_warped_weight: replaces `warped_weight` from `late_from` on, a share of the first slice.
@@ -67,6 +88,7 @@ class ReferenceTrainConfig:
         critic_ramp: share of the slice over which the critic's weight rises linearly to its full value.
         feature_weight: weight of the distance between the critic's features of decoded and real frames.
         face_weight, eye_weight, mouth_weight: extra weights inside boxes, see `box_weights`.
+        motion_latents: settings of the encoder's training; None for frozen latents.
     """
 
     optimizer: OptimizerConfig
@@ -93,6 +115,7 @@ class ReferenceTrainConfig:
     face_weight: float = 1.5
     eye_weight: float = 3.0
     mouth_weight: float = 8.0
+    motion_latents: MotionLatentsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +125,7 @@ class SFTConfig:
     Attributes:
         single_motion_probability: share of windows with one clean motion latent, as in a stream's first
             chunk, instead of two.
+        speech_dropout: share of windows whose speech features are zero, which guidance needs.
     """
 
     optimizer: OptimizerConfig
@@ -112,3 +136,5 @@ class SFTConfig:
     # Both against drift: a stream's motion latents carry errors of earlier chunks, decoded and encoded again.
     motion_noise: float = 0.2  # largest noise level added to the motion latents
     reencoded_probability: float = 0.5  # share of windows whose motion latents were decoded and re-encoded
+    speech_dropout: float = 0.1
+    reference_dropout: float = 0.05  # share of windows whose condition is zero

@@ -32,7 +32,9 @@ from livetalk.training.config import Budget, ReferenceTrainConfig, SFTConfig, VA
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.optim import WeightAverage
 from livetalk.training.reference import (
+    MOTION_MATRICES,
     STAGE_MATRICES,
+    MotionStage,
     ReferenceLoss,
     ReferenceObjective,
     ReferenceStage,
@@ -46,6 +48,7 @@ from livetalk.training.vae import VAELoss, VAEObjective, measure_latents, prepar
 
 VAE_FINISHED = "vae_finished.json"
 REFERENCE_STAGE = "reference"
+MOTION_STAGE = "motion"
 VAE_MATRICES = ("encoder.middle.", "encoder.levels.", "decoder.middle.", "decoder.levels.")
 """Prefixes of the layers that Muon trains: all but the first and the last ones."""
 
@@ -220,6 +223,46 @@ def train_reference(job: ReferenceJob) -> None:
     log.close()
 
 
+def train_motion(job: ReferenceJob) -> None:
+    """Train encoder and decoder for one slice so that latents carry motion; start from the reference stage.
+
+    Unless interrupted, measure the latent statistics and mark the VAE as finished.
+
+    Raises:
+        WeightsError: the reference stage has no checkpoint.
+    """
+    finished = job.paths.run / VAE_FINISHED
+    finished.unlink(missing_ok=True)
+    log = MetricsLog(job.paths.run / "metrics_motion.jsonl", sys.stderr)
+    torch.manual_seed(job.seed)
+    stage = MotionStage(trained_reference_vae(job.paths, job.model).train()).to(job.device)
+    trainer = Trainer(Stage(MOTION_STAGE, stage, job.training.optimizer, MOTION_MATRICES), job.paths.run, log)
+    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
+    heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
+    _wait_for_clips(memory, job.min_clips)
+    heldout.refresh(limit=64)
+    objective = _compiled(ReferenceObjective(stage.vae, job.training), job.device)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, MotionStage)
+        plain = measure_decoding(model.vae, heldout)
+        other = measure_decoding(model.vae, heldout, restyled=True)
+        return plain | {f"restyled_{name}": value for name, value in other.items()}
+
+    log.write(MOTION_STAGE, {"clips": float(len(memory))} | validate(stage))
+    loss = ReferenceLoss(
+        objective, stage.critic, job.training, memory, job.budget, first_step=trainer.step, seed=job.seed
+    )
+    trainer.run(loss, job.budget, validate, validate_every=1000)
+    if not trainer.interrupted:
+        averaged = trainer.average.model
+        assert isinstance(averaged, MotionStage)
+        mean, std = measure_latents(averaged.vae, memory, num_clips=200)
+        statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+        finished.write_text(json.dumps(statistics), encoding="utf-8")
+    log.close()
+
+
 def _reference_stage(vae: CausalVideoVAE) -> ReferenceStage:
     assert isinstance(vae.decoder, ReferenceDecoder)
     return ReferenceStage(vae.decoder)
@@ -233,10 +276,8 @@ def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
     """
     vae = with_reference_decoder(finished_vae(paths, dataclasses.replace(config, reference=None)), config)
     stage, directory = _reference_stage(vae), paths.run / REFERENCE_STAGE
-    average = WeightAverage(stage, decay=0.0)
-    if not load_training_state(directory, stage, average):
+    if not _load_average(directory, stage):
         raise WeightsError(f"training checkpoint {directory}: there is none yet")
-    stage.load_state_dict(average.model.state_dict())
     return vae.eval().requires_grad_(False)
 
 
@@ -249,9 +290,21 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
         latents_std=tuple(statistics["latents_std"]),
     )
     vae = CausalVideoVAE(config)
-    load_training_state(run / "vae", vae)
-    load_training_state(run / "decoder", vae.decoder)
+    if config.reference is None:
+        _load_average(run / "vae", vae)
+        _load_average(run / "decoder", vae.decoder)
+    else:
+        _load_average(run / MOTION_STAGE, MotionStage(vae))
     return vae.eval().requires_grad_(False)
+
+
+def _load_average(directory: Path, stage: nn.Module) -> int:
+    """Load a stage's averaged weights; return its steps, 0 without a checkpoint, which changes nothing."""
+    average = WeightAverage(stage, decay=0.0)
+    steps = load_training_state(directory, stage, average)
+    if steps:
+        stage.load_state_dict(average.model.state_dict())
+    return steps
 
 
 def finished_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:

@@ -1,4 +1,4 @@
-"""Training stage of the decoder that warps a reference, with frozen latents of a finished VAE."""
+"""Training of a decoder that warps a reference, on frozen latents or together with the encoder."""
 
 import dataclasses
 
@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from livetalk.datasets.augment import augment_clips
 from livetalk.datasets.boxes import box_weights
 from livetalk.datasets.clips import ClipMemory
+from livetalk.datasets.looks import deform_clips, degrade_clips, restyle_clips
 from livetalk.device import mixed_precision
 from livetalk.models.reference_decoder import ReferenceDecoder, WarpedFrames
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.models.vae_blocks import ResidualBlock
-from livetalk.training.config import Budget, ReferenceTrainConfig
+from livetalk.training.config import Budget, MotionLatentsConfig, ReferenceTrainConfig
 from livetalk.training.critic import PatchCritic, critic_loss, critic_opinion
-from livetalk.training.losses import laplacian_variance, reconstruction_loss, weighted_psnr
+from livetalk.training.losses import (
+    kl_divergence,
+    laplacian_variance,
+    reconstruction_loss,
+    weighted_psnr,
+)
 from livetalk.training.metrics import Throughput
 from livetalk.training.vae import RESIDUAL_SCALE, clip_masks
 
@@ -26,6 +32,13 @@ STAGE_MATRICES = tuple(
 )
 """Prefixes of the kernels inside blocks, which Muon trains."""
 
+MOTION_MATRICES = (
+    "vae.encoder.middle.",
+    "vae.encoder.levels.",
+    *(f"vae.{name}" for name in STAGE_MATRICES),
+)
+"""The same for the stage that trains the encoder, too."""
+
 
 class ReferenceStage(nn.Module):
     """The networks that the stage trains and saves: a decoder and its critic."""
@@ -33,6 +46,16 @@ class ReferenceStage(nn.Module):
     def __init__(self, decoder: ReferenceDecoder) -> None:
         super().__init__()
         self.decoder = decoder
+        self.critic = PatchCritic()
+
+
+class MotionStage(nn.Module):
+    """The networks of the stage that trains encoder and decoder together: the whole VAE and its critic."""
+
+    def __init__(self, vae: CausalVideoVAE) -> None:
+        """Combine `vae` with an untrained critic."""
+        super().__init__()
+        self.vae = vae.requires_grad_(True)
         self.critic = PatchCritic()
 
 
@@ -77,27 +100,34 @@ class ReferenceObjective(nn.Module):
         self.config = config
 
     def forward(
-        self, video: Tensor, weights: Tensor, noise: Tensor, frames: Tensor, warped_weight: Tensor
+        self,
+        seen: Tensor,
+        shown: Tensor,
+        weights: Tensor,
+        noise: Tensor,
+        frames: Tensor,
+        warped_weight: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Decode the latents of windows and compare the frames with the real ones.
+        """Encode windows, decode them with a reference and compare the frames with the real ones.
 
         Args:
-            video: [B, 3, F + 1, H, W], -1..1; the last frame is the reference.
+            seen: [B, 3, F + 1, H, W], -1..1; what the encoder gets. The last frame is not used.
+            shown: the same clips, possibly in another look: the target frames, then the reference.
             weights: [B, 1, H, W], mean 1.
-            noise: [B, C, T, h, w], added to the latents.
-            frames: [K], indices of the frames that are decoded.
+            noise: [B, C, T, h, w]: added to frozen latents, or standard normal noise of the posterior.
+            frames: [K], indices of the frames that are decoded; with `motion_latents` the last ones are a
+                stream's motion frames.
             warped_weight: scalar.
 
         Returns:
             The scalars "loss", its unweighted parts "blend", "painted", "warped" and "flow", and "mask", the
-            mean of the mask; then the decoded and the real frames, each [B * K, 3, H, W].
+            mean of the mask; with `motion_latents` also "kl" and "round_trip"; then the decoded and the real
+            frames, each [B * K, 3, H, W].
         """
         config = self.config
-        with torch.no_grad():
-            mean, _ = self.vae.encode_moments(video[:, :, :-1])
-            latents = self.vae.normalize(mean) + noise
-        parts = self.vae.decode_parts(latents, self.vae.encode_reference(video[:, :, -1]), frames)
-        target, output = _flat(video[:, :, frames]), _flat(parts.video)
+        latents, moments = self._encode(seen[:, :, :-1], noise)
+        parts = self.vae.decode_parts(latents, self.vae.encode_reference(shown[:, :, -1]), frames)
+        target, output = _flat(shown[:, :, frames]), _flat(parts.video)
         weights = weights.repeat_interleave(len(frames), 0)
         scalars = {
             "blend": reconstruction_loss(output, target, weights, config.gradient_weight),
@@ -110,7 +140,37 @@ class ReferenceObjective(nn.Module):
         }
         loss = scalars["blend"] + config.painted_weight * scalars["painted"]
         loss = loss + warped_weight * scalars["warped"] + config.flow_weight * scalars["flow"]
+        if config.motion_latents is not None:
+            assert moments is not None
+            scalars["kl"] = kl_divergence(*moments)
+            scalars["round_trip"] = self._round_trip(config.motion_latents, seen, parts.video, moments)
+            loss = loss + config.motion_latents.kl_weight * scalars["kl"]
+            loss = loss + config.motion_latents.round_trip_weight * scalars["round_trip"]
         return {"loss": loss, **scalars}, output, target
+
+    def _encode(self, video: Tensor, noise: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return normalised latents with noise and, if the encoder is trained, their raw moments."""
+        if self.config.motion_latents is None:
+            with torch.no_grad():
+                mean, _ = self.vae.encode_moments(video)
+                return self.vae.normalize(mean) + noise, None
+        mean, log_variance = (moment.float() for moment in self.vae.encode_moments(video))
+        return self.vae.normalize(mean + noise * torch.exp(0.5 * log_variance)), (mean, log_variance)
+
+    def _round_trip(
+        self, config: MotionLatentsConfig, seen: Tensor, decoded: Tensor, moments: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Mean squared distance between latents of the last frames as seen, and as decoded in the other look.
+
+        The unit is the variance of each channel over the batch, including the posterior's.
+        """
+        count = config.motion_frames
+        tails = torch.cat([seen[:, :, -1 - count : -1], decoded[:, :, -count:].clamp(-1, 1).to(seen.dtype)])
+        # One call for both, so that the compiled graph contains the encoder once less.
+        wanted, found = self.vae.encode_moments(tails)[0].float().chunk(2)
+        mean, log_variance = (moment.detach() for moment in moments)
+        scale = mean.var((0, 2, 3, 4), keepdim=True) + log_variance.exp().mean((0, 2, 3, 4), keepdim=True)
+        return ((found - wanted.detach()).square() / scale).mean()
 
 
 def _flat(video: Tensor) -> Tensor:
@@ -157,8 +217,7 @@ class ReferenceLoss:
         device = batch.video.device
         device_rng = torch.Generator(device).manual_seed(self._seed * 1_000_003 + step)
         # A static texture over a moving head would teach the decoder not to warp.
-        video = augment_clips(batch.video, device_rng, texture=False) * 2 - 1
-        frames = torch.randperm(config.num_frames, generator=rng)[: config.judged_frames].sort().values
+        video = augment_clips(batch.video, device_rng, texture=False)
         weights = box_weights(
             batch.face_box,
             batch.mouth_box,
@@ -167,24 +226,30 @@ class ReferenceLoss:
             config.eye_weight,
             config.mouth_weight,
         )
-        # A fixed memory layout: the augmentation returns several, and each would be compiled anew.
-        video = video.transpose(1, 2).contiguous()
-        noise = self._draw_noise(video, device_rng)
+        if config.motion_latents is None:
+            seen = shown = _as_input(video)
+        else:
+            video, weights = deform_clips(video, weights, device_rng)
+            seen, shown = draw_looks(video, config.motion_latents.restyled_share, device_rng)
+        frames = choose_judged(config, rng).to(device)
+        noise = self._draw_noise(shown, device_rng)
         progress = self._clock.progress(step - self._first_step)
         with mixed_precision(device):
             scalars, output, target = self._objective(
-                video, weights, noise, frames.to(device), self._warped_weight(progress, device)
+                seen, shown, weights, noise, frames, self._warped_weight(progress, device)
             )
             return self._with_critic(scalars, output, target, self._critic_share(progress))
 
     def _draw_noise(self, video: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw noise for the latents of `video`, with a level in 0..`latent_noise` per sample."""
+        """Draw noise for the latents of `video`: for the posterior, or scaled by 0..`latent_noise` per sample."""
         vae = self._objective.vae
         assert isinstance(vae, CausalVideoVAE)
         batch, _, frames, height, width = video.shape
         side, stride = vae.config.spatial_stride, vae.config.temporal_stride
         shape = (batch, vae.config.latent_channels, 1 + (frames - 2) // stride, height // side, width // side)
         noise = torch.randn(shape, generator=rng, device=video.device)
+        if self._config.motion_latents is not None:
+            return noise
         level = torch.rand(batch, 1, 1, 1, 1, generator=rng, device=video.device)
         return noise * level * self._config.latent_noise
 
@@ -213,9 +278,38 @@ class ReferenceLoss:
         return {**scalars, "loss": loss, "adversarial": adversarial, "features": features, "critic": own}
 
 
+def draw_looks(video: Tensor, share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw two looks of clips `[B, F, 3, H, W]`, 0..1, which differ for a share of them.
+
+    Returns the clips as the encoder sees them and as they are shown, each `[B, 3, F, H, W]`, -1..1.
+    """
+    draw = torch.rand(len(video), generator=rng, device=video.device)
+    chosen = (draw < share)[:, None, None, None, None]
+    shown = torch.where(chosen, restyle_clips(video, rng), video)
+    seen = torch.where(chosen, degrade_clips(restyle_clips(video, rng), rng), video)
+    return _as_input(seen), _as_input(shown)
+
+
+def choose_judged(config: ReferenceTrainConfig, rng: torch.Generator) -> Tensor:
+    """Draw ascending indices [judged_frames] of the frames that a step decodes; `motion_frames` come last."""
+    last = 0 if config.motion_latents is None else config.motion_latents.motion_frames
+    others = config.num_frames - last
+    drawn = torch.randperm(others, generator=rng)[: config.judged_frames - last]
+    return torch.cat([drawn.sort().values, torch.arange(others, config.num_frames)])
+
+
+def _as_input(video: Tensor) -> Tensor:
+    # A fixed memory layout: augmentation returns several, and each would be compiled anew.
+    return (video * 2 - 1).transpose(1, 2).contiguous()
+
+
 @torch.no_grad()
-def measure_decoding(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 33) -> dict[str, float]:
+def measure_decoding(
+    vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 33, *, restyled: bool = False
+) -> dict[str, float]:
     """Measure either decoder on the first window of every clip; the clip's last frame is the reference.
+
+    `restyled` encodes the windows in another look than that of the reference and of the real frames.
 
     Returns "psnr", "face_psnr" and "mouth_psnr" in dB, and "face_sharpness" and "mouth_sharpness", the
     variance of the Laplacian over that of the real frames.
@@ -224,10 +318,11 @@ def measure_decoding(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 
     for clip in range(len(memory)):
         frames = memory.frames[clip].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         window = frames[:, :, :num_frames].contiguous()
+        seen = _restyle(window, seed=clip) if restyled else window
         with mixed_precision(frames.device):
             warps = vae.config.reference is not None
             reference = vae.encode_reference(frames[:, :, -1].contiguous()) if warps else None
-            output, _ = vae.decode(vae.encode(window)[0], reference=reference)
+            output, _ = vae.decode(vae.encode(seen)[0], reference=reference)
         output, target = _flat(output.float()), _flat(window)
         masks = clip_masks(memory, clip)
         psnr = [weighted_psnr(output, target, mask).mean() for mask in masks]
@@ -235,3 +330,8 @@ def measure_decoding(vae: CausalVideoVAE, memory: ClipMemory, num_frames: int = 
         rows.append(torch.stack([*psnr, *sharp]))
     names = ("psnr", "face_psnr", "mouth_psnr", "face_sharpness", "mouth_sharpness")
     return dict(zip(names, torch.stack(rows).mean(0).tolist(), strict=True))
+
+
+def _restyle(window: Tensor, seed: int) -> Tensor:
+    rng = torch.Generator(window.device).manual_seed(seed)
+    return _as_input(restyle_clips((window.transpose(1, 2) + 1) / 2, rng))

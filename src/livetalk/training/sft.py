@@ -148,13 +148,19 @@ def draw_window(
     level = torch.rand(batch, generator=rng, device=device) * config.motion_noise
     motion = add_noise(motion, torch.randn(motion.shape, generator=rng, device=device), level)
     noise = torch.randn(latents.shape, generator=rng, device=device)
+    audio_context = _draw_audio_context(bank, index, settings, rng)
     window = WindowInputs(
         motion_latents=motion,
-        condition=condition,
-        audio_context=_draw_audio_context(bank, index, settings, rng),
+        condition=_drop(condition, chance(config.reference_dropout)),
+        audio_context=_drop(audio_context, chance(config.speech_dropout)),
         num_motion=torch.where(single, 1, num_motion),
     )
     return window, noise
+
+
+def _drop(values: Tensor, dropped: Tensor) -> Tensor:
+    """Return `values` with zeros where `dropped` [B] is true."""
+    return torch.where(dropped.view(-1, *(1,) * (values.ndim - 1)), 0.0, values)
 
 
 def _draw_condition(
@@ -191,6 +197,7 @@ def validation_errors(
     larger if the model uses the audio.
     """
     device = bank.latents.device
+    config = replace(config, speech_dropout=0.0, reference_dropout=0.0)
     index = torch.linspace(0, len(bank) - 1, min(limit, len(bank)), device=device).long()
     foreign = replace(bank, features=bank.features.roll(len(bank) // 2, 0))
     values = {}

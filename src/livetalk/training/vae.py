@@ -192,12 +192,16 @@ def box_mask(box: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def measure_latents(vae: CausalVideoVAE, memory: ClipMemory, num_clips: int) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation [z] of raw latents per channel over the first windows of clips."""
-    samples = []
+    """Return mean and standard deviation [z] of raw latents per channel over the first windows of clips.
+
+    The deviation includes the posterior's, so that normalisation does not amplify channels without content.
+    """
+    samples, variances = [], []
     for clip in range(min(num_clips, len(memory))):
         frames = memory.frames[clip][:33].permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         with mixed_precision(frames.device):
-            mean, _ = vae.encode_moments(frames)
+            mean, log_variance = vae.encode_moments(frames)
         samples.append(mean[0].float().flatten(1))
+        variances.append(log_variance[0].float().exp().flatten(1))
     joined = torch.cat(samples, 1)
-    return joined.mean(1), joined.std(1)
+    return joined.mean(1), (joined.var(1) + torch.cat(variances, 1).mean(1)).sqrt()
