@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from livetalk.diffusion.samplers import NoiseSource
+from livetalk.models.reference_decoder import DecoderReference
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.audio import AudioBuffer, Recording
 from livetalk.streaming.conditioning import Prepared
@@ -199,7 +200,7 @@ def finish_window(
     caller may modify the frames. Returns the state for the next window.
     """
     geometry, seam_config = settings.geometry, settings.seam
-    pieces = _decode_pieces(executor.networks.vae, settings, latents)
+    pieces = _decode_pieces(executor.networks.vae, settings, latents, prepared.decoder_reference)
     # Counted from the chunk's first frame, so that hidden frames are negative.
     index = settings.skipped_frames - geometry.dropped_frames
     seam = None
@@ -273,7 +274,9 @@ def encode_motion(vae: CausalVideoVAE, frames: Tensor) -> Tensor:
     return motion_latents.float()
 
 
-def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tensor) -> Iterator[Tensor]:
+def _decode_pieces(
+    vae: CausalVideoVAE, settings: StreamSettings, latents: Tensor, reference: DecoderReference | None
+) -> Iterator[Tensor]:
     stride = settings.geometry.latent_stride
     size = settings.latents_per_decode or latents.shape[2]
     to_skip = settings.skipped_frames
@@ -287,7 +290,7 @@ def _decode_pieces(vae: CausalVideoVAE, settings: StreamSettings, latents: Tenso
         skip = min(to_skip, num_frames)
         to_skip -= skip
         with span("step.decode"):
-            frames, cache = vae.decode(piece, cache, skip)
+            frames, cache = vae.decode(piece, cache, skip, reference)
         if skip < num_frames:
             yield frames
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from livetalk.models.dit_precompute import StreamConstants, precompute_stream
+from livetalk.models.reference_decoder import DecoderReference
 from livetalk.models.vae import CausalVideoVAE
 from livetalk.streaming.color import ColorStatistics, measure_color
 from livetalk.streaming.denoise import sampler_sigmas, step_timesteps
@@ -26,11 +27,13 @@ class Prepared:
 
     Attributes:
         constants: results shared by all denoising steps; None for an executor without a plan.
+        decoder_reference: the portrait as a decoder that warps it needs it; None for other decoders.
     """
 
     conditioning: Conditioning
     color: ColorStatistics  # statistics of the reference that frames are matched to
     constants: StreamConstants | None
+    decoder_reference: DecoderReference | None = None
 
 
 def prepare_stream(
@@ -66,7 +69,12 @@ def prepare_constants(executor: Executor, settings: StreamSettings, conditioning
                 conditioning.image_embeds,
             )
         color = measure_color(conditioning.reference_pixels)
-    return Prepared(conditioning=conditioning, color=color, constants=constants)
+        vae = executor.networks.vae
+        warps = vae.config.reference is not None
+        decoder_reference = vae.encode_reference(conditioning.reference_pixels[:, :, 0]) if warps else None
+    return Prepared(
+        conditioning=conditioning, color=color, constants=constants, decoder_reference=decoder_reference
+    )
 
 
 def encode_conditioning(
