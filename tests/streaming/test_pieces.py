@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from livetalk.models.reference_decoder import ReferenceDecoderConfig
 from livetalk.recipes.embedded import embedded_stream
 from livetalk.streaming.audio import AudioBuffer
 from livetalk.streaming.chunk import create_recorded_state, create_state, generate_chunk, generate_pieces
@@ -24,6 +25,10 @@ from tolerance import assert_same_network
 IMAGE = torch.rand(3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 GEOMETRY = ChunkGeometry(window_frames=13)
 PUBLISHED = StreamSettings(geometry=GEOMETRY, audio=AudioConfig(buffer_seconds=2))
+WARPING = dataclasses.replace(
+    VAE_PATCHED,
+    reference=ReferenceDecoderConfig(feature_channels=4, width=8, fine_width=4, reference_width=8),
+)
 EMBEDDED = dataclasses.replace(
     embedded_stream(), geometry=GEOMETRY, audio=AudioConfig(buffer_seconds=2, lookahead_frames=5)
 )
@@ -94,6 +99,34 @@ def assert_same_state(found: StreamState, expected: StreamState) -> None:
     assert (found.next_frame, found.loudness) == (expected.next_frame, expected.loudness)
     for a, b in zip(values(found), values(expected), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("latents_per_decode", [1, 2])
+def test_pieces_that_warp_the_portrait_are_those_of_the_whole_chunk(latents_per_decode: int) -> None:
+    model = tiny_model(vae=WARPING)
+    cut, at_once = (
+        model._replace(settings=dataclasses.replace(EMBEDDED, latents_per_decode=number))
+        for number in (latents_per_decode, None)
+    )
+    prepared = prepare_stream(*cut, IMAGE)
+    state = create_state(*cut, prepared, 3)
+    taken, following = take_all(generate_pieces(*cut, prepared, speech(0), state))
+    chunk, expected = generate_chunk(*cut, prepared, speech(0), state)
+    assert torch.equal(join(taken), chunk.pixels)
+    assert_same_state(following, expected)
+    whole = partial(generate_chunk, *at_once, prepared, speech(0), state)
+    assert_same_network(join(taken), lambda: whole()[0].pixels, model.executor.networks.vae)
+
+
+def test_the_portrait_of_the_stream_is_the_one_that_is_warped() -> None:
+    model = tiny_model(vae=WARPING)._replace(settings=EMBEDDED)
+    prepared = prepare_stream(*model, IMAGE)
+    other = dataclasses.replace(
+        prepared, decoder_reference=prepare_stream(*model, IMAGE.flip(-1)).decoder_reference
+    )
+    state = create_state(*model, prepared, 3)
+    frames, turned = (generate_chunk(*model, each, speech(0), state)[0].pixels for each in (prepared, other))
+    assert (turned - frames).abs().max() > 0.1
 
 
 @CONFIGS

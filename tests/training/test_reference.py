@@ -16,14 +16,23 @@ from livetalk.errors import WeightsError
 from livetalk.models.reference_decoder import ReferenceDecoder, ReferenceDecoderConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
-from livetalk.training.config import Budget, OptimizerConfig, ReferenceTrainConfig
+from livetalk.training.config import Budget, MotionLatentsConfig, OptimizerConfig, ReferenceTrainConfig
 from livetalk.training.critic import PatchCritic, critic_loss, critic_opinion
-from livetalk.training.job import JobPaths, ReferenceJob, train_reference, trained_reference_vae
+from livetalk.training.job import (
+    JobPaths,
+    ReferenceJob,
+    finished_vae,
+    train_motion,
+    train_reference,
+    trained_reference_vae,
+)
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.reference import (
+    MotionStage,
     ReferenceLoss,
     ReferenceObjective,
     ReferenceStage,
+    draw_looks,
     measure_decoding,
     with_reference_decoder,
 )
@@ -207,6 +216,39 @@ def test_the_critic_joins_late_in_the_first_slice_only(
     assert "critic" in late
 
 
+MOTION = dataclasses.replace(
+    TRAINING,
+    judged_frames=6,
+    motion_latents=MotionLatentsConfig(restyled_share=1.0, kl_weight=1e-4),
+)
+
+
+def test_latents_lose_the_look_of_the_frames(store: ClipStore, tmp_path: Path) -> None:
+    vae = with_reference_decoder(make_vae(), WARPING)
+    stage, memory = MotionStage(vae), load(store)
+    before = measure_decoding(vae, memory, num_frames=9, restyled=True)
+    log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
+    trainer = Trainer(Stage("motion", stage, MOTION.optimizer, ("vae.encoder.middle.",)), tmp_path, log)
+    start = vae.encoder.conv_in.weight.detach().clone()
+    budget = Budget(minutes=60, max_steps=100)
+    objective = ReferenceObjective(vae, MOTION)
+    trainer.run(ReferenceLoss(objective, stage.critic, MOTION, memory, budget, 0, seed=0), budget)
+    log.close()
+    assert not torch.equal(vae.encoder.conv_in.weight, start)
+    after = measure_decoding(vae, memory, num_frames=9, restyled=True)
+    assert after["psnr"] > before["psnr"] + 3
+
+
+def test_looks_differ_for_a_share_of_the_clips(store: ClipStore) -> None:
+    video = load(store).sample(40, 5, torch.Generator().manual_seed(0)).video
+    seen, shown = draw_looks(video, 0.5, torch.Generator().manual_seed(1))
+    plain = (video * 2 - 1).transpose(1, 2)
+    kept = [(look == plain).flatten(1).all(1) for look in (seen, shown)]
+    assert torch.equal(*kept)
+    assert kept[0].float().mean() == pytest.approx(0.5, abs=0.25)
+    assert ((seen - shown).abs().flatten(1).mean(1) > 0.01)[~kept[0]].all()
+
+
 def write_job(tmp_path: Path, store: ClipStore) -> ReferenceJob:
     ClipStore(tmp_path / "heldout").write(store.record(0), store.frames(0))
     return ReferenceJob(
@@ -234,6 +276,21 @@ def save_vae(folder: Path) -> dict[str, Tensor]:
     parts = {"vae": Part(vae.state_dict())}
     save_checkpoint(folder, name="vae", version="1", configs={"vae": vae.config}, parts=parts)
     return vae.state_dict()
+
+
+def test_the_motion_stage_continues_the_reference_stage(tmp_path: Path, store: ClipStore) -> None:
+    save_vae(tmp_path / "vae")
+    job = dataclasses.replace(write_job(tmp_path, store), training=MOTION)
+    with pytest.raises(WeightsError, match="none yet"):
+        train_motion(job)
+    train_reference(dataclasses.replace(job, training=TRAINING))
+    train_motion(job)
+    own = dataclasses.replace(job.paths, vae=None)
+    trained = finished_vae(own, WARPING)
+    start = trained_reference_vae(job.paths, WARPING)
+    assert trained.config.reference == WARPING.reference
+    assert trained.config.latents_std != start.config.latents_std
+    assert not torch.equal(trained.encoder.conv_in.weight, start.encoder.conv_in.weight)
 
 
 def test_a_run_resumes_packs_and_gives_its_decoder(

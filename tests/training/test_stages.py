@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from livetalk.diffusion.flow import x0_from_velocity
 from livetalk.models.audio_encoder import SpeechEncoder, SpeechEncoderConfig
 from livetalk.models.audio_projection import AudioProjectionConfig
 from livetalk.models.dit import DiT, DiTConfig
+from livetalk.models.reference_decoder import ReferenceDecoderConfig
 from livetalk.models.vae import CausalVideoVAE, VAEConfig
 from livetalk.streaming.settings import ReferenceLayout, StreamSettings
 from livetalk.streaming.window import WindowInputs
@@ -116,6 +118,25 @@ def test_a_growing_bank_ends_as_the_whole_one(
     assert growing.num_clips == 3
     for name in ("latents", "motion", "references", "features", "first", "count", "weights"):
         assert torch.equal(getattr(growing.current(), name), getattr(bank, name))
+
+
+def test_views_of_a_clip_differ_and_keep_their_windows_apart(store: ClipStore, bank: WindowBank) -> None:
+    reference = ReferenceDecoderConfig(feature_channels=4, width=8, fine_width=4, reference_width=8)
+    torch.manual_seed(0)
+    encoder = TellTale(SpeechEncoderConfig(num_layers=1, width=16, num_heads=2))
+    config = BankConfig(
+        window_stride=4, lookahead_frames=(3,), variants=1, reencode_share=1.0, views=2, restyled=True
+    )
+    memory = ClipMemory(store, CPU)
+    memory.refresh(limit=10)
+    vae = CausalVideoVAE(replace(VAE, reference=reference))
+    views = BankBuilder(vae, encoder, SETTINGS, config).build(memory, RampSource(), 0)
+    assert len(views) == 2 * len(bank)
+    assert views.first.tolist() == [10 * view for view in range(6) for _ in range(10)]
+    assert torch.equal(views.features[:10], views.features[10:20])
+    assert (views.latents[:10] - views.latents[10:20]).abs().max() > 0.01
+    # The window 28 frames later starts with motion latents that were decoded by warping a frame.
+    assert not torch.equal(views.motion[7], views.latents[7, :, : views.motion.shape[2]])
 
 
 def test_a_growing_bank_without_clips_says_so(tmp_path: Path) -> None:
@@ -245,8 +266,31 @@ class Recorder(torch.nn.Module):
         return torch.zeros(noisy.shape[0])
 
 
+def test_some_windows_lack_their_speech_and_some_their_reference(bank: WindowBank) -> None:
+    config = SFTConfig(
+        optimizer=OPTIMIZER, batch_size=64, motion_noise=0.0, speech_dropout=0.3, reference_dropout=0.5
+    )
+    recorder = Recorder()
+    index = torch.arange(30).repeat(20)
+    rng = torch.Generator().manual_seed(0)
+    window_errors(recorder, bank, index, torch.full(index.shape, 0.9), config, SETTINGS, rng)
+    silent = (recorder.window.audio_context == 0).flatten(1).all(1)
+    bare = (recorder.window.condition == 0).flatten(1).all(1)
+    assert silent.float().mean() == pytest.approx(0.3, abs=0.06)
+    assert bare.float().mean() == pytest.approx(0.5, abs=0.06)
+    # The two are independent: guidance by speech alone needs windows with a reference.
+    assert (silent & ~bare).any() and (bare & ~silent).any()
+
+
 def test_motion_latents_are_clean_and_not_in_the_loss(bank: WindowBank) -> None:
-    config = SFTConfig(optimizer=OPTIMIZER, batch_size=64, motion_noise=0.0, reencoded_probability=0.0)
+    config = SFTConfig(
+        optimizer=OPTIMIZER,
+        batch_size=64,
+        motion_noise=0.0,
+        reencoded_probability=0.0,
+        speech_dropout=0.0,
+        reference_dropout=0.0,
+    )
     recorder = Recorder()
     index = torch.arange(20, 30).repeat(6)
     sigma = torch.full(index.shape, 0.9)

@@ -233,9 +233,9 @@ def train_motion(job: ReferenceJob) -> None:
     """
     finished = job.paths.run / VAE_FINISHED
     finished.unlink(missing_ok=True)
-    log = MetricsLog(job.paths.run / "metrics_motion.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     stage = MotionStage(trained_reference_vae(job.paths, job.model).train()).to(job.device)
+    log = MetricsLog(job.paths.run / "metrics_motion.jsonl", sys.stderr)
     trainer = Trainer(Stage(MOTION_STAGE, stage, job.training.optimizer, MOTION_MATRICES), job.paths.run, log)
     memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)

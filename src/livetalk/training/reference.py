@@ -241,7 +241,7 @@ class ReferenceLoss:
             return self._with_critic(scalars, output, target, self._critic_share(progress))
 
     def _draw_noise(self, video: Tensor, rng: torch.Generator) -> Tensor:
-        """Draw noise for the latents of `video`: for the posterior, or scaled by 0..`latent_noise` per sample."""
+        """Draw noise for the latents of `video`: of the posterior, or scaled by 0..`latent_noise`."""
         vae = self._objective.vae
         assert isinstance(vae, CausalVideoVAE)
         batch, _, frames, height, width = video.shape
