@@ -21,7 +21,7 @@ from livetalk.synthetic.clips import ClipStore, clip_specs
 from livetalk.synthetic.render_clips import ClipRenderer, render_clips
 from livetalk.synthetic.rendering.renderer import Renderer
 from livetalk.synthetic.speech.corpus import load_corpus
-from livetalk.training.checkpoint import copy_average, load_training_state
+from livetalk.training.checkpoint import copy_average
 from livetalk.training.config import Budget, ReferenceTrainConfig, VAETrainConfig
 from livetalk.training.job import (
     MOTION_STAGE,
@@ -32,6 +32,7 @@ from livetalk.training.job import (
     ReferenceJob,
     VAEJob,
     finished_vae,
+    load_average,
     run_processes,
     train_dit,
     train_motion,
@@ -218,7 +219,7 @@ def _export(args: argparse.Namespace) -> None:
             require_output_file(args.weights / name)
     vae = finished_vae(_paths(args), _vae_config(args))
     dit = DiT(embedded.embedded_dit())
-    load_training_state(args.out / "dit", dit)
+    load_average(args.out / "dit", dit)
     save_model(
         args.weights,
         spec=embedded.embedded_spec(vae.config),

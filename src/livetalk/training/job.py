@@ -276,7 +276,7 @@ def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
     """
     vae = with_reference_decoder(finished_vae(paths, dataclasses.replace(config, reference=None)), config)
     stage, directory = _reference_stage(vae), paths.run / REFERENCE_STAGE
-    if not _load_average(directory, stage):
+    if not load_average(directory, stage):
         raise WeightsError(f"training checkpoint {directory}: there is none yet")
     return vae.eval().requires_grad_(False)
 
@@ -291,14 +291,14 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
     )
     vae = CausalVideoVAE(config)
     if config.reference is None:
-        _load_average(run / "vae", vae)
-        _load_average(run / "decoder", vae.decoder)
+        load_average(run / "vae", vae)
+        load_average(run / "decoder", vae.decoder)
     else:
-        _load_average(run / MOTION_STAGE, MotionStage(vae))
+        load_average(run / MOTION_STAGE, MotionStage(vae))
     return vae.eval().requires_grad_(False)
 
 
-def _load_average(directory: Path, stage: nn.Module) -> int:
+def load_average(directory: Path, stage: nn.Module) -> int:
     """Load a stage's averaged weights; return its steps, 0 without a checkpoint, which changes nothing."""
     average = WeightAverage(stage, decay=0.0)
     steps = load_training_state(directory, stage, average)
