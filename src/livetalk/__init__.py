@@ -1,4 +1,4 @@
-"""livetalk: one portrait and a live voice in, a talking avatar out."""
+"""livetalk: a portrait and live audio in, a talking avatar out."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -12,11 +12,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def parse_device(name: str) -> torch.device | None:
-    """Parse the name of a device, whether or not this machine has it; None for "auto".
-
-    Raises:
-        InputError: it is not the name of a CPU or CUDA device.
-    """
+    """Parse the name of a CPU or CUDA device, whether or not this machine has it; None for "auto"."""
     if name == "auto":
         return None
     if name == "cpu" or re.fullmatch("cuda(:[0-9]{1,3})?", name):
@@ -25,11 +21,7 @@ def parse_device(name: str) -> torch.device | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" prefers a GPU.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
+    """Return the device of a name; "auto" prefers a GPU. `InputError` if this machine has no such device."""
     device = parse_device(name)
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,11 +50,7 @@ def name_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def set_threads(threads: int | None) -> None:
-    """Limit the CPU threads of the process; None keeps PyTorch's default.
-
-    Raises:
-        InputError: the number is below 1.
-    """
+    """Limit the CPU threads of the process; None keeps PyTorch's default."""
     if threads is None:
         return
     if threads < 1:

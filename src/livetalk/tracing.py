@@ -7,9 +7,10 @@ from contextvars import ContextVar
 
 from torch.profiler import record_function
 
+# Takes the name of a span and returns a context manager around its work.
 SpanObserver = Callable[[str], AbstractContextManager[object]]
-"""Takes the name of a span and returns a context manager around its work."""
 
+# A context variable, so that threads with other streams are not observed.
 _observer: ContextVar[SpanObserver | None] = ContextVar("span_observer", default=None)
 
 

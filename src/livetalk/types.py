@@ -1,6 +1,6 @@
 """Types that several packages exchange.
 
-Shapes: C channels · F frames · T latent frames · H W frame height, width · h w latent height, width.
+Shapes: C channels · F frames · T latent frames · H W and h w height and width of frames and latents.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Conditioning:
 class PromptEmbeds:
     """The encoded prompt and portrait."""
 
-    text_embeds: Tensor | None  # `[1, S, text_dim]`, or None for a transformer without a text branch
-    image_embeds: Tensor | None  # `[1, S, image_dim]`, or None for a transformer without an image branch
+    text_embeds: Tensor | None  # `[1, S, text_dim]`; None without a text branch
+    image_embeds: Tensor | None  # `[1, S, image_dim]`; None without an image branch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

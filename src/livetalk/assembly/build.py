@@ -27,15 +27,13 @@ _log = get_logger(__name__)
 def build_model(
     source: ModelSource, run: RunConfig | None = None, *, progress: LoadProgress | None = None
 ) -> AvatarModel:
-    """Load a model and prepare it to run on one device; None for `run` is `RunConfig()`.
+    """Load a model and prepare it to run on one device; with several GPUs, each rank does so on its own.
 
-    With several GPUs, each rank builds the model on its own device. `progress` is called with the bytes of a
-    published transformer read so far and its total.
+    `progress` is called with the bytes of a published transformer that were read, and the total.
 
     Raises:
         WeightsError: the checkpoint is missing, damaged or does not fit.
-        InputError: the device or the graph does not exist, a fast form cannot run on the device, or this
-            kind of model lacks an option that was given.
+        InputError: this machine or this kind of model cannot run what `source` and `run` name.
     """
     run = run or RunConfig()
     return finish_model(load_model(source, run, progress=progress), run)
@@ -44,12 +42,7 @@ def build_model(
 def load_model(
     source: ModelSource, run: RunConfig, *, seed: int = 0, progress: LoadProgress | None = None
 ) -> AvatarModel:
-    """Load a model or draw its random weights, without fast forms; sets the process's CPU threads.
-
-    Raises:
-        WeightsError: the checkpoint is missing, damaged or does not fit.
-        InputError: the device or the graph does not exist, or this kind of model lacks an option.
-    """
+    """Load a model or draw its random weights, without fast forms; raises as `build_model` does."""
     set_threads(run.threads)
     device = choose_device(run.device)
     dtype = choose_dtype(run.precision, device)
@@ -74,8 +67,7 @@ def load_model(
 def finish_model(model: AvatarModel, run: RunConfig, *, allow_reference: bool = False) -> AvatarModel:
     """Install the fast forms that `run` names, and compile if it says so; networks change in place.
 
-    Raises:
-        InputError: a fast form cannot run on the model's device.
+    `InputError` if a fast form cannot run on the model's device.
     """
     model = accelerate_model(model, run.acceleration, allow_reference=allow_reference)
     if run.compile:
@@ -90,9 +82,6 @@ def accelerate_model(
     """Install fast forms in the networks and log which; `allow_reference` is that of `accelerate`.
 
     The model must be neither compiled nor parallelized, and no stream prepared.
-
-    Raises:
-        InputError: a fast form cannot run on the model's device.
     """
     if config.plain:
         return model
@@ -112,7 +101,7 @@ def accelerate_model(
 def read_spec(source: ModelSource) -> ModelSpec:
     """Read the specification of a model; no weight is read.
 
-    `source.model` may also name one of `RANDOM_MODELS`, such as `flashtalk-14b`, which need no files.
+    `source.model` may also name one of `RANDOM_MODELS`, which need no files.
 
     Raises:
         WeightsError: the model does not exist, or a file cannot be read.
@@ -130,11 +119,7 @@ def read_spec(source: ModelSource) -> ModelSpec:
 
 
 def find_checkpoint(model: str | Path) -> Path:
-    """Return the folder of a shipped model, or `model` itself where it is a folder.
-
-    Raises:
-        WeightsError: `model` is neither.
-    """
+    """Return the folder of a shipped model, or `model` if it is a folder; otherwise `WeightsError`."""
     if model in _SHIPPED_MODELS:
         return Path(str(resources.files("livetalk"))) / "weights" / str(model)
     folder = Path(model)

@@ -15,24 +15,20 @@ from livetalk.streaming.settings import StreamSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvatarModel:
-    """A model in memory: its specification, its networks and how they run.
-
-    Attributes:
-        image_dtype: precision in which a portrait's pixels are scaled; published code uses the transformer's.
-    """
+    """A model in memory: its specification, its networks and how they run."""
 
     spec: ModelSpec
     version: str
     executor: Executor
     dtype: torch.dtype  # precision of the transformer and the VAE
+    # Precision in which a portrait's pixels are scaled; the published code uses the transformer's.
     image_dtype: torch.dtype = torch.float32
     prompt_encoder: PromptEncoder | None = None  # None for a transformer without a text and an image branch
     random_weights: bool = False  # the frames are noise, and every result must say so
-    acceleration: Acceleration | None = None  # the installed fast forms; None for none
+    acceleration: Acceleration | None = None  # installed fast forms
 
     @property
     def name(self) -> str:
-        """Name from the specification."""
         return self.spec.name
 
     @property

@@ -30,23 +30,23 @@ from livetalk.streaming.settings import LoudnessMode, StreamSettings
 from livetalk.tracing import span
 from livetalk.types import PromptEmbeds
 
+# Frame size, seed, framing and prompt of the published program.
 PUBLISHED_PORTRAIT = PortraitConfig(height=768, width=448)
 PUBLISHED_DEFAULTS = StreamDefaults(
     seed=9999,
     crop="published",
     prompt="A person is talking. Only the foreground characters are moving, the background remains static.",
 )
-"""Seed, framing and prompt of the published program."""
 
+# Those of the published program except for loudness, see docs/compatibility.md.
 PUBLISHED_SETTINGS = StreamSettings(loudness=LoudnessMode.RUNNING)
-"""Settings of the published program except for loudness, see docs/compatibility.md."""
 
 PUBLISHED_VERSION = "published"
 
 _BLOCKS = "blocks.layers."
 
+# Upper bound on the device memory that an encoder needs besides its weights.
 _ENCODER_SPARE_BYTES = 2 << 30
-"""Upper bound on the device memory that an encoder needs besides its weights."""
 
 
 def read_published_spec(files: PublishedFiles) -> ModelSpec:
@@ -96,8 +96,8 @@ def load_published(
     """Load a published model; `dtype` is the precision of the transformer and the VAE.
 
     The text and the image encoder stay on disk until a stream needs them. None for `wav2vec_dir` and
-    `infinitetalk` (audio weights that replace those of a base model) searches beside `model_dir`. `progress`
-    is called with the bytes of the transformer read so far and its total.
+    `infinitetalk` (audio weights for a base model) searches beside `model_dir`. `progress` is called with the
+    bytes of the transformer that were read, and the total.
 
     Raises:
         WeightsError: files are missing, damaged or do not belong together; the message names them.
@@ -185,7 +185,6 @@ class PublishedPromptEncoder:
 
     @torch.no_grad()
     def encode(self, prompt: str, image: Tensor) -> PromptEmbeds:
-        """Encode a prompt and a portrait `[1, 3, H, W]`, -1..1; see `PromptEncoder`."""
         text_embeds = self._texts.get(prompt)
         if text_embeds is None:
             with span("assembly.encode_text"):
@@ -212,7 +211,7 @@ class PublishedPromptEncoder:
         return embeds
 
     def _get(self, part: str) -> nn.Module:
-        """Return an encoder from memory or disk; with "cpu-after-use" only the caller holds it."""
+        # With "cpu-after-use" only the caller holds the encoder.
         if part in self._kept:
             return self._kept[part]
         encoder: nn.Module
@@ -230,7 +229,6 @@ class PublishedPromptEncoder:
         return encoder
 
     def _place_for(self, num_bytes: int) -> torch.device:
-        """Return the device if it has memory for `num_bytes` of weights, otherwise the CPU."""
         if self._place == "cpu" or self._device.type != "cuda":
             return torch.device("cpu")
         free, _ = torch.cuda.mem_get_info(self._device)

@@ -29,8 +29,7 @@ from livetalk.streaming.geometry import ChunkGeometry
 from livetalk.streaming.networks import Networks
 from livetalk.streaming.settings import AudioConfig, SamplerConfig, StreamSettings
 
-RANDOM_VERSION = "random"
-"""Version of every model with random weights; no released weights carry it."""
+RANDOM_VERSION = "random"  # no released weights carry this version
 
 
 def flashtalk_14b_spec() -> ModelSpec:
@@ -97,11 +96,7 @@ RANDOM_MODELS = tuple(_SPECS)
 
 
 def random_spec(name: str) -> ModelSpec:
-    """Return the specification of a model in `RANDOM_MODELS`.
-
-    Raises:
-        InputError: `name` is not one of them.
-    """
+    """Return the specification of a model in `RANDOM_MODELS`; `InputError` for any other name."""
     if name not in _SPECS:
         raise InputError(f"random weights {name}: is not one of {', '.join(_SPECS)}")
     return _SPECS[name]()

@@ -18,32 +18,20 @@ from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How a model runs, independent of which model it is.
+    """How a model runs, independent of which model it is."""
 
-    Attributes:
-        device: "auto", which prefers a GPU, or a device of `torch.device`, such as "cpu" or "cuda:1".
-        precision: of the transformer and the VAE; "auto" selects bfloat16 where the device computes it
-            natively and float32 elsewhere.
-        compile: compile the transformer's blocks: the first chunk takes minutes, later ones are faster.
-        compile_cache: folder for compiled code; None for the default of `compile_transformer`.
-    """
-
-    device: str = AUTO
+    device: str = AUTO  # "auto" prefers a GPU; otherwise a device of `torch.device`, such as "cuda:1"
+    # Of the transformer and the VAE; "auto" is bfloat16 where the device computes it natively, else float32.
     precision: Precision = "auto"
     threads: int | None = None  # CPU threads of each process; None leaves PyTorch's choice
     gpus: int = 1  # GPUs that share a stream, one process each; with device "cpu", the number of processes
-    compile: bool = False
-    compile_cache: Path | None = None
+    compile: bool = False  # compile the blocks: the first chunk takes minutes, later ones are faster
+    compile_cache: Path | None = None  # folder for compiled code; None for that of `compile_transformer`
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     acceleration: AccelerationConfig = field(default_factory=AccelerationConfig)
 
     def __post_init__(self) -> None:
-        """Check what does not depend on the machine; `build_model` checks the rest.
-
-        Raises:
-            InputError: the device or the precision is unknown, a number is below 1, or placement and fast
-                forms exclude each other.
-        """
+        # `build_model` checks what depends on the machine.
         parse_device(self.device)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision}: is not one of {', '.join(PRECISIONS)}")
@@ -80,13 +68,8 @@ _WORDS = (
 def parse_run(words: str, base: RunConfig | None = None) -> RunConfig:
     """Parse a configuration from words joined by hyphens, such as "fp8-fa3fp8-bfloat16".
 
-    The words may stand in any order, one of each kind: "eager" or "compile"; "full", "float8" or "int8" for
-    stored weights; "offload" or "offloadN" with N resident blocks; "float32" or "bfloat16"; "plain", "fast"
-    or "fp8" for fast forms; an attention kernel without its hyphens. `base` gives the options that no word
-    sets; None is `RunConfig()`.
-
-    Raises:
-        InputError: a word is unknown, its kind is given twice, or two words exclude each other.
+    The words are those of `_WORDS`, in any order, one of each kind; `base` gives all other options.
+    `InputError` if a word is unknown, its kind is given twice, or two words exclude each other.
     """
     found: dict[str, Any] = {}
     for word in words.split("-"):

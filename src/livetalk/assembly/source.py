@@ -8,24 +8,14 @@ from livetalk.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Where the weights of a model come from.
+    """Where the weights of a model come from."""
 
-    Attributes:
-        model: name of a shipped model, or a native or published checkpoint folder; ignored with
-            `random_weights`.
-    """
-
-    model: str | Path = "embedded"
+    model: str | Path = "embedded"  # name of a shipped model, or folder of a native or published checkpoint
     random_weights: str | None = None  # name of a graph in `RANDOM_MODELS`; None loads `model`
     wav2vec_dir: Path | None = None  # speech encoder of a published model; None searches beside the model
     infinitetalk: Path | None = None  # audio weights for a published base model; None searches beside it
 
     def __post_init__(self) -> None:
-        """Check that random weights are not combined with files.
-
-        Raises:
-            InputError: they are.
-        """
         if self.random_weights is None:
             return
         for option, value in (("wav2vec-dir", self.wav2vec_dir), ("infinitetalk", self.infinitetalk)):

@@ -31,24 +31,20 @@ class StreamDefaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Description of a model that suffices to build its networks, known before any weight is read.
-
-    Attributes:
-        dit, vae, speech, text, image: sizes of the networks; None for a branch that the model does not have.
-    """
+    """Description of a model that suffices to build its networks, known before any weight is read."""
 
     name: str
     dit: DiTConfig
     vae: VAEConfig
     speech: SpeechEncoderConfig | Wav2Vec2Config
-    text: UMT5Config | None = None
-    image: CLIPVisionConfig | None = None
-    settings: StreamSettings  # default settings of a stream
+    text: UMT5Config | None = None  # None without a text branch
+    image: CLIPVisionConfig | None = None  # None without an image branch
+    settings: StreamSettings  # defaults of a stream
     portrait: PortraitConfig  # frame size, the default one with `any_size`
     any_size: bool = False  # frames may have any size whose sides are multiples of `size_multiple`
     defaults: StreamDefaults = field(default_factory=StreamDefaults)
 
     @property
     def size_multiple(self) -> int:
-        """Pixels of which both sides of a frame must be a multiple."""
+        """Number of pixels of which both sides of a frame are a multiple."""
         return self.vae.spatial_stride * max(self.dit.patch_size[1:])
