@@ -110,10 +110,7 @@ def section_bounds(row: int, num_rows: int, fps: int) -> tuple[int, int]:
 
 
 def recorded_context(recording: Recording, geometry: ChunkGeometry, context_frames: int) -> Tensor:
-    """Return the features around each frame of the newest window that `Recording.read` has encoded.
-
-    The result is `[1, F, 2 * context_frames + 1, num_blocks, channels]`.
-    """
+    """Return what `audio_context` does, for the newest window that `Recording.read` has encoded."""
     if recording.section is None:
         raise ValueError("encode the recording's section with Recording.read first")
     num_rows = geometry.num_frames(recording.samples.shape[0])
@@ -135,10 +132,8 @@ def whole_num_chunks(geometry: ChunkGeometry, num_frames: int) -> int:
 
 
 def context_rows(start: int, num_frames: int, num_rows: int, context_frames: int) -> Tensor:
-    """Return the feature rows around `num_frames` frames from row `start` on.
-
-    The result is `[F, 2 * context_frames + 1]` int64, clamped to the `num_rows` rows that exist.
-    """
+    """Return the feature rows around each frame from row `start` on, `[F, 2 * context_frames + 1]` int64."""
+    # Frames at either end repeat the first or the last row that exists.
     frames = torch.arange(start, start + num_frames)
     return (frames[:, None] + torch.arange(-context_frames, context_frames + 1)).clamp(0, num_rows - 1)
 

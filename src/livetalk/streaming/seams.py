@@ -37,10 +37,7 @@ class Seam:
 
 
 def measure_seam(frame: Tensor, last_frame: Tensor, num_new: int, config: SeamConfig) -> Seam:
-    """Compare two decodings of the frame before a chunk's first, both `[1, 3, H, W]`, -1..1.
-
-    `frame` is from the chunk's own window, `last_frame` is as shown.
-    """
+    """Compare the frame before a chunk, decoded in the chunk's window, with the one shown: `[1, 3, H, W]`."""
     difference = last_frame - frame
     coarse = _coarse(difference)
     return Seam(color=coarse, detail=difference - coarse, num_new=num_new, config=config)

@@ -31,45 +31,33 @@ _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
 
 
 class StreamOptions(TypedDict, total=False):
-    """Options of one video or stream; an absent option or None selects the model's default.
-
-    Attributes:
-        audio_mode: "stream" encodes audio as it arrives; "whole" needs the complete recording and encodes
-            each frame with its future.
-        latents_per_decode: latent frames (4 frames each) of a piece, the unit that a progressive stream
-            delivers.
-    """
+    """Options of one video or stream; an absent option or None selects the model's default."""
 
     seed: int | None  # of the noise; the same seed gives the same frames on the same machine
     crop: Crop | None  # part of the portrait that is used, see `frame_portrait`
     num_steps: int | None  # denoising steps
     size: str | None  # frame size, "HEIGHTxWIDTH" or a name in `SIZES`
     prompt: str | None  # description of the video, for a model with a text branch
+    # "stream" encodes audio as it arrives; "whole" waits for the end and encodes each frame with its future.
     audio_mode: str | None
     loudness: str | None  # "off", "running" or "published", see `LoudnessMode`
-    latents_per_decode: int | None
+    latents_per_decode: int | None  # latent frames (4 frames each) of a piece of a progressive stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
-    """What a client asks of a stream. None selects the model's default.
-
-    Attributes:
-        audio_mode: STREAM generates frames as audio arrives; WHOLE waits for the end of the audio and cannot
-            be cut.
-        max_pending_frames: no chunk is begun while this many delivered frames have not been taken; None is
-            one chunk.
-    """
+    """What a client asks of a stream. None selects the model's default."""
 
     seed: int | None = None  # of the noise, 0..2**63 - 1
     crop: Crop | None = None
     num_steps: int | None = None  # denoising steps
     size: tuple[int, int] | None = None  # height and width of the frames, pixels, multiples of 16
     prompt: str | None = None  # for a model with a text branch
-    audio_mode: AudioMode = AudioMode.STREAM
+    audio_mode: AudioMode = AudioMode.STREAM  # WHOLE waits for the end of the audio and cannot be cut
     loudness: LoudnessMode | None = None
     latents_per_decode: int | None = None  # latent frames that are decoded together
     progressive: bool = False  # deliver frames as they are decoded instead of whole chunks
+    # No chunk is begun while this many delivered frames have not been taken; None means one chunk.
     max_pending_frames: int | None = None
     cuttable: bool = True  # keep what a cut needs: the frames and states of the last chunks
 

@@ -17,18 +17,14 @@ from livetalk.streaming.settings import ReferenceLayout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowInputs:
-    """All inputs of the transformer for a window besides noisy latents and their noise level.
-
-    Attributes:
-        num_motion: `[B]` int64, 1..M, how many motion latents each batch element uses; None for all.
-    """
+    """All inputs of the transformer for a window besides noisy latents and their noise level."""
 
     motion_latents: Tensor  # `[B, C, M, h, w]`, clean latents that start the window
     condition: Tensor  # `[B, stride + C, T, h, w]`, from `build_condition`
     audio_context: Tensor  # `[B, F, context, num_blocks, channels]`, speech features around each frame
     text_embeds: Tensor | None = None  # `[B, S, text_dim]` for a transformer with a text branch
     image_embeds: Tensor | None = None  # `[B, S, image_dim]` for a transformer with an image branch
-    num_motion: Tensor | None = None
+    num_motion: Tensor | None = None  # `[B]` int64, 1..M, motion latents that each element uses; None for all
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -52,10 +48,7 @@ class WindowInputs:
         return pinned if self.num_motion is None else torch.where(self.is_motion, pinned, latents)
 
     def predict_velocity(self, dit: DiT, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Run the transformer without precomputed constants, at noise level `sigma`, `[B]` or `[]`, 0..1.
-
-        `latents` is `[B, C, T, h, w]`, clean at motion positions.
-        """
+        """Run the transformer without precomputed constants, at noise level `sigma`, `[B]` or `[]`, 0..1."""
         timesteps = to_device(timesteps_from_sigma(sigma), latents.device).expand(latents.shape[0])
         velocity: Tensor = dit(
             latents, timesteps, self.condition, self.audio_context, self.text_embeds, self.image_embeds
