@@ -58,18 +58,18 @@ def read_voices(folder: Path) -> Iterator[Voice]:
 
 def render_truth(voice: Voice, folder: Path, seed: int, renderer: Renderer) -> None:
     """Render the person of `seed` speaking this audio: `reference.mp4` and `truth.npy`."""
-    sound = open_audio(voice.path)
-    samples = np.concatenate(list(sound.mono_blocks()))
-    performance = build_performance(voice.events or (), samples, sound.num_frames(FPS), seed)
+    recording = open_audio(voice.path)
+    samples = np.concatenate(list(recording.mono_blocks()))
+    performance = build_performance(voice.events or (), samples, recording.num_frames(FPS), seed)
     subject = renderer.prepare(sample_identity(seed))
     np.save(folder / "truth.npy", renderer.lip_opening(subject, performance))
-    write_video(folder / "reference.mp4", renderer.render(subject, performance).cpu().numpy(), sound)
+    write_video(folder / "reference.mp4", renderer.render(subject, performance).cpu().numpy(), recording)
 
 
-def write_video(path: Path, frames: NDArray[np.uint8], sound: AudioReader) -> None:
+def write_video(path: Path, frames: NDArray[np.uint8], recording: AudioReader) -> None:
     """Write frames [F, H, W, 3], uint8, with audio."""
     height, width = frames.shape[1:3]
-    with VideoWriter(path, width=width, height=height, fps=FPS, audio=sound) as writer:
+    with VideoWriter(path, width=width, height=height, fps=FPS, audio=recording) as writer:
         writer.write(frames)
         writer.finish()
 
@@ -102,8 +102,8 @@ def generate(args: argparse.Namespace) -> None:
         voices = {"generated": folder} | ({"control": other_voice[folder]} if folder in other_voice else {})
         for name, voice in voices.items():
             video = folder / f"{name}.mp4"
-            sound = voice / "voice.wav"
-            avatar.generate(folder / "portrait.png", sound, video, seed=args.seed, overwrite=True)
+            recording = voice / "voice.wav"
+            avatar.generate(folder / "portrait.png", recording, video, seed=args.seed, overwrite=True)
             entries.append(describe(folder, video, is_control=name == "control"))
         print(f"{folder.name}: generated", flush=True)
     manifest = json.dumps({"clips": entries}, indent=1)

@@ -46,10 +46,10 @@ def main() -> None:
             print(f"{done:6d} of {total} frames: {anonymous_megabytes():.1f} MB", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        sound = write_voice(Path(folder) / "voice.wav", args.minutes)
+        audio = write_voice(Path(folder) / "voice.wav", args.minutes)
         result = avatar.generate(
             portrait,
-            sound,
+            audio,
             Path(folder) / "out.mp4",
             crop="center",
             size="16x16" if args.model is None else None,

@@ -52,12 +52,12 @@ def frames_of(chunks: list[VideoChunk]) -> NDArray[np.uint8]:
         pytest.param(61.0, 1525, marks=pytest.mark.slow),
     ],
 )
-def test_lengths_are_exact_and_the_sound_is_whole(
+def test_lengths_are_exact_and_the_audio_is_whole(
     avatar: Avatar, tmp_path: Path, seconds: float, num_frames: int
 ) -> None:
     samples = voice(seconds, 48_000)
-    sound = write_audio(tmp_path / "voice.wav", samples, 48_000)
-    result = avatar.generate(PICTURE, sound, tmp_path / "out.mp4", crop="center")
+    recording = write_audio(tmp_path / "voice.wav", samples, 48_000)
+    result = avatar.generate(PICTURE, recording, tmp_path / "out.mp4", crop="center")
     assert result.num_frames == num_frames
     frames = read_frames(result.path)
     assert len(frames) == num_frames
@@ -71,28 +71,28 @@ def test_lengths_are_exact_and_the_sound_is_whole(
 
 
 def test_the_same_seed_gives_the_same_pictures_and_another_seed_others(avatar: Avatar) -> None:
-    sound = voice(1.5)[0]
+    recording = voice(1.5)[0]
     first, again, other = (
-        frames_of(list(avatar.stream(PICTURE, [sound], seed=seed, crop="center"))) for seed in (1, 1, 2)
+        frames_of(list(avatar.stream(PICTURE, [recording], seed=seed, crop="center"))) for seed in (1, 1, 2)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_the_same_seed_gives_the_same_file(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.wav", voice(1.5), 16_000)
+    recording = write_audio(tmp_path / "voice.wav", voice(1.5), 16_000)
     paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     for path in paths:
-        avatar.generate(PICTURE, sound, path, crop="center", seed=5)
+        avatar.generate(PICTURE, recording, path, crop="center", seed=5)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize("lookahead_frames", [0, 5])
 def test_block_sizes_do_not_matter(tmp_path: Path, lookahead_frames: int) -> None:
     avatar = Avatar.load(save_tiny_checkpoint(tmp_path, lookahead_frames), RUN)
-    sound = voice(2.5)[0]
-    whole = list(avatar.stream(PICTURE, [sound], crop="center"))
-    pieces = [sound[start : start + 777] for start in range(0, len(sound), 777)]
+    recording = voice(2.5)[0]
+    whole = list(avatar.stream(PICTURE, [recording], crop="center"))
+    pieces = [recording[start : start + 777] for start in range(0, len(recording), 777)]
     streamed = list(avatar.stream(PICTURE, pieces, crop="center"))
     assert [chunk.first_frame for chunk in streamed] == [0, 28, 56]
     assert [chunk.pixels.shape[1] for chunk in streamed] == [28, 28, 7]
@@ -100,9 +100,9 @@ def test_block_sizes_do_not_matter(tmp_path: Path, lookahead_frames: int) -> Non
 
 
 def test_a_progressive_stream_makes_the_same_frames_sooner(avatar: Avatar) -> None:
-    sound = voice(1.6)[0]
-    whole = list(avatar.stream(PICTURE, [sound], crop="center", latents_per_decode=3))
-    pieces = list(avatar.stream(PICTURE, [sound], crop="center", latents_per_decode=3, progressive=True))
+    recording = voice(1.6)[0]
+    whole = list(avatar.stream(PICTURE, [recording], crop="center", latents_per_decode=3))
+    pieces = list(avatar.stream(PICTURE, [recording], crop="center", latents_per_decode=3, progressive=True))
     assert [chunk.first_frame for chunk in whole] == [0, 28]
     # Of 9 + 12 + 12 frames of a window, 5 are not shown; the sound ends with frame 40.
     assert [chunk.first_frame for chunk in pieces] == [0, 4, 16, 28, 32]
@@ -135,22 +135,27 @@ def test_warming_up_refuses_what_no_session_can_be(avatar: Avatar) -> None:
 
 def test_the_look_ahead_is_heard_but_moves_no_frame(tmp_path: Path) -> None:
     avatar = Avatar.load(save_tiny_checkpoint(tmp_path, 5), RUN)
-    sound = voice(2.24)[0]
-    changed = sound.copy()
+    recording = voice(2.24)[0]
+    changed = recording.copy()
     changed[17_920 + 1_000 : 17_920 + 3_200] = 0
-    first = [next(avatar.stream(PICTURE, [audio], crop="center")) for audio in (sound, changed)]
+    first = [next(avatar.stream(PICTURE, [audio], crop="center")) for audio in (recording, changed)]
     assert not torch.equal(first[0].pixels, first[1].pixels)
-    changed = sound.copy()
+    changed = recording.copy()
     changed[17_920 + 5 * 640 :] = 0
     late = next(avatar.stream(PICTURE, [changed], crop="center"))
     assert torch.equal(first[0].pixels, late.pixels)
 
 
-def test_steps_and_sound_change_the_pictures(avatar: Avatar) -> None:
-    sound = voice(1.0)[0]
+def test_steps_and_audio_change_the_pictures(avatar: Avatar) -> None:
+    recording = voice(1.0)[0]
     runs = [
         frames_of(list(avatar.stream(PICTURE, [audio], crop="center", num_steps=steps)))
-        for audio, steps in ((sound, None), (sound, 2), (sound, 1), (np.zeros_like(sound), None))
+        for audio, steps in (
+            (recording, None),
+            (recording, 2),
+            (recording, 1),
+            (np.zeros_like(recording), None),
+        )
     ]
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
@@ -158,8 +163,8 @@ def test_steps_and_sound_change_the_pictures(avatar: Avatar) -> None:
 
 
 def test_a_video_says_how_it_was_made(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
-    result = avatar.generate(PICTURE, sound, tmp_path / "out.mp4", crop="none", seed=7, num_steps=3)
+    recording = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
+    result = avatar.generate(PICTURE, recording, tmp_path / "out.mp4", crop="none", seed=7, num_steps=3)
     with av.open(str(result.path)) as container:
         made = json.loads(container.metadata["comment"])
     assert made["software"].startswith("livetalk ")
@@ -167,11 +172,11 @@ def test_a_video_says_how_it_was_made(avatar: Avatar, tmp_path: Path) -> None:
 
 
 def test_progress_and_preview(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.wav", voice(2.5), 16_000)
+    recording = write_audio(tmp_path / "voice.wav", voice(2.5), 16_000)
     seen: list[tuple[int, int]] = []
     result = avatar.generate(
         PICTURE,
-        sound,
+        recording,
         tmp_path / "out.mp4",
         crop="center",
         preview=tmp_path / "out.png",
@@ -189,7 +194,7 @@ def test_progress_and_preview(avatar: Avatar, tmp_path: Path) -> None:
 
 
 def test_an_interruption_keeps_what_was_finished(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.wav", voice(4.0), 16_000)
+    recording = write_audio(tmp_path / "voice.wav", voice(4.0), 16_000)
 
     def stop_at_56(done: int, total: int) -> None:
         if done == 56:
@@ -198,14 +203,14 @@ def test_an_interruption_keeps_what_was_finished(avatar: Avatar, tmp_path: Path)
     with pytest.raises(
         GenerationInterrupted, match=r"the first 2\.24 s are in .*out\.partial\.mp4"
     ) as caught:
-        avatar.generate(PICTURE, sound, tmp_path / "out.mp4", crop="center", progress=stop_at_56)
+        avatar.generate(PICTURE, recording, tmp_path / "out.mp4", crop="center", progress=stop_at_56)
     assert caught.value.partial == tmp_path / "out.partial.mp4"
     assert len(read_frames(tmp_path / "out.partial.mp4")) == 56
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.partial.mp4", "voice.wav"]
 
 
 def test_wrong_options_and_places_are_one_line(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
+    recording = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
     (tmp_path / "old.mp4").write_bytes(b"old")
     (tmp_path / "folder.mp4").mkdir()
     cases: list[tuple[type[Exception], str, str, dict[str, object]]] = [
@@ -221,16 +226,16 @@ def test_wrong_options_and_places_are_one_line(avatar: Avatar, tmp_path: Path) -
     before = sorted(tmp_path.iterdir())
     for kind, message, name, options in cases:
         with pytest.raises(kind, match=message):
-            avatar.generate(PICTURE, sound, tmp_path / name, **{"crop": "center", **options})  # type: ignore[arg-type]
+            avatar.generate(PICTURE, recording, tmp_path / name, **{"crop": "center", **options})  # type: ignore[arg-type]
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_input_is_never_replaced(avatar: Avatar, tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "voice.mp4", voice(0.2), 16_000, "aac")
-    before = sound.read_bytes()
+    recording = write_audio(tmp_path / "voice.mp4", voice(0.2), 16_000, "aac")
+    before = recording.read_bytes()
     with pytest.raises(InputError, match="is also an input"):
-        avatar.generate(PICTURE, sound, tmp_path / "voice.mp4", crop="center", overwrite=True)
-    assert sound.read_bytes() == before
+        avatar.generate(PICTURE, recording, tmp_path / "voice.mp4", crop="center", overwrite=True)
+    assert recording.read_bytes() == before
 
 
 MEMORY_PROBE = """
@@ -247,8 +252,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_length(checkpoint: Path, tmp_path: Path) -> None:
     peaks = []
     for seconds in (4, 29):
-        sound = write_audio(tmp_path / f"{seconds}.wav", voice(seconds), 16_000)
-        paths = [str(path) for path in (checkpoint, sound, tmp_path / f"{seconds}.mp4")]
+        recording = write_audio(tmp_path / f"{seconds}.wav", voice(seconds), 16_000)
+        paths = [str(path) for path in (checkpoint, recording, tmp_path / f"{seconds}.mp4")]
         command = [sys.executable, "-c", MEMORY_PROBE, *paths]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     # The frames of 25 s more would be 25 * 25 * 64 * 64 * 3 bytes = 7.7 MB, as float32 pixels 31 MB.

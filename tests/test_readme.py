@@ -32,8 +32,8 @@ def snippet(page: Path) -> str:
 
 def microphone(num_samples: int) -> Iterator[NDArray[np.float32]]:
     """Yield blocks of sound as a sound card would."""
-    sound = voice(num_samples / 16_000)[0].astype(np.float32)
-    yield from np.array_split(sound, 7)
+    audio = voice(num_samples / 16_000)[0].astype(np.float32)
+    yield from np.array_split(audio, 7)
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ def first_frames(model: AvatarModel) -> Tensor:
     # A picture of one colour would give its colours to the frames, whatever the networks say.
     picture = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     prepared = prepare_stream(*run, picture)
-    sound = torch.sin(torch.arange(17_920) / 20)
-    chunk, _ = generate_chunk(*run, prepared, sound, create_state(*run, prepared, 0))
+    audio = torch.sin(torch.arange(17_920) / 20)
+    chunk, _ = generate_chunk(*run, prepared, audio, create_state(*run, prepared, 0))
     return chunk.pixels
 
 

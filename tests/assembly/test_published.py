@@ -72,7 +72,7 @@ def test_the_settings_are_the_published_ones(avatar: Avatar) -> None:
 
 
 def test_a_session_is_the_published_loop(avatar: Avatar) -> None:
-    sound = torch.from_numpy(voice(2 * CHUNK_SECONDS)[0])
+    audio = torch.from_numpy(voice(2 * CHUNK_SECONDS)[0])
     executor = avatar.model.executor
     settings = replace(avatar.model.settings, loudness=LoudnessMode.OFF)
     image = image_to_tensor(resize_and_center_crop(PICTURE, 16, 16))
@@ -80,9 +80,9 @@ def test_a_session_is_the_published_loop(avatar: Avatar) -> None:
     embeds = avatar.model.prompt_encoder.encode(PUBLISHED_DEFAULTS.prompt, image[None])
     prepared = prepare_stream(executor, settings, image, embeds)
     state = create_state(executor, settings, prepared, 9999)
-    chunks = avatar.stream(PICTURE, [sound.numpy()], size=SIZE, loudness="off")
+    chunks = avatar.stream(PICTURE, [audio.numpy()], size=SIZE, loudness="off")
     for start, streamed in zip((0, 17_920), chunks, strict=True):
-        chunk, state = generate_chunk(executor, settings, prepared, sound[start : start + 17_920], state)
+        chunk, state = generate_chunk(executor, settings, prepared, audio[start : start + 17_920], state)
         assert torch.equal(chunk.pixels, streamed.pixels)
 
 
@@ -105,9 +105,9 @@ def test_lengths_are_exact(
 ) -> None:
     samples = voice(num_samples / 16_000)
     assert samples.shape == (1, num_samples)
-    sound = write_audio(tmp_path / "voice.wav", samples, 16_000)
+    audio = write_audio(tmp_path / "voice.wav", samples, 16_000)
     result = avatar.generate(
-        PICTURE, sound, tmp_path / "out.mp4", size=SIZE, audio_mode=audio_mode, num_steps=1
+        PICTURE, audio, tmp_path / "out.mp4", size=SIZE, audio_mode=audio_mode, num_steps=1
     )
     assert result.num_frames == num_frames
     assert len(read_frames(result.path)) == num_frames
@@ -122,17 +122,17 @@ def test_lengths_are_exact(
     assert "notice" not in made
 
 
-def lag(sound: np.ndarray, heard: np.ndarray) -> int:  # type: ignore[type-arg]
+def lag(audio: np.ndarray, heard: np.ndarray) -> int:  # type: ignore[type-arg]
     """Return by how many samples a sound is late."""
-    length = 2 * len(sound)
-    both = np.fft.irfft(np.fft.rfft(heard, length) * np.fft.rfft(sound, length).conj(), length)
+    length = 2 * len(audio)
+    both = np.fft.irfft(np.fft.rfft(heard, length) * np.fft.rfft(audio, length).conj(), length)
     late = int(both.argmax())
-    return late if late < len(sound) else late - length
+    return late if late < len(audio) else late - length
 
 
 def test_modes_differ_in_what_is_heard_only(avatar: Avatar) -> None:
-    sound = voice(1.5)[0]
-    runs = [list(avatar.stream(PICTURE, [sound], size=SIZE, audio_mode=mode)) for mode in MODES]
+    audio = voice(1.5)[0]
+    runs = [list(avatar.stream(PICTURE, [audio], size=SIZE, audio_mode=mode)) for mode in MODES]
     assert [chunk.first_frame for chunk in runs[0]] == [chunk.first_frame for chunk in runs[1]] == [0, 28]
     assert [chunk.pixels.shape for chunk in runs[0]] == [chunk.pixels.shape for chunk in runs[1]]
     assert not torch.equal(runs[0][0].pixels, runs[1][0].pixels)
@@ -228,12 +228,12 @@ def test_parts_of_published_models_do_not_fit_our_own() -> None:
 
 def test_noise_says_that_it_is_noise(tmp_path: Path) -> None:
     avatar = Avatar.with_random_weights("tiny", RUN)
-    sound = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
-    marked = avatar.generate(PICTURE, sound, tmp_path / "noise.mp4")
+    audio = write_audio(tmp_path / "voice.wav", voice(0.2), 16_000)
+    marked = avatar.generate(PICTURE, audio, tmp_path / "noise.mp4")
     with av.open(str(marked.path)) as container:
         assert json.loads(container.metadata["comment"])["notice"] == NOISE_NOTICE
     plain = Avatar(dataclasses.replace(avatar.model, random_weights=False))
-    unmarked = plain.generate(PICTURE, sound, tmp_path / "plain.mp4")
+    unmarked = plain.generate(PICTURE, audio, tmp_path / "plain.mp4")
     for with_band, without in zip(read_frames(marked.path), read_frames(unmarked.path), strict=True):
         middle = slice(with_band.shape[0] * 7 // 16, with_band.shape[0] * 9 // 16)
         assert with_band[middle].mean() < 0.5 * without[middle].mean()

@@ -44,8 +44,8 @@ def test_two_chunks_are_alive_and_of_the_size_of_pictures() -> None:
     velocities: list[torch.Tensor] = []
     model.executor.networks.dit.register_forward_hook(lambda module, args, output: velocities.append(output))
     for _ in range(2):
-        sound = torch.randn(model.settings.geometry.chunk_samples) * 0.1
-        chunk, state = generate_chunk(*run, prepared, sound, state)
+        audio = torch.randn(model.settings.geometry.chunk_samples) * 0.1
+        chunk, state = generate_chunk(*run, prepared, audio, state)
         assert chunk.pixels.shape == (3, model.settings.geometry.chunk_frames, 64, 48)
         assert 0.05 < chunk.pixels.std() < 0.95, "neither one colour nor clamped everywhere"
     # A trained network's velocity (noise - x0) has a deviation of about 1.4.

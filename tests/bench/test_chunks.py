@@ -135,7 +135,7 @@ def test_the_last_chunk_of_a_stream_runs_inside_the_context(model: AvatarModel) 
     assert table.calls == ["open 1", *chunks, "close 1"]
 
 
-def test_the_sound_goes_on_from_chunk_to_chunk() -> None:
+def test_the_audio_goes_on_from_chunk_to_chunk() -> None:
     whole = hum(0, 3200, 16_000)
     assert whole.dtype == torch.float32 and 0.1 < whole.abs().max() <= 1
     assert torch.equal(torch.cat((hum(0, 1600, 16_000), hum(1600, 1600, 16_000))), whole)

@@ -126,7 +126,7 @@ def test_a_wrong_field_of_the_speech_encoder_is_named(
 
 
 @pytest.mark.parametrize(("field", "value"), [("do_normalize", False), ("sampling_rate", 8000)])
-def test_sound_that_is_prepared_otherwise_is_refused(model_dir: Path, field: str, value: object) -> None:
+def test_audio_that_is_prepared_otherwise_is_refused(model_dir: Path, field: str, value: object) -> None:
     config = model_dir.parent / "chinese-wav2vec2-base" / "preprocessor_config.json"
     change(config, **{field: value})
     with pytest.raises(WeightsError, match=rf"preprocessor_config\.json: {field} is {value}"):

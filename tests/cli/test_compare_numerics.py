@@ -99,7 +99,7 @@ WITHOUT_PYAV = f"{BLOCK_PYAV}\nfrom livetalk.cli.main import main\nsys.exit(main
 
 
 @pytest.mark.slow
-def test_only_a_sound_file_needs_pyav() -> None:
+def test_only_an_audio_file_needs_pyav() -> None:
     command = [sys.executable, "-c", WITHOUT_PYAV, "compare-numerics", "float32", "bfloat16"]
     command += ["--random-weights", "tiny", "--device", "cpu", "--chunks", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)

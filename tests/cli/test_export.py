@@ -126,11 +126,11 @@ def test_a_small_export_takes_half_the_room(
 
 def test_an_export_makes_the_same_pictures(model: SyntheticCheckpoint, exported: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    sound = np.sin(np.arange(3200) / 20).astype(np.float32)
+    audio = np.sin(np.arange(3200) / 20).astype(np.float32)
     chunks = [
         next(
             Avatar.load(folder, RunConfig(device="cpu", precision="float32")).stream(
-                picture, [sound], size="16x16"
+                picture, [audio], size="16x16"
             )
         )
         for folder in (model.model_dir, exported)

@@ -49,7 +49,7 @@ def command(tmp_path: Path, files: SyntheticCheckpoint) -> list[str]:
 
 @pytest.mark.parametrize("name", ["out.mp4", "res_out.mp4", "res_res_.mp4"])
 @pytest.mark.parametrize("mode", ["stream", "once"])
-def test_any_name_keeps_the_whole_video_and_its_sound(
+def test_any_name_keeps_the_whole_video_and_its_audio(
     command: list[str], tmp_path: Path, name: str, mode: str
 ) -> None:
     output = tmp_path / "results" / name

@@ -167,7 +167,7 @@ def test_options_out_of_range_are_one_line(
         ("a.mp4", "aac", 48_000, 2, 0.3),
     ],
 )
-def test_any_sound_works(
+def test_any_audio_works(
     checkpoint: Path, inputs: Path, name: str, codec: str, sample_rate: int, num_channels: int, seconds: float
 ) -> None:
     samples = voice(seconds, sample_rate, num_channels) * (name != "silence.wav")

@@ -58,14 +58,14 @@ def image(tmp_path: Path) -> str:
     return str(path)
 
 
-def published_loop(pipeline: FlashTalkPipeline, sound: np.ndarray) -> Iterator[Tensor]:  # type: ignore[type-arg]
+def published_loop(pipeline: FlashTalkPipeline, audio: np.ndarray) -> Iterator[Tensor]:  # type: ignore[type-arg]
     """Stream a sound the way programs on top of these functions do."""
     cached = infer_params["sample_rate"] * infer_params["cached_audio_duration"]
     end = infer_params["cached_audio_duration"] * infer_params["tgt_fps"]
     start = end - infer_params["frame_num"]
     cache = deque([0.0] * cached, maxlen=cached)
-    for begin in range(0, len(sound), CHUNK):
-        cache.extend(sound[begin : begin + CHUNK].tolist())
+    for begin in range(0, len(audio), CHUNK):
+        cache.extend(audio[begin : begin + CHUNK].tolist())
         yield run_pipeline(pipeline, get_audio_embedding(pipeline, np.array(cache), start, end))
 
 
@@ -91,10 +91,10 @@ def test_a_loop_of_these_functions_is_a_stream(
     pipeline: FlashTalkPipeline, files: SyntheticCheckpoint, image: str, picture: str
 ) -> None:
     infer_params["loudness"] = "published"
-    sound = voice(2 * CHUNK / 16_000)[0]
+    audio = voice(2 * CHUNK / 16_000)[0]
     reference = image if picture == "path" else Image.fromarray(PIXELS)
     get_base_data(pipeline, input_prompt="someone talks", cond_image=reference, base_seed=7)
-    got = torch.cat(list(published_loop(pipeline, sound)))
+    got = torch.cat(list(published_loop(pipeline, audio)))
     assert got.shape == (56, SIDE, SIDE, 3) and got.dtype is torch.float32
     avatar = Avatar.load(
         ModelSource(model=files.model_dir, wav2vec_dir=files.wav2vec_dir), RunConfig(device="cpu")
@@ -102,7 +102,7 @@ def test_a_loop_of_these_functions_is_a_stream(
     chunks: list[VideoChunk] = list(
         avatar.stream(
             PIXELS,
-            [sound],
+            [audio],
             seed=7,
             prompt="someone talks",
             size=f"{SIDE}x{SIDE}",
@@ -117,49 +117,49 @@ def test_a_loop_of_these_functions_is_a_stream(
 def test_a_session_starts_over_and_a_negative_seed_is_the_usual_one(
     pipeline: FlashTalkPipeline, image: str
 ) -> None:
-    sound = voice(CHUNK / 16_000)[0]
+    audio = voice(CHUNK / 16_000)[0]
     runs = []
     for seed in (9999, -1, 3):
         get_base_data(pipeline, "someone talks", image, seed)
-        runs.append(next(published_loop(pipeline, sound)))
+        runs.append(next(published_loop(pipeline, audio)))
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
 
 
 def test_later_forks_get_whole_windows(files: SyntheticCheckpoint, image: str) -> None:
-    sound = voice(CHUNK / 16_000)[0]
+    audio = voice(CHUNK / 16_000)[0]
     windows = []
     for keep in (False, True):
         infer_params["keep_motion_frames"] = keep
         pipeline = get_pipeline(1, files.model_dir, files.wav2vec_dir, cpu_offload=keep)
         get_base_data(pipeline, "someone talks", image, 1)
-        windows.append(next(published_loop(pipeline, sound)))
+        windows.append(next(published_loop(pipeline, audio)))
     assert [len(window) for window in windows] == [28, 33]
     assert torch.equal(windows[0], windows[1][5:])
 
 
 def test_embeddings_have_the_published_form(pipeline: FlashTalkPipeline) -> None:
     infer_params["loudness"] = "off"
-    sound = voice(2.0)[0]
-    features = pipeline.preprocess_audio(sound, sr=16_000, fps=25)
+    audio = voice(2.0)[0]
+    features = pipeline.preprocess_audio(audio, sr=16_000, fps=25)
     assert features.shape[0] == 50
-    every = get_audio_embedding(pipeline, sound)
+    every = get_audio_embedding(pipeline, audio)
     assert every.shape == (1, 50, 5, *features.shape[1:])
     assert torch.equal(every[0, :, 2], features)
     assert torch.equal(every[0, 0, 0], features[0])
     # The last frame wanted is the last that is heard, also where the sound goes on.
-    some = get_audio_embedding(pipeline, sound, 10, 43)
+    some = get_audio_embedding(pipeline, audio, 10, 43)
     assert some.shape == (1, 33, 5, *features.shape[1:])
     assert torch.equal(some[0, -1, 4], features[42])
     assert torch.equal(some[0, 0, 0], features[8])
 
 
 @pytest.mark.parametrize("loudness", ["off", "running", "published"])
-def test_any_sound_gives_an_embedding(pipeline: FlashTalkPipeline, loudness: str) -> None:
+def test_any_audio_gives_an_embedding(pipeline: FlashTalkPipeline, loudness: str) -> None:
     infer_params["loudness"] = loudness
-    for sound in (np.zeros(32_000), voice(0.1)[0], voice(0.1)[0].tolist(), np.zeros(0)):
-        embedding = get_audio_embedding(pipeline, sound)
-        assert embedding.shape[:2] == (1, len(sound) // 640)
+    for audio in (np.zeros(32_000), voice(0.1)[0], voice(0.1)[0].tolist(), np.zeros(0)):
+        embedding = get_audio_embedding(pipeline, audio)
+        assert embedding.shape[:2] == (1, len(audio) // 640)
         assert bool(embedding.isfinite().all())
 
 

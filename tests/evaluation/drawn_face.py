@@ -48,8 +48,8 @@ def write_video(path: Path, opening: np.ndarray, with_audio: bool = True) -> Pat
         container.mux(video.encode())
         if audio is not None:
             tone = 0.3 * np.sin(np.arange(len(opening) * 640) * 0.3)
-            sound = (tone * np.repeat(opening > 0, 640)).astype(np.float32)
-            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            samples = (tone * np.repeat(opening > 0, 640)).astype(np.float32)
+            block = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
             block.sample_rate = 16000
             container.mux(audio.encode(block))
             container.mux(audio.encode())

@@ -30,9 +30,9 @@ def test_one_row_per_frame_at_any_length() -> None:
 
 
 def test_a_short_recording_is_encoded_in_one_piece() -> None:
-    encoder, sound = make_encoder(), make_audio(640 * 80)
-    found = torch.from_numpy(encode_speech(sound, encoder))
-    assert_same_network(found, lambda: encoder(torch.from_numpy(sound)[None])[0].flatten(1), encoder)
+    encoder, audio = make_encoder(), make_audio(640 * 80)
+    found = torch.from_numpy(encode_speech(audio, encoder))
+    assert_same_network(found, lambda: encoder(torch.from_numpy(audio)[None])[0].flatten(1), encoder)
 
 
 def test_the_shipped_encoder_is_found() -> None:

@@ -53,7 +53,7 @@ def best_lag(found: NDArray[np.float32], expected: NDArray[np.float32], reach: i
         ("a.m4a", "aac", 96_000, 1),
     ],
 )
-def test_sound_is_whole_and_in_time(
+def test_audio_is_whole_and_in_time(
     tmp_path: Path, name: str, codec: str, sample_rate: int, num_channels: int
 ) -> None:
     expected = voice(SECONDS, sample_rate, num_channels)
@@ -89,14 +89,14 @@ def test_silence_has_a_length(tmp_path: Path) -> None:
     ("num_samples", "num_frames"),
     [(1, 1), (160, 1), (640, 1), (641, 2), (17_919, 28), (17_920, 28), (17_921, 29)],
 )
-def test_frames_cover_the_sound(num_samples: int, num_frames: int) -> None:
+def test_frames_cover_the_audio(num_samples: int, num_frames: int) -> None:
     track = Track(index=0, sample_rate=16_000, origin=None, declared_samples=None)
     reader = AudioReader(Path("a.wav"), track, num_samples, weights=(1.0,))
     assert reader.num_frames(25) == num_frames
     assert reader.duration_seconds == Fraction(num_samples, 16_000)
 
 
-def test_sound_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
+def test_audio_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
     samples = voice(1.0)
     samples[0, 8_000] = np.nan
     path = write_audio(tmp_path / "a.wav", samples, 16_000, "pcm_f32le")
@@ -104,7 +104,7 @@ def test_sound_that_is_not_a_number_is_refused(tmp_path: Path) -> None:
         open_audio(path)
 
 
-def test_files_that_are_no_sound_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_audio_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.wav"
     text.write_text("not a sound\n" * 100)
     empty = tmp_path / "empty.wav"
@@ -126,7 +126,7 @@ def test_files_that_are_no_sound_are_refused(tmp_path: Path) -> None:
     ("sample_rate", "num_channels", "num_samples"),
     [(16_000, 1, 640), (16_000, 1, 17_904), (48_000, 2, 53_712), (44_100, 2, 321_930), (8_000, 8, 20_000)],
 )
-def test_a_video_has_exactly_its_frames_and_its_sound(
+def test_a_video_has_exactly_its_frames_and_its_audio(
     tmp_path: Path, sample_rate: int, num_channels: int, num_samples: int
 ) -> None:
     samples = voice(num_samples / sample_rate, sample_rate, num_channels)
@@ -149,7 +149,7 @@ def test_a_video_has_exactly_its_frames_and_its_sound(
     assert np.corrcoef(heard[0], samples[0])[0, 1] > 0.98
 
 
-def test_sound_that_aac_cannot_carry_is_converted(tmp_path: Path) -> None:
+def test_audio_that_aac_cannot_carry_is_converted(tmp_path: Path) -> None:
     samples = voice(0.5, 37_800, 7)
     with VideoWriter(tmp_path / "a.mp4", width=32, height=32, audio=ArrayAudio(samples, 37_800)) as writer:
         writer.write(np.zeros((13, 32, 32, 3), np.uint8))
@@ -180,8 +180,8 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_partial_video_plays(tmp_path: Path) -> None:
-    sound = ArrayAudio(voice(10.0))
-    writer = VideoWriter(tmp_path / "a.mp4", width=32, height=32, audio=sound)
+    recording = ArrayAudio(voice(10.0))
+    writer = VideoWriter(tmp_path / "a.mp4", width=32, height=32, audio=recording)
     writer.write(np.zeros((10, 32, 32, 3), np.uint8))
     partial = writer.save_partial()
     assert partial == tmp_path / "a.partial.mp4"

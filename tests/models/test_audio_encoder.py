@@ -81,7 +81,7 @@ def test_a_click_amid_a_video_frame_weighs_equally_on_both_of_its_tokens() -> No
     assert torch.allclose(power[first - 1 : 21], power[22 : second + 2].flip(0), rtol=limit, atol=0)
 
 
-def test_cut_log_mel_equals_log_mel_of_the_cut_waveform(encoder: SpeechEncoder) -> None:
+def test_cut_log_mel_equals_log_mel_of_the_cut_audio(encoder: SpeechEncoder) -> None:
     samples = vowel_like(3.0)
     whole = encoder.log_mel(samples)
     for start_frame, num_frames in ((0, 75), (10, 33), (42, 33), (74, 1)):
@@ -100,7 +100,7 @@ def test_batch_equals_single(encoder: SpeechEncoder) -> None:
         assert_same_network(both[1:], lambda: encoder(quiet), encoder)
 
 
-def test_features_respond_where_the_sound_is(encoder: SpeechEncoder) -> None:
+def test_features_respond_where_the_audio_is(encoder: SpeechEncoder) -> None:
     samples = torch.zeros(1, 50 * 640)
     samples[:, 20 * 640 : 25 * 640] = vowel_like(0.2)[:, : 5 * 640] * 2
     with torch.inference_mode():

@@ -50,14 +50,14 @@ def test_one_row_per_whole_video_frame(encoder: Wav2Vec2Encoder, num_samples: in
 
 
 def test_level_and_offset_do_not_matter(encoder: Wav2Vec2Encoder) -> None:
-    sound = voice(16_000)
-    louder = encoder(sound * 7 + 0.5)
+    samples = voice(16_000)
+    louder = encoder(samples * 7 + 0.5)
     # Beside an offset five times its size, the sound itself is rounded by that much more.
-    found, limit = expect(lambda: encoder(sound), encoder)
+    found, limit = expect(lambda: encoder(samples), encoder)
     assert_near(louder, found, 5 * limit)
 
 
-def test_each_sound_of_a_batch_stands_alone(encoder: Wav2Vec2Encoder) -> None:
+def test_each_audio_of_a_batch_stands_alone(encoder: Wav2Vec2Encoder) -> None:
     audio = torch.cat((voice(9_600), 30 * voice(9_600, seed=1)))
     assert_same_network(encoder(audio)[:1], lambda: encoder(audio[:1]), encoder)
 

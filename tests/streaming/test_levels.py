@@ -39,16 +39,16 @@ def listening_model(mode: LoudnessMode, lookahead_frames: int) -> tuple[TinyMode
     return model._replace(settings=replace(model.settings, loudness=mode)), listener
 
 
-def hear(mode: LoudnessMode, sound: Tensor, *, whole: bool = False, lead: int = 0) -> list[Tensor]:
+def hear(mode: LoudnessMode, audio: Tensor, *, whole: bool = False, lead: int = 0) -> list[Tensor]:
     """Return the audio that the encoder of a stream was given."""
     model, listener = listening_model(mode, lead // 640)
     prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     if whole:
-        state = create_recorded_state(*model, prepared, 0, sound)
+        state = create_recorded_state(*model, prepared, 0, audio)
     else:
-        state = create_state(*model, prepared, 0, sound[:lead])
-    for start in range(lead, len(sound) - CHUNK + 1, CHUNK):
-        _, state = generate_chunk(*model, prepared, sound[start : start + CHUNK], state)
+        state = create_state(*model, prepared, 0, audio[:lead])
+    for start in range(lead, len(audio) - CHUNK + 1, CHUNK):
+        _, state = generate_chunk(*model, prepared, audio[start : start + CHUNK], state)
     return listener.heard
 
 
@@ -75,35 +75,35 @@ def tiny_published_encoder() -> Wav2Vec2Encoder:
     return encoder
 
 
-def rms(sound: Tensor) -> float:
-    return float(sound.square().mean().sqrt())
+def rms(audio: Tensor) -> float:
+    return float(audio.square().mean().sqrt())
 
 
-def test_off_is_the_sound_itself() -> None:
-    sound = babble(3, 0.02)
-    heard = hear(LoudnessMode.OFF, sound)
-    assert torch.equal(heard[-1][-len(sound) :], sound)
-    assert torch.equal(hear(LoudnessMode.OFF, sound, whole=True)[0][5 * 640 :], sound)
+def test_off_is_the_audio_itself() -> None:
+    audio = babble(3, 0.02)
+    heard = hear(LoudnessMode.OFF, audio)
+    assert torch.equal(heard[-1][-len(audio) :], audio)
+    assert torch.equal(hear(LoudnessMode.OFF, audio, whole=True)[0][5 * 640 :], audio)
 
 
 def test_published_gives_all_that_is_heard_one_gain() -> None:
-    sound = babble(3, 0.02)
-    for index, heard in enumerate(hear(LoudnessMode.PUBLISHED, sound), start=1):
-        so_far = torch.nn.functional.pad(sound[: index * CHUNK], (BUFFER - index * CHUNK, 0))
+    audio = babble(3, 0.02)
+    for index, heard in enumerate(hear(LoudnessMode.PUBLISHED, audio), start=1):
+        so_far = torch.nn.functional.pad(audio[: index * CHUNK], (BUFFER - index * CHUNK, 0))
         assert_near(heard, normalize_published(so_far), LIMIT)
-    whole = hear(LoudnessMode.PUBLISHED, sound, whole=True)[0]
-    assert_near(whole[5 * 640 :], normalize_published(sound), LIMIT)
+    whole = hear(LoudnessMode.PUBLISHED, audio, whole=True)[0]
+    assert_near(whole[5 * 640 :], normalize_published(audio), LIMIT)
 
 
 @pytest.mark.parametrize("lead", [0, 3 * 640])
 def test_running_is_one_gain_curve_however_the_stream_is_cut(lead: int) -> None:
-    sound = babble(6, 0.01)[: 5 * CHUNK + lead]
-    expected, _ = normalize_running(sound, LoudnessState.create())
-    assert rms(expected[-CHUNK:]) > 1.3 * rms(sound[-CHUNK:])
-    heard = hear(LoudnessMode.RUNNING, sound, lead=lead)[-1]
+    audio = babble(6, 0.01)[: 5 * CHUNK + lead]
+    expected, _ = normalize_running(audio, LoudnessState.create())
+    assert rms(expected[-CHUNK:]) > 1.3 * rms(audio[-CHUNK:])
+    heard = hear(LoudnessMode.RUNNING, audio, lead=lead)[-1]
     assert_near(heard[-len(expected) :], expected, LIMIT)
     if not lead:
-        assert_near(hear(LoudnessMode.RUNNING, sound, whole=True)[0][5 * 640 :], expected, LIMIT)
+        assert_near(hear(LoudnessMode.RUNNING, audio, whole=True)[0][5 * 640 :], expected, LIMIT)
 
 
 def test_hiss_alone_is_lifted_by_the_published_gain_only() -> None:
@@ -129,7 +129,7 @@ def test_the_published_encoder_hears_nothing_in_faint_hiss_after_all() -> None:
     hiss = 4e-4 * torch.randn(BUFFER, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         lifted, silent, gated = (
-            encoder(sound[None]) for sound in (hiss, torch.zeros(BUFFER), silence_noise(hiss))
+            encoder(audio[None]) for audio in (hiss, torch.zeros(BUFFER), silence_noise(hiss))
         )
     assert torch.equal(gated, silent)
     assert distance(lifted, silent) > 0.01, "standardising lifts the hiss"
@@ -137,9 +137,9 @@ def test_the_published_encoder_hears_nothing_in_faint_hiss_after_all() -> None:
 
 def test_one_gain_for_all_that_is_heard_is_nothing_to_the_published_encoder() -> None:
     encoder = tiny_published_encoder()
-    sound = babble(3, 0.02)
+    audio = babble(3, 0.02)
     with torch.no_grad():
-        lifted = encoder(10 * sound[None])
-        ramped = encoder((sound * torch.linspace(1, 10, len(sound)))[None])
-    assert_same_network(lifted, lambda: encoder(sound[None]), encoder)
+        lifted = encoder(10 * audio[None])
+        ramped = encoder((audio * torch.linspace(1, 10, len(audio)))[None])
+    assert_same_network(lifted, lambda: encoder(audio[None]), encoder)
     assert distance(ramped, lifted) > 0.01

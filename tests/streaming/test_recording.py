@@ -43,14 +43,14 @@ def read_through(encoder: FrameEncoder, samples: Tensor, num_chunks: int) -> lis
     return contexts
 
 
-def sound(num_samples: int) -> Tensor:
+def draw_audio(num_samples: int) -> Tensor:
     return torch.randn(num_samples, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.mark.parametrize("num_samples", [1, 640, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 700])
-def test_each_frame_reads_the_same_sound_as_in_a_stream(num_samples: int) -> None:
+def test_each_frame_reads_the_same_audio_as_in_a_stream(num_samples: int) -> None:
     model = tiny_model()
-    recording = sound(num_samples)
+    recording = draw_audio(num_samples)
     prepared = prepare_stream(*model, torch.zeros(3, IMAGE_SIDE, IMAGE_SIDE))
     live = create_state(*model, prepared, 0).audio
     whole = create_recorded_state(*model, prepared, 0, recording).audio
@@ -79,7 +79,7 @@ def test_each_frame_reads_the_same_sound_as_in_a_stream(num_samples: int) -> Non
 def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> None:
     model = tiny_model()
     # Every frame sounds the same, so that a frame's future is its present; the onset is frame 0.
-    steady = sound(640).repeat(3 * GEOMETRY.chunk_frames)
+    steady = draw_audio(640).repeat(3 * GEOMETRY.chunk_frames)
     # A picture of one colour would give its colours to the frames, whatever is heard.
     picture = torch.rand(3, IMAGE_SIDE, IMAGE_SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     prepared = prepare_stream(*model, picture)
@@ -101,7 +101,7 @@ def test_frames_are_those_of_a_stream_where_the_future_brings_nothing_new() -> N
 def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
     encoder = CountingEncoder()
     num_chunks = 200
-    samples = sound(num_chunks * CHUNK)
+    samples = draw_audio(num_chunks * CHUNK)
     contexts = read_through(encoder, samples, num_chunks)
     assert max(encoder.calls) <= LONGEST_AT_ONCE
     assert len(encoder.calls) == -(-num_chunks * GEOMETRY.chunk_frames // (SECTION_SECONDS * GEOMETRY.fps))
@@ -114,12 +114,12 @@ def test_a_long_recording_is_encoded_in_pieces_of_bounded_length() -> None:
 
 def test_a_short_recording_is_encoded_at_once() -> None:
     encoder = CountingEncoder()
-    read_through(encoder, sound(60 * CHUNK), 60)
+    read_through(encoder, draw_audio(60 * CHUNK), 60)
     assert encoder.calls == [5 + 60 * GEOMETRY.chunk_frames]
 
 
 def test_a_position_in_a_recording_is_a_value() -> None:
-    start = Recording.create(sound(3 * CHUNK), GEOMETRY)
+    start = Recording.create(draw_audio(3 * CHUNK), GEOMETRY)
     first = start.push(torch.zeros(CHUNK))
     read = first.read(FrameEncoder(), GEOMETRY)
     second = read.push(torch.zeros(CHUNK))

@@ -34,8 +34,8 @@ def speech(model: TinyModel, chunk: int) -> Tensor:
 def start(model: TinyModel, *, recorded: bool = False) -> tuple[Prepared, StreamState]:
     prepared = prepare_stream(*model, IMAGE)
     if recorded:
-        sound = torch.cat([speech(model, chunk) for chunk in range(3)])
-        return prepared, create_recorded_state(*model, prepared, 0, sound)
+        audio = torch.cat([speech(model, chunk) for chunk in range(3)])
+        return prepared, create_recorded_state(*model, prepared, 0, audio)
     return prepared, create_state(*model, prepared, 0)
 
 
