@@ -74,7 +74,7 @@ def test_a_changed_record_makes_its_pages_stale(
     assert not program.find_stale(program.PAGES)
     (changed,) = tmp_path.glob("embedded_cpu_1thread_*.json")
     record = BenchRecord.load(changed)
-    dataclasses.replace(record, fps=record.fps + 1).save(changed)
+    dataclasses.replace(record, fps=record.fps + 1).save(changed, overwrite=True)
     assert {page.name for page in program.find_stale(program.PAGES)} == {"performance.md", "README.md"}
 
 
