@@ -33,7 +33,7 @@ class WorkerPlace:
     """
 
     rank: int  # 0 for the leader
-    num_ranks: int  # size of the group
+    num_ranks: int
     local_rank: int  # index among the workers of this host, and of the GPU if several are visible
     rendezvous: str = FROM_ENVIRONMENT
 

@@ -33,7 +33,7 @@ class VideoChunk:
     """The new frames of one chunk, or consecutive ones of them."""
 
     pixels: Tensor  # `[3, F, H, W]` float32, -1..1
-    first_frame: int  # index of the first of them in the stream
+    first_frame: int  # index in the stream
 
     def to_uint8(self) -> Tensor:
         """Return the frames as `[F, H, W, 3]` uint8 RGB, truncated like the published output."""

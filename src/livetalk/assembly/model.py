@@ -23,7 +23,7 @@ class AvatarModel:
     dtype: torch.dtype  # precision of the transformer and the VAE
     # Precision in which a portrait's pixels are scaled; the published code uses the transformer's.
     image_dtype: torch.dtype = torch.float32
-    prompt_encoder: PromptEncoder | None = None  # None for a transformer without a text and an image branch
+    prompt_encoder: PromptEncoder | None = None  # None without text and image branch
     random_weights: bool = False  # the frames are noise, and every result must say so
     acceleration: Acceleration | None = None  # installed fast forms
 

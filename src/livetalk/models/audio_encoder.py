@@ -33,10 +33,10 @@ _GROUP = 48
 class SpeechEncoderConfig:
     """Sizes of a `SpeechEncoder`."""
 
-    num_layers: int = 3  # transformer layers
+    num_layers: int = 3
     width: int = 384  # width D of a 50 Hz token; a video frame carries two of them
     num_heads: int = 6  # attention heads; must divide `width`
-    num_mel_bins: int = 80  # bins of the log-mel front end
+    num_mel_bins: int = 80
     max_seconds: float = 30.0  # longest window the sinusoidal positions were trained for
 
 

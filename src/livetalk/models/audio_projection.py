@@ -19,11 +19,11 @@ class AudioProjectionConfig:
 
     window: int = 5  # speech frames read around each video frame; odd
     num_blocks: int = 12  # layers of the speech encoder that are stacked
-    channels: int = 768  # width of each of those layers
-    hidden_dim: int = 512  # width of the hidden layers
-    context_tokens: int = 32  # tokens made for each latent frame
-    output_dim: int = 768  # width of a token
-    latent_stride: int = 4  # video frames behind one latent frame (all but the first)
+    channels: int = 768  # width of each layer
+    hidden_dim: int = 512
+    context_tokens: int = 32  # tokens per latent frame
+    output_dim: int = 768
+    latent_stride: int = 4  # video frames per latent frame (all but the first)
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0 or self.window < 1:

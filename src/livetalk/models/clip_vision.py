@@ -29,11 +29,11 @@ class CLIPVisionConfig:
 
     image_size: int  # side of the square input, in pixels
     patch_size: int  # side of a patch, in pixels; divides `image_size`
-    dim: int  # model width D
-    ffn_dim: int  # hidden width of the feed-forward layers
+    dim: int
+    ffn_dim: int
     num_heads: int  # attention heads N; divides D
     num_layers: int
-    eps: float = 1e-5  # of every norm
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:

@@ -32,10 +32,10 @@ class DiTConfig:
         audio: sizes of the audio projection.
     """
 
-    dim: int  # model width D
-    ffn_dim: int  # hidden width of the feed-forward layers
+    dim: int
+    ffn_dim: int
     num_heads: int  # attention heads; D / num_heads is even
-    num_layers: int  # blocks
+    num_layers: int
     in_channels: int  # channels of the latents and the condition together
     out_channels: int  # channels of the velocity
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, rows and columns in one token
@@ -43,7 +43,7 @@ class DiTConfig:
     text_dim: int | None = None  # width of the text embeddings; None leaves the text branch out
     text_len: int = 512  # text embeddings are zero-padded to this many rows
     image_dim: int | None = None  # width of the image embeddings; None leaves the image branch out
-    eps: float = 1e-6  # of every norm in the blocks and the head
+    eps: float = 1e-6
     audio: AudioProjectionConfig = field(default_factory=AudioProjectionConfig)
 
     def __post_init__(self) -> None:
@@ -62,11 +62,11 @@ class StepInputs(NamedTuple):
     """All inputs of a step except the latents; `dit_precompute` computes them ahead."""
 
     condition_patches: Tensor  # `[B, L, C' * patch]`, patches of the condition
-    rope: RopeTables  # rotary tables of the L tokens
+    rope: RopeTables
     frame_ids: Tensor  # `[L]` int64, the latent frame of each token
     time: Tensor  # `[B, D]` or `[1, D]` float32, the time embedding
     modulation: Tensor  # `[B, 6, D]` or `[1, 6, D]` float32
-    conditioning: BlockConditioning | StackConditioning  # text, image and speech
+    conditioning: BlockConditioning | StackConditioning
 
 
 class DiT(nn.Module):

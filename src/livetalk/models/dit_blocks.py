@@ -26,12 +26,12 @@ from livetalk.ops.rope import RopeTables, apply_rope
 class BlockConfig:
     """Sizes of one block."""
 
-    dim: int  # model width D
-    ffn_dim: int  # hidden width of the feed-forward layer
+    dim: int
+    ffn_dim: int
     num_heads: int  # attention heads N; E = D / N
-    eps: float  # of every norm
-    text: bool  # attend to text tokens
-    image: bool  # attend to image tokens
+    eps: float
+    text: bool
+    image: bool
     audio_dim: int  # width of the audio context tokens
 
 

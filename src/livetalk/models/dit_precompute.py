@@ -38,7 +38,7 @@ class StreamConstants(NamedTuple):
 
     grid: tuple[int, int, int]  # tokens of a window by latent frames, rows, columns
     condition_patches: Tensor  # `[B, L, C' * patch]`
-    rope: RopeTables  # rotary tables of the L tokens
+    rope: RopeTables
     frame_ids: Tensor  # `[L]` int64
     timesteps: tuple[float, ...]  # the timesteps of `time` and `modulation`, 0..1000
     time: Tensor  # `[len(timesteps), D]` float32

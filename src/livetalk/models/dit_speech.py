@@ -98,7 +98,7 @@ class SpeechTokens(NamedTuple):
     """Speech that a block projects itself."""
 
     tokens: Tensor  # `[B, T, S, audio_dim]`
-    absorb: bool = False  # also multiply it into the query and output projections, in each step
+    absorb: bool = False  # absorb it into the projections in each step
 
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
@@ -112,7 +112,7 @@ class SpeechKeysValues(NamedTuple):
 
     keys: Tensor  # `[B, T, S, N, E]`
     values: Tensor  # of the shape of `keys`
-    absorb: bool = False  # multiply them into the query and output projections in each step
+    absorb: bool = False  # absorb them into the projections in each step
 
     def attend(
         self, attention: AudioAttention, x_BLD: Tensor, frames: TokenFrames, attend: AttendAbsorbed
@@ -137,7 +137,7 @@ class AbsorbedSpeech(NamedTuple):
     logit_bias: Tensor  # `[B, T, 1, N * S]` float32, scaled
     output_weight: Tensor  # `[B, T, N * S, D]`
     output_bias: Tensor  # `[D]`
-    num_heads: int  # N
+    num_heads: int
     first_frame: int = 0  # index of the first of the T frames in the window
 
     def frames_of(self, run: FrameRun) -> slice:

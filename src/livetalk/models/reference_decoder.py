@@ -52,7 +52,7 @@ class ReferenceDecoderConfig:
 class TrunkLevel:
     """A coarse level of the decoder."""
 
-    dim: int  # channels
+    dim: int
     kernel: int  # temporal kernel size of its convolutions
     doubles_rate: bool  # whether it ends with twice the frame rate
 

@@ -28,7 +28,7 @@ class TextTokenizer:
     """
 
     encode: Callable[[str], list[int]]
-    clean: Callable[[str], str]  # repairs and simplifies a prompt first
+    clean: Callable[[str], str]
     num_tokens: int  # length that every prompt is padded to
 
     def __call__(self, prompt: str) -> tuple[Tensor, Tensor]:

@@ -17,15 +17,15 @@ from livetalk.ops.norm import RMSNorm
 class UMT5Config:
     """Sizes of a `UMT5Encoder`."""
 
-    vocabulary: int  # number of different tokens
-    dim: int  # model width D
+    vocabulary: int
+    dim: int
     attention_dim: int  # width of all heads together
-    ffn_dim: int  # hidden width of the feed-forward layers
+    ffn_dim: int
     num_heads: int  # attention heads N; `attention_dim` / N is a whole number
-    num_layers: int  # blocks
+    num_layers: int
     num_buckets: int = 32  # classes of distance between two tokens, half of them for each direction
-    max_distance: int = 128  # tokens from which on distances share the last class
-    eps: float = 1e-6  # of every norm
+    max_distance: int = 128  # distances from here on share the last class
+    eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.attention_dim % self.num_heads:

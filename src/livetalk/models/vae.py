@@ -50,9 +50,9 @@ class VAEConfig:
             paints every frame out of the latents alone.
     """
 
-    base_dim: int  # channels that the multipliers multiply
-    latent_channels: int  # channels C of the latents
-    dim_multipliers: tuple[int, ...]  # channels of each level, in `base_dim`
+    base_dim: int  # channels for a multiplier of 1
+    latent_channels: int
+    dim_multipliers: tuple[int, ...]  # channels of each level, in multiples of `base_dim`
     num_res_blocks: int  # residual blocks per level of the encoder; the decoder has one more
     temporal_downsample: tuple[bool, ...]
     temporal_kernels: tuple[int, ...] = ()

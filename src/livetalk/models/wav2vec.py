@@ -27,13 +27,13 @@ class Wav2Vec2Config:
     width: int  # width D of a feature vector
     num_layers: int  # transformer layers; each gives one feature vector per video frame
     num_heads: int  # attention heads N; D / N is a whole number
-    ffn_dim: int  # hidden width of the feed-forward layers
+    ffn_dim: int
     conv_dims: tuple[int, ...]  # channels of each convolution of the front end
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)  # stride of each of them, in samples (then frames)
     position_kernel: int = 128  # kernel size of the positional convolution, in video frames
     position_groups: int = 16  # groups of channels in that convolution
-    eps: float = 1e-5  # of every norm
+    eps: float = 1e-5
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "position_groups"):

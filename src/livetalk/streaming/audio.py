@@ -55,7 +55,7 @@ class Recording:
     """A complete recording and the position of a stream in it."""
 
     samples: Tensor  # `[samples]` float32: silence for the motion frames, audio, silence to a whole chunk
-    num_consumed: int = 0  # chunks consumed so far
+    num_consumed: int = 0
     section: EncodedSection | None = None  # features of the section that was encoded last
 
     @classmethod

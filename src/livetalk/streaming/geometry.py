@@ -17,7 +17,7 @@ class ChunkGeometry:
     sample_rate: int = 16_000  # audio samples per second; a multiple of `fps`
     window_frames: int = 33  # frames that are denoised together; 1 + a multiple of `latent_stride`
     motion_frames: int = 5  # frames repeated from the previous window; 1 + a multiple of `latent_stride`
-    latent_stride: int = 4  # frames per latent frame, except the first latent frame, which stands for one
+    latent_stride: int = 4  # frames per latent frame; the first latent frame stands for one frame
 
     def __post_init__(self) -> None:
         if self.fps < 1 or self.sample_rate % self.fps:

@@ -35,7 +35,7 @@ class StreamOptions(TypedDict, total=False):
 
     seed: int | None  # of the noise; the same seed gives the same frames on the same machine
     crop: Crop | None  # part of the portrait that is used, see `frame_portrait`
-    num_steps: int | None  # denoising steps
+    num_steps: int | None
     size: str | None  # frame size, "HEIGHTxWIDTH" or a name in `SIZES`
     prompt: str | None  # description of the video, for a model with a text branch
     # "stream" encodes audio as it arrives; "whole" waits for the end and encodes each frame with its future.
@@ -50,12 +50,12 @@ class StreamSpec:
 
     seed: int | None = None  # of the noise, 0..2**63 - 1
     crop: Crop | None = None
-    num_steps: int | None = None  # denoising steps
+    num_steps: int | None = None
     size: tuple[int, int] | None = None  # height and width of the frames, pixels, multiples of 16
     prompt: str | None = None  # for a model with a text branch
     audio_mode: AudioMode = AudioMode.STREAM  # WHOLE waits for the end of the audio and cannot be cut
     loudness: LoudnessMode | None = None
-    latents_per_decode: int | None = None  # latent frames that are decoded together
+    latents_per_decode: int | None = None
     progressive: bool = False  # deliver frames as they are decoded instead of whole chunks
     # No chunk is begun while this many delivered frames have not been taken; None means one chunk.
     max_pending_frames: int | None = None
