@@ -7,6 +7,7 @@ import reported_audio
 import reported_environment
 import reported_printing
 import reported_results
+import reported_training
 import reported_weights
 
 from reported import KINDS, Case
@@ -16,6 +17,7 @@ CASES: tuple[Case, ...] = (
     *reported_environment.CASES,
     *reported_printing.CASES,
     *reported_results.CASES,
+    *reported_training.CASES,
     *reported_weights.CASES,
 )
 

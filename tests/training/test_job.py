@@ -29,11 +29,11 @@ from livetalk.training.job import (
     VAEJob,
     finished_vae,
     load_trained_vae,
-    run_processes,
     train_dit,
     train_vae,
     tune_decoder,
 )
+from livetalk.training.processes import run_processes
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "livetalk" / "weights" / "embedded"
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=2)

@@ -20,6 +20,7 @@ from livetalk.checkpoints.layouts import (
     TOKENIZER_NAME,
     VAE_NAME,
 )
+from livetalk.disk import flush_file
 from livetalk.errors import InputError, LivetalkError, OutputError, WeightsError
 
 FetchProgress = Callable[[int, int], None]
@@ -242,6 +243,7 @@ def _keep(file: RemoteFile) -> None:
             f"weights {file.path}: the download has another hash than {file.url} states and was removed; "
             "run the command again"
         )
+    flush_file(file.part_path)
     file.part_path.replace(file.path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from livetalk.checkpoints.file_kinds import recognise_file
+from livetalk.disk import write_durably
 from livetalk.errors import WeightsError
 
 MANIFEST_NAME = "config.json"
@@ -42,7 +43,7 @@ def describe_file(path: Path) -> FileRecord:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `config.json`, as the last step of saving, so that an incomplete folder is no checkpoint."""
     text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
-    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    write_durably(directory / MANIFEST_NAME, (text + "\n").encode())
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -20,6 +20,7 @@ from livetalk.checkpoints.manifest import (
     verify_files,
     write_manifest,
 )
+from livetalk.disk import flush_file
 from livetalk.errors import WeightsError
 from livetalk.ops.finite import is_finite
 
@@ -98,6 +99,7 @@ def save_checkpoint(
     for part_name, part in parts.items():
         path = directory / f"{part_name}.safetensors"
         save_file(pack_state(part.state, part.storage), path)
+        flush_file(path)
         # safetensors creates files that only their owner can read, which an installed package must not
         # contain. Where permissions cannot be set, the checkpoint is still good.
         with contextlib.suppress(OSError):

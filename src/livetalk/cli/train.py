@@ -33,7 +33,6 @@ from livetalk.training.job import (
     VAEJob,
     finished_vae,
     load_average,
-    run_processes,
     train_dit,
     train_motion,
     train_reference,
@@ -41,6 +40,8 @@ from livetalk.training.job import (
     tune_decoder,
 )
 from livetalk.training.metrics import Throughput
+from livetalk.training.processes import run_processes
+from livetalk.training.waiting import announced
 
 WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 
@@ -110,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     if args.stage == "all":
         # The transformer stage waits for this file; one of an earlier run would make it start on the old VAE.
         (args.out / VAE_FINISHED).unlink(missing_ok=True)
+        # The stages that wait for clips refuse a work folder that nobody has made.
+        _paths(args).clips.mkdir(parents=True, exist_ok=True)
         # The stages are processes of the same command line with another stage.
         rest = [word for word in sys.argv[2:] if word != "all"]
         base = [sys.executable, "-m", "livetalk", "train"]
@@ -142,6 +145,11 @@ def _paths(args: argparse.Namespace) -> JobPaths:
 
 
 def _render(args: argparse.Namespace) -> None:
+    with announced(_paths(args).clips, f"render-{args.renderer}"):
+        _render_clips(args)
+
+
+def _render_clips(args: argparse.Namespace) -> None:
     corpus = load_corpus(args.corpus)
     clip_renderer = ClipRenderer(Renderer(choose_device(args.device)), corpus)
     paths = _paths(args)

@@ -10,12 +10,12 @@ import av
 import torch
 
 from livetalk import __version__
+from livetalk.limits import available_cores, available_memory
 
 WANTED_CPU_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
 VIDEO_ENCODERS = ("libx264", "aac")
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-_MEMORY_FILE = Path("/proc/meminfo")
 _REQUIREMENT = re.compile(r"([\w.-]+).*;.*\bextra\s*==\s*['\"](\w+)['\"]")
 _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
@@ -47,9 +47,9 @@ class Environment:
     driver: str | None  # version of the NVIDIA driver
     gpus: tuple[GpuInfo, ...]
     cpu: str
-    cpu_cores: int  # physical cores
+    cpu_cores: int  # physical cores that this process may use
     cpu_features: tuple[str, ...]  # the available ones of `WANTED_CPU_FEATURES`
-    host_bytes: int | None  # memory that is available to programs now
+    host_bytes: int | None  # memory that this process can still take
     ffmpeg: str  # version of the FFmpeg in PyAV
     video_encoders: tuple[str, ...]  # the available ones of `VIDEO_ENCODERS`
     missing_packages: dict[str, tuple[str, ...]]
@@ -69,9 +69,9 @@ def inspect_environment() -> Environment:
         driver=_driver_version(),
         gpus=tuple(_inspect_gpu(index) for index in range(torch.cuda.device_count())),
         cpu=str(capabilities.get("cpu_name", platform.processor())),
-        cpu_cores=int(capabilities.get("num_physical_cores", 0)),
+        cpu_cores=available_cores(int(capabilities.get("num_physical_cores", 0))),
         cpu_features=tuple(name for name in WANTED_CPU_FEATURES if capabilities.get(name, False)),
-        host_bytes=_available_bytes(),
+        host_bytes=available_memory(),
         ffmpeg=str(av.ffmpeg_version_info),
         video_encoders=tuple(name for name in VIDEO_ENCODERS if _can_encode(name)),
         missing_packages=find_missing_packages(_requirements()),
@@ -129,14 +129,6 @@ def _driver_version() -> str | None:
     except OSError:
         return None
     return None if match is None else match[1]
-
-
-def _available_bytes() -> int | None:
-    try:
-        match = re.search(r"MemAvailable:\s*(\d+) kB", _MEMORY_FILE.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    return None if match is None else int(match[1]) * 1024
 
 
 def _can_encode(name: str) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from livetalk.errors import InputError
+
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
@@ -75,20 +77,40 @@ class ClipStore:
         return sorted(int(path.stem.removeprefix("clip_")) for path in self.directory.glob("clip_*.json"))
 
     def record(self, index: int) -> ClipRecord:
-        """Read the record of a finished clip."""
-        text = (self.directory / f"clip_{index:06d}.json").read_text(encoding="utf-8")
-        values = json.loads(text)
-        return ClipRecord(
-            spec=ClipSpec(**values["spec"]),
-            face_box=_box(values["face_box"]),
-            mouth_box=_box(values["mouth_box"]),
-            lip_opening=tuple(values["lip_opening"]),
-        )
+        """Read the record of a finished clip.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.directory / f"clip_{index:06d}.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return ClipRecord(
+                spec=ClipSpec(**values["spec"]),
+                face_box=_box(values["face_box"]),
+                mouth_box=_box(values["mouth_box"]),
+                lip_opening=tuple(values["lip_opening"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
 
     def frames(self, index: int) -> NDArray[np.uint8]:
-        """Read the frames of a finished clip, [F, H, W, 3], uint8."""
-        frames: NDArray[np.uint8] = np.load(self.directory / f"clip_{index:06d}.npy")
+        """Read the frames of a finished clip, [F, H, W, 3], uint8.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.directory / f"clip_{index:06d}.npy"
+        try:
+            frames: NDArray[np.uint8] = np.load(path)
+        except (ValueError, EOFError) as error:
+            raise _damaged(path, error) from error
         return frames
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    # After a power cut, a file may be shorter than its name promises.
+    return InputError(f"clip {path}: is damaged ({error}); remove it and its .json file, and render it again")
 
 
 def _box(values: list[float]) -> tuple[float, float, float, float]:

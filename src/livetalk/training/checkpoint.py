@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from livetalk.disk import write_durably
 from livetalk.errors import WeightsError
+from livetalk.ops.finite import is_finite
 from livetalk.training.optim import WeightAverage
 
+MANIFEST = "state.json"
 PART_BYTES = 15_500_000
 """Size limit of a file, a little under 16 MB, so that checkpoints can be transferred in small files."""
 
@@ -59,11 +62,9 @@ def _write(state: dict[str, Any], directory: Path) -> None:
     names = []
     for number, at in enumerate(range(0, len(data), PART_BYTES)):
         names.append(f"state-{digest[:8]}.part{number}")
-        (directory / names[-1]).write_bytes(data[at : at + PART_BYTES])
-    partial = directory / "state.json.partial"
-    partial.write_text(json.dumps({"parts": names, "sha256": digest}), encoding="utf-8")
-    # A rename is atomic: readers find the old manifest or the new one.
-    partial.rename(directory / "state.json")
+        write_durably(directory / names[-1], data[at : at + PART_BYTES])
+    # Readers find the old manifest or the new one.
+    write_durably(directory / MANIFEST, json.dumps({"parts": names, "sha256": digest}).encode())
     for part in directory.glob("state*.part*"):
         if part.name not in names:
             part.unlink()
@@ -80,15 +81,23 @@ def load_training_state(
     A copy by `copy_average` restores the averaged weights into both networks and leaves `optimizers` fresh.
 
     Raises:
-        WeightsError: parts are missing or damaged.
+        WeightsError: files are missing or damaged, of another network, or hold values that are not finite.
     """
     state = _read(directory)
     if state is None:
         return 0
     averaged = {name: tensor.float() for name, tensor in state["average"].items()}
-    model.load_state_dict(state.get("model", averaged))
-    if average is not None:
-        average.model.load_state_dict(averaged)
+    weights = state.get("model", averaged)
+    for name, tensor in (*averaged.items(), *weights.items()):
+        if not is_finite(tensor):
+            raise WeightsError(f"training checkpoint {directory}: {name} holds NaN or infinite values")
+    try:
+        model.load_state_dict(weights)
+        if average is not None:
+            average.model.load_state_dict(averaged)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"training checkpoint {directory}: is of another network ({reason})") from error
     # A checkpoint without moments has an empty list here.
     for optimizer, moments in zip(optimizers, state.get("optimizers", []), strict=False):
         optimizer.load_state_dict(moments)
@@ -97,19 +106,26 @@ def load_training_state(
 
 def _read(directory: Path) -> dict[str, Any] | None:
     """Join the parts of a checkpoint, or return None where there is none."""
-    manifest_path = directory / "state.json"
+    manifest_path = directory / MANIFEST
     if not manifest_path.exists():
         return None
-    text = manifest_path.read_text(encoding="utf-8")
-    manifest = json.loads(text)
     try:
-        data = b"".join((directory / name).read_bytes() for name in manifest["parts"])
+        text = manifest_path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        names, digest = [str(name) for name in manifest["parts"]], manifest["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"training checkpoint {manifest_path}: is damaged ({error}); restore it, or remove its folder to "
+            "begin this stage anew"
+        ) from error
+    try:
+        data = b"".join((directory / name).read_bytes() for name in names)
     except FileNotFoundError as error:
         if manifest_path.read_text(encoding="utf-8") != text:
             # The stage replaced the checkpoint between the two reads.
             return _read(directory)
         raise WeightsError(f"training checkpoint {directory}: {error.filename} is missing") from error
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+    if hashlib.sha256(data).hexdigest() != digest:
         raise WeightsError(f"training checkpoint {directory}: sha256 of its parts differs from state.json")
     # Unpickled after the hash was checked, and as tensors only: a checkpoint must not run code.
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -7,9 +7,7 @@ VAE, encodes every clip once and trains on the latents.
 import copy
 import dataclasses
 import json
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from livetalk.assembly.spec import PortraitConfig
 from livetalk.datasets.clips import ClipMemory
 from livetalk.datasets.windows import BankBuilder, BankConfig, GrowingBank, LogMelSource, WindowBank
 from livetalk.device import mixed_precision
+from livetalk.disk import write_durably
 from livetalk.errors import WeightsError
 from livetalk.models.audio_encoder import load_speech_encoder
 from livetalk.models.dit import DiT, DiTConfig
@@ -45,6 +44,7 @@ from livetalk.training.sft import SFTLoss, SFTObjective, draw_inputs, validation
 from livetalk.training.start import start_dit, start_vae
 from livetalk.training.trainer import Stage, Trainer
 from livetalk.training.vae import VAELoss, VAEObjective, measure_latents, prepare_vae, reconstruction_psnr
+from livetalk.training.waiting import RENDER_ADVICE, announced, open_clips, wait_for, wait_for_clips
 
 VAE_FINISHED = "vae_finished.json"
 REFERENCE_STAGE = "reference"
@@ -115,15 +115,20 @@ class DiTJob:
 
 def train_vae(job: VAEJob) -> None:
     """Train the VAE for one slice; unless interrupted, measure latent statistics and mark it as finished."""
+    memory = open_clips(job.paths.clips, job.device, job.max_clips)
+    with announced(job.paths.run, "vae"):
+        _train_vae(job, memory)
+
+
+def _train_vae(job: VAEJob, memory: ClipMemory) -> None:
     finished = job.paths.run / VAE_FINISHED
     finished.unlink(missing_ok=True)
     log = MetricsLog(job.paths.run / "metrics_vae.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     vae = _first_vae(job).to(job.device)
     trainer = Trainer(Stage("vae", vae, job.training.optimizer, VAE_MATRICES), job.paths.run, log)
-    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
-    _wait_for_clips(memory, job.min_clips)
+    wait_for_clips(memory, job.min_clips, job.paths.clips)
     objective = _compiled(VAEObjective(vae, job.training), job.device)
     loss = VAELoss(objective, job.training, memory, job.seed)
     log.write("vae", {"parameters": sum(p.numel() for p in vae.parameters()), "clips": len(memory)})
@@ -138,10 +143,15 @@ def train_vae(job: VAEJob) -> None:
     if not trainer.interrupted:
         averaged = trainer.average.model
         assert isinstance(averaged, CausalVideoVAE)
-        mean, std = measure_latents(averaged, memory, num_clips=200)
-        statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
-        finished.write_text(json.dumps(statistics), encoding="utf-8")
+        _finish_vae(finished, averaged, memory)
     log.close()
+
+
+def _finish_vae(finished: Path, vae: CausalVideoVAE, memory: ClipMemory) -> None:
+    """Measure the latent statistics; their file marks the VAE as finished."""
+    mean, std = measure_latents(vae, memory, num_clips=200)
+    statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    write_durably(finished, json.dumps(statistics).encode())
 
 
 def _first_vae(job: VAEJob) -> CausalVideoVAE:
@@ -150,12 +160,6 @@ def _first_vae(job: VAEJob) -> CausalVideoVAE:
     vae = CausalVideoVAE(job.model)
     prepare_vae(vae)
     return vae
-
-
-def _wait_for_clips(memory: ClipMemory, count: int) -> None:
-    while len(memory) < count:
-        if not memory.refresh(limit=count - len(memory)):
-            time.sleep(0.5)
 
 
 def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
@@ -170,14 +174,14 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
 def tune_decoder(job: VAEJob) -> None:
     """Continue training the decoder of a finished VAE on whole windows with a frozen encoder."""
+    memory = open_clips(job.paths.clips, job.device, job.max_clips)
     log = MetricsLog(job.paths.run / "metrics_decoder.jsonl", sys.stderr)
     vae = load_trained_vae(job.paths.run, job.model).to(job.device)
     decoder = vae.decoder.requires_grad_(True)
     trainer = Trainer(Stage("decoder", decoder, job.training.optimizer), job.paths.run, log)
-    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
     heldout.refresh(limit=8)
-    _wait_for_clips(memory, job.min_clips)
+    wait_for_clips(memory, job.min_clips, job.paths.clips)
     objective = _compiled(VAEObjective(vae, job.training), job.device)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -193,6 +197,7 @@ def tune_decoder(job: VAEJob) -> None:
 
 def train_reference(job: ReferenceJob) -> None:
     """Train a decoder that warps a reference for one slice on latents of the finished VAE."""
+    memory = open_clips(job.paths.clips, job.device, job.max_clips)
     log = MetricsLog(job.paths.run / "metrics_reference.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     finished = finished_vae(job.paths, dataclasses.replace(job.model, reference=None))
@@ -201,9 +206,8 @@ def train_reference(job: ReferenceJob) -> None:
     trainer = Trainer(
         Stage(REFERENCE_STAGE, stage, job.training.optimizer, STAGE_MATRICES), job.paths.run, log
     )
-    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
-    _wait_for_clips(memory, job.min_clips)
+    wait_for_clips(memory, job.min_clips, job.paths.clips)
     heldout.refresh(limit=64)
     objective = _compiled(ReferenceObjective(vae, job.training), job.device)
     trial = copy.deepcopy(vae)
@@ -231,15 +235,20 @@ def train_motion(job: ReferenceJob) -> None:
     Raises:
         WeightsError: the reference stage has no checkpoint.
     """
+    memory = open_clips(job.paths.clips, job.device, job.max_clips)
+    with announced(job.paths.run, "vae"):
+        _train_motion(job, memory)
+
+
+def _train_motion(job: ReferenceJob, memory: ClipMemory) -> None:
     finished = job.paths.run / VAE_FINISHED
     finished.unlink(missing_ok=True)
     torch.manual_seed(job.seed)
     stage = MotionStage(trained_reference_vae(job.paths, job.model).train()).to(job.device)
     log = MetricsLog(job.paths.run / "metrics_motion.jsonl", sys.stderr)
     trainer = Trainer(Stage(MOTION_STAGE, stage, job.training.optimizer, MOTION_MATRICES), job.paths.run, log)
-    memory = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
-    _wait_for_clips(memory, job.min_clips)
+    wait_for_clips(memory, job.min_clips, job.paths.clips)
     heldout.refresh(limit=64)
     objective = _compiled(ReferenceObjective(stage.vae, job.training), job.device)
 
@@ -257,9 +266,7 @@ def train_motion(job: ReferenceJob) -> None:
     if not trainer.interrupted:
         averaged = trainer.average.model
         assert isinstance(averaged, MotionStage)
-        mean, std = measure_latents(averaged.vae, memory, num_clips=200)
-        statistics = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
-        finished.write_text(json.dumps(statistics), encoding="utf-8")
+        _finish_vae(finished, averaged.vae, memory)
     log.close()
 
 
@@ -283,13 +290,15 @@ def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
 
 def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
     """Build the averaged VAE of a finished stage, with its latent statistics and tuned decoder, if any."""
-    statistics = json.loads((run / VAE_FINISHED).read_text(encoding="utf-8"))
-    config = dataclasses.replace(
-        config,
-        latents_mean=tuple(statistics["latents_mean"]),
-        latents_std=tuple(statistics["latents_std"]),
-    )
-    vae = CausalVideoVAE(config)
+    path = run / VAE_FINISHED
+    try:
+        statistics = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = (tuple(map(float, statistics[name])) for name in ("latents_mean", "latents_std"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"training run {run}: has no finished VAE yet; run livetalk train vae") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"training run {path}: is damaged ({error}); train the VAE again") from error
+    vae = CausalVideoVAE(dataclasses.replace(config, latents_mean=mean, latents_std=std))
     if config.reference is None:
         load_average(run / "vae", vae)
         load_average(run / "decoder", vae.decoder)
@@ -320,6 +329,7 @@ def finished_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
 
 def train_dit(job: DiTJob, source: LogMelSource) -> None:
     """Train the DiT for one slice on windows encoded with the finished VAE."""
+    clips = open_clips(job.paths.clips, job.device, job.max_clips)
     log = MetricsLog(job.paths.run / "metrics_dit.jsonl", sys.stderr)
     torch.manual_seed(job.seed)
     start = job.paths.start
@@ -329,9 +339,8 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
     log.write("dit", {"parameters": sum(p.numel() for p in dit.parameters())})
     # Before the VAE is finished, so that compilation costs no time of the slice.
     _warm_up(objective, job)
-    while job.paths.vae is None and not (job.paths.run / VAE_FINISHED).exists():
-        time.sleep(0.5)
-    bank, heldout = _open_banks(job, source, log)
+    _wait_for_vae(job.paths)
+    bank, heldout = _open_banks(job, clips, source, log)
     loss = SFTLoss(objective, job.training, job.settings, bank, job.seed)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -341,6 +350,13 @@ def train_dit(job: DiTJob, source: LogMelSource) -> None:
 
     trainer.run(loss, job.budget, validate, validate_every=500)
     log.close()
+
+
+def _wait_for_vae(paths: JobPaths) -> None:
+    finished = paths.run / VAE_FINISHED
+    if paths.vae is None:
+        advice = "run livetalk train vae with the same --out, or name a finished VAE with --vae"
+        wait_for(paths.run, finished.exists, lambda: "the VAE is not finished", sys.stderr, advice)
 
 
 def _warm_up(objective: nn.Module, job: DiTJob) -> None:
@@ -358,39 +374,31 @@ def _warm_up(objective: nn.Module, job: DiTJob) -> None:
     torch.cuda.empty_cache()
 
 
-def _open_banks(job: DiTJob, source: LogMelSource, log: MetricsLog) -> tuple[GrowingBank, WindowBank]:
+def _open_banks(
+    job: DiTJob, clips: ClipMemory, source: LogMelSource, log: MetricsLog
+) -> tuple[GrowingBank, WindowBank]:
     """Encode the rendered clips, at least `min_clips`; the training bank grows during training."""
     vae = finished_vae(job.paths, job.vae).to(job.device)
     vae.use_channels_last()
     speech_encoder = load_speech_encoder(job.paths.speech_encoder).to(job.device)
     builder = BankBuilder(vae, speech_encoder, job.settings, job.bank)
-    clips = ClipMemory(ClipStore(job.paths.clips), job.device, job.max_clips)
     bank = GrowingBank(builder, clips, source, job.seed)
-    while (encoded := bank.refresh(CLIPS_PER_PART)) or bank.num_clips < job.min_clips:
-        if not encoded:
-            time.sleep(0.5)
-        elif bank.num_clips % (20 * CLIPS_PER_PART) == 0:
-            log.write("dit", {"encoded_clips": bank.num_clips})
+
+    def encode() -> bool:
+        while bank.refresh(CLIPS_PER_PART):
+            if bank.num_clips % (20 * CLIPS_PER_PART) == 0:
+                log.write("dit", {"encoded_clips": bank.num_clips})
+        return bank.num_clips >= job.min_clips
+
+    wait_for(
+        job.paths.clips,
+        encode,
+        lambda: f"{bank.num_clips} of {job.min_clips} clips",
+        sys.stderr,
+        RENDER_ADVICE,
+    )
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
     heldout.refresh(limit=64)
     bank_heldout = builder.build(heldout, source, job.seed)
     log.write("dit", {"encoded_clips": bank.num_clips, "heldout_windows": len(bank_heldout)})
     return bank, bank_heldout
-
-
-def run_processes(commands: list[list[str]]) -> int:
-    """Run commands in parallel until all end or one fails; return the first non-zero exit code or 0."""
-    processes = [subprocess.Popen(command) for command in commands]
-    try:
-        while True:
-            codes = [process.poll() for process in processes]
-            failed = [code for code in codes if code]
-            if failed or all(code == 0 for code in codes):
-                return failed[0] if failed else 0
-            time.sleep(0.5)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in processes:
-            process.wait()

@@ -10,6 +10,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
+from livetalk.interruption import REQUESTS
 from livetalk.training.checkpoint import load_training_state, save_training_state
 from livetalk.training.config import Budget, OptimizerConfig
 from livetalk.training.metrics import MetricsLog, Throughput
@@ -35,7 +36,7 @@ class Stage:
 class Trainer:
     """Trains one stage for one slice and saves a checkpoint that the next slice continues.
 
-    SIGINT (Ctrl-C) or SIGTERM ends the slice after the current step and saves the checkpoint.
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the slice after the current step and saves the checkpoint.
     """
 
     def __init__(self, stage: Stage, directory: Path, log: MetricsLog) -> None:
@@ -110,9 +111,10 @@ class Trainer:
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = True
 
-        previous = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, stop) for number in heeded}
         try:
             yield
         finally:
-            for name, handler in previous.items():
-                signal.signal(name, handler)
+            for number, handler in previous.items():
+                signal.signal(number, handler)

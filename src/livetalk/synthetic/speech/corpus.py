@@ -7,6 +7,7 @@ space and reading them needs neither a synthesiser nor an audio decoder.
 
 import json
 import lzma
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def load_corpus(folder: Path) -> Corpus:
         levels = np.concatenate([_read_shard(folder / name, index["num_voices"]) for name in index["shards"]])
         with np.load(folder / _TRACKS) as tracks:
             events, prosody = _unpack_tracks({name: tracks[name] for name in tracks.files}, index["symbols"])
-    except (OSError, KeyError, ValueError, lzma.LZMAError) as error:
+    except (OSError, KeyError, ValueError, TypeError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise InputError(f"{folder}: the speech corpus is damaged ({error}); make it anew") from error
     if not len(infos) == len(events) == len(levels):
         raise InputError(f"{folder}: the speech corpus is damaged (files of different lengths); make it anew")
