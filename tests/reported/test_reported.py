@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import reported_audio
 import reported_environment
+import reported_faces
 import reported_printing
 import reported_results
 import reported_training
@@ -15,6 +16,7 @@ from reported import KINDS, Case
 CASES: tuple[Case, ...] = (
     *reported_audio.CASES,
     *reported_environment.CASES,
+    *reported_faces.CASES,
     *reported_printing.CASES,
     *reported_results.CASES,
     *reported_training.CASES,
