@@ -28,13 +28,12 @@ from livetalk.log import get_logger
 from livetalk.media.audio import AudioReader, open_audio
 from livetalk.media.files import require_distinct_files, require_output_file
 from livetalk.media.framing import frame_portrait
-from livetalk.media.image import Stamp, contact_sheet, load_image, save_png
+from livetalk.media.image import ImageInput, Stamp, contact_sheet, load_image, name_image, save_png
 from livetalk.media.preview import PreviewSampler
 from livetalk.media.video import VideoWriter
 from livetalk.streaming.spec import StreamOptions, StreamSpec
 from livetalk.types import VideoChunk
 
-Image = str | os.PathLike[str] | NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 
 # Written across every frame of a model without real weights, so that nobody takes them for a result.
@@ -145,7 +144,7 @@ class Avatar:
 
     def generate(
         self,
-        image: Image,
+        image: ImageInput,
         audio: str | os.PathLike[str] | AudioReader,
         output: str | os.PathLike[str],
         *,
@@ -160,7 +159,7 @@ class Avatar:
         audio, except in the audio mode "whole", by 128 kB per second.
 
         Args:
-            image: an image file, or pixels [H, W, 3], uint8, RGB.
+            image: an image file, or an image of Pillow, or pixels as `array_to_rgb` accepts them.
             audio: any audio or video file that FFmpeg reads, or one that `open_audio` opened.
             output: the .mp4 file.
             preview: a .png file with frames from start to end on one sheet.
@@ -182,7 +181,7 @@ class Avatar:
         plan = plan_stream(self.model, spec)
         portrait = _frame(image, plan)
         require_distinct_files(
-            [reader.path] if isinstance(image, np.ndarray) else [image, reader.path], targets
+            [image, reader.path] if isinstance(image, str | os.PathLike) else [reader.path], targets
         )
         num_frames = reader.num_frames(self.fps)
         writer = VideoWriter(
@@ -222,7 +221,7 @@ class Avatar:
 
     def stream(
         self,
-        image: Image,
+        image: ImageInput,
         audio_blocks: Iterable[NDArray[np.float32]],
         *,
         progressive: bool = False,
@@ -233,7 +232,7 @@ class Avatar:
         The last chunk has only the frames that the audio covers.
 
         Args:
-            image: an image file, or pixels [H, W, 3], uint8, RGB.
+            image: an image file, or an image of Pillow, or pixels as `array_to_rgb` accepts them.
             audio_blocks: [n] of any length, float32, -1..1, mono, at `sample_rate`.
             progressive: yield each piece of `latents_per_decode` latent frames as soon as it is decoded.
             **options: see `StreamOptions`.
@@ -308,8 +307,6 @@ class Avatar:
         return GenerationInterrupted(partial, num_frames, self.fps)
 
 
-def _frame(image: Image, plan: StreamPlan) -> NDArray[np.uint8]:
+def _frame(image: ImageInput, plan: StreamPlan) -> NDArray[np.uint8]:
     size = (plan.portrait.height, plan.portrait.width)
-    if isinstance(image, np.ndarray):
-        return frame_portrait(image, *size, crop=plan.crop)
-    return frame_portrait(load_image(image), *size, crop=plan.crop, name=f"image {os.fspath(image)}")
+    return frame_portrait(load_image(image), *size, crop=plan.crop, name=name_image(image))

@@ -6,6 +6,7 @@ import pytest
 import reported_audio
 import reported_environment
 import reported_faces
+import reported_images
 import reported_printing
 import reported_results
 import reported_training
@@ -17,6 +18,7 @@ CASES: tuple[Case, ...] = (
     *reported_audio.CASES,
     *reported_environment.CASES,
     *reported_faces.CASES,
+    *reported_images.CASES,
     *reported_printing.CASES,
     *reported_results.CASES,
     *reported_training.CASES,

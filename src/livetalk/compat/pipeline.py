@@ -1,18 +1,16 @@
 """`FlashTalkPipeline` of the published code: a model with one stream."""
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from livetalk.assembly.model import AvatarModel, prepare_portrait
 from livetalk.errors import InputError
-from livetalk.media.image import image_to_tensor, load_image, resize_and_center_crop
+from livetalk.media.image import ImageInput, image_to_tensor, load_image, resize_and_center_crop
 from livetalk.streaming.chunk import create_state, denoise_window, drain, finish_window
 from livetalk.streaming.conditioning import Prepared
 from livetalk.streaming.geometry import ChunkGeometry
@@ -47,7 +45,7 @@ class FlashTalkPipeline:
     def prepare_params(  # noqa: PLR0913  the published signature
         self,
         input_prompt: str,
-        cond_image: str | os.PathLike[str] | Image.Image,
+        cond_image: ImageInput,
         target_size: tuple[int, int],
         frame_num: int,
         motion_frames_num: int,
@@ -68,7 +66,7 @@ class FlashTalkPipeline:
         settings = self._settings(
             frame_num, motion_frames_num, sampling_steps, shift, color_correction_strength
         )
-        framed = resize_and_center_crop(_pixels(cond_image), height, width)
+        framed = resize_and_center_crop(load_image(cond_image), height, width)
         image = image_to_tensor(framed, self._model.image_dtype)
         prepared = prepare_portrait(self._model, settings, image, input_prompt)
         self._stream = settings, prepared
@@ -127,12 +125,6 @@ class FlashTalkPipeline:
             return dataclasses.replace(settings, geometry=geometry, sampler=sampler)
         except ValueError as error:
             raise InputError(f"pipeline: {error}") from error
-
-
-def _pixels(image: str | os.PathLike[str] | Image.Image) -> NDArray[np.uint8]:
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    return load_image(image)
 
 
 def default_params() -> dict[str, Any]:
