@@ -48,6 +48,9 @@ WEIGHTS = Path(str(resources.files("livetalk") / "weights" / "embedded"))
 STAGES = ("vae", "decoder", REFERENCE_STAGE, MOTION_STAGE, "dit")
 """Stages that write checkpoints."""
 
+WIDE_SHARE = 0.85
+"""Share of the training clips in a random world with `--world wide`; held-out clips stay plain."""
+
 VAE_CLIPS = 1500
 """Clips in device memory during VAE training; 77 frames of 256 x 256 take 15 MB."""
 
@@ -96,6 +99,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="clips that `dit` (encoded) and `reference` wait for before their first step",
     )
     parser.add_argument("--heldout", type=int, default=8, help="clips kept for validation")
+    parser.add_argument(
+        "--world",
+        choices=("plain", "wide"),
+        default="plain",
+        help="what training clips show; wide: also uneven skin, hard light, busy backgrounds, drawings",
+    )
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
     parser.add_argument("--renderer", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--render-minutes", type=float, default=6.0)
@@ -151,7 +160,7 @@ def _render(args: argparse.Namespace) -> None:
 
 def _render_clips(args: argparse.Namespace) -> None:
     corpus = load_corpus(args.corpus)
-    clip_renderer = ClipRenderer(Renderer(choose_device(args.device)), corpus)
+    renderer = Renderer(choose_device(args.device))
     paths = _paths(args)
     clock = Throughput(args.render_minutes, args.clips)
 
@@ -168,11 +177,12 @@ def _render_clips(args: argparse.Namespace) -> None:
     )
     shifted = [dataclasses.replace(spec, corpus_clip=spec.corpus_clip + training_clips) for spec in heldout]
     if args.renderer == 0:
-        render_clips(shifted, clip_renderer, ClipStore(paths.heldout), lambda done: True)
+        render_clips(shifted, ClipRenderer(renderer, corpus), ClipStore(paths.heldout), lambda done: True)
     specs = clip_specs(args.seed, training_clips, corpus.num_frames, args.clip_frames)
     # Interleaved: each renderer finishes early clips first, with which training starts.
     mine = itertools.islice(specs, args.renderer, args.clips, args.renderers)
-    render_clips(mine, clip_renderer, ClipStore(paths.clips), report)
+    wide_share = WIDE_SHARE if args.world == "wide" else 0.0
+    render_clips(mine, ClipRenderer(renderer, corpus, wide_share), ClipStore(paths.clips), report)
 
 
 def _vae(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.synthetic.people.identity import Identity, sample_identity
+from livetalk.synthetic.people.widen import widen
 from livetalk.synthetic.performance.expressions import choose_start, draw_expression, express
 from livetalk.synthetic.performance.performance import Performance
 from livetalk.synthetic.performance.visemes import FRAMES_PER_SECOND, PhonemeEvent
@@ -19,11 +20,12 @@ _ADDED_GLASSES = 0.14
 
 
 class ClipRenderer:
-    """Renders clip specifications to finished clips."""
+    """Renders clip specifications to finished clips; `wide_share` of them in a world of `widen`."""
 
-    def __init__(self, renderer: Renderer, corpus: Corpus) -> None:
+    def __init__(self, renderer: Renderer, corpus: Corpus, wide_share: float = 0.0) -> None:
         self._renderer = renderer
         self._corpus = corpus
+        self._wide_share = wide_share
 
     def render(self, spec: ClipSpec) -> tuple[ClipRecord, NDArray[np.uint8]]:
         """Render one clip: its record and frames [F, H, W, 3], uint8.
@@ -31,7 +33,7 @@ class ClipRenderer:
         The record's start frame can differ from that of `spec`, see `choose_start`.
         """
         spec, performance = self.perform(spec)
-        subject = self._renderer.prepare(cast_identity(spec.identity_seed))
+        subject = self._renderer.prepare(cast_identity(spec.identity_seed, self._wide_share))
         frames = self._renderer.render(subject, performance)
         face, mouth = self._renderer.boxes(subject, performance)
         opening = self._renderer.lip_opening(subject, performance)
@@ -58,9 +60,18 @@ class ClipRenderer:
         return left, top, right, bottom
 
 
-def cast_identity(seed: int) -> Identity:
-    """Return the identity of a seed, with additional glasses for a share of the people."""
-    identity = sample_identity(seed)
+def cast_identity(seed: int, wide_share: float = 0.0) -> Identity:
+    """Return the identity of a seed, with additional glasses for a share of the people.
+
+    A share `wide_share` of the seeds, 0..1, is shown in a random world, see `widen`.
+    """
+    identity = _with_glasses(sample_identity(seed), seed)
+    if np.random.default_rng((seed, 29)).random() < wide_share:
+        return widen(identity, seed)
+    return identity
+
+
+def _with_glasses(identity: Identity, seed: int) -> Identity:
     # A generator of its own, so that identities are the same with and without these glasses.
     rng = np.random.default_rng((seed, 19))
     if identity.outfit.glasses != "none" or rng.random() >= _ADDED_GLASSES:

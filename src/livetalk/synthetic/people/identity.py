@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from livetalk.synthetic.people.face_shape import sample_shape
-
-Colour = tuple[float, float, float]
-"""Linear-light red, green, blue, about 0..1."""
+from livetalk.synthetic.people.world import PLAIN, Colour, World
 
 HAIR_STYLES = (
     "bald", "buzz", "short", "crop", "swept", "side", "fringe", "bob", "long", "wavy", "curly", "afro", "bun",
@@ -101,7 +99,10 @@ class View:
 
 @dataclass(frozen=True)
 class Identity:
-    """All random choices of one synthetic person; `shape` maps morph names to weights."""
+    """All random choices of one synthetic person; `shape` maps morph names to weights.
+
+    `sample_identity` leaves `world` plain.
+    """
 
     seed: int
     male: bool
@@ -115,6 +116,7 @@ class Identity:
     scene: str
     scene_colour: Colour
     scene_seed: int
+    world: World = PLAIN
 
 
 def sample_identity(seed: int) -> Identity:

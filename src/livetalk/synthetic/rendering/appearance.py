@@ -119,7 +119,7 @@ def _mix(albedo: Tensor, colour: Tensor, amount: Tensor) -> Tensor:
     return albedo + (colour - albedo) * amount.clamp(0, 1)[..., None]
 
 
-def _ellipsoid(rest: Tensor, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Tensor:
+def ellipsoid(rest: Tensor, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Tensor:
     """Return a Gaussian blob around a centre, mirrored in x."""
     mirrored = torch.stack([rest[..., 0].abs(), rest[..., 1], rest[..., 2]], -1)
     offset = (mirrored - torch.tensor(centre, device=rest.device)) / torch.tensor(radii, device=rest.device)
@@ -140,7 +140,7 @@ def bake_skin(identity: Identity, skin_map: SkinMap, scalp: Tensor) -> Tensor:
     albedo = _paint_brows(albedo, identity, rest, noise)
     hair = torch.tensor(identity.hair.colour, device=rest.device)
     albedo = _mix(albedo, hair * 0.5 + albedo * 0.06, scalp)
-    gradient = _bump_gradient(_height(identity, skin_map, noise, lip), rest, skin_map.filled)
+    gradient = bump_gradient(_height(identity, skin_map, noise, lip), rest, skin_map.filled)
     oil = smoothstep(0.3, 0.7, noise.fractal(rest * 4, 2))
     roughness = 0.48 - 0.06 * (oil - 0.5) - 0.05 * identity.skin.oil - 0.16 * lip + 0.2 * scalp
     shine = (0.8 + 0.5 * lip + 0.25 * _shiny(rest) * identity.skin.oil) * (1 - 0.7 * scalp)
@@ -150,8 +150,8 @@ def bake_skin(identity: Identity, skin_map: SkinMap, scalp: Tensor) -> Tensor:
 
 def _shiny(rest: Tensor) -> Tensor:
     """Return the oily zone of forehead and nose."""
-    nose = _ellipsoid(rest, (0.0, 7.0, 1.65), (0.12, 0.3, 0.2))
-    forehead = _ellipsoid(rest, (0.0, 7.75, 1.45), (0.4, 0.25, 0.4))
+    nose = ellipsoid(rest, (0.0, 7.0, 1.65), (0.12, 0.3, 0.2))
+    forehead = ellipsoid(rest, (0.0, 7.75, 1.45), (0.4, 0.25, 0.4))
     return nose + 0.7 * forehead
 
 
@@ -161,7 +161,7 @@ def _occlusion(rest: Tensor) -> Tensor:
     result = 1 - 0.30 * torch.exp(-(((x - 0.13) / 0.07) ** 2 + ((y - 7.28) / 0.1) ** 2)) * smoothstep(
         1.0, 1.2, z
     )
-    result = result * (1 - 0.30 * _ellipsoid(rest, (0.0, 6.83, 1.55), (0.16, 0.035, 0.15)))
+    result = result * (1 - 0.30 * ellipsoid(rest, (0.0, 6.83, 1.55), (0.16, 0.035, 0.15)))
     under = smoothstep(6.42, 6.15, y + 0.10 * (1.2 - z)) * smoothstep(5.7, 6.0, y) * smoothstep(1.45, 1.0, z)
     return result * (1 - 0.45 * under)
 
@@ -174,10 +174,10 @@ def _base_tone(identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
     tone = torch.tensor(skin.tone, device=rest.device)
     albedo = tone * (1 + 0.16 * coarse + 0.10 * fine)[..., None]
     blood = (
-        0.55 * _ellipsoid(rest, (0.42, 6.92, 1.28), (0.26, 0.20, 0.35))
-        + 0.6 * _ellipsoid(rest, (0.0, 6.98, 1.72), (0.16, 0.14, 0.2))
+        0.55 * ellipsoid(rest, (0.42, 6.92, 1.28), (0.26, 0.20, 0.35))
+        + 0.6 * ellipsoid(rest, (0.0, 6.98, 1.72), (0.16, 0.14, 0.2))
         + 0.5 * skin_map.ears
-        + 0.25 * _ellipsoid(rest, (0.0, 6.35, 1.5), (0.2, 0.12, 0.2))
+        + 0.25 * ellipsoid(rest, (0.0, 6.35, 1.5), (0.2, 0.12, 0.2))
     )
     albedo = _tint(albedo, (1.05, 0.80, 0.78), (blood * skin.redness).clamp(0, 1))
     if skin.freckles > 0.05:
@@ -192,12 +192,12 @@ def _base_tone(identity: Identity, skin_map: SkinMap, noise: Noise) -> Tensor:
 def _paint_regions(albedo: Tensor, identity: Identity, skin_map: SkinMap) -> Tensor:
     """Add shadows under the eyes, lid colour and make-up."""
     skin, rest = identity.skin, skin_map.rest
-    under = _ellipsoid(rest, (0.29, 7.13, 1.36), (0.20, 0.075, 0.2))
+    under = ellipsoid(rest, (0.29, 7.13, 1.36), (0.20, 0.075, 0.2))
     albedo = _tint(albedo, (0.84, 0.77, 0.80), under * (0.3 + 0.5 * skin.age))
-    lid = _ellipsoid(rest, (0.31, 7.36, 1.40), (0.20, 0.07, 0.2))
+    lid = ellipsoid(rest, (0.31, 7.36, 1.40), (0.20, 0.07, 0.2))
     albedo = _tint(albedo, (0.88, 0.80, 0.79), lid * 0.6)
     albedo = _tint(albedo, (0.62, 0.50, 0.52), lid * 0.6 * skin.makeup)
-    blush = _ellipsoid(rest, (0.52, 6.97, 1.15), (0.18, 0.12, 0.3))
+    blush = ellipsoid(rest, (0.52, 6.97, 1.15), (0.18, 0.12, 0.3))
     return _tint(albedo, (1.02, 0.78, 0.78), blush * 0.5 * skin.makeup)
 
 
@@ -220,7 +220,7 @@ def beard_mask(identity: Identity, rest: Tensor, noise: Noise) -> Tensor:
     line = 6.62 + 0.55 * smoothstep(0.35, 0.75, x) + edge
     jaw = smoothstep(line + 0.06, line - 0.12, y) * smoothstep(5.98, 6.2, y + edge)
     jaw = jaw * smoothstep(0.35, 0.62, z + edge)
-    lip = _ellipsoid(rest, (0.0, 6.775, 1.58), (0.30, 0.065, 0.22)) * 1.6
+    lip = ellipsoid(rest, (0.0, 6.775, 1.58), (0.30, 0.065, 0.22)) * 1.6
     return (jaw * identity.skin.beard + lip.clamp(0, 1) * identity.skin.moustache).clamp(0, 1)
 
 
@@ -264,7 +264,7 @@ def _height(identity: Identity, skin_map: SkinMap, noise: Noise, lip: Tensor) ->
     return pores + creases + (forehead + corners + 0.8 * fold) * (0.15 + 1.2 * age)
 
 
-def _bump_gradient(height: Tensor, rest: Tensor, filled: Tensor) -> Tensor:
+def bump_gradient(height: Tensor, rest: Tensor, filled: Tensor) -> Tensor:
     """Return the surface gradient [S, S, 3] of the relief in rest space (dimensionless slope)."""
     right = rest.roll(-1, 1) - rest.roll(1, 1)
     down = rest.roll(-1, 0) - rest.roll(1, 0)

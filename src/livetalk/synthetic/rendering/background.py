@@ -27,7 +27,7 @@ def make_background(identity: Identity, size: int, device: torch.device) -> Tens
         .to(device)
         .permute(2, 0, 1)[None]
     )
-    tensor = _blur(tensor, blur)
+    tensor = gaussian_blur(tensor, blur)
     tensor = F.interpolate(tensor, size=(size, size), mode="bicubic", align_corners=False)
     return tensor[0].permute(1, 2, 0).clamp(0.002, 4).contiguous()
 
@@ -39,8 +39,8 @@ def _grid() -> tuple[Picture, Picture]:
     return rows, columns
 
 
-def _blur(picture: Tensor, sigma: float) -> Tensor:
-    """Blur [1, 3, S, S] with a Gaussian, sigma in texels, with repeated edges."""
+def gaussian_blur(picture: Tensor, sigma: float) -> Tensor:
+    """Blur pictures [B, 3, S, S] with a Gaussian, sigma in pixels, with repeated edges."""
     radius = max(1, int(3 * sigma))
     steps = torch.arange(-radius, radius + 1, device=picture.device, dtype=picture.dtype)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)

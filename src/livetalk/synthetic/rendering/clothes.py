@@ -5,6 +5,8 @@ from torch import Tensor
 
 from livetalk.synthetic.noise import Noise, smoothstep
 from livetalk.synthetic.people.identity import Outfit
+from livetalk.synthetic.people.world import Print
+from livetalk.synthetic.rendering.prints import printed
 
 _NECK = 5.86
 """Height of the base of the neck, measured along the slanted neckline plane."""
@@ -37,8 +39,11 @@ def neckline(outfit: Outfit, rest: Tensor) -> Tensor:
     return _NECK + 0.05 - scoop - height
 
 
-def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-    """Return colour [N, 3] and bump gradient [N, 3] of the fabric at rest positions [N, 3]."""
+def fabric(outfit: Outfit, pattern: Print | None, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Return colour [N, 3] and bump gradient [N, 3] of the fabric at rest positions [N, 3].
+
+    A `pattern` is printed on the outer garment.
+    """
     x, y = rest[:, 0], rest[:, 1]
     colour = rest.new_tensor(outfit.colour).expand(len(rest), 3)
     inner = rest.new_tensor(outfit.inner).expand(len(rest), 3)
@@ -47,6 +52,8 @@ def fabric(outfit: Outfit, rest: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         colour = torch.lerp(colour, colour * 0.35 + 0.02, stripe[:, None] * 0.8)
     if outfit.pattern == "melange":
         colour = colour * (0.86 + 0.28 * noise.fractal(rest * 30, 2))[:, None]
+    if pattern is not None:
+        colour = printed(pattern, colour, x, y, noise)
     if outfit.kind == "jacket":
         colour = _jacket(outfit, rest, colour, inner)
     edge = neckline(outfit, rest)

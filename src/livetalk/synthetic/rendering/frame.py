@@ -10,6 +10,7 @@ from livetalk.synthetic.noise import smoothstep
 from livetalk.synthetic.people import pose
 from livetalk.synthetic.people.head import CLOTH, EYE, LASH, ORAL, SKIN, TEETH, TONGUE
 from livetalk.synthetic.rendering import appearance, clothes, mouth, shading
+from livetalk.synthetic.rendering.finish import develop
 from livetalk.synthetic.rendering.rasterize import (
     EMPTY,
     Triangles,
@@ -84,7 +85,10 @@ def render_frames(subject: Subject, mesh: Mesh, state: FrameState, size: int, su
     colour[bare] = _behind(subject.background, bare, size, supersample)
     hairy = torch.zeros(len(buffer), device=screen.device)
     hairy[on_hair] = 1
-    return _resolve(colour, hairy, (frames, size, supersample))
+    display = _resolve(colour, hairy, (frames, size, supersample))
+    if subject.identity.world.finish is not None:
+        display = develop(display, subject.identity.world.finish)
+    return (display * 255 + 0.5).to(torch.uint8).contiguous()
 
 
 def visible_hair(subject: Subject, mesh: Mesh, still: pose.Pose, fine: int) -> Tensor:
@@ -233,7 +237,9 @@ def _lash(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
 
 
 def _cloth(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
-    colour, gradient = clothes.fabric(subject.identity.outfit, samples.rest, subject.noise)
+    colour, gradient = clothes.fabric(
+        subject.identity.outfit, subject.identity.world.cloth, samples.rest, subject.noise
+    )
     normal = F.normalize(samples.surface.normal - gradient, dim=-1)
     return shading.shade_cloth(
         _with(samples.surface, normal, samples.surface.occlusion), subject.lights, colour
@@ -272,7 +278,7 @@ def _behind(background: Tensor, bare: Tensor, size: int, supersample: int) -> Te
 
 
 def _resolve(colour: Tensor, hairy: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Smooth hair, filter and apply the tone curve, to uint8 [F, size, size, 3]."""
+    """Smooth hair, filter and apply the tone curve, to display values 0..1, [F, size, size, 3]."""
     frames, size, supersample = shape
     fine = size * supersample
     picture = colour.clamp(0, 6).view(frames, fine, fine, 3).permute(0, 3, 1, 2)
@@ -284,4 +290,4 @@ def _resolve(colour: Tensor, hairy: Tensor, shape: tuple[int, int, int]) -> Tens
     near = F.max_pool2d(mask, 3, 1, 1) > 0
     picture = torch.where(near, F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False), picture)
     linear = F.avg_pool2d(picture, supersample).permute(0, 2, 3, 1)
-    return (shading.tone_map(linear) * 255 + 0.5).to(torch.uint8).contiguous()
+    return shading.tone_map(linear)

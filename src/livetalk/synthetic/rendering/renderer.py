@@ -13,10 +13,12 @@ from livetalk.synthetic.people.head import LOWER_LIP, SKIN, UPPER_LIP, load_head
 from livetalk.synthetic.people.identity import Identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
 from livetalk.synthetic.rendering import appearance, frame, glasses, hair
+from livetalk.synthetic.rendering.backdrop import make_backdrop
 from livetalk.synthetic.rendering.background import make_background
 from livetalk.synthetic.rendering.camera import make_camera
 from livetalk.synthetic.rendering.scene import Mesh, Subject
 from livetalk.synthetic.rendering.shading import make_lights
+from livetalk.synthetic.rendering.skin_paint import paint_skin
 
 
 class Renderer:
@@ -50,13 +52,17 @@ class Renderer:
         camera = make_camera(identity.view, eyes.mean(0))
         per_unit = self.resolution * self.supersample / identity.view.height
         scalp = hair.scalp_mask(identity, self._skin_map.rest, noise)
+        world = identity.world
+        skin = appearance.bake_skin(identity, self._skin_map, scalp)
+        if world.skin is not None:
+            skin = paint_skin(skin, identity, world.skin, self._skin_map)
         subject = Subject(
             identity=identity,
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
-            skin=appearance.bake_skin(identity, self._skin_map, scalp),
+            skin=skin,
             strands=hair.grow(identity, rest, self._mesh, noise, per_unit),
-            background=make_background(identity, self.resolution, self.device),
+            background=self._background(identity),
             camera=camera,
             lights=make_lights(identity.light, self.device),
             noise=noise,
@@ -65,11 +71,19 @@ class Renderer:
         frames = glasses.make_glasses(identity.outfit, eyes, identity.seed, per_unit)
         return subject if frames is None else replace(subject, strands=subject.strands.join(frames))
 
+    def _background(self, identity: Identity) -> Tensor:
+        backdrop = identity.world.backdrop
+        if backdrop is None:
+            return make_background(identity, self.resolution, self.device)
+        return make_backdrop(backdrop, identity.light.sky, self.resolution, self.device)
+
     def _without_hidden_hair(self, subject: Subject) -> Subject:
         """Drop hair points that are hidden in all likely head poses, which most of them are."""
         # Yaw and pitch a little beyond the limits of a performance, see `_head_rotation`.
         looks = [(0.0, 0.0), (-0.4, 0.05), (0.4, 0.05), (0.0, 0.22), (0.0, -0.2)]
-        rotation = pose.euler(torch.tensor([[*look, 0.0] for look in looks], device=self.device))
+        yaw, pitch, roll = subject.identity.world.turn
+        turned = [(yaw + sideways, pitch + down, roll) for sideways, down in looks]
+        rotation = pose.euler(torch.tensor(turned, device=self.device))
         shift = torch.zeros(len(looks), 3, device=self.device)
         still = pose.Pose(rotation, subject.pivot, shift, shift, rotation[:, :, 2])
         seen = torch.zeros(len(subject.strands.points), dtype=torch.bool, device=self.device)
@@ -100,7 +114,9 @@ class Renderer:
         to_camera = torch.nn.functional.normalize(
             subject.camera.position - eyes * eyes.new_tensor([0, 1, 1]), dim=0
         )
-        return pose.pose_of(performance, subject.pivot, to_camera, self.device)
+        turn = np.asarray(subject.identity.world.turn, np.float32)
+        turned = replace(performance, head_rotation=performance.head_rotation + turn)
+        return pose.pose_of(turned, subject.pivot, to_camera, self.device)
 
     @torch.no_grad()
     def project(
