@@ -49,7 +49,7 @@ STAGES = ("vae", "decoder", REFERENCE_STAGE, MOTION_STAGE, "dit")
 """Stages that write checkpoints."""
 
 WIDE_SHARE = 0.85
-"""Share of the training clips in a random world with `--world wide`; held-out clips stay plain."""
+"""Share of the training clips in a random world with `--world wide`."""
 
 VAE_CLIPS = 1500
 """Clips in device memory during VAE training; 77 frames of 256 x 256 take 15 MB."""
@@ -104,6 +104,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         choices=("plain", "wide"),
         default="plain",
         help="what training clips show; wide: also uneven skin, hard light, busy backgrounds, drawings",
+    )
+    parser.add_argument(
+        "--heldout-world",
+        choices=("plain", "wide"),
+        default="plain",
+        help="what held-out clips show; wide: every one is in a random world",
     )
     parser.add_argument("--renderers", type=int, default=2, help="render processes; more hide launch gaps")
     parser.add_argument("--renderer", type=int, default=0, help=argparse.SUPPRESS)
@@ -177,7 +183,10 @@ def _render_clips(args: argparse.Namespace) -> None:
     )
     shifted = [dataclasses.replace(spec, corpus_clip=spec.corpus_clip + training_clips) for spec in heldout]
     if args.renderer == 0:
-        render_clips(shifted, ClipRenderer(renderer, corpus), ClipStore(paths.heldout), lambda done: True)
+        share = 1.0 if args.heldout_world == "wide" else 0.0
+        render_clips(
+            shifted, ClipRenderer(renderer, corpus, share), ClipStore(paths.heldout), lambda done: True
+        )
     specs = clip_specs(args.seed, training_clips, corpus.num_frames, args.clip_frames)
     # Interleaved: each renderer finishes early clips first, with which training starts.
     mine = itertools.islice(specs, args.renderer, args.clips, args.renderers)

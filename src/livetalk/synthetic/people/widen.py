@@ -62,6 +62,23 @@ def _colour(rng: np.random.Generator, low: float = 0.01, high: float = 0.9) -> C
     return red, green, blue
 
 
+_NATURAL = (
+    (0.72, 0.70, 0.66), (0.45, 0.42, 0.38), (0.30, 0.20, 0.12), (0.16, 0.20, 0.07), (0.09, 0.12, 0.05),
+    (0.35, 0.52, 0.75), (0.55, 0.45, 0.30), (0.62, 0.60, 0.62), (0.10, 0.09, 0.08), (0.40, 0.14, 0.09),
+    (0.80, 0.78, 0.72), (0.20, 0.26, 0.33),
+)  # fmt: skip
+"""Plaster, stone, wood, leaves, sky, sand, concrete, shade, brick, paper, slate; linear light."""
+
+
+def _palette(rng: np.random.Generator, count: int) -> tuple[Colour, ...]:
+    """Draw the colours of a background: of things outdoors and in rooms, or for a third of the draws any."""
+    if rng.random() < 0.33:
+        return tuple(_colour(rng, 0.03, 0.9) for _ in range(count))
+    chosen = np.array(_NATURAL)[rng.integers(len(_NATURAL), size=count)]
+    varied = np.clip(chosen * np.exp(rng.normal(0, 0.35, (count, 1)) + rng.normal(0, 0.1, (count, 3))), 0, 1)
+    return tuple((float(red), float(green), float(blue)) for red, green, blue in varied)
+
+
 def _skin(rng: np.random.Generator) -> SkinPaint:
     """Draw skin with several kinds of unevenness, each absent in many people."""
     first, second, third, fourth = (_strength(rng, 0.7) for _ in range(4))
@@ -105,9 +122,9 @@ def _backdrop(rng: np.random.Generator) -> Backdrop:
     return Backdrop(
         kind=kind,
         seed=int(rng.integers(1 << 31)),
-        colours=tuple(_colour(rng, 0.02, 0.9) for _ in range(count)),
+        colours=_palette(rng, count),
         blur=blur,
-        gain=float(np.exp(rng.uniform(np.log(0.4), np.log(1.8)))),
+        gain=float(np.exp(rng.uniform(np.log(0.5), np.log(2.5)))),
         print=_print(rng),
     )
 
