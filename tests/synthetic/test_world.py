@@ -1,4 +1,4 @@
-"""Random worlds: the plain one is unchanged, every option changes the picture, measures stay those of the mesh."""
+"""Random worlds: the plain one is unchanged, every option changes the picture, boxes and lips stay right."""
 
 import dataclasses
 
