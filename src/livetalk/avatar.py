@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from livetalk import __version__
 from livetalk.assembly.build import build_model
@@ -222,7 +222,7 @@ class Avatar:
     def stream(
         self,
         image: ImageInput,
-        audio_blocks: Iterable[NDArray[np.float32]],
+        audio_blocks: Iterable[ArrayLike],
         *,
         progressive: bool = False,
         **options: Unpack[StreamOptions],
@@ -233,7 +233,7 @@ class Avatar:
 
         Args:
             image: an image file, or an image of Pillow, or pixels as `array_to_rgb` accepts them.
-            audio_blocks: [n] of any length, float32, -1..1, mono, at `sample_rate`.
+            audio_blocks: [n] of any length, mono, at `sample_rate`, of a type that `to_samples` accepts.
             progressive: yield each piece of `latents_per_decode` latent frames as soon as it is decoded.
             **options: see `StreamOptions`.
 

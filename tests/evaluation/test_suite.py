@@ -125,7 +125,7 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(InputError, match="not a media file"):
+    with pytest.raises(InputError, match="is not an audio or video file"):
         track_video(text, INSTRUMENTS)
     with pytest.raises(InputError, match=r"missing\.mp4"):
         track_video(tmp_path / "missing.mp4", INSTRUMENTS)

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import reported_audio
 import reported_environment
+import reported_evaluation
 import reported_faces
 import reported_images
 import reported_printing
 import reported_results
+import reported_samples
 import reported_training
 import reported_weights
 
@@ -17,10 +19,12 @@ from reported import KINDS, Case
 CASES: tuple[Case, ...] = (
     *reported_audio.CASES,
     *reported_environment.CASES,
+    *reported_evaluation.CASES,
     *reported_faces.CASES,
     *reported_images.CASES,
     *reported_printing.CASES,
     *reported_results.CASES,
+    *reported_samples.CASES,
     *reported_training.CASES,
     *reported_weights.CASES,
 )

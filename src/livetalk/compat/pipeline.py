@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from livetalk.assembly.model import AvatarModel, prepare_portrait
 from livetalk.errors import InputError
 from livetalk.media.image import ImageInput, image_to_tensor, load_image, resize_and_center_crop
+from livetalk.media.samples import to_samples
 from livetalk.streaming.chunk import create_state, denoise_window, drain, finish_window
 from livetalk.streaming.conditioning import Prepared
 from livetalk.streaming.geometry import ChunkGeometry
@@ -86,7 +86,7 @@ class FlashTalkPipeline:
             raise InputError(
                 f"audio of {sr} Hz at {fps} frames a second: only {RATE} Hz at {FPS} is supported"
             )
-        samples = torch.as_tensor(np.asarray(speech_array, dtype=np.float32), device=self.device)
+        samples = torch.as_tensor(to_samples(speech_array), device=self.device)
         return self._model.executor.networks.audio_encoder(samples[None])[0]
 
     @torch.no_grad()

@@ -3,18 +3,18 @@
 from collections.abc import Generator, Iterable
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from livetalk.engine.backend import Backend
 from livetalk.engine.messages import EndAudio, FramesTaken, OpenStream, PushAudio, StreamEnded
 from livetalk.engine.scheduler import FramesMade, Prepared, Scheduler, StreamRaised
+from livetalk.media.samples import to_samples
 
 F = TypeVar("F")
 
 
 def run_stream(
-    backend: Backend[F], request: OpenStream, blocks: Iterable[NDArray[np.float32]]
+    backend: Backend[F], request: OpenStream, blocks: Iterable[ArrayLike]
 ) -> Generator[F, None, None]:
     """Generate a stream until its audio ends or the caller closes the generator.
 
@@ -42,7 +42,6 @@ def run_stream(
                 if block is None:
                     scheduler.submit(EndAudio(stream=number, epoch=0))
                 else:
-                    samples = block.astype(np.float32, copy=False)
-                    scheduler.submit(PushAudio(stream=number, epoch=0, samples=samples))
+                    scheduler.submit(PushAudio(stream=number, epoch=0, samples=to_samples(block)))
     finally:
         backend.close(number)

@@ -17,9 +17,10 @@ from livetalk.evaluation.probe import LipProbe
 from livetalk.evaluation.signals import Signal
 from livetalk.evaluation.speech import encode_speech
 from livetalk.evaluation.tracking import Instruments, VideoTrack, track_video
-from livetalk.evaluation.video import iterate_frames
 from livetalk.evaluation.voice import find_silence, find_speech, measure_levels, read_voice
 from livetalk.media.files import require_input_file
+from livetalk.media.image import load_image
+from livetalk.media.video_reading import read_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +136,13 @@ class Clip:
 
     @cached_property
     def truth(self) -> NDArray[np.float64]:
-        """[F'], the best available truth: exact, from the reference video, or predicted from the audio.
+        """[F'], the best available truth, 25 times a second.
 
-        Any quantity that rises and falls with the true lip opening. Needs `Need.TRUTH`.
+        It is exact, from the reference video, or predicted from the audio: any quantity that rises and
+        falls with the true lip opening. Needs `Need.TRUTH`.
         """
         if self.inputs.truth is not None:
-            return _load_truth(self.inputs.truth)
+            return self._align(_load_truth(self.inputs.truth))
         if self.inputs.reference_video is not None:
             return self.reference.lips
         if self._probe is None:
@@ -155,14 +157,16 @@ class Clip:
         video. InputError if the portrait or the reference contains no frame.
         """
         embedder = self._instruments.embedder
-        source = self.inputs.portrait or self.inputs.reference_video
-        if embedder is None or source is None:
+        if embedder is None:
             return self.first_face
-        # FFmpeg reads an image file as a video of one frame.
-        frame = next(iterate_frames(source), None)
+        if self.inputs.portrait is not None:
+            return embedder.embed(load_image(self.inputs.portrait))
+        if self.inputs.reference_video is None:
+            return self.first_face
+        frame = next(read_frames(self.inputs.reference_video), None)
         if frame is None:
-            raise InputError(f"portrait {source}: contains no frame")
-        return embedder.embed(frame)
+            raise InputError(f"video {self.inputs.reference_video}: contains no frame")
+        return embedder.embed(frame.pixels)
 
     @cached_property
     def first_face(self) -> NDArray[np.float64]:
@@ -170,6 +174,13 @@ class Clip:
         embeddings = self.track.embeddings
         known = embeddings[np.isfinite(embeddings).all(axis=1)]
         return known[0] if len(known) else np.full(embeddings.shape[1], np.nan)
+
+    def _align(self, truth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a truth at 25 values a second, given one for each frame of the video or of that rate."""
+        track = self.track
+        if len(truth) == track.num_frames or len(truth) != sum(1 for _ in read_frames(self.inputs.video)):
+            return truth
+        return truth[track.source_frames]
 
 
 def _load_truth(path: Path) -> NDArray[np.float64]:

@@ -12,7 +12,11 @@ from livetalk.errors import InputError
 from livetalk.evaluation.landmarks import face_box
 from livetalk.evaluation.recognition import EMBEDDING_SIZE
 from livetalk.evaluation.signals import LIPS, FrameView, Signal
-from livetalk.evaluation.video import iterate_frames, read_fps
+from livetalk.media.video_reading import resample_frames
+from livetalk.streaming.geometry import ChunkGeometry
+
+FPS = ChunkGeometry().fps
+"""Frames per second of all curves, so that videos of different rates, truths and audio have one clock."""
 
 
 class Landmarker(Protocol):
@@ -44,16 +48,22 @@ class Instruments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoTrack:
-    """Signals of a video of F frames.
+    """Signals of a video at 25 frames a second, `FPS`, whatever the rate of the file.
 
     Attributes:
+        source_frames: [F], int64, index of the frame of the file that is shown then.
         signals: [F] or [F, D], float64, of each requested signal and of `LIPS`.
     """
 
-    fps: float
+    source_frames: NDArray[np.int64]
     signals: dict[Signal, NDArray[np.float64]]
     embeddings: NDArray[np.float64]  # [N, 128], float64, of every `embed_every`-th frame; NaN without a face
     embedding_seconds: NDArray[np.float64]  # [N], float64, their times
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of all signals."""
+        return FPS
 
     @property
     def lips(self) -> NDArray[np.float64]:
@@ -72,17 +82,18 @@ def track_video(
     signals: Collection[Signal] = (),
     reference: str | os.PathLike[str] | None = None,
 ) -> VideoTrack:
-    """Analyse every frame of a video once, for `LIPS` and the requested signals.
+    """Analyse a video at 25 frames a second, for `LIPS` and the requested signals.
 
-    `reference` is a video whose frames should equal these, one by one.
+    `reference` is a video whose frames should equal these at the same times.
 
     Raises:
         InputError: a video is missing or unreadable, or no frame shows a face.
     """
-    fps = read_fps(path)
     rows: dict[Signal, list[float | NDArray[np.float64]]] = {signal: [] for signal in (LIPS, *signals)}
     embeddings = []
-    for number, view in enumerate(_iterate_views(path, instruments.landmarker, reference)):
+    source_frames = []
+    for number, (source, view) in enumerate(_iterate_views(path, instruments.landmarker, reference)):
+        source_frames.append(source)
         for signal, values in rows.items():
             values.append(signal.read(view))
         if instruments.embedder is not None and number % instruments.embed_every == 0:
@@ -93,26 +104,31 @@ def track_video(
     if not np.isfinite(lips).any():
         raise InputError(f"video {path}: no face found in any of its {len(lips)} frames")
     return VideoTrack(
-        fps=fps,
+        source_frames=np.asarray(source_frames, dtype=np.int64),
         signals={signal: np.asarray(values, dtype=np.float64) for signal, values in rows.items()},
         embeddings=np.asarray(embeddings).reshape(len(embeddings), EMBEDDING_SIZE),
-        embedding_seconds=np.arange(len(embeddings)) * instruments.embed_every / fps,
+        embedding_seconds=np.arange(len(embeddings)) * instruments.embed_every / FPS,
     )
 
 
 def _iterate_views(
     path: str | os.PathLike[str], landmarker: Landmarker, reference: str | os.PathLike[str] | None
-) -> Iterator[FrameView]:
-    others: Iterator[NDArray[np.uint8]] = iterate_frames(reference) if reference is not None else iter(())
+) -> Iterator[tuple[int, FrameView]]:
+    """Yield the index of each frame in the file, and what is known about it."""
+    others = resample_frames(reference, FPS) if reference is not None else iter(())
     before = None
-    for frame in iterate_frames(path):
+    for timed in resample_frames(path, FPS):
+        frame = timed.pixels
         other = next(others, None)
         landmarks = landmarker.find(frame)
-        yield FrameView(
-            frame=frame,
-            before=before,
-            landmarks=landmarks,
-            face=face_box(landmarks, frame.shape[0], frame.shape[1]),
-            reference=other if other is not None and other.shape == frame.shape else None,
+        yield (
+            timed.index,
+            FrameView(
+                frame=frame,
+                before=before,
+                landmarks=landmarks,
+                face=face_box(landmarks, frame.shape[0], frame.shape[1]),
+                reference=other.pixels if other is not None and other.pixels.shape == frame.shape else None,
+            ),
         )
         before = frame

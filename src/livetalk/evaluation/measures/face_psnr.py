@@ -38,7 +38,7 @@ MEASURE = Measure(
         Value(
             name="face_psnr",
             unit="dB",
-            meaning="in the face box against the frame of the same number in the reference video, median",
+            meaning="in the face box against the frame at the same time in the reference video, median",
             good="for reconstructions only",
             column=Column("psnr", ".1f"),
         ),

@@ -15,7 +15,7 @@ def measure_faces(clip: Clip) -> dict[str, float]:
 MEASURE = Measure(
     name="faces",
     values=(
-        Value(name="num_frames", unit=COUNT, meaning="frames of the video"),
+        Value(name="num_frames", unit=COUNT, meaning="frames of the video, at 25 a second"),
         Value(name="face_found", unit="share", meaning="share of frames with a face", good="1"),
     ),
     find=measure_faces,
