@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -66,7 +67,7 @@ class GenerateResult:
     path: Path
     num_frames: int
     fps: int
-    duration_seconds: float  # of the audio
+    duration_seconds: float  # of the audio that was written
     preview: Path | None  # contact sheet of frames; None if not requested
 
 
@@ -171,7 +172,7 @@ class Avatar:
             InputError: the image, the audio or an option cannot be used.
             OutputError: a result cannot be written; no partial file is left.
             GenerationInterrupted: Ctrl-C; the finished frames are kept beside the output, as they are when a
-                worker is lost or memory runs out.
+                worker is lost, memory runs out, or the audio ends early because its file was changed.
         """
         targets = [require_output_file(output, ".mp4", overwrite=overwrite)]
         if preview is not None:
@@ -200,10 +201,11 @@ class Avatar:
         try:
             with contextlib.closing(chunks):
                 self._write(chunks, writer, num_frames, sampler, progress)
+            seconds = self._finish_audio(writer, reader)
             path = writer.finish()
         except KeyboardInterrupt:
             raise self._interrupted(writer) from None
-        except (PeerLostError, MemoryError, RuntimeError):
+        except (InputError, PeerLostError, MemoryError, RuntimeError):
             self._keep_finished(writer)
             raise
         finally:
@@ -215,7 +217,7 @@ class Avatar:
             path=path,
             num_frames=writer.num_frames,
             fps=self.fps,
-            duration_seconds=float(reader.duration_seconds),
+            duration_seconds=float(seconds),
             preview=sheet,
         )
 
@@ -294,6 +296,16 @@ class Avatar:
                     progress(done, num_frames)
             if encoding is not None:
                 encoding.result()
+
+    def _finish_audio(self, writer: VideoWriter, reader: AudioReader) -> Fraction:
+        """Write the remaining audio, check that nothing is missing, and return its length in seconds."""
+        seconds = writer.finish_audio()
+        complete = writer.num_frames == reader.num_frames(self.fps)
+        if not complete or seconds < reader.duration_seconds - Fraction(1, self.fps):
+            read = min(seconds, Fraction(writer.num_frames, self.fps))
+            lengths = f"{float(read):.2f} of {float(reader.duration_seconds):.2f} s"
+            raise InputError(f"audio {reader.path}: ended after {lengths}; it was changed while it was read")
+        return seconds
 
     def _keep_finished(self, writer: VideoWriter) -> None:
         """Keep what was finished when the work has failed midway, and say where it is."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import reported_audio
+import reported_cut_audio
 import reported_environment
 import reported_evaluation
 import reported_faces
@@ -18,6 +19,7 @@ from reported import KINDS, Case
 
 CASES: tuple[Case, ...] = (
     *reported_audio.CASES,
+    *reported_cut_audio.CASES,
     *reported_environment.CASES,
     *reported_evaluation.CASES,
     *reported_faces.CASES,

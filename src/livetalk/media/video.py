@@ -56,6 +56,11 @@ class _AacEncoder:
         self._blocks = resample(blocks, track.sample_rate, self._rate, self._layout)
         self._position = 0
 
+    @property
+    def seconds(self) -> Fraction:
+        """Length of the audio that was encoded."""
+        return Fraction(self._position, self._rate)
+
     def encode_until(self, seconds: Fraction | None) -> "Iterator[Packet[AudioStream]]":
         """Yield packets up to a time, or, with None, to the end of the track."""
         while seconds is None or self._position < seconds * self._rate:
@@ -141,6 +146,22 @@ class VideoWriter:
                 self._write_frame(frame)
         except av.FFmpegError as error:
             raise self._failed(error) from error
+
+    def finish_audio(self) -> Fraction:
+        """Write the remaining audio and return the length of all of it in seconds; 0 without audio.
+
+        Raises:
+            InputError: the audio can no longer be read.
+            OutputError: the file cannot be written; nothing is left behind.
+        """
+        if self._audio is None:
+            return Fraction(0)
+        try:
+            for packet in self._audio.encode_until(None):
+                self._container.mux(packet)
+        except av.FFmpegError as error:
+            raise self._failed(error) from error
+        return self._audio.seconds
 
     def finish(self) -> Path:
         """Write the remaining audio, complete the file and return its final path.
