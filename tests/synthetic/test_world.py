@@ -8,10 +8,25 @@ import torch
 
 from livetalk.synthetic.people.identity import Identity, sample_identity
 from livetalk.synthetic.people.widen import DRAWN_SHARE, widen
-from livetalk.synthetic.people.world import BACKDROPS, PRINTS, Backdrop, Finish, Print, SkinPaint, World
+from livetalk.synthetic.people.world import (
+    BACKDROPS,
+    EARRINGS,
+    HEADWEAR,
+    PRINTS,
+    Backdrop,
+    Earrings,
+    Finish,
+    Headwear,
+    Print,
+    SkinPaint,
+    Teeth,
+    World,
+)  # fmt: skip
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
-from livetalk.synthetic.render_clips import cast_identity
+from livetalk.synthetic.render_clips import cast_identity, with_mood
+from livetalk.synthetic.rendering.mouth import shade_teeth
 from livetalk.synthetic.rendering.renderer import Renderer
+from livetalk.synthetic.rendering.shading import Surface, make_lights
 
 SIZE = 64
 RED = (0.6, 0.05, 0.05)
@@ -42,7 +57,7 @@ def renderer() -> Renderer:
 
 
 def picture(renderer: Renderer, identity: Identity) -> torch.Tensor:
-    return renderer.render(renderer.prepare(identity), act(0.3))[0]
+    return renderer.render(renderer.prepare(identity), act(0.5))[0]
 
 
 def test_without_a_share_of_worlds_people_are_plain() -> None:
@@ -68,6 +83,8 @@ def test_the_share_of_worlds_is_that_asked_for() -> None:
 def test_worlds_cover_all_kinds() -> None:
     worlds = [widen(sample_identity(seed), seed).world for seed in range(800)]
     assert {world.cloth.kind for world in worlds if world.cloth} == set(PRINTS)
+    assert {world.headwear.kind for world in worlds if world.headwear} == set(HEADWEAR)
+    assert {world.earrings.kind for world in worlds if world.earrings} == set(EARRINGS)
     assert {world.backdrop.kind for world in worlds if world.backdrop} == set(BACKDROPS)
     drawn = [w.finish for w in worlds if w.finish and (w.finish.brush or w.finish.levels)]
     assert abs(len(drawn) / 800 - DRAWN_SHARE) < 3 * (DRAWN_SHARE / 800) ** 0.5
@@ -108,6 +125,10 @@ WORLDS = {
         f"backdrop {kind}": World(backdrop=Backdrop(kind, 3, (RED, (0.1, 0.4, 0.7)), 0.0, 1.0, STRIPES))
         for kind in BACKDROPS
     },
+    **{f"headwear {kind}": World(headwear=Headwear(kind, RED, 0.15, 0.1, None, 0.3)) for kind in HEADWEAR},
+    "headwear print": World(headwear=Headwear("cap", RED, 0.15, 0.1, STRIPES, 0.0)),
+    **{f"earrings {kind}": World(earrings=Earrings(kind, 0.08, (0.8, 0.1, 0.8))) for kind in EARRINGS},
+    "teeth colour": World(teeth=Teeth((0.4, 0.3, 0.1), 0.0, 0.0, None)),
     "turn": World(turn=(0.3, 0.0, 0.0)),
 }
 
@@ -153,3 +174,32 @@ def test_faces_stay_in_the_frame(renderer: Renderer) -> None:
         left, top, right, bottom = renderer.boxes(renderer.prepare(identity), act(0.5))[1]
         assert 0 < left < right < SIZE
         assert 0 < top < bottom < SIZE
+
+
+def test_moods_move_the_face_and_leave_the_lips_shut(renderer: Renderer) -> None:
+    moods = {unit for seed in range(200) for unit in widen(sample_identity(seed), seed).world.mood}
+    assert len({name for name, _ in moods}) > 10
+    subject = renderer.prepare(man(World()))
+    calm = act(0.0)
+    strongest = World(mood=tuple({name: weight for name, weight in sorted(moods)}.items()))
+    moved = with_mood(calm, strongest)
+    assert not calm.units.any()
+    assert (moved.units[0] > 0).sum() == len(strongest.mood)
+    assert renderer.lip_opening(subject, moved)[0] < 0.05
+    assert not torch.equal(renderer.render(subject, moved), renderer.render(subject, calm))
+
+
+def test_teeth_differ_in_shape(renderer: Renderer) -> None:
+    """Uneven, gapped and missing teeth differ from even ones, in linear light at the same samples."""
+    rest = torch.stack([torch.linspace(-0.3, 0.3, 200), torch.full((200,), 6.7), torch.full((200,), 1.45)], 1)
+    ones, ahead = torch.ones(200), torch.tensor([[0.0, 0.0, 1.0]]).expand(200, 3)
+    surface = Surface(rest, ahead, ahead, ahead, ones, ones)
+    person = man(World())
+    lights = make_lights(person.light, torch.device("cpu"))
+
+    def shade(teeth: Teeth) -> torch.Tensor:
+        return shade_teeth(surface, lights, (person.skin, teeth), rest, ones)
+
+    even = Teeth((0.8, 0.8, 0.8), 0.0, 0.0, None)
+    for change in ({"uneven": 1.0}, {"gap": 1.0}, {"missing": 0}):
+        assert (shade(dataclasses.replace(even, **change)) - shade(even)).abs().max() > 0.05

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from livetalk.synthetic.clips import ClipRecord, ClipSpec, ClipStore
 from livetalk.synthetic.people.identity import Identity, sample_identity
 from livetalk.synthetic.people.widen import widen
+from livetalk.synthetic.people.world import World
 from livetalk.synthetic.performance.expressions import choose_start, draw_expression, express
-from livetalk.synthetic.performance.performance import Performance
+from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
 from livetalk.synthetic.performance.visemes import FRAMES_PER_SECOND, PhonemeEvent
 from livetalk.synthetic.rendering.renderer import Renderer
 from livetalk.synthetic.speech.corpus import Corpus
@@ -33,7 +34,9 @@ class ClipRenderer:
         The record's start frame can differ from that of `spec`, see `choose_start`.
         """
         spec, performance = self.perform(spec)
-        subject = self._renderer.prepare(cast_identity(spec.identity_seed, self._wide_share))
+        identity = cast_identity(spec.identity_seed, self._wide_share)
+        performance = with_mood(performance, identity.world)
+        subject = self._renderer.prepare(identity)
         frames = self._renderer.render(subject, performance)
         face, mouth = self._renderer.boxes(subject, performance)
         opening = self._renderer.lip_opening(subject, performance)
@@ -69,6 +72,15 @@ def cast_identity(seed: int, wide_share: float = 0.0) -> Identity:
     if np.random.default_rng((seed, 29)).random() < wide_share:
         return widen(identity, seed)
     return identity
+
+
+def with_mood(performance: Performance, world: World) -> Performance:
+    """Return the performance with the world's mood added to its facial units, at most 1 for those."""
+    units = performance.units.copy()
+    for name, weight in world.mood:
+        column = FACE_UNITS.index(name)
+        units[:, column] = np.maximum(units[:, column], np.minimum(units[:, column] + weight, 1.0))
+    return replace(performance, units=units)
 
 
 def _with_glasses(identity: Identity, seed: int) -> Identity:

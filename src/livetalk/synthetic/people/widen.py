@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from livetalk.synthetic.people.identity import Identity, Light, View
+from livetalk.synthetic.people.wear import dress
 from livetalk.synthetic.people.world import (
     BACKDROPS,
     PRINTS,
@@ -33,18 +34,17 @@ def widen(identity: Identity, seed: int) -> Identity:
     # A generator of its own: the person is the same with and without the world.
     rng = np.random.default_rng((seed, _STREAM))
     view, turn = _view(rng, identity.view)
-    return replace(
-        identity,
-        light=_light(rng, identity.light, view),
-        view=view,
-        world=World(
-            skin=_skin(rng) if rng.random() < 0.85 else None,
-            cloth=_print(rng) if rng.random() < 0.55 else None,
-            backdrop=_backdrop(rng) if rng.random() < 0.72 else None,
-            finish=_finish(rng),
-            turn=turn,
-        ),
+    light = _light(rng, identity.light, view)
+    world = World(
+        skin=_skin(rng) if rng.random() < 0.85 else None,
+        cloth=_print(rng) if rng.random() < 0.55 else None,
+        backdrop=_backdrop(rng) if rng.random() < 0.72 else None,
+        finish=_finish(rng),
+        turn=turn,
     )
+    # Periods on headwear are radians.
+    world = dress(world, seed, _print(rng), _colour(rng, 0.03, 0.8))
+    return replace(identity, light=light, view=view, world=world)
 
 
 def _strength(rng: np.random.Generator, share: float) -> float:

@@ -6,6 +6,8 @@ Colour = tuple[float, float, float]
 """Linear-light red, green, blue, about 0..1."""
 
 PRINTS = ("stripes", "checks", "tartan", "dots", "marks", "flowers", "zigzag")
+HEADWEAR = ("cap", "brim", "peak", "scarf")
+EARRINGS = ("stud", "hoop")
 BACKDROPS = ("leaves", "noise", "wall", "page")
 
 
@@ -82,12 +84,44 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Headwear:
+    """A cap, perhaps with a brim or a peak, or a head scarf: `kind` of `HEADWEAR`."""
+
+    kind: str
+    colour: Colour
+    level: float  # sine of the elevation of the edge at the temples
+    clearance: float  # decimetres above the skin
+    print: Print | None
+    ribs: float  # slope of knitted ribs
+
+
+@dataclass(frozen=True)
+class Earrings:
+    """Earrings: `kind` of `EARRINGS`, radius in decimetres."""
+
+    kind: str
+    radius: float
+    colour: Colour
+
+
+@dataclass(frozen=True)
+class Teeth:
+    """Teeth: `uneven` and `gap` are 0..1, `missing` is the number of an upper tooth, 0 next to the middle."""
+
+    colour: Colour
+    uneven: float
+    gap: float
+    missing: int | None
+
+
+@dataclass(frozen=True)
 class World:
     """Additions to an identity; the defaults add nothing.
 
     Attributes:
         turn: yaw, pitch, roll added to every head rotation, radians.
         finish: None leaves the picture as it was.
+        mood: weights that the actor adds to facial units of every frame.
     """
 
     skin: SkinPaint | None = None
@@ -95,6 +129,10 @@ class World:
     backdrop: Backdrop | None = None
     finish: Finish | None = None
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    headwear: Headwear | None = None
+    earrings: Earrings | None = None
+    teeth: Teeth | None = None
+    mood: tuple[tuple[str, float], ...] = ()
 
 
 PLAIN = World()

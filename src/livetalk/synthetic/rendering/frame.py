@@ -218,7 +218,10 @@ def _eye(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
 
 def _teeth(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:
     opening = state.opening[samples.frame]
-    return mouth.shade_teeth(samples.surface, subject.lights, subject.identity.skin, samples.rest, opening)
+    identity = subject.identity
+    return mouth.shade_teeth(
+        samples.surface, subject.lights, (identity.skin, identity.world.teeth), samples.rest, opening
+    )
 
 
 def _tongue(samples: _Samples, subject: Subject, state: FrameState) -> Tensor:

@@ -22,7 +22,7 @@ def make_glasses(outfit: Outfit, eyes: Tensor, seed: int, per_unit: float) -> St
     if outfit.glasses == "none":
         return None
     curves = _curves(eyes, seed)
-    parts = [_tube(curve, _RADIUS[outfit.glasses], per_unit) for curve in curves]
+    parts = [tube(curve, _RADIUS[outfit.glasses], per_unit) for curve in curves]
     points, normal, tangent = (torch.cat(part) for part in zip(*parts, strict=True))
     count = len(points)
     colour = points.new_tensor(outfit.glasses_colour).expand(count, 3).contiguous()
@@ -64,7 +64,7 @@ def _bent(x: Tensor, y: Tensor, middle: Tensor, front: Tensor) -> Tensor:
     return torch.stack([x, y, front - 0.28 * (x - middle) ** 2], 1)
 
 
-def _tube(curve: Tensor, radius: float, per_unit: float) -> tuple[Tensor, Tensor, Tensor]:
+def tube(curve: Tensor, radius: float, per_unit: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return surface points, normals and tangents of a tube around a curve [N, 3]."""
     length = (curve[1:] - curve[:-1]).norm(dim=1).sum()
     # Denser than the samples, so that no sample between two points stays empty; also around the tube.

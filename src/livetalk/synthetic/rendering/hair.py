@@ -16,10 +16,10 @@ from livetalk.synthetic.rendering.rasterize import EMPTY, draw_points, new_buffe
 from livetalk.synthetic.rendering.scene import Mesh, Strands
 
 _STEPS = 32
-_CENTRE = (0.0, 7.35, 0.30)
+CENTRE = (0.0, 7.35, 0.30)
 
 
-class _Skull:
+class Skull:
     """Distance of the skull and face from a centre in every direction, used to push hair out of the head."""
 
     _ROWS, _COLUMNS = 48, 96
@@ -95,7 +95,7 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
         empty = torch.zeros(0, 3, device=rest.device)
         return Strands(empty, empty, empty, empty, empty[:, 0], empty[:, 0])
     rng = np.random.default_rng([identity.seed, 271])
-    centre = rest.new_tensor(_CENTRE) + _drift(rest, mesh)
+    centre = rest.new_tensor(CENTRE) + _drift(rest, mesh)
     roots, normals, base = _roots(identity, rest, mesh, noise, rng)
     style = make_style(identity.hair, base, noise, rng)
     paths = _grow_paths(roots, normals, style, _obstacles(rest, mesh, centre))
@@ -111,7 +111,9 @@ def grow(identity: Identity, rest: Tensor, mesh: Mesh, noise: Noise, per_unit: f
 
 def tuck_ears(identity: Identity, rest: NDArray[np.float32], head: HeadAsset) -> NDArray[np.float32]:
     """Press ears [V, 3] against the head if long hair covers them, because they would protrude from it."""
-    if identity.hair.style not in ("bob", "long", "wavy", "fringe", "curly", "afro"):
+    headwear = identity.world.headwear
+    covered = headwear is not None and headwear.kind == "scarf"
+    if not covered and identity.hair.style not in ("bob", "long", "wavy", "fringe", "curly", "afro"):
         return rest
     sign, x = np.sign(rest[:, 0]), np.abs(rest[:, 0])
     ear = (head.base[:, 1] > 6.6) & (head.base[:, 1] < 7.6) & (x > 0.70)
@@ -154,23 +156,32 @@ def _roots(
     return roots[keep], F.normalize(cross[chosen], dim=1)[keep], base[keep]
 
 
-def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[_Skull, Tensor, Tensor]:
-    """Return the skull, and torso vertices [B, 3] with outward normals [B, 3]."""
+def skull_of(rest: Tensor, mesh: Mesh) -> Skull:
+    """Return the skull of an identity with neutral vertices [V, 3]."""
+    return _skull(rest, mesh, rest.new_tensor(CENTRE) + _drift(rest, mesh))
+
+
+def _skull(rest: Tensor, mesh: Mesh, centre: Tensor) -> Skull:
     base = mesh.base
     ears = (base[:, 0].abs() > 0.72) & (base[:, 1] < 7.6)
     used = torch.zeros(len(base), dtype=torch.bool, device=base.device)
     used[mesh.corners[mesh.material == SKIN].reshape(-1)] = True
     head = used & (base[:, 1] > 6.3) & ~ears
+    return Skull(rest[head], centre)
+
+
+def _obstacles(rest: Tensor, mesh: Mesh, centre: Tensor) -> tuple[Skull, Tensor, Tensor]:
+    """Return the skull, and torso vertices [B, 3] with outward normals [B, 3]."""
     cloth = torch.unique(mesh.cloth)
     a, b, c = (rest[mesh.cloth[:, k]] for k in range(3))
     normals = torch.zeros_like(rest)
     for k in range(3):
         normals.index_add_(0, mesh.cloth[:, k], torch.linalg.cross(b - a, c - a))
-    return _Skull(rest[head], centre), rest[cloth], F.normalize(normals[cloth], dim=1)
+    return _skull(rest, mesh, centre), rest[cloth], F.normalize(normals[cloth], dim=1)
 
 
 def _grow_paths(
-    roots: Tensor, normals: Tensor, style: Style, obstacles: tuple[_Skull, Tensor, Tensor]
+    roots: Tensor, normals: Tensor, style: Style, obstacles: tuple[Skull, Tensor, Tensor]
 ) -> Tensor:
     """Grow all strands in steps, [S, _STEPS + 1, 3]."""
     skull, torso, outward = obstacles

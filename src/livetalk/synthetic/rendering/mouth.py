@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from livetalk.synthetic.noise import Noise, bump, smoothstep
 from livetalk.synthetic.people.identity import Skin
+from livetalk.synthetic.people.world import Teeth
 from livetalk.synthetic.rendering.shading import LightRig, Surface, ambient, dot, shade_skin
 
 _IRIS_RADIUS = 0.50
@@ -76,11 +77,15 @@ def _eye_albedo(outward: Tensor, gaze: Tensor, radius: Tensor, skin: Skin, noise
     )
 
 
-def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, opening: Tensor) -> Tensor:
+def shade_teeth(
+    surface: Surface, lights: LightRig, look: tuple[Skin, Teeth | None], rest: Tensor, opening: Tensor
+) -> Tensor:
     """Shade teeth and gums, darker towards the back and when the mouth is nearly closed.
 
-    Returns linear light [N, 3]. `rest` [N, 3] is the rest positions, `opening` [N] the mouth opening, 0..1.
+    Returns linear light [N, 3]. `look` is the skin and perhaps other teeth than its plain ones, `rest` [N, 3]
+    the rest positions, `opening` [N] the mouth opening, 0..1.
     """
+    skin, teeth = look
     x, y, z = rest.unbind(-1)
     # The plane between the rows of teeth falls towards the back.
     upper = (y + 0.09 * (1.45 - z) > 6.66).float()
@@ -93,12 +98,28 @@ def shade_teeth(surface: Surface, lights: LightRig, skin: Skin, rest: Tensor, op
     gum = torch.where(upper > 0.5, smoothstep(6.735, 6.765, y - arch), smoothstep(6.545, 6.515, y + arch))
     white = torch.lerp(rest.new_tensor([0.70, 0.62, 0.50]), rest.new_tensor([0.80, 0.755, 0.68]), skin.teeth)
     albedo = white * 1.12 * (1 - 0.30 * smoothstep(0.06, 0.0, gap))[:, None]
+    if teeth is not None:
+        albedo = _other_teeth(teeth, across, gap, upper)
     albedo = torch.lerp(albedo, rest.new_tensor([0.50, 0.20, 0.19]), gum[:, None])
     depth = smoothstep(1.10, 1.47, z)
     dark = (0.10 + 0.90 * depth) * (0.6 + 0.4 * smoothstep(0.0, 0.25, opening)) * (0.55 + 0.6 * upper)
     inner = _darkened(surface, dark, 0.7)
     rough = torch.full_like(x, 0.28)
     return shade_skin(inner, lights, albedo, rough, dark * 1.2)
+
+
+def _other_teeth(teeth: Teeth, across: Tensor, gap: Tensor, upper: Tensor) -> Tensor:
+    """Return the albedo [N, 3] of teeth by number along the arch, distance to a gap, and row."""
+    number = (across + 0.5 * (1 - upper)).floor()
+    # Any fixed irregular sequence makes teeth differ.
+    luck = torch.sin(number * 12.9 + 40 * upper) * 0.5 + 0.5
+    colour = gap.new_tensor(teeth.colour) * (1 - 0.5 * teeth.uneven * luck)[:, None]
+    width = 0.06 + 0.10 * teeth.gap * luck
+    albedo = colour * (1 - (0.30 + 0.6 * teeth.gap) * smoothstep(width, 0.0, gap))[:, None]
+    if teeth.missing is not None:
+        lost = upper * (number == teeth.missing)
+        albedo = albedo * (1 - 0.93 * lost)[:, None]
+    return albedo
 
 
 def shade_tongue(surface: Surface, lights: LightRig, noise: Noise, rest: Tensor, opening: Tensor) -> Tensor:

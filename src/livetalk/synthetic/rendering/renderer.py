@@ -9,10 +9,10 @@ from torch import Tensor
 
 from livetalk.synthetic.noise import Noise
 from livetalk.synthetic.people import pose
-from livetalk.synthetic.people.head import LOWER_LIP, SKIN, UPPER_LIP, load_head
+from livetalk.synthetic.people.head import LOWER_LIP, SKIN, UPPER_LIP, HeadAsset, load_head
 from livetalk.synthetic.people.identity import Identity
 from livetalk.synthetic.performance.performance import FACE_UNITS, Performance
-from livetalk.synthetic.rendering import appearance, frame, glasses, hair
+from livetalk.synthetic.rendering import appearance, frame, glasses, hair, headwear
 from livetalk.synthetic.rendering.backdrop import make_backdrop
 from livetalk.synthetic.rendering.background import make_background
 from livetalk.synthetic.rendering.camera import make_camera
@@ -56,12 +56,17 @@ class Renderer:
         skin = appearance.bake_skin(identity, self._skin_map, scalp)
         if world.skin is not None:
             skin = paint_skin(skin, identity, world.skin, self._skin_map)
+        strands = hair.grow(identity, rest, self._mesh, noise, per_unit)
+        if world.headwear is not None:
+            skull = hair.skull_of(rest, self._mesh)
+            skin = headwear.paint_covered(skin, world.headwear, self._skin_map)
+            strands = headwear.put_on(strands, world.headwear, skull, noise, per_unit)
         subject = Subject(
             identity=identity,
             rest=rest,
             pivot=_pivot(head.base, rest_cpu, self.device),
             skin=skin,
-            strands=hair.grow(identity, rest, self._mesh, noise, per_unit),
+            strands=strands,
             background=self._background(identity),
             camera=camera,
             lights=make_lights(identity.light, self.device),
@@ -69,7 +74,12 @@ class Renderer:
         )
         subject = self._without_hidden_hair(subject)
         frames = glasses.make_glasses(identity.outfit, eyes, identity.seed, per_unit)
-        return subject if frames is None else replace(subject, strands=subject.strands.join(frames))
+        if frames is not None:
+            subject = replace(subject, strands=subject.strands.join(frames))
+        if world.earrings is not None:
+            rings = headwear.make_earrings(world.earrings, _lobes(head, rest), per_unit)
+            subject = replace(subject, strands=subject.strands.join(rings))
+        return subject
 
     def _background(self, identity: Identity) -> Tensor:
         backdrop = identity.world.backdrop
@@ -167,6 +177,15 @@ def _lip_gap(vertices: Tensor) -> Tensor:
 
 _POINTS_AT_ONCE = 12_000_000
 _JAW = FACE_UNITS.index("jawOpen")
+
+
+def _lobes(head: HeadAsset, rest: Tensor) -> Tensor:
+    """Return the positions [2, 3] of the lowest vertices of the ears."""
+    lobes = []
+    for side in (1, -1):
+        ear = np.flatnonzero((head.ears > 0.5) & (head.base[:, 0] * side > 0))
+        lobes.append(int(ear[head.base[ear, 1].argmin()]))
+    return rest[lobes]
 
 
 def _pivot(base: NDArray[np.float32], rest: NDArray[np.float32], device: torch.device) -> Tensor:
