@@ -129,8 +129,9 @@ def _mistyped_work(stage: str) -> Case:
 def _nobody_delivers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.6)
     said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
     with pytest.raises(InputError, match=r"3 of 16 clips, and no process makes more \(waited 1 s\); render"):
-        wait_for(folder, lambda: False, lambda: "3 of 16 clips", said, "render some")
+        wait_for(folder, lambda: False, lambda: "3 of 16 clips", "render some")
     assert said.getvalue().count("\n") == 1 and "3 of 16 clips; gives up" in said.getvalue()
 
 
@@ -143,7 +144,7 @@ def _somebody_delivers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             announced(folder, "render-0"),
         ):
             pass
-        wait_for(folder, lambda: time.monotonic() > arrival, lambda: "none", io.StringIO(), "render some")
+        wait_for(folder, lambda: time.monotonic() > arrival, lambda: "none", "render some")
     assert not waiting.is_anyone_at_work(folder)
 
 

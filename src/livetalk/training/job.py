@@ -356,7 +356,7 @@ def _wait_for_vae(paths: JobPaths) -> None:
     finished = paths.run / VAE_FINISHED
     if paths.vae is None:
         advice = "run livetalk train vae with the same --out, or name a finished VAE with --vae"
-        wait_for(paths.run, finished.exists, lambda: "the VAE is not finished", sys.stderr, advice)
+        wait_for(paths.run, finished.exists, lambda: "the VAE is not finished", advice)
 
 
 def _warm_up(objective: nn.Module, job: DiTJob) -> None:
@@ -390,13 +390,7 @@ def _open_banks(
                 log.write("dit", {"encoded_clips": bank.num_clips})
         return bank.num_clips >= job.min_clips
 
-    wait_for(
-        job.paths.clips,
-        encode,
-        lambda: f"{bank.num_clips} of {job.min_clips} clips",
-        sys.stderr,
-        RENDER_ADVICE,
-    )
+    wait_for(job.paths.clips, encode, lambda: f"{bank.num_clips} of {job.min_clips} clips", RENDER_ADVICE)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
     heldout.refresh(limit=64)
     bank_heldout = builder.build(heldout, source, job.seed)

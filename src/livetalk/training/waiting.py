@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 import torch
 
@@ -57,16 +56,13 @@ def is_anyone_at_work(folder: Path) -> bool:
     return False
 
 
-def wait_for(
-    folder: Path, arrived: Callable[[], bool], describe: Callable[[], str], stream: TextIO, advice: str
-) -> None:
+def wait_for(folder: Path, arrived: Callable[[], bool], describe: Callable[[], str], advice: str) -> None:
     """Wait until something has arrived that processes make in `folder`; say so at once and from time to time.
 
     Args:
         folder: where those processes announce themselves.
         arrived: looks for it.
         describe: says in a few words what is awaited and what is there; a change counts as a sign of life.
-        stream: receives the lines.
         advice: what to do if nobody makes it.
 
     Raises:
@@ -83,11 +79,11 @@ def wait_for(
             raise InputError(f"{folder}: {seen}, and no process makes more ({waited}); {advice}")
         if now - told >= _SAY_SECONDS:
             told = now
-            stream.write(
+            sys.stderr.write(
                 f"waiting in {folder}: {seen}; gives up {PATIENCE_SECONDS:.0f} s after the last sign of a "
                 "process that makes more\n"
             )
-            stream.flush()
+            sys.stderr.flush()
         time.sleep(0.5)
 
 
@@ -110,4 +106,4 @@ def wait_for_clips(memory: ClipMemory, count: int, clips: Path) -> None:
             pass
         return len(memory) >= count
 
-    wait_for(clips, load, lambda: f"{len(memory)} of {count} clips", sys.stderr, RENDER_ADVICE)
+    wait_for(clips, load, lambda: f"{len(memory)} of {count} clips", RENDER_ADVICE)
