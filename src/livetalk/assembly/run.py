@@ -15,6 +15,9 @@ from livetalk.errors import InputError
 from livetalk.ops.backends import ATTENTION_KERNELS
 from livetalk.placement.apply import WEIGHT_FORMS, PlacementConfig
 
+MAX_THREADS = 1024  # OpenMP ends the process where it cannot start a thread
+MAX_PROCESSES = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -37,6 +40,10 @@ class RunConfig:
             raise InputError(f"precision {self.precision}: is not one of {', '.join(PRECISIONS)}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads {self.threads}: at least 1 is needed")
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise InputError(f"threads {self.threads}: at most {MAX_THREADS}")
+        if self.gpus > MAX_PROCESSES:
+            raise InputError(f"gpus {self.gpus}: at most {MAX_PROCESSES} processes share a stream")
         if self.gpus < 1:
             raise InputError(f"gpus {self.gpus}: at least 1 is needed")
         if self.acceleration.fused and self.placement.resident_blocks is not None:

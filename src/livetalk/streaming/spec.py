@@ -25,6 +25,7 @@ SIZES = {
 }
 
 SIDE_MULTIPLE = 16  # pixels: the published VAE reduces a side by 8 and the patches by 2
+MAX_STEPS = 1000
 MAX_SIDE = 4096  # pixels: no model is trained for more, and a typing error must not exhaust memory
 
 _SIZE = re.compile(r"(\d{1,5})\s*[xX*]\s*(\d{1,5})")
@@ -70,6 +71,10 @@ class StreamSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name.replace('_', ' ')} {value}: at least 1 is needed")
+        if self.num_steps is not None and self.num_steps > MAX_STEPS:
+            raise InputError(
+                f"num steps {self.num_steps}: at most {MAX_STEPS}, the levels of noise in training"
+            )
         if self.size is not None:
             _check_size(*self.size)
 
