@@ -1,5 +1,14 @@
 """Errors that a user can act on: one line that says what is wrong, where, and what to do."""
 
+import lzma
+import zipfile
+
+UNSUITABLE_CONTENT = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, RecursionError),
+    *(zipfile.BadZipFile, lzma.LZMAError),
+)
+"""What the readers of JSON, NumPy and archives raise for files that are cut, damaged or of another kind."""
+
 
 class LivetalkError(Exception):
     """Base of all errors that the command line prints as one line.

@@ -146,14 +146,11 @@ def _pictures(rng: random.Random) -> Iterator[Attempt]:
             return _generate(folder, image=f"./face.{suffix}")
 
         yield Attempt(f"damaged {suffix}", prepare)
-    for mode in ("1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16", "HSV", "LAB", "PA"):
+    for mode in ("1", "L", "P", "LA", "RGBA", "I;16", "I", "F", "CMYK", "YCbCr", "LAB"):
 
         def prepare(folder: Path, mode: str = mode) -> list[str]:
-            suffix = "tiff" if mode in ("F", "CMYK", "YCbCr", "LAB") else "png"
-            picture = Image.new(mode, (40, 60))
-            (picture if suffix == "tiff" or mode not in ("HSV", "PA") else picture.convert("RGB")).save(
-                f"f.{suffix}"
-            )
+            suffix = "tiff" if mode in ("I", "F", "CMYK", "YCbCr", "LAB") else "png"
+            Image.new(mode, (40, 60)).save(f"f.{suffix}")
             return _generate(folder, image=f"f.{suffix}")
 
         yield Attempt(f"picture of mode {mode}", prepare)
@@ -455,7 +452,8 @@ def _folders(rng: random.Random) -> Iterator[Attempt]:
                 folder: Path, option: str = option, make: Callable[[Path], object] = make
             ) -> list[str]:
                 name = {"--output": "there.mp4", "--preview": "there.png"}.get(option, "there.mkv")
-                make(folder / name)
+                make(folder / "there.mkv")
+                (folder / "there.mkv").rename(folder / name)
                 arguments = _generate(folder)
                 return [
                     *(word for word in arguments if not word.startswith(f"{option}=")),

@@ -48,8 +48,8 @@ def find_problems(attempt: Attempt, folder: Path) -> list[str]:
         problems.append(f"more than one line: {lines}")
     problems += [f"left behind: {name}" for name in after if TEMPORARY_PREFIX in name]
     problems += [f"replaced or gone: {name}" for name in before if after.get(name) != before[name]]
-    made = [name for name in after.keys() - before.keys() if name.endswith(".mp4")]
-    if code == 0 and arguments[0] == "generate" and not made:
+    made = [name for name in after.keys() - before.keys() if name.lower().endswith(".mp4")]
+    if code == 0 and arguments[:1] == ["generate"] and "--help" not in arguments and not made:
         problems.append("exit code 0 without a video")
     if code == 0 and attempt.frames is not None:
         counts = [_count_frames(folder / name) for name in made]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from livetalk.bench.spans import StageTiming
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.media.files import write_text_file
 
 UNKNOWN_COMMIT = "unknown"
@@ -93,7 +93,7 @@ class BenchRecord:
                 _require_type(name, value, hints[name])
             read["stages"] = {name: _stage(value) for name, value in read["stages"].items()}
             return cls(**read)
-        except (ValueError, TypeError) as error:
+        except UNSUITABLE_CONTENT as error:
             raise InputError(f"bench record: {error}") from error
 
     def save(self, path: Path, *, overwrite: bool = False) -> Path:

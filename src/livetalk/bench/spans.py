@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.media.files import write_text_file
 
 CHUNK_SPAN = "engine.chunk"
@@ -168,7 +168,7 @@ class Trace:
                 if event["ph"] == "X"
             )
             return cls(title=str(read["otherData"]["title"]), spans=spans)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UNSUITABLE_CONTENT as error:
             raise InputError(f"trace {path}: was not written by livetalk bench --trace") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from livetalk.checkpoints.file_kinds import recognise_file
 from livetalk.checkpoints.manifest import Manifest, read_manifest, verify_sizes
 from livetalk.checkpoints.tensor_files import INDEX_SUFFIX, index_tensors
-from livetalk.errors import WeightsError
+from livetalk.errors import UNSUITABLE_CONTENT, WeightsError
 
 CONFIG_NAME = "config.json"
 DIT_STEM = "diffusion_pytorch_model"
@@ -182,7 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a file that contains one JSON object; `WeightsError` for anything else."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except UNSUITABLE_CONTENT as error:
         kind = recognise_file(path) or f"cannot be read as JSON ({error})"
         raise WeightsError(f"weights {path}: {kind}") from error
     if not isinstance(fields, dict):

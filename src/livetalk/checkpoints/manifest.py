@@ -9,7 +9,7 @@ from typing import Any
 
 from livetalk.checkpoints.file_kinds import recognise_file
 from livetalk.disk import write_durably
-from livetalk.errors import WeightsError
+from livetalk.errors import UNSUITABLE_CONTENT, WeightsError
 
 MANIFEST_NAME = "config.json"
 FORMAT_VERSION = 1
@@ -67,7 +67,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise WeightsError(f"weights {path}: is not the manifest of a livetalk checkpoint")
         data["files"] = {name: FileRecord(**record) for name, record in data["files"].items()}
         return Manifest(**data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except UNSUITABLE_CONTENT as error:
         raise WeightsError(f"weights {path}: {recognise_file(path) or f'is damaged ({error})'}") from error
 
 

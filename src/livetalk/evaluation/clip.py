@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.evaluation.lips import measure_range
 from livetalk.evaluation.phones import Phone, align_transcript, load_phones
 from livetalk.evaluation.probe import LipProbe
@@ -187,7 +187,7 @@ def _load_truth(path: Path) -> NDArray[np.float64]:
     file = require_input_file(path, "truth")
     try:
         truth = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except UNSUITABLE_CONTENT as error:
         raise InputError(f"truth {file}: not an NPY file ({error})") from error
     if not isinstance(truth, np.ndarray) or truth.ndim != 1:
         raise InputError(f"truth {file}: must be one row of lip openings")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.evaluation.extras import import_extra
 from livetalk.media.files import require_input_file
 
@@ -47,7 +47,7 @@ def load_phones(path: str | os.PathLike[str]) -> list[Phone]:
         content = json.loads(file.read_text(encoding="utf-8"))
         entries = content["events"] if isinstance(content, dict) else content
         return [_read_phone(entry) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except UNSUITABLE_CONTENT as error:
         raise InputError(
             f"events {file}: not a list of symbol, start_seconds, end_seconds ({error})"
         ) from error

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.media.files import require_input_file
 
 SHIPPED_PROBE = Path(__file__).parent.parent / "assets" / "evaluation" / "lip_probe.npz"
@@ -75,7 +75,7 @@ class LipProbe:
             with np.load(file, allow_pickle=False) as stored:
                 weights = stored["weights"].astype(np.float64)
                 return cls(weights=weights, bias=float(stored["bias"]), context=int(stored["context"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UNSUITABLE_CONTENT as error:
             raise InputError(f"probe {file}: not a lip probe ({error})") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.evaluation.clip import Clip, ClipInputs, Need
 from livetalk.evaluation.measure import Measure, list_signals, list_values
 from livetalk.evaluation.measures.seams import CHUNK_FRAMES
@@ -72,7 +72,7 @@ def load_manifest(path: str | os.PathLike[str]) -> list[ClipInputs]:
         content = json.loads(file.read_text(encoding="utf-8"))
         entries = content["clips"] if isinstance(content, dict) else content
         clips = [_read_entry(entry, file.parent) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except UNSUITABLE_CONTENT as error:
         raise InputError(f"manifest {file}: {error}") from error
     if not clips:
         raise InputError(f"manifest {file}: lists no clips")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class ClipStore:
                 mouth_box=_box(values["mouth_box"]),
                 lip_opening=tuple(values["lip_opening"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except UNSUITABLE_CONTENT as error:
             raise _damaged(path, error) from error
 
     def frames(self, index: int) -> NDArray[np.uint8]:
@@ -103,7 +103,7 @@ class ClipStore:
         path = self.directory / f"clip_{index:06d}.npy"
         try:
             frames: NDArray[np.uint8] = np.load(path)
-        except (ValueError, EOFError) as error:
+        except UNSUITABLE_CONTENT as error:
             raise _damaged(path, error) from error
         return frames
 

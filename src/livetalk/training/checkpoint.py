@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from livetalk.disk import write_durably
-from livetalk.errors import WeightsError
+from livetalk.errors import UNSUITABLE_CONTENT, WeightsError
 from livetalk.ops.finite import is_finite
 from livetalk.training.optim import WeightAverage
 
@@ -113,7 +113,7 @@ def _read(directory: Path) -> dict[str, Any] | None:
         text = manifest_path.read_text(encoding="utf-8")
         manifest = json.loads(text)
         names, digest = [str(name) for name in manifest["parts"]], manifest["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except UNSUITABLE_CONTENT as error:
         raise WeightsError(
             f"training checkpoint {manifest_path}: is damaged ({error}); restore it, or remove its folder to "
             "begin this stage anew"

@@ -7,7 +7,6 @@ space and reading them needs neither a synthesiser nor an audio decoder.
 
 import json
 import lzma
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from livetalk.errors import InputError
+from livetalk.errors import UNSUITABLE_CONTENT, InputError
 from livetalk.synthetic.augment import augment_log_mel
 from livetalk.synthetic.performance.motion import PerformanceStyle, perform
 from livetalk.synthetic.performance.performance import Performance
@@ -178,7 +177,7 @@ def load_corpus(folder: Path) -> Corpus:
         levels = np.concatenate([_read_shard(folder / name, index["num_voices"]) for name in index["shards"]])
         with np.load(folder / _TRACKS) as tracks:
             events, prosody = _unpack_tracks({name: tracks[name] for name in tracks.files}, index["symbols"])
-    except (OSError, KeyError, ValueError, TypeError, EOFError, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except UNSUITABLE_CONTENT as error:
         raise InputError(f"{folder}: the speech corpus is damaged ({error}); make it anew") from error
     if not len(infos) == len(events) == len(levels):
         raise InputError(f"{folder}: the speech corpus is damaged (files of different lengths); make it anew")
