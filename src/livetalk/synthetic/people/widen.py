@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from livetalk.synthetic.people.identity import Identity, Light, View
+from livetalk.synthetic.people.restyle import restyle
 from livetalk.synthetic.people.wear import dress
 from livetalk.synthetic.people.world import (
     BACKDROPS,
@@ -44,7 +45,8 @@ def widen(identity: Identity, seed: int) -> Identity:
     )
     # Periods on headwear are radians.
     world = dress(world, seed, _print(rng), _colour(rng, 0.03, 0.8))
-    return replace(identity, light=light, view=view, world=world)
+    widened = replace(identity, light=light, view=view, world=world)
+    return restyle(widened, seed, _print(rng), _colour(rng, 0.03, 0.6))
 
 
 def _strength(rng: np.random.Generator, share: float) -> float:

@@ -115,6 +115,15 @@ class Teeth:
 
 
 @dataclass(frozen=True)
+class NeckScarf:
+    """A scarf around the neck; `thickness` in decimetres."""
+
+    colour: Colour
+    thickness: float
+    print: Print | None
+
+
+@dataclass(frozen=True)
 class World:
     """Additions to an identity; the defaults add nothing.
 
@@ -122,6 +131,7 @@ class World:
         turn: yaw, pitch, roll added to every head rotation, radians.
         finish: None leaves the picture as it was.
         mood: weights that the actor adds to facial units of every frame.
+        reflection: share of the lenses of glasses that mirror a window, 0..1; without glasses no effect.
     """
 
     skin: SkinPaint | None = None
@@ -133,6 +143,8 @@ class World:
     earrings: Earrings | None = None
     teeth: Teeth | None = None
     mood: tuple[tuple[str, float], ...] = ()
+    neck_scarf: NeckScarf | None = None
+    reflection: float = 0.0
 
 
 PLAIN = World()

@@ -8,6 +8,9 @@ from livetalk.synthetic.people.identity import Outfit
 from livetalk.synthetic.rendering.scene import Strands
 
 _RADIUS = {"thin": 0.011, "thick": 0.024}
+_FORWARD, _ACROSS = (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)
+_WINDOW = (1.1, 1.2, 1.3)
+"""Albedo of reflections, above 1 because glass mirrors a light that is brighter than what it lights."""
 
 
 def make_glasses(outfit: Outfit, eyes: Tensor, seed: int, per_unit: float) -> Strands | None:
@@ -57,6 +60,36 @@ def _curves(eyes: Tensor, seed: int) -> list[Tensor]:
         z = start + (0.45 - start) * line
         curves.append(torch.stack([x, middle[1] + 0.05 - 0.02 * line, z], 1))
     return curves
+
+
+def make_reflections(eyes: Tensor, seed: int, share: float, per_unit: float) -> Strands:
+    """Return the points of slanted bright strips, the reflection of a window, over both lenses.
+
+    `share` of the lenses' width is covered; the other arguments are those of `make_glasses`.
+    """
+    points = []
+    for rim in _curves(eyes, seed)[:2]:
+        low, high = rim.amin(0), rim.amax(0)
+        step = 1 / (per_unit * 1.3)
+        across = torch.arange(float(low[0]), float(high[0]), step, device=eyes.device)
+        up = torch.arange(float(low[1]), float(high[1]), step, device=eyes.device)
+        x, y = (grid.reshape(-1) for grid in torch.meshgrid(across, up, indexing="ij"))
+        # A third of the points: the eye stays visible through the reflection once samples are averaged.
+        counts = torch.arange(len(across), device=eyes.device)[:, None]
+        counts = counts + torch.arange(len(up), device=eyes.device)
+        sparse = (counts % 3 == 0).reshape(-1)
+        middle, half = (low + high) / 2, (high - low) / 2
+        u, v = (x - middle[0]) / half[0], (y - middle[1]) / half[1]
+        band = u + 0.35 * v + 0.3
+        inside = (
+            sparse & (u**4 + v**4 < 0.7) & (band.abs() < share) & ((band - 0.5 * share).abs() > 0.12 * share)
+        )
+        z = (low[2] + high[2]) / 2 + torch.zeros_like(x)
+        points.append(torch.stack([x, y, z], 1)[inside])
+    joined = torch.cat(points)
+    ones = torch.ones(len(joined), device=joined.device)
+    forward, across = (joined.new_tensor([axis]).expand_as(joined) for axis in (_FORWARD, _ACROSS))
+    return Strands(joined, forward, across, joined.new_tensor([_WINDOW]).expand_as(joined), ones, ones)
 
 
 def _bent(x: Tensor, y: Tensor, middle: Tensor, front: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from livetalk.synthetic.rendering import appearance, frame, glasses, hair, headw
 from livetalk.synthetic.rendering.backdrop import make_backdrop
 from livetalk.synthetic.rendering.background import make_background
 from livetalk.synthetic.rendering.camera import make_camera
+from livetalk.synthetic.rendering.neckwear import make_scarf
 from livetalk.synthetic.rendering.scene import Mesh, Subject
 from livetalk.synthetic.rendering.shading import make_lights
 from livetalk.synthetic.rendering.skin_paint import paint_skin
@@ -61,10 +62,13 @@ class Renderer:
             skull = hair.skull_of(rest, self._mesh)
             skin = headwear.paint_covered(skin, world.headwear, self._skin_map)
             strands = headwear.put_on(strands, world.headwear, skull, noise, per_unit)
+        pivot = _pivot(head.base, rest_cpu, self.device)
+        if world.neck_scarf is not None:
+            strands = strands.join(make_scarf(world.neck_scarf, pivot, noise, per_unit))
         subject = Subject(
             identity=identity,
             rest=rest,
-            pivot=_pivot(head.base, rest_cpu, self.device),
+            pivot=pivot,
             skin=skin,
             strands=strands,
             background=self._background(identity),
@@ -73,13 +77,20 @@ class Renderer:
             noise=noise,
         )
         subject = self._without_hidden_hair(subject)
+        return self._with_small_parts(subject, eyes, _lobes(head, rest), per_unit)
+
+    @staticmethod
+    def _with_small_parts(subject: Subject, eyes: Tensor, lobes: Tensor, per_unit: float) -> Subject:
+        """Return the subject with glasses, reflections on them, and earrings at `lobes` [2, 3]."""
+        identity, world, strands = subject.identity, subject.identity.world, subject.strands
         frames = glasses.make_glasses(identity.outfit, eyes, identity.seed, per_unit)
         if frames is not None:
-            subject = replace(subject, strands=subject.strands.join(frames))
+            strands = strands.join(frames)
+        if frames is not None and world.reflection > 0:
+            strands = strands.join(glasses.make_reflections(eyes, identity.seed, world.reflection, per_unit))
         if world.earrings is not None:
-            rings = headwear.make_earrings(world.earrings, _lobes(head, rest), per_unit)
-            subject = replace(subject, strands=subject.strands.join(rings))
-        return subject
+            strands = strands.join(headwear.make_earrings(world.earrings, lobes, per_unit))
+        return replace(subject, strands=strands)
 
     def _background(self, identity: Identity) -> Tensor:
         backdrop = identity.world.backdrop
