@@ -5,8 +5,11 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.stream import Disposition
 from numpy.typing import NDArray
 
@@ -203,6 +206,24 @@ def cancelling_channels_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     check_voice(hear(folder / "a.mp4"))
 
 
+def length_kept(name: str, codec: str, rate: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    """A container whose time stamps are estimates, or whose decoder starts late, adds no silence."""
+
+    def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = folder / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=rate, layout="mono")
+            assert isinstance(stream, AudioStream)
+            stream.bit_rate = 64_000
+            frame = AudioFrame.from_ndarray(voice(SECONDS, rate), format="flt", layout="mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        assert len(hear(path)) == pytest.approx(SECONDS * 16_000, abs=800)
+
+    return check
+
+
 DEFAULT, NONE = Disposition.default, Disposition(0)
 
 CASES = (
@@ -215,6 +236,8 @@ CASES = (
     Case("audio times", "a jump of two hours", moved("a.mkv", "aac", lambda t: t if t < 0.8 else t + 7200)),
     Case("audio times", "all time stamps are zero", moved("a.webm", "libopus", lambda t: Fraction(0))),
     Case("audio times", "a file cut from the middle of a day", moved("a.mkv", "aac", lambda t: t + 40_000)),
+    Case("audio times", "AVI has no time stamps", length_kept("a.avi", "g722", 16_000)),
+    Case("audio times", "the decoder of WMA starts late", length_kept("a.wma", "wmav2", 16_000)),
     Case("tracks", "two_tracks_second_default.mkv", tracks("a.mkv", 1, [NONE, DEFAULT])),
     Case("tracks", "the third of three in MP4 is the default", tracks("a.mp4", 2, [NONE, NONE, DEFAULT])),
     Case("tracks", "no default: the first", tracks("b.mkv", 0, [NONE, NONE])),

@@ -12,12 +12,13 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
 from livetalk.errors import InputError
 from livetalk.media.containers import choose_track, open_container, read_origin
-from livetalk.media.timeline import TimedBlock
+from livetalk.media.timeline import TOLERANCE_SECONDS, TimedBlock
 
 _LONGEST_CODEC_FRAME = 2048
 """Samples of the longest AAC frame; an encoder pads the end of a file by fewer."""
@@ -29,7 +30,7 @@ class Track:
 
     Attributes:
         index: of the track among all tracks of the container.
-        origin: time stamp of the start of the recording, see `read_origin`.
+        origin: time stamp of the start of the recording; None for that of the first decoded sample.
         declared_samples: length without padding and without silence at its start, according to an MP4
             container; the decoder does not know where the padding starts. None for other formats.
     """
@@ -64,9 +65,19 @@ def probe_track(path: Path) -> Track:
         return Track(
             index=stream.index,
             sample_rate=stream.sample_rate,
-            origin=read_origin(container),
+            origin=_find_origin(container, stream),
             declared_samples=declared,
         )
+
+
+def _find_origin(container: InputContainer, stream: AudioStream) -> Fraction | None:
+    """Return the start of the recording; None if the track starts with it."""
+    origin = read_origin(container)
+    if origin is None or stream.start_time is None or stream.time_base is None:
+        return None
+    # Some decoders, such as that for WMA, have no output for the first packets, which is no silence.
+    late = stream.start_time * stream.time_base - origin
+    return None if abs(late) <= TOLERANCE_SECONDS else origin
 
 
 def decode_blocks(path: Path, index: int) -> Iterator[TimedBlock]:
@@ -75,15 +86,19 @@ def decode_blocks(path: Path, index: int) -> Iterator[TimedBlock]:
     Packets that cannot be decoded are skipped, as players do.
 
     Raises:
-        InputError: the file cannot be opened, or its sample rate or channels change midway.
+        InputError: the file cannot be opened or decoded, or its sample rate or channels change midway.
     """
     with open_container(path, "audio") as container:
         # Packed samples, because PyAV reads past the end of planar frames of eight or more channels.
         converter: AudioResampler | None = None
-        for frame in _decode_frames(container, index):
+        counts_packets = "avi" in container.format.name.split(",")
+        for frame in _decode_frames(container, index, path):
+            seconds = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
             if converter is None:
                 converter = AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
-            seconds = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
+            elif counts_packets:
+                # AVI has no time stamps but the first; FFmpeg's estimates are wrong for many codecs.
+                seconds = None
             try:
                 converted = converter.resample(frame)
             except ValueError as error:
@@ -129,7 +144,7 @@ def as_frame(block: NDArray[np.float32], sample_rate: int, layout: str, position
     return frame
 
 
-def _decode_frames(container: InputContainer, index: int) -> Iterator[AudioFrame]:
+def _decode_frames(container: InputContainer, index: int, path: Path) -> Iterator[AudioFrame]:
     if index >= len(container.streams):
         return
     packets = container.demux(container.streams[index])
@@ -141,6 +156,8 @@ def _decode_frames(container: InputContainer, index: int) -> Iterator[AudioFrame
             yield from (frame for frame in packet.decode() if isinstance(frame, AudioFrame))
         except av.InvalidDataError:
             continue
+        except av.FFmpegError as error:
+            raise InputError(f"audio {path}: cannot be decoded ({error.strerror})") from error
 
 
 def _to_blocks(frames: Iterable[AudioFrame]) -> Iterator[NDArray[np.float32]]:

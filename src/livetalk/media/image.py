@@ -40,6 +40,7 @@ _FORMATS = {
     b"JXL ": "JPEG XL",
     b"ftyp": "MP4 or another video",
     b"\xff\x0a": "JPEG XL",
+    b"\x1a\x45\xdf\xa3": "WebM or Matroska (video)",
     b"%PDF": "PDF",
     b"<svg": "SVG",
     b"<?xml": "SVG or XML",

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-_TOLERANCE_SECONDS = Fraction(1, 50)
+TOLERANCE_SECONDS = Fraction(1, 50)
 """Time stamps are rounded and jitter by less than this, half a video frame."""
 
 _LONGEST_GAP_SECONDS = 600
@@ -77,7 +77,7 @@ class SampleClock:
         if not -_LONGEST_OVERLAP_SECONDS <= late <= _LONGEST_GAP_SECONDS:
             self._origin += late
             return 0
-        return round(late * self.sample_rate) if abs(late) > _TOLERANCE_SECONDS else 0
+        return round(late * self.sample_rate) if abs(late) > TOLERANCE_SECONDS else 0
 
 
 def lay_out(blocks: Iterable[TimedBlock], clock: SampleClock) -> Iterator[NDArray[np.float32]]:
