@@ -172,6 +172,14 @@ def channels(*levels: float, offset: float = 0.0) -> Callable[[Path, pytest.Monk
     return check
 
 
+def voice_with_offset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cheap sound card adds a constant to the voice; it is neither heard nor written."""
+    path = write_audio(folder / "a.wav", 0.9 * voice(SECONDS, RATE) + np.float32(0.1), RATE)
+    heard = hear(path)
+    assert abs(heard[1000:-1000].mean()) < 0.01
+    check_voice(heard)
+
+
 def cancelling_pair_beside_music(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A voice in two channels that cancel each other, and a louder tone in a third."""
     tone = 0.9 * np.sin(np.arange(voice(SECONDS, RATE).shape[1]) * 0.4, dtype=np.float32)
@@ -250,6 +258,7 @@ CASES = (
     Case("channels", "out_of_phase.wav", channels(1, -1)),
     Case("channels", "out of phase and not equally loud", channels(0.8, -1)),
     Case("channels", "one dead channel with an offset", channels(1, 0, offset=0.4)),
+    Case("channels", "a voice with an offset", voice_with_offset),
     Case("channels", "surround with the voice in the centre", channels(0, 0, 1, 0, 0, 0, offset=-0.2)),
     Case("channels", "a pair that cancels beside music", cancelling_pair_beside_music),
     Case("one mix", "ch10.wav", written_level(10, "5.1.4")),

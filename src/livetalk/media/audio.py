@@ -17,8 +17,8 @@ from livetalk.errors import InputError
 from livetalk.log import get_logger
 from livetalk.media.audio_decoding import Track, decode_blocks, probe_track, resample
 from livetalk.media.files import require_input_file
-from livetalk.media.mixing import ChannelStatistics, find_mix, mix
-from livetalk.media.timeline import SampleClock, lay_out
+from livetalk.media.mixing import ChannelStatistics, find_mix, mix, remove_offsets
+from livetalk.media.timeline import SampleClock, TimedBlock, lay_out
 
 SAMPLE_RATE = 16_000
 """Sample rate of the speech encoder, samples per second."""
@@ -71,6 +71,7 @@ class AudioReader:
     Attributes:
         num_samples: samples per channel, counted while decoding because containers often round.
         weights: [C], of the channels in the mono mix, see `find_mix`.
+        offsets: [C], constant offsets that are removed; empty for none.
         is_timed: the time stamps of the container are plausible and determine where silence is inserted.
     """
 
@@ -78,6 +79,7 @@ class AudioReader:
     track: Track
     num_samples: int
     weights: tuple[float, ...]
+    offsets: tuple[float, ...] = ()
     is_timed: bool = True
 
     @property
@@ -131,7 +133,10 @@ class AudioReader:
             yield samples[0]
 
     def _all_blocks(self) -> Iterator[NDArray[np.float32]]:
-        blocks = decode_blocks(self.path, self.track.index)
+        blocks = (
+            TimedBlock(remove_offsets(block.samples, self.offsets), block.seconds)
+            for block in decode_blocks(self.path, self.track.index)
+        )
         if self.is_timed:
             return lay_out(blocks, SampleClock(self.sample_rate, self.track.origin))
         return (block.samples for block in blocks)
@@ -170,5 +175,6 @@ def open_audio(path: str | os.PathLike[str]) -> AudioReader:
         track=track,
         num_samples=num_samples - track.count_padding(clock.num_decoded),
         weights=find_mix(statistics.covariance()),
+        offsets=statistics.offsets(),
         is_timed=clock.is_plausible,
     )

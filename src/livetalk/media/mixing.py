@@ -10,8 +10,13 @@ _SILENT_CHANNEL_RATIO = 1e-4
 """A channel below this share of the loudest channel's energy (-40 dB) counts as silent."""
 
 
+_SMALL_OFFSET = 0.002
+_FEWEST_SAMPLES = 8000
+"""A channel's mean of less (-54 dB), or over fewer samples, is no offset but chance."""
+
+
 class ChannelStatistics:
-    """Sums over audio of C channels from which its covariance follows."""
+    """Sums over audio of C channels from which its means and covariance follow."""
 
     def __init__(self, num_channels: int) -> None:
         """Start without audio."""
@@ -25,6 +30,12 @@ class ChannelStatistics:
         self._num_samples += exact.shape[1]
         self._sums += exact.sum(axis=1)
         self._products += exact @ exact.T
+
+    def offsets(self) -> tuple[float, ...]:
+        """Return the constant offset of each channel; 0 where it is small."""
+        means = self._sums / self._num_samples
+        by_chance = (np.abs(means) < _SMALL_OFFSET) | (self._num_samples < _FEWEST_SAMPLES)
+        return tuple(np.where(by_chance, 0.0, means).tolist())
 
     def covariance(self) -> NDArray[np.float64]:
         """Return the covariance [C, C] of the channels; a constant offset contributes nothing."""
@@ -44,6 +55,11 @@ def find_mix(covariance: NDArray[np.float64]) -> tuple[float, ...]:
         if energy[channel] >= _SILENT_CHANNEL_RATIO * energy.max():
             signs[channel] = -1.0 if covariance[channel] @ signs < 0 else 1.0
     return tuple((signs / np.abs(signs).sum()).tolist())
+
+
+def remove_offsets(samples: NDArray[np.float32], offsets: tuple[float, ...]) -> NDArray[np.float32]:
+    """Return a block [C, n] without the constant offset of each channel."""
+    return samples - np.asarray(offsets, dtype=np.float32)[:, None] if any(offsets) else samples
 
 
 def mix(samples: NDArray[np.float32], weights: tuple[float, ...]) -> NDArray[np.float32]:
