@@ -309,14 +309,12 @@ class Avatar:
 
     def _keep_finished(self, writer: VideoWriter) -> None:
         """Keep what was finished when the work has failed midway, and say where it is."""
-        seconds = writer.num_frames / self.fps
         if (partial := writer.save_partial()) is not None:
-            _logger.warning("the first %.2f s are in %s", seconds, partial)
+            _logger.warning("the first %.2f s are in %s", writer.num_frames / self.fps, partial)
 
     def _interrupted(self, writer: VideoWriter) -> GenerationInterrupted:
-        num_frames = writer.num_frames
         partial = writer.save_partial()
-        return GenerationInterrupted(partial, num_frames, self.fps)
+        return GenerationInterrupted(partial, writer.num_frames, self.fps)
 
 
 def _frame(image: ImageInput, plan: StreamPlan) -> NDArray[np.uint8]:

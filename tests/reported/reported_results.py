@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from process_inputs import generate_arguments, names, run_in_process
 
 from livetalk.avatar import Avatar
@@ -240,6 +244,25 @@ def _forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(folder) == []
 
 
+def _still_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = VideoWriter(folder / "out.mp4", width=32, height=32)
+    write, begun = VideoWriter._write_frame, threading.Event()
+
+    def write_slowly(writer: VideoWriter, picture: NDArray[np.uint8]) -> None:
+        begun.set()
+        time.sleep(0.05)
+        write(writer, picture)
+
+    monkeypatch.setattr(VideoWriter, "_write_frame", write_slowly)
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        encoding = pool.submit(writer.write, frames)
+        begun.wait()
+        assert writer.save_partial() == folder / "out.partial.mp4"
+        encoding.result()
+    assert len(read_frames(folder / "out.partial.mp4")) == 8
+
+
 def _lost_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose(avatar: Avatar, writer: VideoWriter) -> None:
         pytest.fail("a lost worker is not an interruption")
@@ -275,6 +298,7 @@ CASES = (
     _failing(MemoryError()),
     _failing(RuntimeError("CUDA error: an illegal memory access")),
     Case("endings", "a worker is lost", _lost_worker),
+    Case("endings", "an interruption while another thread encodes", _still_writing),
     Case("endings", "a leftover of a killed run, and a file of a living one", _dead_run),
     Case("endings", "a leftover folder of a killed export", _dead_export),
     Case("endings", "an interruption before the work has begun", _forgotten),

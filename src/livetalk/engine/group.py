@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,8 @@ class WorkerGroup:
         """
         # A forked child cannot use CUDA once the parent has initialized it.
         context = multiprocessing.get_context("spawn")
+        # Its start would unblock SIGINT for the first worker.
+        resource_tracker.ensure_running()
         folder = tempfile.TemporaryDirectory(prefix="livetalk-")
         rendezvous = (Path(folder.name) / "rendezvous").as_uri()
         workers: list[SpawnProcess] = []

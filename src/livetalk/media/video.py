@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -113,6 +114,8 @@ class VideoWriter:
         self._fps = fps
         self._num_frames = 0
         self._closed = False
+        # A thread may still be writing when an interruption makes another one complete the file.
+        self._lock = threading.RLock()
         self._file = PendingFile(path, overwrite=overwrite)
         # The container counts durations in this unit. The audio's own rate makes them exact; with the
         # default of milliseconds a player would cut or pad the audio.
@@ -142,8 +145,9 @@ class VideoWriter:
         if frames.shape[1:] != (*self._size, 3):
             raise ValueError(f"frames are {frames.shape[1:]}, expected {(*self._size, 3)}")
         try:
-            for frame in frames:
-                self._write_frame(frame)
+            with self._lock:
+                for frame in frames:
+                    self._write_frame(frame)
         except av.FFmpegError as error:
             raise self._failed(error) from error
 
@@ -172,7 +176,7 @@ class VideoWriter:
             OutputError: the file cannot be completed, and nothing is left behind; or it cannot be given its
                 name, and stays where the message says.
         """
-        with uninterrupted():
+        with uninterrupted(), self._lock:
             self._close(until=None)
             return self._file.keep()
 
@@ -182,7 +186,7 @@ class VideoWriter:
         Raises:
             OutputError: as in `finish`.
         """
-        with uninterrupted():
+        with uninterrupted(), self._lock:
             if self._num_frames == 0:
                 self.discard()
                 return None
@@ -191,7 +195,9 @@ class VideoWriter:
 
     def discard(self) -> None:
         """Remove the unfinished file; it may be called at any time."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
             # Errors in the trailer of a discarded file are irrelevant.
             with contextlib.suppress(av.FFmpegError):
