@@ -1,10 +1,12 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from livetalk.accelerate.fused_blocks import fuse_blocks
 from livetalk.accelerate.fused_vae import fuse_vae
 from livetalk.ops.backends import ATTENTION_KERNELS, apply_attention
+from livetalk.ops.fa3 import HEAD_STEP, fa3_problem
 from livetalk.ops.kernels.interface import FusedKernels
 from livetalk.ops.low_precision import FLOAT8
 from livetalk.placement.float8 import apply_float8
@@ -26,6 +28,9 @@ def test_the_transformer_runs_on_triton(triton: FusedKernels, device: torch.devi
 
 @torch.no_grad()
 def test_the_transformer_runs_in_fp8_on_triton(triton: FusedKernels, device: torch.device) -> None:
+    # Fused blocks on a GPU take FP8 heads to FlashAttention 3.
+    if device.type == "cuda" and (problem := fa3_problem(device, torch.bfloat16, HEAD_STEP)):
+        pytest.skip(problem)
     inputs = [None if x is None else x.to(device) for x in dit_inputs(PROMPT)]
     # FP8 products on a GPU are bfloat16 only.
     plain, fused = tiny_dit(PROMPT).to(device), tiny_dit(PROMPT).to(device, torch.bfloat16)
