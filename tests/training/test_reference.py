@@ -225,7 +225,7 @@ MOTION = dataclasses.replace(
 
 def test_latents_lose_the_look_of_the_frames(store: ClipStore, tmp_path: Path) -> None:
     vae = with_reference_decoder(make_vae(), WARPING)
-    stage, memory = MotionStage(vae), load(store)
+    stage, memory = MotionStage(vae, PatchCritic()), load(store)
     before = measure_decoding(vae, memory, num_frames=9, restyled=True)
     log = MetricsLog(tmp_path / "metrics.jsonl", io.StringIO())
     trainer = Trainer(Stage("motion", stage, MOTION.optimizer, ("vae.encoder.middle.",)), tmp_path, log)

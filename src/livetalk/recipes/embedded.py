@@ -142,7 +142,8 @@ def embedded_motion_training() -> ReferenceTrainConfig:
     return dataclasses.replace(
         embedded_reference_training(),
         judged_frames=10,
-        critic_from=0.35,
+        # The reference stage has trained the critic; without it at once, the sharpness gained there is lost.
+        critic_from=0.0,
         motion_latents=MotionLatentsConfig(),
     )
 

@@ -28,6 +28,7 @@ from livetalk.streaming.settings import StreamSettings
 from livetalk.synthetic.clips import ClipStore
 from livetalk.training.checkpoint import load_training_state
 from livetalk.training.config import Budget, ReferenceTrainConfig, SFTConfig, VAETrainConfig
+from livetalk.training.critic import PatchCritic
 from livetalk.training.metrics import MetricsLog
 from livetalk.training.optim import WeightAverage
 from livetalk.training.reference import (
@@ -244,7 +245,7 @@ def _train_motion(job: ReferenceJob, memory: ClipMemory) -> None:
     finished = job.paths.run / VAE_FINISHED
     finished.unlink(missing_ok=True)
     torch.manual_seed(job.seed)
-    stage = MotionStage(trained_reference_vae(job.paths, job.model).train()).to(job.device)
+    stage = MotionStage(*_trained_reference(job.paths, job.model)).to(job.device)
     log = MetricsLog(job.paths.run / "metrics_motion.jsonl", sys.stderr)
     trainer = Trainer(Stage(MOTION_STAGE, stage, job.training.optimizer, MOTION_MATRICES), job.paths.run, log)
     heldout = ClipMemory(ClipStore(job.paths.heldout), job.device)
@@ -281,11 +282,17 @@ def trained_reference_vae(paths: JobPaths, config: VAEConfig) -> CausalVideoVAE:
     Raises:
         WeightsError: there is no checkpoint of the decoder, or files are damaged or have other sizes.
     """
+    vae, _ = _trained_reference(paths, config)
+    return vae.eval().requires_grad_(False)
+
+
+def _trained_reference(paths: JobPaths, config: VAEConfig) -> tuple[CausalVideoVAE, PatchCritic]:
+    """Build the VAE of the reference stage and its critic, both averaged."""
     vae = with_reference_decoder(finished_vae(paths, dataclasses.replace(config, reference=None)), config)
     stage, directory = _reference_stage(vae), paths.run / REFERENCE_STAGE
     if not load_average(directory, stage):
         raise WeightsError(f"training checkpoint {directory}: there is none yet")
-    return vae.eval().requires_grad_(False)
+    return vae, stage.critic
 
 
 def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
@@ -303,7 +310,7 @@ def load_trained_vae(run: Path, config: VAEConfig) -> CausalVideoVAE:
         load_average(run / "vae", vae)
         load_average(run / "decoder", vae.decoder)
     else:
-        load_average(run / MOTION_STAGE, MotionStage(vae))
+        load_average(run / MOTION_STAGE, MotionStage(vae, PatchCritic()))
     return vae.eval().requires_grad_(False)
 
 

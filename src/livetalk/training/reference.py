@@ -52,11 +52,11 @@ class ReferenceStage(nn.Module):
 class MotionStage(nn.Module):
     """The networks of the stage that trains encoder and decoder together: the whole VAE and its critic."""
 
-    def __init__(self, vae: CausalVideoVAE) -> None:
-        """Combine `vae` with an untrained critic."""
+    def __init__(self, vae: CausalVideoVAE, critic: PatchCritic) -> None:
+        """Combine the networks; all of `vae` is trained."""
         super().__init__()
         self.vae = vae.requires_grad_(True)
-        self.critic = PatchCritic()
+        self.critic = critic
 
 
 def with_reference_decoder(vae: CausalVideoVAE, config: VAEConfig) -> CausalVideoVAE:
