@@ -62,6 +62,22 @@ def _no_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stranded.read_text() == "all the work"
 
 
+def _no_name_and_private(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o077)
+    try:
+        pending = PendingFile(folder / "out.txt")
+        pending.path.write_text("all the work")
+        for name in ("link", "open"):
+            monkeypatch.setattr(os, name, _refuse)
+        with pytest.raises(OutputError, match="the finished result is ") as caught:
+            pending.keep()
+    finally:
+        os.umask(before)
+    monkeypatch.undo()
+    remove_leftovers(folder)
+    assert Path(str(caught.value).rpartition(" is ")[2]).read_text() == "all the work"
+
+
 def _tried_beforehand(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "rename", _refuse)
     with pytest.raises(OutputError, match=r"cannot be written \(operation not permitted\)"):
@@ -275,6 +291,7 @@ CASES = (
     Case("last step", "permissions cannot be set", _no_permissions),
     Case("last step", "a file system without links", _no_links),
     Case("last step", "no name can be given", _no_name),
+    Case("last step", "no name can be given, and new files are private", _no_name_and_private),
     Case("last step", "renaming is refused, which shows beforehand", _tried_beforehand),
     Case("last step", "an empty folder that may be a mounted disk", _folder_that_waits),
     Case("names", "two files of one name", _taken_meanwhile),

@@ -1,5 +1,6 @@
 """Every reported kind of odd input, name, ending and environment, one table row each."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,5 +38,7 @@ def test_reported_case(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     case.check(tmp_path, monkeypatch)
 
 
-def test_cases_have_a_kind() -> None:
-    assert {case.kind for case in CASES} <= set(KINDS)
+def test_every_kind_has_several_cases() -> None:
+    counts = Counter(case.kind for case in CASES)
+    assert set(counts) == set(KINDS)
+    assert min(counts.values()) >= 2, counts

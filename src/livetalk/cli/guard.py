@@ -1,4 +1,4 @@
-"""One-line errors of a command, in each of its processes, whatever it meets."""
+"""One line for every error of a command, in each of its processes."""
 
 import contextlib
 import logging
@@ -30,7 +30,7 @@ EXTRAS_HINT = "install it, or the extra of livetalk that has it: data, download,
 PATIENCE_SECONDS = 10.0
 """How long further requests to stop are ignored after one, while results are completed or removed."""
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+_OUT_OF_MEMORY = ("out of memory", "t allocate memory")
 
 
 def run_guarded(work: Callable[[], int]) -> int:
@@ -40,8 +40,8 @@ def run_guarded(work: Callable[[], int]) -> int:
         work: returns the exit code.
 
     Returns:
-        The exit code: of the work, 2 for what the user can mend, 70 for a defect, 130 after Ctrl-C, the end
-        of the terminal or another request to stop.
+        The exit code: of the work, 2 for what the user can correct, 70 for a defect, 130 after Ctrl-C, the
+        end of the terminal or another request to stop.
     """
     with lasting_streams(), _requests_to_stop():
         configure_logging(logging.WARNING)
@@ -117,11 +117,7 @@ def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, LivetalkError):
         return _one_line(error), EXIT_ERROR
     text = _one_line(error)
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in text.lower()
-        or "t allocate memory" in text.lower()
-    ):
+    if isinstance(error, MemoryError) or any(words in text.lower() for words in _OUT_OF_MEMORY):
         return "out of memory; close other programs, or ask livetalk doctor what fits", EXIT_ERROR
     if isinstance(error, ImportError):
         return f"a package is missing or cannot be loaded ({text}); {EXTRAS_HINT}", EXIT_ERROR

@@ -60,7 +60,7 @@ def require_distinct_files(inputs: Iterable[str | os.PathLike[str]], outputs: It
 
 
 def require_output_file(path: str | os.PathLike[str], suffix: str = "", *, overwrite: bool = False) -> Path:
-    """Return the path of a result after trying all that its end will do; nothing is left of the trial.
+    """Return the path of a result after creating and renaming a trial file there, which is removed.
 
     The folder of `path` need not exist yet. `suffix` is the required ending of the name, such as ".mp4";
     empty allows all.
@@ -162,6 +162,10 @@ class _Pending:
         try:
             name = self._take_name(wanted)
         except OSError as error:
+            # Without the prefix no later run takes it for a leftover; where files cannot be renamed, its
+            # permissions tell.
+            with contextlib.suppress(OSError):
+                self.path = self.path.rename(self.path.with_name(self.path.name.removeprefix(".")))
             self._release()
             raise OutputError(
                 f"output {wanted}: cannot be given its name ({explain(error)}); the finished result is "
