@@ -189,7 +189,7 @@ def _find_angle(grey: NDArray[np.uint8]) -> int | None:
 
 
 def _count_votes(grey: NDArray[np.uint8]) -> int:
-    """Return the largest number of votes of any face, as far as it is certain."""
+    """Return the detector votes of the face with the most votes; 0 if no face is certain."""
     found = _most_prominent(grey, _CERTAIN_VOTES)
     return 0 if found is None else found.votes
 

@@ -21,7 +21,7 @@ class AudioAttention(nn.Module):
     """Attention of each latent frame's tokens to the speech tokens of that frame."""
 
     def __init__(self, dim: int, num_heads: int, audio_dim: int) -> None:
-        # Without a q/k norm and rotation, unlike self-attention; absorption depends on that.
+        # Unlike self-attention, it has no q/k norm and no rotation, either of which would prevent absorption.
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)

@@ -66,7 +66,7 @@ class HaloLayer(nn.Module):
 
 
 def exchange_halo(x: Tensor, dim: int, ranges: Sequence[IndexRange], halo: HaloSizes, axis: Axis) -> Tensor:
-    """Return a rank's lines between the nearest `exchanged` lines of its neighbours.
+    """Return a rank's lines with the `exchanged` nearest lines of each neighbour beside them.
 
     If a neighbour has fewer lines than the halo needs, the ranks beyond it send the rest.
 

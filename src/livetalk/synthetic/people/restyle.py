@@ -40,7 +40,7 @@ def restyle(identity: Identity, seed: int, cloth: Print, colour: Colour) -> Iden
 
 
 def _hair(rng: np.random.Generator, hair: Hair, dye: Colour) -> Hair:
-    """Draw any style for anybody, more volume and other partings, and dyed hair."""
+    """Draw a hair style independently of the person, with more volume, other partings and dyes."""
     if rng.random() < 0.35:
         style, length = str(rng.choice(HAIR_STYLES)), float(rng.uniform(1.3, 3.8))
         hair = replace(hair, style=style, length=length, curl=float(rng.uniform(0, 1.2)))
