@@ -235,7 +235,10 @@ def test_a_worker_that_dies_amid_a_stream_gives_one_line_and_ends_all(tmp_path: 
     with started(tmp_path, ENDLESS) as program:
         workers = workers_of(tmp_path)
         os.kill(workers[rank], signal.SIGKILL)
-        assert finish(program) == (2, [line])
+        code, said = finish(program)
+        assert (code, said[-1]) == (2, line)
+        # The leader is interrupted so that it can keep what it has finished, unless it has failed before.
+        assert said[:-1] in ([], ["livetalk: interrupted"])
     assert not any(is_running(pid) for pid in workers)
 
 

@@ -235,5 +235,5 @@ def test_sentences_are_many_and_repeatable() -> None:
 
 def test_command_line_refuses_a_used_folder(tmp_path: Path) -> None:
     (tmp_path / "something").write_text("here")
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(OutputError, match="already exists; choose another name"):
         data_cli.run(argparse.Namespace(out=tmp_path, clips=1, seed=0))

@@ -36,8 +36,15 @@ def test_new_writes_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "face.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["missing/face.png", "."])
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    args = parse("--seed", "1", "--size", "64", "--out", str(tmp_path / "missing" / "face.png"))
+    assert args.run(args) == 0
+    assert (tmp_path / "missing" / "face.png").is_file()
+
+
+@pytest.mark.parametrize("place", ["file/face.png", "."])
 def test_unwritable_paths_are_refused_in_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("no folder")
     args = parse("--seed", "1", "--size", "64", "--out", str(tmp_path / place))
     with pytest.raises(OutputError) as refusal:
         args.run(args)
