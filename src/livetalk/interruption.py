@@ -3,10 +3,24 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask a program to stop."""
+
+
+@contextlib.contextmanager
+def handling_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Send requests to stop to `handler` during a block; those ignored from the start stay ignored."""
+    # `nohup` ignores the end of the terminal.
+    heeded = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -17,7 +16,7 @@ from livetalk.cli.streams import lasting_streams
 from livetalk.engine.group import WorkerGroup
 from livetalk.env import WorkerPlace, debug_enabled
 from livetalk.errors import LivetalkError
-from livetalk.interruption import REQUESTS
+from livetalk.interruption import handling_requests
 from livetalk.log import configure_logging
 from livetalk.media.files import explain
 
@@ -88,15 +87,8 @@ def _requests_to_stop() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = _Interruption()
-    # A request that is ignored from the start stays so: `nohup` ignores the end of the terminal.
-    heeded = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    try:
+    with handling_requests(_Interruption()):
         yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 class _Interruption:

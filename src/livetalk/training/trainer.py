@@ -1,6 +1,5 @@
 """Training loop of every stage, with schedule, weight averaging, logging, validation and checkpoints."""
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from livetalk.interruption import REQUESTS
+from livetalk.interruption import handling_requests
 from livetalk.training.checkpoint import load_training_state, save_training_state
 from livetalk.training.config import Budget, OptimizerConfig
 from livetalk.training.metrics import MetricsLog, Throughput
@@ -111,10 +110,5 @@ class Trainer:
         def stop(number: int, frame: FrameType | None) -> None:
             self._stop = True
 
-        heeded = [number for number in REQUESTS if signal.getsignal(number) is not signal.SIG_IGN]
-        previous = {number: signal.signal(number, stop) for number in heeded}
-        try:
+        with handling_requests(stop):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
